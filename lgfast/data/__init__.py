@@ -1,0 +1,7 @@
+"""Datasets and loaders: files -> uint8 images -> augmented batches."""
+
+from lgfast.data.datasets import DATASET_NAMES, load_dataset
+from lgfast.data.image_set import ImageSet, split_holdout
+from lgfast.data.permutation import epoch_permutation
+
+__all__ = ["DATASET_NAMES", "ImageSet", "epoch_permutation", "load_dataset", "split_holdout"]

@@ -1,0 +1,111 @@
+"""Decode a dataset once: `cached(source)` gives its images from a cache file, building the file where needed."""
+
+import hashlib
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from lgfast.data.cache_file import DamagedCacheError, read_cache, read_footer, write_cache
+from lgfast.data.decode import decode_image, map_in_order, show_progress
+from lgfast.data.image_set import ImageSet
+from lgfast.data.sources.source import Records, Source, check_labels
+
+
+def cache_folder(root: Path) -> Path:
+    """$LGFAST_CACHE, else <root>/.lgfast_cache where that can be written, else ~/.cache/lgfast."""
+    if os.environ.get("LGFAST_CACHE"):
+        return Path(os.environ["LGFAST_CACHE"]).expanduser()
+    if os.access(root, os.W_OK):
+        return root / ".lgfast_cache"
+    return Path.home() / ".cache" / "lgfast"
+
+
+def cached(source: Source, folder: Path, skip_broken: bool = False) -> ImageSet:
+    """The decoded images of `source`, from its cache file in `folder`.
+
+    The file is rebuilt when the source has changed (path, size or time of any file), when it is half-written or
+    damaged. Several processes may call this at once: one decodes, the others wait and read.
+
+    Args:
+        skip_broken: leave out images that cannot be decoded, with a warning that counts and names them.
+    Raises:
+        ValueError: an image cannot be decoded, or a label is out of range.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = hashlib.blake2b(f"{source.folder.resolve()}|{skip_broken}".encode(), digest_size=6).hexdigest()
+    path = folder / f"{source.name}-{place}.lgfast"
+    fingerprint = fingerprint_files(source)
+    with FileLock(path.with_name(path.name + ".lock")):
+        image_set = open_good_cache(path, fingerprint)
+        if image_set is None:
+            build_cache(path, source, fingerprint, skip_broken)
+            image_set = read_cache(path, read_footer(path))
+    warn_skipped(source, read_footer(path)["source"]["skipped"])
+    return image_set
+
+
+def fingerprint_files(source: Source) -> str:
+    """Changes when a file of the source is added, removed, renamed, resized or touched."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in source.files:
+        status = os.stat(path)
+        digest.update(f"{os.path.relpath(path, source.folder)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def open_good_cache(path: Path, fingerprint: str) -> ImageSet | None:
+    """The cached set, or None (with a line that says why) where it has to be built."""
+    if not path.exists():
+        return None
+    try:
+        footer = read_footer(path)
+        if footer["source"]["fingerprint"] == fingerprint:
+            return read_cache(path, footer)
+        reason = "its source files have changed"
+    except DamagedCacheError as error:
+        reason = f"it is damaged ({error})"
+    print(f"rebuilding the image cache {path}: {reason}", file=sys.stderr)
+    return None
+
+
+def build_cache(path: Path, source: Source, fingerprint: str, skip_broken: bool) -> None:
+    records, skipped, start = source.read(), [], time.monotonic()
+    check_labels(records.labels, len(records.class_names), source.folder)
+    description = {"fingerprint": fingerprint, "skipped": skipped}  # `skipped` fills up while images are decoded
+    decoded = decode_records(records, source.name, skipped if skip_broken else None)
+    write_cache(path, source.name, decoded, records.class_names, description)
+    seconds = time.monotonic() - start
+    print(f"cached {len(records.labels)} images of {source.name} in {path} ({seconds:.1f} s)", file=sys.stderr)
+
+
+def decode_records(records: Records, name: str, skipped: list[str] | None) -> Iterator[tuple[np.ndarray, int]]:
+    """(image, label) in order; broken files go to `skipped`, or raise where that is None."""
+    if isinstance(records.images, np.ndarray):
+        yield from zip(records.images, records.labels, strict=True)
+        return
+    decode = decode_image if skipped is None else decode_or_error
+    images = show_progress(map_in_order(decode, records.images), len(records.labels), f"decoding {name}")
+    for image, label in zip(images, records.labels, strict=True):
+        if isinstance(image, ValueError):
+            skipped.append(str(image))
+        else:
+            yield image, label
+
+
+def decode_or_error(path: Path) -> np.ndarray | ValueError:
+    try:
+        return decode_image(path)
+    except ValueError as error:
+        return error
+
+
+def warn_skipped(source: Source, skipped: list[str]) -> None:
+    if skipped:
+        names = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
+        warnings.warn(f"{source.name}: skipped {len(skipped)} broken images: {names}", stacklevel=3)

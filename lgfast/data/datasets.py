@@ -1,0 +1,60 @@
+"""Datasets by name: `load_dataset("cifar100", "data", "train")` gives an ImageSet, decoded once and cached."""
+
+from functools import partial
+from pathlib import Path
+
+from lgfast.data.cache import cache_folder, cached
+from lgfast.data.image_set import ImageSet
+from lgfast.data.sources.cifar import cifar_source
+from lgfast.data.sources.digits import load_digits
+from lgfast.data.sources.image_folder import folder_source
+from lgfast.data.sources.source import SPLITS, Source
+
+# name -> function(root, split) -> Source
+SOURCES = {
+    "cifar10": partial(cifar_source, "cifar10"),
+    "cifar100": partial(cifar_source, "cifar100"),
+    "folder": folder_source,
+}
+DOWNLOADABLE = ("cifar10", "cifar100")
+DATASET_NAMES = ("digits", *SOURCES)
+
+
+def load_dataset(
+    name: str,
+    root: str | Path = "data",
+    split: str = "train",
+    *,
+    download: bool = False,
+    skip_broken: bool = False,
+    cache_dir: str | Path | None = None,
+) -> ImageSet:
+    """One split of a dataset as decoded images.
+
+    Args:
+        name: one of DATASET_NAMES; "digits" needs no files.
+        root: folder that holds the dataset's official files (for "folder": train/ and test/ or val/).
+        split: "train" or "test".
+        download: fetch missing official files (CIFAR-10 and CIFAR-100).
+        skip_broken: leave out images that cannot be decoded, with one warning that counts and names them.
+        cache_dir: where decoded images are kept; by default $LGFAST_CACHE, <root>/.lgfast_cache or ~/.cache/lgfast.
+    Raises:
+        FileNotFoundError: files are missing; the message says what is expected and where to get it.
+        ValueError: unknown name or split, damaged file, label out of range.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"load_dataset: split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if name == "digits":
+        return load_digits(split)
+    root = Path(root).expanduser()
+    source = find_source(name, root, split, download)
+    return cached(source, Path(cache_dir) if cache_dir else cache_folder(root), skip_broken)
+
+
+def find_source(name: str, root: Path, split: str, download: bool = False) -> Source:
+    """The files of a split, found and listed but not decoded."""
+    if name not in SOURCES:
+        raise ValueError(f"load_dataset: name must be one of {', '.join(DATASET_NAMES)}, got {name!r}")
+    if download and name in DOWNLOADABLE:
+        return SOURCES[name](root, split, download=True)
+    return SOURCES[name](root, split)

@@ -1,0 +1,67 @@
+"""Decoding image files to uint8 RGB on all cores, in order, with progress."""
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+RESULTS_PER_WORKER = 8  # decoded images that may wait for the writer
+
+
+def decode_image(path: Path) -> np.ndarray:
+    """The image as uint8 [h, w, 3].
+
+    Raises:
+        ValueError: the file cannot be read or decoded; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be decoded ({error}); replace the file, or pass skip_broken=True") from error
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_in_order(function: Callable, items: Iterable, num_workers: int | None = None) -> Iterator:
+    """`function(item)` for every item on a thread pool, results in order, few of them in memory at a time.
+
+    Threads suffice: Pillow decodes outside the GIL.
+    """
+    num_workers = num_workers or num_cores()
+    waiting: deque = deque()
+    with ThreadPoolExecutor(num_workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= RESULTS_PER_WORKER * num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def show_progress(items: Iterable, total: int, label: str) -> Iterator:
+    """A bar on a terminal; elsewhere one line now and then, so that log files stay readable."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=label, unit="image")
+        return
+    last_line = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
+            print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)

@@ -1,0 +1,136 @@
+"""A decoded dataset split: uint8 images of any size, labels, and the hash of both."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lgfast.data.permutation import random_permutation
+
+HASH_CHUNK_BYTES = 32 << 20  # pixels are hashed in chunks, so that several cores share the work
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one split, decoded to uint8 RGB and stored back to back.
+
+    Image i is `pixels[offsets[i] : offsets[i] + h * w * 3]` in row-major [h, w, 3] order, with (h, w) = `sizes[i]`.
+    A subset shares the pixels of its parent. All tensors live on the CPU; `pixels` may be a memory-mapped file.
+    """
+
+    name: str
+    pixels: Tensor  # uint8 [num_bytes]
+    offsets: Tensor  # int64 [n]
+    sizes: Tensor  # int32 [n, 2], height and width
+    labels: Tensor  # int64 [n]
+    class_names: tuple[str, ...]
+    content_hash: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def uniform_size(self) -> tuple[int, int] | None:
+        """The (h, w) that all images share, or None."""
+        if len(self) == 0 or not torch.equal(self.sizes, self.sizes[:1].expand_as(self.sizes)):
+            return None
+        height, width = self.sizes[0].tolist()
+        return height, width
+
+    def image(self, index: int) -> np.ndarray:
+        """Image `index` as a uint8 array [h, w, 3] that shares memory with `pixels`."""
+        height, width = self.sizes[index].tolist()
+        start = int(self.offsets[index])
+        return self.pixels[start : start + height * width * 3].numpy().reshape(height, width, 3)
+
+    def subset(self, indices: Tensor) -> "ImageSet":
+        """The images at `indices` (int64 [m]), in that order."""
+        indices = torch.as_tensor(indices, dtype=torch.int64)
+        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < len(self)):
+            low, high = int(indices.min()), int(indices.max())
+            raise ValueError(f"subset: indices must lie in [0, {len(self)}), got values from {low} to {high}")
+        digest = hashlib.blake2b(self.content_hash.encode() + indices.numpy().tobytes(), digest_size=16)
+        return replace(
+            self,
+            offsets=self.offsets[indices],
+            sizes=self.sizes[indices],
+            labels=self.labels[indices],
+            content_hash=digest.hexdigest(),
+        )
+
+    def limit(self, num_images: int, seed: int = 0) -> "ImageSet":
+        """`num_images` random images with the class proportions of the whole set, in their original order."""
+        if not 0 < num_images <= len(self):
+            raise ValueError(f"limit: num_images must lie in [1, {len(self)}], got {num_images}")
+        return self.subset(stratified_indices(self.labels, num_images, seed))
+
+
+def stratified_indices(labels: Tensor, num_images: int, seed: int) -> Tensor:
+    """Sorted indices of `num_images` random items; each class gets its share, rounded by largest remainder."""
+    counts = torch.bincount(labels)
+    share = counts.double() * num_images / len(labels)
+    quota = share.floor().long()
+    remainder_order = torch.argsort(quota - share, stable=True)  # largest remainder first
+    quota[remainder_order[: num_images - int(quota.sum())]] += 1
+
+    order = random_permutation(len(labels), seed)
+    order = order[torch.argsort(labels[order], stable=True)]  # grouped by class, random inside a class
+    rank_in_class = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return order[rank_in_class < quota.repeat_interleave(counts)].sort().values
+
+
+def split_holdout(image_set: ImageSet, fraction: float, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+    """Splits a set into (train, val), `fraction` of every class going to val.
+
+    Raises:
+        ValueError: the fraction leaves one of the two empty.
+    """
+    num_val = round(len(image_set) * fraction)
+    if not 0 < num_val < len(image_set):
+        raise ValueError(
+            f"split_holdout: fraction must leave images on both sides, got {fraction} of {len(image_set)} images"
+        )
+    val = stratified_indices(image_set.labels, num_val, seed)
+    is_train = torch.ones(len(image_set), dtype=torch.bool)
+    is_train[val] = False
+    return image_set.subset(is_train.nonzero().flatten()), image_set.subset(val)
+
+
+def image_offsets(sizes: Tensor) -> Tensor:
+    """Byte offset of each image when images of `sizes` (int32 [n, 2]) are stored back to back."""
+    num_bytes = sizes.long().prod(1) * 3
+    return num_bytes.cumsum(0) - num_bytes
+
+
+def hash_content(pixels: Tensor, sizes: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> str:
+    """Hash of everything a training run can see of a dataset, independent of where it is stored."""
+    flat = pixels.numpy()
+    chunks = [flat[start : start + HASH_CHUNK_BYTES] for start in range(0, len(flat), HASH_CHUNK_BYTES)]
+    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
+        digests = list(pool.map(lambda chunk: hashlib.blake2b(chunk).digest(), chunks))
+    total = hashlib.blake2b(digest_size=16)
+    for part in (*digests, sizes.numpy().tobytes(), labels.numpy().tobytes(), "\n".join(class_names).encode()):
+        total.update(part)
+    return total.hexdigest()
+
+
+def image_set_from_arrays(name: str, images: np.ndarray, labels, class_names) -> ImageSet:
+    """Builds a set from images that are already in memory.
+
+    Args:
+        images: uint8 [n, h, w, 3].
+        labels: n integers in [0, len(class_names)).
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).flatten()
+    sizes = torch.tensor(images.shape[1:3], dtype=torch.int32).expand(len(images), 2).contiguous()
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    class_names = tuple(class_names)
+    content_hash = hash_content(pixels, sizes, labels, class_names)
+    return ImageSet(name, pixels, image_offsets(sizes), sizes, labels, class_names, content_hash)

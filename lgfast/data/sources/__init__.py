@@ -1,0 +1,1 @@
+"""One module per dataset layout; each turns (root, split) into a Source."""

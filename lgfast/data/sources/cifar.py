@@ -1,0 +1,135 @@
+"""CIFAR-10 and CIFAR-100 from the official python pickles (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+
+import hashlib
+import pickle
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lgfast.data.sources.source import Records, Source, check_labels, find_folder, require_files
+
+PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+IMAGE_SHAPE = (3, 32, 32)
+# what a pickled array refers to, in the official files (Python 2) and in those that today's numpy writes
+ALLOWED_GLOBALS = {"_reconstruct", "_frombuffer", "ndarray", "dtype", "scalar", "encode"}
+
+
+class Layout(NamedTuple):
+    torchvision_name: str
+    folder: str
+    archive: str
+    splits: dict[str, tuple[str, ...]]
+    meta: str
+    label_key: str
+    names_key: str
+
+
+LAYOUTS = {
+    "cifar10": Layout(
+        torchvision_name="CIFAR10",
+        folder="cifar-10-batches-py",
+        archive="cifar-10-python.tar.gz",
+        splits={"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
+        meta="batches.meta",
+        label_key="labels",
+        names_key="label_names",
+    ),
+    "cifar100": Layout(
+        torchvision_name="CIFAR100",
+        folder="cifar-100-python",
+        archive="cifar-100-python.tar.gz",
+        splits={"train": ("train",), "test": ("test",)},
+        meta="meta",
+        label_key="fine_labels",
+        names_key="fine_label_names",
+    ),
+}
+
+
+def cifar_source(name: str, root: Path, split: str, download: bool = False) -> Source:
+    """The split of CIFAR-10 or CIFAR-100 found in root/<official folder name>, or downloaded there when asked."""
+    layout = LAYOUTS[name]
+    help_text = f"download it with download=True, or unpack {layout.archive} from {PAGE} into {root}"
+    if download and not (root / layout.folder / layout.meta).is_file():
+        download_official(layout, root)
+    folder = find_folder(root, [layout.folder], layout.meta, help_text)
+    files = [folder / file for file in (*layout.splits[split], layout.meta)]
+    require_files(files, help_text)
+    return Source(f"{name}-{split}", folder, files, partial(read_cifar, layout, files, help_text))
+
+
+def download_official(layout: Layout, root: Path) -> None:
+    import torchvision
+
+    getattr(torchvision.datasets, layout.torchvision_name)(root, download=True)
+
+
+def read_cifar(layout: Layout, files: list[Path], help_text: str) -> Records:
+    *batch_files, meta_file = files
+    class_names = read_class_names(layout, meta_file, help_text)
+    batches = [read_batch(path, layout.label_key, len(class_names), help_text) for path in batch_files]
+    warn_unofficial(layout, files)
+    images = np.concatenate([images for images, _ in batches])
+    labels = [label for _, labels in batches for label in labels]
+    return Records(images, labels, class_names)
+
+
+def read_class_names(layout: Layout, meta_file: Path, help_text: str) -> tuple[str, ...]:
+    names = load_pickle(meta_file, help_text).get(layout.names_key)
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"{meta_file}: expected a list '{layout.names_key}', got {type(names).__name__}; {help_text}")
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+
+
+def read_batch(path: Path, label_key: str, num_classes: int, help_text: str) -> tuple[np.ndarray, list[int]]:
+    """Images uint8 [n, 32, 32, 3] and labels of one pickle, every assumption checked."""
+    batch = load_pickle(path, help_text)
+    data, labels = batch.get("data"), batch.get(label_key)
+    num_values = int(np.prod(IMAGE_SHAPE))
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (num_values,):
+        got = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise ValueError(f"{path}: 'data' must be uint8 [n, {num_values}], got {got}; {help_text}")
+    if not isinstance(labels, list) or len(labels) != len(data):
+        got = len(labels) if isinstance(labels, list) else type(labels).__name__
+        raise ValueError(f"{path}: '{label_key}' must be a list of {len(data)} labels, got {got}; {help_text}")
+    check_labels(labels, num_classes, path)
+    return data.reshape(-1, *IMAGE_SHAPE).transpose(0, 2, 3, 1), labels
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads arrays and plain values only: a dataset file has no business running code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] in ("numpy", "_codecs") and name in ALLOWED_GLOBALS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+
+
+def load_pickle(path: Path, help_text: str) -> dict[str, Any]:
+    """The dictionary in a pickle file, with text keys."""
+    try:
+        with open(path, "rb") as file:
+            content = ArrayUnpickler(file, encoding="bytes").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError) as error:
+        raise ValueError(f"{path}: truncated or damaged pickle ({error}); delete it and {help_text}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a pickled dictionary, got {type(content).__name__}; {help_text}")
+    return {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
+
+
+def warn_unofficial(layout: Layout, files: list[Path]) -> None:
+    """One warning for files that are well-formed but not the published ones (repacked or reordered copies)."""
+    import torchvision
+
+    dataset = getattr(torchvision.datasets, layout.torchvision_name)
+    official = dict([*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])])
+    differing = [path.name for path in files if hashlib.md5(path.read_bytes()).hexdigest() != official[path.name]]
+    if differing:
+        warnings.warn(
+            f"{files[0].parent}: the md5 of {', '.join(differing)} is not the published one; "
+            "the content is well-formed and is used as it is",
+            stacklevel=2,
+        )

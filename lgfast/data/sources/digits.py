@@ -1,0 +1,24 @@
+"""scikit-learn's digits: 1,797 scans of 8x8, inside the package's dependency, so that a first run needs no network."""
+
+import numpy as np
+import torch
+
+from lgfast.data.image_set import ImageSet, image_set_from_arrays, stratified_indices
+
+NUM_TEST = 600
+SPLIT_SEED = 0
+GREY_LEVELS = 16  # the scans hold 0..16
+
+
+def load_digits(split: str) -> ImageSet:
+    """The fixed split into 1,197 training and 600 test images, grey repeated over three channels, 0..255."""
+    from sklearn.datasets import load_digits as load_scans  # takes a second to import
+
+    scans = load_scans()
+    grey = np.round(scans.images * (255 / GREY_LEVELS)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=3)
+    is_test = torch.zeros(len(images), dtype=torch.bool)
+    is_test[stratified_indices(torch.from_numpy(scans.target).long(), NUM_TEST, SPLIT_SEED)] = True
+    chosen = (is_test if split == "test" else ~is_test).numpy()
+    names = tuple(str(digit) for digit in range(10))
+    return image_set_from_arrays(f"digits-{split}", images[chosen], scans.target[chosen], names)

@@ -1,0 +1,55 @@
+"""What a dataset split is on disk, before it is decoded: the one thing a new dataset has to provide."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+SPLITS = ("train", "test")
+
+
+class Records(NamedTuple):
+    """The images of a split, decoded (uint8 [h, w, 3]) or still as files, with their labels."""
+
+    images: Sequence[Path] | np.ndarray
+    labels: Sequence[int]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split of a dataset at a place.
+
+    `files` are those whose change makes a decoded copy stale; `read` is called only when there is no good copy.
+    """
+
+    name: str
+    folder: Path
+    files: Sequence[Path]
+    read: Callable[[], Records]
+
+
+def find_folder(root: Path, names: Sequence[str], marker: str, help_text: str) -> Path:
+    """The first of root/<name> (or root itself) that holds `marker`; otherwise an error with the expected layout."""
+    for folder in (*(root / name for name in names), root):
+        if (folder / marker).exists():
+            return folder
+    looked_in = ", ".join(str(root / name) for name in names)
+    raise FileNotFoundError(f"no {marker} in {looked_in}; {help_text}")
+
+
+def require_files(files: Sequence[Path], help_text: str) -> None:
+    """Raises FileNotFoundError that names the missing files."""
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        names = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise FileNotFoundError(f"missing {names}; {help_text}")
+
+
+def check_labels(labels: Sequence[int], num_classes: int, where: Path | str) -> None:
+    """Raises ValueError that names the first label outside [0, num_classes)."""
+    for index, label in enumerate(labels):
+        if not 0 <= label < num_classes:
+            raise ValueError(f"{where}: labels must lie in [0, {num_classes}), got {label} for image {index}")

@@ -1,0 +1,32 @@
+"""The digits split: real scans, fixed, stratified, without overlap."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits as load_scans
+
+from lgfast.data import load_dataset
+
+
+def test_split_holds_every_scan_once():
+    train, test = load_dataset("digits", split="train"), load_dataset("digits", split="test")
+    assert (len(train), len(test)) == (1197, 600)
+    ours = sorted(part.image(i)[..., 0].tobytes() for part in (train, test) for i in range(len(part)))
+    theirs = sorted(np.round(scan * 255 / 16).astype(np.uint8).tobytes() for scan in load_scans().images)
+    assert ours == theirs
+
+
+def test_images_are_grey_with_full_range_and_classes_balanced():
+    train = load_dataset("digits")
+    assert train.uniform_size == (8, 8)
+    assert all(np.ptp(train.image(i), axis=2).max() == 0 for i in range(len(train)))
+    assert (int(train.pixels.min()), int(train.pixels.max())) == (0, 255)
+    counts = torch.bincount(load_dataset("digits", split="test").labels)
+    assert int(counts.max() - counts.min()) <= 4  # 174 to 183 scans of each digit, a third of each
+
+
+def test_rejects_unknown_split_and_name():
+    with pytest.raises(ValueError, match="split must be one of train, test, got 'val'"):
+        load_dataset("digits", split="val")
+    with pytest.raises(ValueError, match=r"name must be one of digits, .*got 'mnist'"):
+        load_dataset("mnist")
