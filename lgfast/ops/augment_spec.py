@@ -1,0 +1,184 @@
+"""What a view of an image is drawn from: crop, flip, RandAugment, normalisation, erasing."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+ERASE_MODES = ("const", "rand", "pixel")
+
+# timm's fifteen operations in timm's order; a plan names an operation by its place here, and -1 means "skipped".
+RAND_AUGMENT_OPS = (
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Rotate",
+    "Posterize",
+    "Solarize",
+    "SolarizeAdd",
+    "Color",
+    "Contrast",
+    "Brightness",
+    "Sharpness",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+)
+
+# Columns of a plan that every specification has; `AugmentSpec.plan_columns` adds op_k and arg_k per RandAugment slot.
+PLAN_COLUMNS = (
+    "crop_top",
+    "crop_left",
+    "crop_height",
+    "crop_width",
+    "shift_y",  # weak augmentation: output pixel (y, x) shows resized pixel (y + shift_y, x + shift_x), or black
+    "shift_x",
+    "flip",
+    "erase_top",
+    "erase_left",
+    "erase_height",  # 0: nothing is erased
+    "erase_width",
+    "noise_key_0",  # 32 bits each: the Philox key of the erase noise
+    "noise_key_1",
+)
+
+
+@dataclass(frozen=True)
+class RandAugmentPolicy:
+    """The numbers in a timm string such as "rand-m9-mstd0.5-inc1".
+
+    `magnitude_std` may be inf: magnitudes are then uniform in [0, magnitude].
+    """
+
+    num_ops: int = 2
+    prob: float = 0.5
+    magnitude: float = 10.0
+    magnitude_std: float = 0.0
+    magnitude_max: float = 10.0
+    increasing: bool = False
+
+
+_SECTIONS = {"m": "magnitude", "n": "num_ops", "p": "prob", "mstd": "magnitude_std", "mmax": "magnitude_max"}
+
+
+def parse_rand_augment(text: str) -> RandAugmentPolicy:
+    """Parse timm's RandAugment string; "" means no operation.
+
+    Raises:
+        ValueError: not a "rand-..." string, or a section that is not m, n, p, mstd, mmax or inc.
+    """
+    if not text:
+        return RandAugmentPolicy(num_ops=0)
+    head, *sections = text.split("-")
+    if head != "rand":
+        raise ValueError(f'rand_augment: expected "" or a string such as "rand-m9-mstd0.5-inc1", got "{text}"')
+    values = {}
+    for section in sections:
+        match = re.fullmatch(r"([a-z]+)(\d+\.?\d*)", section)
+        if match is None or match[1] not in (*_SECTIONS, "inc"):
+            known = ", ".join((*_SECTIONS, "inc"))
+            raise ValueError(f'rand_augment: unknown section "{section}" in "{text}"; known: {known}')
+        key, number = match[1], float(match[2])
+        values["increasing" if key == "inc" else _SECTIONS[key]] = number
+    values["num_ops"] = int(values.get("num_ops", 2))
+    values["increasing"] = bool(values.get("increasing", False))
+    values["magnitude_max"] = values.get("magnitude_max", 0.0) or 10.0
+    if values.get("magnitude_std", 0.0) > 100:  # timm's spelling of "uniform"
+        values["magnitude_std"] = math.inf
+    return RandAugmentPolicy(**values)
+
+
+@dataclass(frozen=True)
+class AugmentSpec:
+    """The distribution of random views, and the form of the output.
+
+    Attributes:
+        image_size: side of the square output.
+        teacher_size: side of the teacher's input, a bilinear resize of the output; 0: none.
+        crop_scale: range of the crop's area, as a part of the image.
+        crop_ratio: range of the crop's width / height.
+        interpolation: Pillow filter of the resize and of rotate, shear and translate.
+        flip_prob: probability of a horizontal flip.
+        rand_augment: timm's RandAugment string; "": none.
+        erase_prob: probability that one rectangle is erased.
+        erase_mode: "pixel" normal noise per value, "rand" one normal colour, "const" zero; after normalisation.
+        mean, std: normalisation per channel, of values in [0, 1].
+        weak: the paper code's weak variant: bilinear resize, random shift by up to image_size // 8 over black, flip;
+            crop, RandAugment and erasing settings are then ignored.
+        mixup_alpha, cutmix_alpha: parameters of the Beta distribution; 0: off. Read by the training step.
+    """
+
+    image_size: int = 224
+    teacher_size: int = 32
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    flip_prob: float = 0.5
+    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    erase_prob: float = 0.25
+    erase_mode: Literal["const", "rand", "pixel"] = "pixel"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    weak: bool = False
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+
+    def __post_init__(self):
+        _check(1 <= self.image_size <= 4096, "image_size", "1 to 4096", self.image_size)
+        _check(0 <= self.teacher_size <= self.image_size, "teacher_size", "0 to image_size", self.teacher_size)
+        low, high = self.crop_scale
+        _check(0 < low <= high <= 1, "crop_scale", "0 < low <= high <= 1", self.crop_scale)
+        low, high = self.crop_ratio
+        _check(0 < low <= high, "crop_ratio", "0 < low <= high", self.crop_ratio)
+        _check(self.interpolation in INTERPOLATIONS, "interpolation", f"one of {INTERPOLATIONS}", self.interpolation)
+        _check(self.erase_mode in ERASE_MODES, "erase_mode", f"one of {ERASE_MODES}", self.erase_mode)
+        for name in ("flip_prob", "erase_prob"):
+            _check(0 <= getattr(self, name) <= 1, name, "0 to 1", getattr(self, name))
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            _check(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        _check(len(self.mean) == 3, "mean", "three values", self.mean)
+        _check(len(self.std) == 3 and min(self.std) > 0, "std", "three positive values", self.std)
+        policy = parse_rand_augment(self.rand_augment)
+        _check(policy.num_ops <= 8, "rand_augment", "at most n8", self.rand_augment)
+        _check(policy.prob <= 1, "rand_augment", "p at most 1", self.rand_augment)
+
+    @property
+    def policy(self) -> RandAugmentPolicy:
+        """The RandAugment settings in force (none under `weak`)."""
+        return parse_rand_augment("" if self.weak else self.rand_augment)
+
+    @property
+    def resample(self) -> str:
+        """The interpolation in force (bilinear under `weak`)."""
+        return "bilinear" if self.weak else self.interpolation
+
+    @property
+    def max_shift(self) -> int:
+        """Largest shift of the weak variant, in pixels; 0 otherwise."""
+        return self.image_size // 8 if self.weak else 0
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """Colour of what rotate, shear and translate bring into view: the mean, as timm rounds it."""
+        return tuple(min(255, round(255 * value)) for value in self.mean)
+
+    @property
+    def plan_columns(self) -> tuple[str, ...]:
+        """Names of a plan's columns, in order."""
+        slots = range(self.policy.num_ops)
+        return PLAN_COLUMNS + tuple(f"{name}_{slot}" for slot in slots for name in ("op", "arg"))
+
+    def for_evaluation(self) -> AugmentSpec:
+        """The same output from a whole image: Pillow bilinear squash, nothing random."""
+        return replace(self, interpolation="bilinear", flip_prob=0.0, rand_augment="", erase_prob=0.0, weak=False)
+
+
+def _check(condition: bool, name: str, expected: str, got) -> None:
+    if not condition:
+        raise ValueError(f"AugmentSpec: {name} must be {expected}, got {got}")

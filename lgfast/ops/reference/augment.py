@@ -1,0 +1,108 @@
+"""augment with Pillow and timm's own operations, one image at a time: the truth for the native kernels.
+
+`apply_plan` is also the CPU path of a package built without a compiler, and what the `timm` loader's workers run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from lgfast.ops.augment_spec import RAND_AUGMENT_OPS, AugmentSpec
+from lgfast.ops.reference.philox import philox_4x32
+
+_RESAMPLE = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+# Names in timm's table whose functions differ from ours in name only; the argument in the plan is already timm's.
+_TIMM_NAMES = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"}
+
+
+def apply_plan(image: Image.Image, row: Sequence[float], spec: AugmentSpec) -> tuple[Tensor, Tensor | None]:
+    """Apply one row of a plan to an RGB Pillow image.
+
+    Returns:
+        image (3, S, S) float32, normalised and erased; teacher's input (3, s, s) float32, or None for teacher_size 0.
+    """
+    values = dict(zip(spec.plan_columns, map(float, row), strict=True))
+    picture = view_of(image, values, spec)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(torch.float32)
+    mean, std = (torch.tensor(numbers, dtype=torch.float32)[:, None, None] for numbers in (spec.mean, spec.std))
+    view = (pixels / 255 - mean) / std
+    erase(view, values, spec.erase_mode)
+    return view, teacher_input(view[None], spec.teacher_size)[0] if spec.teacher_size else None
+
+
+def view_of(image: Image.Image, values: dict[str, float], spec: AugmentSpec) -> Image.Image:
+    """The uint8 part of a view: crop, resize, shift, flip, RandAugment."""
+    size = spec.image_size
+    top, left, height, width = (int(values[f"crop_{name}"]) for name in ("top", "left", "height", "width"))
+    picture = image.crop((left, top, left + width, top + height)).resize((size, size), _RESAMPLE[spec.resample])
+    shift_y, shift_x = int(values["shift_y"]), int(values["shift_x"])
+    if shift_y or shift_x:
+        picture = picture.crop((shift_x, shift_y, shift_x + size, shift_y + size))  # black outside
+    if values["flip"]:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for slot in range(spec.policy.num_ops):
+        if values[f"op_{slot}"] >= 0:
+            name = RAND_AUGMENT_OPS[int(values[f"op_{slot}"])]
+            picture = apply_op(picture, name, values[f"arg_{slot}"], spec)
+    return picture
+
+
+def apply_op(picture: Image.Image, name: str, argument: float, spec: AugmentSpec) -> Image.Image:
+    """One RandAugment operation by timm's function; keeping 0 bits gives black, as Pillow did until it refused."""
+    from timm.data.auto_augment import NAME_TO_OP
+
+    if name in ("Posterize", "Solarize", "SolarizeAdd"):
+        argument = int(argument)
+    if name == "Posterize" and argument <= 0:
+        return Image.new("RGB", picture.size)
+    function = NAME_TO_OP[_TIMM_NAMES.get(name, name)]
+    arguments = () if name in ("AutoContrast", "Equalize", "Invert") else (argument,)
+    return function(picture, *arguments, fillcolor=spec.fill, resample=_RESAMPLE[spec.resample])
+
+
+def erase(view: Tensor, values: dict[str, float], mode: str) -> None:
+    """Overwrite the plan's rectangle of a normalised (3, S, S) float32 view, in place."""
+    top, left, height, width = (int(values[f"erase_{name}"]) for name in ("top", "left", "height", "width"))
+    if height == 0 or width == 0:
+        return
+    rectangle = view[:, top : top + height, left : left + width]
+    if mode == "const":
+        rectangle.zero_()
+        return
+    key = torch.tensor([int(values["noise_key_0"]), int(values["noise_key_1"])])
+    num_pixels = height * width if mode == "pixel" else 1
+    rectangle.copy_(erase_noise(key, num_pixels).T.reshape(3, *((height, width) if mode == "pixel" else (1, 1))))
+
+
+def erase_noise(key: Tensor, num_pixels: int) -> Tensor:
+    """Normal noise (num_pixels, 3) float32: one Philox block per pixel, two Box-Muller pairs, one deviate unused."""
+    counter = torch.zeros(num_pixels, 4, dtype=torch.int64)
+    counter[:, 0] = torch.arange(num_pixels)
+    words = philox_4x32(counter, key).to(torch.float32)
+    radius = torch.sqrt(-2.0 * torch.log((words[:, 0::2] + 1.0) * 2.0**-32))
+    angle = words[:, 1::2] * (2.0 * math.pi * 2.0**-32)
+    cosine, sine = radius * torch.cos(angle), radius * torch.sin(angle)
+    return torch.stack((cosine[:, 0], sine[:, 0], cosine[:, 1]), dim=1)
+
+
+def teacher_input(images: Tensor, size: int) -> Tensor:
+    """The teacher's view (B, 3, size, size) of normalised images (B, 3, S, S): bilinear, no antialiasing.
+
+    224 -> 32 has source coordinates 7 i + 3, so it is every seventh pixel; equal sizes copy.
+    """
+    stride, rest = divmod(images.shape[-1], size)
+    if rest == 0 and stride % 2 == 1:
+        start = stride // 2
+        return images[..., start::stride, start::stride].clone(memory_format=torch.contiguous_format)
+    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
