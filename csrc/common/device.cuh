@@ -1,0 +1,48 @@
+// The thin device layer: every kernel of lgfast is written against these functions only.
+//
+// Two implementations of one list: CUDA with PTX (csrc/common/ptx/) and a host emulation (tests/emulation/) that runs
+// the same kernel sources, byte for byte, without a GPU. Rules that keep a kernel runnable in both:
+//   - shared memory comes from dynamic_smem() (no __shared__ variables), its size from launch();
+//   - thread and block indices come from thread_index(), block_index() and so on (no threadIdx);
+//   - warp-wide functions are called by all 32 lanes of a warp, sync_threads() by all threads of a block;
+//   - threads of a block leave the kernel together: no early return of some of them before a later collective.
+//
+// Indices       thread_index() block_size() lane_index() warp_index() num_warps() block_index() block_index_y()
+//               grid_size()
+// Memory        dynamic_smem() -> unsigned char*, 128-byte aligned
+// Barriers      sync_threads() sync_warp()
+// Warp          shfl(value, lane) shfl_xor(value, mask) shfl_down(value, delta) any_lane(predicate); 4-byte types
+// Async copy    cp_async_16(smem, global, valid): 16 bytes, zeros where !valid (then global is not read);
+//               cp_async_commit() cp_async_wait<pending>()
+// Matrices      ldmatrix_x4(r, row) ldmatrix_x4_trans(r, row): four 8x8 matrices of 16-bit values; lane i names the
+//               16-byte row i % 8 of matrix i / 8. mma_m16n8k16<T>(acc, a, b0, b1): T is bf16 or fp16, float32 sums
+// Arithmetic    fast_exp2(x) fast_log2(x): the hardware's approximations
+// Launch        launch(kernel, Grid{x, y}, block, smem_bytes, stream, args...) -> nullptr or the error's text
+#pragma once
+
+#include "float16.h"
+
+namespace lgfast {
+
+struct Grid {
+  int x = 1;
+  int y = 1;
+};
+
+constexpr int kWarpSize = 32;
+
+}  // namespace lgfast
+
+#if defined(LGFAST_EMULATION)
+#include "device_emulation.h"
+#else
+#include "ptx/device_ptx.cuh"
+#endif
+
+namespace lgfast {
+
+__device__ __forceinline__ int lane_index() { return thread_index() % kWarpSize; }
+__device__ __forceinline__ int warp_index() { return thread_index() / kWarpSize; }
+__device__ __forceinline__ int num_warps() { return block_size() / kWarpSize; }
+
+}  // namespace lgfast

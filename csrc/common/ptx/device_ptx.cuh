@@ -1,0 +1,110 @@
+// The device layer on the GPU: one short function per instruction. See ../device.cuh for the contract.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace lgfast {
+
+__device__ __forceinline__ int thread_index() { return threadIdx.x; }
+__device__ __forceinline__ int block_size() { return blockDim.x; }
+__device__ __forceinline__ int block_index() { return blockIdx.x; }
+__device__ __forceinline__ int block_index_y() { return blockIdx.y; }
+__device__ __forceinline__ int grid_size() { return gridDim.x; }
+
+__device__ __forceinline__ unsigned char* dynamic_smem() {
+  extern __shared__ __align__(128) unsigned char lgfast_dynamic_smem[];
+  return lgfast_dynamic_smem;
+}
+
+__device__ __forceinline__ void sync_threads() { __syncthreads(); }
+__device__ __forceinline__ void sync_warp() { __syncwarp(); }
+
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+template <typename T>
+__device__ __forceinline__ T shfl(T value, int lane) {
+  return __shfl_sync(kFullWarp, value, lane);
+}
+template <typename T>
+__device__ __forceinline__ T shfl_xor(T value, int mask) {
+  return __shfl_xor_sync(kFullWarp, value, mask);
+}
+template <typename T>
+__device__ __forceinline__ T shfl_down(T value, int delta) {
+  return __shfl_down_sync(kFullWarp, value, delta);
+}
+__device__ __forceinline__ bool any_lane(bool predicate) { return __any_sync(kFullWarp, predicate); }
+
+__device__ __forceinline__ unsigned smem_address(const void* pointer) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void cp_async_16(void* smem, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(smem)), "l"(global),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(smem_address(row))
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(smem_address(row))
+               : "memory");
+}
+
+template <typename T>
+__device__ __forceinline__ void mma_m16n8k16(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+template <>
+__device__ __forceinline__ void mma_m16n8k16<bf16>(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+template <>
+__device__ __forceinline__ void mma_m16n8k16<fp16>(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ float fast_exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+__device__ __forceinline__ float fast_log2(float x) {
+  float result;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// Returns nullptr, or the text of the launch error. Blocks above 48 KB of shared memory ask for it first.
+template <typename... Params, typename... Args>
+const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_bytes, void* stream, Args... args) {
+  constexpr int kDefaultSmemBytes = 48 * 1024;
+  cudaError_t error = cudaSuccess;
+  if (smem_bytes > kDefaultSmemBytes) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes);
+  }
+  if (error == cudaSuccess) {
+    kernel<<<dim3(grid.x, grid.y), block, smem_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
+    error = cudaGetLastError();
+  }
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace lgfast

@@ -1,0 +1,301 @@
+// The scheduler and the warp-wide instructions of the host emulation. See device_emulation.h.
+#include "device.cuh"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <cstdarg>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "fiber.h"
+
+namespace lgfast::emulation {
+namespace {
+
+constexpr int kMaxBlock = 1024;
+constexpr int kMaxSmemBytes = 227 * 1024;  // sm_90: what one block may ask for
+
+enum class State { kRunnable, kAtWarp, kAtBlock, kDone };
+
+struct Copy {
+  void* smem;
+  const void* global;
+  bool valid;
+  int group;
+};
+
+struct Thread {
+  Fiber fiber;
+  Stack stack;
+  State state = State::kRunnable;
+  Site site{};
+  void* arguments = nullptr;
+  std::vector<Copy> copies;  // issued and not yet done
+  int group = 0;             // cp.async groups committed
+  ThreadPosition position{};
+};
+
+uint64_t random_state = 1;
+std::vector<std::unique_ptr<Thread>> threads;  // kept from one launch to the next
+std::vector<int> runnable;
+std::vector<int> warp_waiting;
+int block_threads, block_waiting, finished;
+Thread* current;
+Fiber main_fiber;
+const std::function<void()>* body;
+unsigned char* smem_block;
+int smem_block_bytes;
+
+uint64_t next_random() {  // splitmix64
+  uint64_t z = (random_state += 0x9e3779b97f4a7c15u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+bool same_site(const Site& a, const Site& b) {
+  return a.line == b.line && std::strcmp(a.function, b.function) == 0 && std::strcmp(a.file, b.file) == 0;
+}
+
+std::string describe(const Thread& thread) {
+  if (thread.state == State::kDone) return "left the kernel";
+  if (thread.state == State::kRunnable) return "runs";
+  const char* name = std::strrchr(thread.site.file, '/');
+  return std::string("waits at ") + thread.site.function + " (" + (name ? name + 1 : thread.site.file) + ":" +
+         std::to_string(thread.site.line) + ")";
+}
+
+// "threads 0-15 wait at ..., threads 16-31 ...", equal neighbours joined.
+std::string describe(int first, int count) {
+  std::string text;
+  for (int i = first; i < first + count;) {
+    int last = i;
+    while (last + 1 < first + count && describe(*threads[last + 1]) == describe(*threads[i])) ++last;
+    text += "\n  threads " + std::to_string(i) + "-" + std::to_string(last) + ": " + describe(*threads[i]);
+    i = last + 1;
+  }
+  return text;
+}
+
+void switch_to_next(bool last) {
+  Thread& from = *current;
+  if (runnable.empty()) {
+    if (finished != block_threads) fail("deadlock, no thread can go on:%s", describe(0, block_threads).c_str());
+    return switch_fiber(from.fiber, main_fiber, last);
+  }
+  const size_t pick = size_t(next_random() % runnable.size());
+  current = threads[runnable[pick]].get();
+  runnable[pick] = runnable.back();
+  runnable.pop_back();
+  if (current != &from) switch_fiber(from.fiber, current->fiber, last);
+}
+
+void wake(int first, int count) {
+  for (int i = first; i < first + count; ++i) {
+    threads[i]->state = State::kRunnable;
+    if (threads[i].get() != current) runnable.push_back(i);
+  }
+}
+
+void check_same_site(int first, int count, const char* what) {
+  for (int i = first; i < first + count; ++i) {
+    if (!same_site(threads[i]->site, threads[first]->site)) fail("%s:%s", what, describe(first, count).c_str());
+  }
+}
+
+void perform(const Copy& copy) {
+  if (copy.valid) {
+    std::memcpy(copy.smem, copy.global, 16);
+  } else {
+    std::memset(copy.smem, 0, 16);
+  }
+}
+
+void thread_entry() {
+  finish_switch(nullptr);
+  (*body)();
+  if (!current->copies.empty()) fail("thread %d leaves with an unfinished cp_async_16", current->position.thread);
+  current->state = State::kDone;
+  ++finished;
+  switch_to_next(true);
+}
+
+void describe_main_stack() {
+  pthread_attr_t attributes;
+  void* bottom = nullptr;
+  pthread_getattr_np(pthread_self(), &attributes);
+  pthread_attr_getstack(&attributes, &bottom, &main_fiber.stack_bytes);
+  pthread_attr_destroy(&attributes);
+  main_fiber.stack_bottom = bottom;
+}
+
+void run_block(Grid grid, int block, int block_x, int block_y) {
+  block_threads = block;
+  block_waiting = finished = 0;
+  warp_waiting.assign(size_t(block) / kWarpSize, 0);
+  runnable.resize(size_t(block));
+  std::iota(runnable.begin(), runnable.end(), 0);
+  for (int i = 0; i < block; ++i) {
+    Thread& thread = *threads[i];
+    thread.state = State::kRunnable;
+    thread.group = 0;
+    thread.position = {i, block, block_x, block_y, grid.x};
+    prepare(thread.fiber, thread.stack, thread_entry);
+  }
+  runnable.pop_back();
+  current = threads[size_t(block) - 1].get();
+  switch_fiber(main_fiber, current->fiber);
+}
+
+}  // namespace
+
+void set_seed(uint64_t seed) { random_state = seed; }
+
+void fail(const char* format, ...) {
+  std::fflush(stdout);
+  if (current != nullptr) {
+    std::fprintf(stderr, "lgfast emulation: block (%d, %d): ", current->position.block_x, current->position.block_y);
+  }
+  va_list arguments;
+  va_start(arguments, format);
+  std::vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  std::fputc('\n', stderr);
+  std::_Exit(70);
+}
+
+const ThreadPosition& position() { return current->position; }
+unsigned char* smem() { return smem_block; }
+
+void block_barrier(Site site) {
+  Thread& self = *current;
+  self.site = site;
+  self.state = State::kAtBlock;
+  if (++block_waiting < block_threads) return switch_to_next(false);
+  check_same_site(0, block_threads, "threads of a block wait at different barriers");
+  block_waiting = 0;
+  wake(0, block_threads);
+}
+
+void warp_collective(Site site, void* arguments, void (*execute)(void* const*)) {
+  Thread& self = *current;
+  const int warp = self.position.thread / kWarpSize;
+  const int first = warp * kWarpSize;
+  self.site = site;
+  self.arguments = arguments;
+  self.state = State::kAtWarp;
+  if (++warp_waiting[size_t(warp)] < kWarpSize) return switch_to_next(false);
+  check_same_site(first, kWarpSize, "divergent warp: its lanes wait at different instructions");
+  void* lanes[kWarpSize];
+  for (int i = 0; i < kWarpSize; ++i) lanes[i] = threads[size_t(first + i)]->arguments;
+  execute(lanes);
+  warp_waiting[size_t(warp)] = 0;
+  wake(first, kWarpSize);
+}
+
+void check_smem_row(const void* pointer, const char* function) {
+  const auto* row = static_cast<const unsigned char*>(pointer);
+  if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) fail("%s: the address is not a multiple of 16", function);
+  if (row < smem_block || row + 16 > smem_block + smem_block_bytes) {
+    fail("%s: byte offset %td is outside the block's %d bytes of shared memory", function, row - smem_block,
+         smem_block_bytes);
+  }
+}
+
+// The copy happens now or as late as the wait, as the seed says: code that forgets to wait gives different results.
+void copy_async(void* smem, const void* global, bool valid) {
+  check_smem_row(smem, "cp_async_16");
+  if (valid && reinterpret_cast<uintptr_t>(global) % 16 != 0) fail("cp_async_16: global address not a multiple of 16");
+  const Copy copy{smem, global, valid, current->group};
+  if (next_random() % 4 == 0) perform(copy);
+  current->copies.push_back(copy);
+}
+
+void commit_copies() { ++current->group; }
+
+void wait_copies(int pending_groups) {
+  auto& copies = current->copies;
+  const int done = current->group - pending_groups;
+  const auto rest = std::stable_partition(copies.begin(), copies.end(), [&](const Copy& c) { return c.group < done; });
+  std::for_each(copies.begin(), rest, perform);
+  copies.erase(copies.begin(), rest);
+}
+
+template <bool kTrans>
+void ldmatrix(void* const* lanes) {
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    uint16_t values[8][8];
+    for (int row = 0; row < 8; ++row) {
+      std::memcpy(values[row], static_cast<LdmatrixLane*>(lanes[8 * matrix + row])->row, 16);
+    }
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+      const int g = lane / 4, c = 2 * (lane % 4);
+      const uint32_t low = kTrans ? values[c][g] : values[g][c];
+      const uint32_t high = kTrans ? values[c + 1][g] : values[g][c + 1];
+      static_cast<LdmatrixLane*>(lanes[lane])->r[matrix] = low | (high << 16);
+    }
+  }
+}
+template void ldmatrix<false>(void* const*);
+template void ldmatrix<true>(void* const*);
+
+// acc[16][8] += a[16][16] b[16][8]. It touches only the lanes' registers, so it goes unchecked, for speed.
+template <typename T>
+__attribute__((no_sanitize("address", "undefined"))) void mma(void* const* lanes) {
+  float a[16][16], b[16][8];
+  for (int i = 0; i < kWarpSize; ++i) {
+    const auto* lane = static_cast<const MmaLane*>(lanes[i]);
+    const int g = i / 4, c = 2 * (i % 4);
+    for (int part = 0; part < 4; ++part) {
+      const int row = g + 8 * (part % 2), column = c + 8 * (part / 2);
+      a[row][column] = unpack_low<T>(lane->a[part]);
+      a[row][column + 1] = unpack_high<T>(lane->a[part]);
+    }
+    for (int part = 0; part < 2; ++part) {
+      b[c + 8 * part][g] = unpack_low<T>(lane->b[part]);
+      b[c + 8 * part + 1][g] = unpack_high<T>(lane->b[part]);
+    }
+  }
+  float sum[16][8] = {};
+  for (int row = 0; row < 16; ++row) {
+    for (int k = 0; k < 16; ++k) {
+      for (int n = 0; n < 8; ++n) sum[row][n] += a[row][k] * b[k][n];
+    }
+  }
+  for (int i = 0; i < kWarpSize; ++i) {
+    const int g = i / 4, c = 2 * (i % 4);
+    for (int part = 0; part < 4; ++part) {
+      static_cast<MmaLane*>(lanes[i])->acc[part] += sum[g + 8 * (part / 2)][c + part % 2];
+    }
+  }
+}
+template void mma<bf16>(void* const*);
+template void mma<fp16>(void* const*);
+
+const char* launch_blocks(const std::function<void()>& kernel, Grid grid, int block, int smem_bytes) {
+  if (block < kWarpSize || block > kMaxBlock || block % kWarpSize != 0) return "invalid block size";
+  if (smem_bytes < 0 || smem_bytes > kMaxSmemBytes) return "invalid shared memory size";
+  if (grid.x < 1 || grid.y < 1 || grid.y > 65535) return "invalid grid";
+  while (threads.size() < size_t(block)) threads.push_back(std::make_unique<Thread>());
+  describe_main_stack();
+  body = &kernel;
+  std::vector<int> order(size_t(grid.x) * size_t(grid.y));
+  std::iota(order.begin(), order.end(), 0);
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[size_t(next_random() % i)]);
+  for (const int index : order) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 128, size_t(smem_bytes)) != 0) return "out of memory";
+    smem_block = static_cast<unsigned char*>(memory);
+    smem_block_bytes = smem_bytes;
+    std::memset(smem_block, 0xff, size_t(smem_bytes));
+    run_block(grid, block, index % grid.x, index / grid.x);
+    std::free(memory);
+  }
+  current = nullptr;
+  return nullptr;
+}
+
+}  // namespace lgfast::emulation

@@ -1,0 +1,159 @@
+// The device layer on the host, for tests: the contract is csrc/common/device.cuh's.
+//
+// One block runs at a time, each of its threads a fiber. A warp-wide function is a rendezvous: the last of the 32 lanes
+// to arrive does the work for all, after checking that all wait at the same line of the source. Which runnable fiber
+// goes next, and the order of the blocks, is drawn from a seed: a result that depends on the seed is a race.
+// Dynamic shared memory is a heap block of exactly the launch's size, filled with NaN patterns, so AddressSanitizer sees
+// an access outside it and a read of something never written shows in the result.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+namespace lgfast {
+namespace emulation {
+
+// A call in the kernel's source.
+struct Site {
+  const char* function;
+  const char* file;
+  int line;
+};
+
+struct ThreadPosition {
+  int thread, block_size, block_x, block_y, grid_x;
+};
+
+void set_seed(uint64_t seed);
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+const ThreadPosition& position();
+unsigned char* smem();
+void block_barrier(Site site);
+// `execute` runs once, with the 32 lanes' `arguments` in lane order, when all of them have arrived.
+void warp_collective(Site site, void* arguments, void (*execute)(void* const* lanes));
+void check_smem_row(const void* pointer, const char* function);
+void copy_async(void* smem, const void* global, bool valid);
+void commit_copies();
+void wait_copies(int pending_groups);
+const char* launch_blocks(const std::function<void()>& kernel, Grid grid, int block, int smem_bytes);
+
+struct LdmatrixLane {
+  const void* row;
+  uint32_t* r;
+};
+struct MmaLane {
+  float* acc;
+  const uint32_t* a;
+  uint32_t b[2];
+};
+template <bool kTrans>
+void ldmatrix(void* const* lanes);
+template <typename T>
+void mma(void* const* lanes);
+
+inline void do_nothing(void* const*) {}
+
+template <typename T>
+struct ShuffleLane {
+  T value;
+  int source;
+  T result;
+};
+
+template <typename T>
+T shuffle(T value, int source, Site site) {
+  static_assert(sizeof(T) == 4);
+  ShuffleLane<T> lane{value, source, value};
+  warp_collective(site, &lane, [](void* const* lanes) {
+    for (int i = 0; i < kWarpSize; ++i) {
+      auto* to = static_cast<ShuffleLane<T>*>(lanes[i]);
+      if (to->source < kWarpSize) to->result = static_cast<ShuffleLane<T>*>(lanes[to->source])->value;
+    }
+  });
+  return lane.result;
+}
+
+}  // namespace emulation
+
+#define LGFAST_SITE_ARGUMENTS const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#define LGFAST_SITE \
+  emulation::Site { __func__, file, line }
+
+inline int thread_index() { return emulation::position().thread; }
+inline int block_size() { return emulation::position().block_size; }
+inline int block_index() { return emulation::position().block_x; }
+inline int block_index_y() { return emulation::position().block_y; }
+inline int grid_size() { return emulation::position().grid_x; }
+
+inline unsigned char* dynamic_smem() { return emulation::smem(); }
+
+inline void sync_threads(LGFAST_SITE_ARGUMENTS) { emulation::block_barrier(LGFAST_SITE); }
+inline void sync_warp(LGFAST_SITE_ARGUMENTS) { emulation::warp_collective(LGFAST_SITE, nullptr, emulation::do_nothing); }
+
+template <typename T>
+T shfl(T value, int lane, LGFAST_SITE_ARGUMENTS) {
+  return emulation::shuffle(value, lane & (kWarpSize - 1), LGFAST_SITE);
+}
+template <typename T>
+T shfl_xor(T value, int mask, LGFAST_SITE_ARGUMENTS) {
+  return emulation::shuffle(value, (thread_index() % kWarpSize) ^ mask, LGFAST_SITE);
+}
+template <typename T>
+T shfl_down(T value, int delta, LGFAST_SITE_ARGUMENTS) {
+  return emulation::shuffle(value, thread_index() % kWarpSize + delta, LGFAST_SITE);
+}
+
+inline bool any_lane(bool predicate, LGFAST_SITE_ARGUMENTS) {
+  struct Lane {
+    bool predicate;
+  } lane{predicate};
+  emulation::warp_collective(LGFAST_SITE, &lane, [](void* const* lanes) {
+    bool any = false;
+    for (int i = 0; i < kWarpSize; ++i) any = any || static_cast<Lane*>(lanes[i])->predicate;
+    for (int i = 0; i < kWarpSize; ++i) static_cast<Lane*>(lanes[i])->predicate = any;
+  });
+  return lane.predicate;
+}
+
+inline void cp_async_16(void* smem, const void* global, bool valid) { emulation::copy_async(smem, global, valid); }
+inline void cp_async_commit() { emulation::commit_copies(); }
+template <int kPending>
+void cp_async_wait() {
+  emulation::wait_copies(kPending);
+}
+
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, LGFAST_SITE_ARGUMENTS) {
+  emulation::check_smem_row(row, __func__);
+  emulation::LdmatrixLane lane{row, r};
+  emulation::warp_collective(LGFAST_SITE, &lane, emulation::ldmatrix<false>);
+}
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, LGFAST_SITE_ARGUMENTS) {
+  emulation::check_smem_row(row, __func__);
+  emulation::LdmatrixLane lane{row, r};
+  emulation::warp_collective(LGFAST_SITE, &lane, emulation::ldmatrix<true>);
+}
+
+template <typename T>
+void mma_m16n8k16(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, LGFAST_SITE_ARGUMENTS) {
+  emulation::MmaLane lane{acc, a, {b0, b1}};
+  emulation::warp_collective(LGFAST_SITE, &lane, emulation::mma<T>);
+}
+
+inline float fast_exp2(float x) { return std::exp2(x); }
+inline float fast_log2(float x) { return std::log2(x); }
+
+template <typename... Params, typename... Args>
+const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_bytes, void* /*stream*/, Args... args) {
+  return emulation::launch_blocks([&] { kernel(args...); }, grid, block, smem_bytes);
+}
+
+}  // namespace lgfast

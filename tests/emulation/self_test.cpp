@@ -1,0 +1,122 @@
+// Small kernels, some with a planted fault: the emulation must run the good ones and name what is wrong in the others.
+// Usage: self_test CASE SEED. Prints the output values of the kernel, one a line.
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "device.cuh"
+
+namespace {
+
+using namespace lgfast;
+
+// Sum of the block's thread indices, through shuffles and shared memory; every thread writes it.
+template <bool kBarrier>
+__global__ void block_sum_kernel(float* out, int extra) {
+  float* partial = reinterpret_cast<float*>(dynamic_smem());
+  float value = float(thread_index());
+  for (int mask = 16; mask > 0; mask /= 2) value += shfl_xor(value, mask);
+  if (lane_index() == 0) partial[warp_index() + extra] = value;
+  if (kBarrier) sync_threads();
+  float sum = 0.0f;
+  for (int warp = 0; warp < num_warps(); ++warp) sum += partial[warp];
+  out[thread_index()] = sum;
+}
+
+__global__ void divergent_shuffle_kernel(float* out) {
+  float value = 1.0f;
+  if (lane_index() < 16) {
+    value = shfl_xor(value, 1);
+  } else {
+    value = shfl(value, 0);
+  }
+  out[thread_index()] = value;
+}
+
+__global__ void partial_barrier_kernel(float* out) {
+  if (thread_index() < 40) sync_threads();
+  out[thread_index()] = 1.0f;
+}
+
+// Thread i reads what thread i copied; without the wait the value is whatever was there.
+template <bool kWait>
+__global__ void async_copy_kernel(const float* in, float* out) {
+  float* tile = reinterpret_cast<float*>(dynamic_smem());
+  cp_async_16(tile + 4 * thread_index(), in + 4 * thread_index(), thread_index() % 2 == 0);
+  cp_async_commit();
+  if (kWait) cp_async_wait<0>();
+  out[thread_index()] = tile[4 * thread_index()];
+  if (!kWait) cp_async_wait<0>();
+}
+
+// out[16][8] = a[16][16] b[16][8] in bf16; b is stored [n][k], or [k][n] and read transposed.
+template <bool kTrans>
+__global__ void matmul_kernel(const float* a, const float* b, float* out) {
+  bf16* a_tile = reinterpret_cast<bf16*>(dynamic_smem());
+  bf16* b_tile = a_tile + 256;
+  for (int i = thread_index(); i < 256; i += 32) a_tile[i] = from_float<bf16>(a[i]);
+  for (int i = thread_index(); i < 128; i += 32) b_tile[i] = from_float<bf16>(b[i]);
+  sync_warp();
+  const int lane = lane_index();
+  uint32_t a_fragment[4], b_fragment[4];
+  ldmatrix_x4(a_fragment, a_tile + 16 * (lane % 16) + 8 * (lane / 16));
+  if (kTrans) {
+    ldmatrix_x4_trans(b_fragment, b_tile + 8 * (lane % 16));
+  } else {
+    ldmatrix_x4(b_fragment, b_tile + 16 * (lane % 8) + 8 * (lane / 8 % 2));
+  }
+  float acc[4] = {};
+  mma_m16n8k16<bf16>(acc, a_fragment, b_fragment[0], b_fragment[1]);
+  for (int i = 0; i < 4; ++i) out[8 * (lane / 4 + 8 * (i / 2)) + 2 * (lane % 4) + i % 2] = acc[i];
+}
+
+template <typename... Args>
+void run(const char* name, int block, int smem_bytes, void (*kernel)(Args...), Args... args) {
+  const char* error = launch(kernel, Grid{1, 1}, block, smem_bytes, nullptr, args...);
+  if (error != nullptr) {
+    std::fprintf(stderr, "%s: %s\n", name, error);
+    std::exit(1);
+  }
+}
+
+void print_conversions() {
+  for (int bits = 0; bits < 0x10000; ++bits) {
+    const bf16 b{uint16_t(bits)};
+    const fp16 h{uint16_t(bits)};
+    std::printf("%u %u %u %u\n", float_bits(to_float(b)), float_bits(to_float(h)),
+                unsigned(from_float<bf16>(float_from_bits(uint32_t(bits) * 65537u)).bits),
+                unsigned(from_float<fp16>(float_from_bits(0x30000000u + uint32_t(bits) * 12289u)).bits));
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  const std::string name = argv[1];
+  emulation::set_seed(std::strtoull(argv[2], nullptr, 10));
+  if (name == "conversions") return print_conversions(), 0;
+
+  constexpr int kOut = 128;
+  float* in = new float[512];
+  float* out = new float[kOut];
+  for (int i = 0; i < 512; ++i) in[i] = float(i % 13 - 6) + 0.25f * float(i % 3);
+  for (int i = 0; i < kOut; ++i) out[i] = -1.0f;
+  const int two_warps = 2 * int(sizeof(float));
+  if (name == "sum") run(argv[1], 64, two_warps, block_sum_kernel<true>, out, 0);
+  if (name == "out_of_bounds") run(argv[1], 64, two_warps, block_sum_kernel<true>, out, 1);
+  if (name == "missing_barrier") run(argv[1], 64, two_warps, block_sum_kernel<false>, out, 0);
+  if (name == "divergent_shuffle") run(argv[1], 32, 0, divergent_shuffle_kernel, out);
+  if (name == "partial_barrier") run(argv[1], 64, 0, partial_barrier_kernel, out);
+  if (name == "copy") run(argv[1], 64, 1024, async_copy_kernel<true>, static_cast<const float*>(in), out);
+  if (name == "missing_wait") run(argv[1], 64, 1024, async_copy_kernel<false>, static_cast<const float*>(in), out);
+  const float* a = in;
+  const float* b = in + 256;
+  if (name == "matmul") run(argv[1], 32, 768, matmul_kernel<false>, a, b, out);
+  if (name == "matmul_trans") run(argv[1], 32, 768, matmul_kernel<true>, a, b, out);
+  if (name == "bad_block") run(argv[1], 33, 0, divergent_shuffle_kernel, out);
+  for (int i = 0; i < kOut; ++i) std::printf("%.9g\n", double(out[i]));
+  delete[] in;
+  delete[] out;
+  return 0;
+}

@@ -1,0 +1,92 @@
+"""The emulation itself: it computes what the hardware would, and it catches each kind of planted fault."""
+
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from tests.emulation.build import build
+
+
+@pytest.fixture(scope="module")
+def program():
+    return build("self_test", ["self_test.cpp"])
+
+
+def run(program, case, seed=1):
+    return subprocess.run([str(program), case, str(seed)], capture_output=True, text=True, timeout=60)
+
+
+def values(program, case, seed=1):
+    result = run(program, case, seed)
+    assert result.returncode == 0, result.stderr
+    return np.array(result.stdout.split(), dtype=np.float64)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_block_sum_does_not_depend_on_the_seed(program, seed):
+    out = values(program, "sum", seed)
+    assert (out[:64] == 64 * 63 / 2).all() and (out[64:] == -1).all()
+
+
+@pytest.mark.parametrize("case", ["matmul", "matmul_trans"])
+def test_matrix_product_matches_numpy(program, case):
+    i = np.arange(512)
+    numbers = (i % 13 - 6) + 0.25 * (i % 3)  # as in self_test.cpp; exact in bf16
+    a = numbers[:256].reshape(16, 16)
+    b = numbers[256:384].reshape(16, 8) if case == "matmul_trans" else numbers[256:384].reshape(8, 16).T
+    np.testing.assert_allclose(values(program, case).reshape(16, 8), a @ b, rtol=1e-6)
+
+
+def test_async_copy_fills_invalid_rows_with_zeros(program):
+    i = 4 * np.arange(64)
+    expected = np.where(np.arange(64) % 2 == 0, (i % 13 - 6) + 0.25 * (i % 3), 0)
+    np.testing.assert_array_equal(values(program, "copy")[:64], expected)
+
+
+def test_out_of_bounds_shared_memory_access_is_caught(program):
+    result = run(program, "out_of_bounds")
+    assert result.returncode != 0
+    assert "heap-buffer-overflow" in result.stderr and "block_sum_kernel" in result.stderr
+
+
+def test_missing_barrier_is_caught(program):
+    outputs = [values(program, "missing_barrier", seed) for seed in range(5)]
+    assert any(not np.array_equal(out, outputs[0], equal_nan=True) for out in outputs[1:])
+    assert np.isnan(outputs).any()  # shared memory that nobody wrote yet
+
+
+def test_missing_wait_for_an_async_copy_is_caught(program):
+    assert np.isnan(values(program, "missing_wait")[:64]).any()
+
+
+def test_divergent_shuffle_is_caught(program):
+    result = run(program, "divergent_shuffle")
+    assert result.returncode == 70
+    assert "divergent warp" in result.stderr
+    assert "threads 0-15: waits at shfl_xor (self_test.cpp:" in result.stderr
+
+
+def test_barrier_that_some_threads_skip_is_a_reported_deadlock(program):
+    result = run(program, "partial_barrier")
+    assert result.returncode == 70
+    assert "deadlock" in result.stderr and "threads 0-39: waits at sync_threads" in result.stderr
+
+
+def test_impossible_launch_returns_an_error(program):
+    assert "invalid block size" in run(program, "bad_block").stderr
+
+
+def test_float16_conversions_match_torch(program):
+    result = values(program, "conversions").astype(np.uint32).reshape(65536, 4)
+    bits = torch.arange(65536).to(torch.uint16)
+    k = np.arange(65536, dtype=np.uint32)
+    for column, dtype in [(0, torch.bfloat16), (1, torch.float16)]:
+        expected = bits.view(dtype).float()
+        got = torch.from_numpy(result[:, column].copy()).view(torch.float32)
+        torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+    for column, dtype, pattern in [(2, torch.bfloat16, k * 65537), (3, torch.float16, 0x30000000 + k * 12289)]:
+        source = torch.from_numpy(pattern.astype(np.uint32)).view(torch.float32)
+        got = torch.from_numpy(result[:, column].astype(np.uint16)).view(dtype)
+        torch.testing.assert_close(got, source.to(dtype), rtol=0, atol=0, equal_nan=True)
