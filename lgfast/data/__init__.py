@@ -1,7 +1,18 @@
 """Datasets and loaders: files -> uint8 images -> augmented batches."""
 
+from lgfast.data.batch import Batch
 from lgfast.data.datasets import DATASET_NAMES, load_dataset
 from lgfast.data.image_set import ImageSet, split_holdout
+from lgfast.data.loaders import build_eval_loader, build_train_loader
 from lgfast.data.permutation import epoch_permutation
 
-__all__ = ["DATASET_NAMES", "ImageSet", "epoch_permutation", "load_dataset", "split_holdout"]
+__all__ = [
+    "DATASET_NAMES",
+    "Batch",
+    "ImageSet",
+    "build_eval_loader",
+    "build_train_loader",
+    "epoch_permutation",
+    "load_dataset",
+    "split_holdout",
+]

@@ -1,0 +1,99 @@
+"""The contract of the training loaders: order, sharding, position and resume. A loader kind adds `produce`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lgfast.data.batch import Batch
+from lgfast.data.image_set import ImageSet
+from lgfast.data.permutation import epoch_permutation
+from lgfast.ops.augment_spec import AugmentSpec
+
+
+class EpochLoader:
+    """Iterates over the shuffled, augmented batches of one epoch; the last partial batch is dropped.
+
+    The order depends on (seed, epoch) alone and an image's view on (seed, epoch, index) alone: neither the loader
+    kind, the number of workers or ranks, nor a resume changes them. `iter()` starts at the first batch of the epoch;
+    after `load_state_dict` it goes on with the batch that follows the saved position.
+
+    Args:
+        image_set: the training images.
+        spec: distribution of the views.
+        batch_size: images of one step over all ranks; rank r gets elements r, r + world, ... of each batch.
+        seed: of order and views.
+        rank, world: this process and the number of processes.
+        device: where batches are delivered.
+        dtype: of images and teacher_images.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        spec: AugmentSpec,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        check_sharding(batch_size, rank, world)
+        self.image_set, self.spec, self.batch_size, self.seed = image_set, spec, batch_size, seed
+        self.rank, self.world, self.device, self.dtype = rank, world, torch.device(device), dtype
+        self.epoch = 0
+        self.position = 0  # batches of this epoch handed out
+        self._continues = False  # the next iter() starts at `position`
+
+    def produce(self, first: int) -> Iterator[Batch]:
+        """This rank's share of batches `first`, `first + 1`, ... of the current epoch."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.image_set) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        first = self.position if self._continues else 0
+        self._continues = False
+        self.position = first
+        for batch in self.produce(first):
+            self.position += 1
+            yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; a position that was loaded for this same epoch is kept."""
+        if epoch != self.epoch:
+            self.epoch, self.position, self._continues = epoch, 0, False
+
+    def epoch_indices(self, device: torch.device | str | None = None) -> Tensor:
+        """int64 [len(self), batch_size / world]: this rank's images in each batch of the current epoch."""
+        order = epoch_permutation(len(self.image_set), self.seed, self.epoch, device)
+        order = order[: len(self) * self.batch_size].view(len(self), self.batch_size)
+        return order[:, self.rank :: self.world].contiguous()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands; equal on all ranks."""
+        return {"epoch": self.epoch, "position": self.position, "batch_size": self.batch_size, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the batch at which `state` was taken.
+
+        Raises:
+            ValueError: the state belongs to another batch size or seed, so the remaining batches would differ.
+        """
+        for name in ("batch_size", "seed"):
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"load_state_dict: {name} must be {state[name]} as in the saved state, got {getattr(self, name)}"
+                )
+        self.epoch, self.position, self._continues = state["epoch"], state["position"], True
+
+
+def check_sharding(batch_size: int, rank: int, world: int) -> None:
+    if batch_size < 1 or batch_size % world:
+        raise ValueError(f"batch_size: must be a positive multiple of the {world} ranks, got {batch_size}")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank: must lie in [0, {world}), got {rank}")

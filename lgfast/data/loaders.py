@@ -1,0 +1,65 @@
+"""Loaders by kind."""
+
+import torch
+
+from lgfast.data.epoch_loader import EpochLoader
+from lgfast.data.eval_loader import EvalLoader
+from lgfast.data.image_set import ImageSet
+from lgfast.data.timm_loader import TimmLoader
+from lgfast.ops.augment_spec import AugmentSpec
+
+# kind -> EpochLoader class
+TRAIN_LOADERS = {
+    "timm": TimmLoader,
+}
+
+
+def build_train_loader(
+    kind: str,
+    image_set: ImageSet,
+    spec: AugmentSpec,
+    batch_size: int,
+    seed: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> EpochLoader:
+    """A training loader of the given kind; all kinds give the same batches. Arguments as `EpochLoader`."""
+    if kind not in TRAIN_LOADERS:
+        raise ValueError(f"loader: must be one of {', '.join(TRAIN_LOADERS)}, got {kind!r}")
+    return TRAIN_LOADERS[kind](
+        image_set,
+        spec,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        rank=rank,
+        world=world,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def build_eval_loader(
+    image_set: ImageSet,
+    spec: AugmentSpec,
+    batch_size: int = 200,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> EvalLoader:
+    """An evaluation loader; arguments as `EvalLoader`."""
+    return EvalLoader(
+        image_set,
+        spec,
+        batch_size=batch_size,
+        workers=workers,
+        rank=rank,
+        world=world,
+        device=device,
+        dtype=dtype,
+    )
