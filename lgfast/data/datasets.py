@@ -5,18 +5,24 @@ from pathlib import Path
 
 from lgfast.data.cache import cache_folder, cached
 from lgfast.data.image_set import ImageSet
+from lgfast.data.sources.chaoyang import chaoyang_source
 from lgfast.data.sources.cifar import cifar_source
 from lgfast.data.sources.digits import load_digits
+from lgfast.data.sources.flowers import flowers_source
 from lgfast.data.sources.image_folder import folder_source
 from lgfast.data.sources.source import SPLITS, Source
+from lgfast.data.sources.tiny_imagenet import tiny_imagenet_source
 
 # name -> function(root, split) -> Source
 SOURCES = {
     "cifar10": partial(cifar_source, "cifar10"),
     "cifar100": partial(cifar_source, "cifar100"),
+    "flowers102": flowers_source,
+    "tiny_imagenet": tiny_imagenet_source,
+    "chaoyang": chaoyang_source,
     "folder": folder_source,
 }
-DOWNLOADABLE = ("cifar10", "cifar100")
+DOWNLOADABLE = ("cifar10", "cifar100", "flowers102")
 DATASET_NAMES = ("digits", *SOURCES)
 
 
@@ -35,7 +41,7 @@ def load_dataset(
         name: one of DATASET_NAMES; "digits" needs no files.
         root: folder that holds the dataset's official files (for "folder": train/ and test/ or val/).
         split: "train" or "test".
-        download: fetch missing official files (CIFAR-10 and CIFAR-100).
+        download: fetch missing official files (CIFAR and Flowers-102; the others have no direct download).
         skip_broken: leave out images that cannot be decoded, with one warning that counts and names them.
         cache_dir: where decoded images are kept; by default $LGFAST_CACHE, <root>/.lgfast_cache or ~/.cache/lgfast.
     Raises:

@@ -1,9 +1,11 @@
 """Small faithful copies of the datasets' layouts on disk."""
 
+import json
 import pickle
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 
 def random_image(rng, height=8, width=8):
@@ -43,3 +45,49 @@ def write_folder(root, classes=("cat", "dog"), train=3, test=2, test_name="test"
             (root / split / name).mkdir(parents=True)
             for i in range(count):
                 Image.fromarray(random_image(rng, 6 + i, 9)).save(root / split / name / f"{i}{suffix}")
+
+
+def write_flowers(root, folder="flowers-102", num_train=6, num_valid=4, num_test=5):
+    """jpg/, imagelabels.mat and setid.mat; image i (1-based) has label 1 + i % 102. Returns the ids per part."""
+    rng, folder = np.random.default_rng(3), root / folder
+    (folder / "jpg").mkdir(parents=True)
+    total = num_train + num_valid + num_test
+    for i in range(1, total + 1):
+        Image.fromarray(random_image(rng, 20 + i, 30)).save(folder / "jpg" / f"image_{i:05d}.jpg")
+    ids = rng.permutation(total).astype(np.uint16) + 1
+    parts = dict(zip(("trnid", "valid", "tstid"), np.split(ids, [num_train, num_train + num_valid]), strict=True))
+    savemat(folder / "setid.mat", {key: part[None] for key, part in parts.items()})
+    savemat(folder / "imagelabels.mat", {"labels": (np.arange(1, total + 1, dtype=np.uint8) % 102 + 1)[None]})
+    return parts
+
+
+def write_tiny_imagenet(root, val_layout="flat", wnids=("n01443537", "n01629819", "n02321529"), train=3, val=2):
+    """tiny-imagenet-200 with val/ "flat" as published, or sorted into "folders" or "folders/images"."""
+    rng, folder = np.random.default_rng(4), root / "tiny-imagenet-200"
+    for wnid in wnids:
+        (folder / "train" / wnid / "images").mkdir(parents=True)
+        (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text("")
+        for i in range(train):
+            Image.fromarray(random_image(rng, 64, 64)).save(folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG")
+    lines = []
+    for i in range(val * len(wnids)):
+        wnid = wnids[(i * 2 + 1) % len(wnids)]
+        parts = {"flat": ("images",), "folders": (wnid,), "folders/images": (wnid, "images")}[val_layout]
+        path = folder.joinpath("val", *parts, f"val_{i}.JPEG")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random_image(rng, 64, 64)).save(path)
+        lines.append(f"val_{i}.JPEG\t{wnid}\t0\t0\t62\t62\n")
+    if val_layout == "flat":
+        (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    return folder
+
+
+def write_chaoyang(root, train=6, test=4):
+    rng, folder = np.random.default_rng(5), root / "chaoyang"
+    for split, count in (("train", train), ("test", test)):
+        (folder / split).mkdir(parents=True)
+        entries = [{"name": f"{split}/{i}.JPG", "label": i % 4} for i in range(count)]
+        for entry in entries:
+            Image.fromarray(random_image(rng, 16, 16)).save(folder / entry["name"])
+        (folder / f"{split}.json").write_text(json.dumps(entries))
+    return folder

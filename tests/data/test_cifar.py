@@ -104,3 +104,16 @@ def test_pickle_that_runs_code_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"refused to load posix.mkdir"):
         load_dataset("cifar100", tmp_path)
     assert not (tmp_path / "attacked").exists()
+
+
+def test_download_is_asked_for_only_when_files_are_missing(tmp_path, monkeypatch):
+    asked = []
+
+    def download(layout, root):
+        asked.append(layout.archive)
+        write_cifar100(root)
+
+    monkeypatch.setattr("lgfast.data.sources.cifar.download_official", download)
+    for _ in range(2):
+        assert len(load_dataset("cifar100", tmp_path, download=True)) == 20
+    assert asked == ["cifar-100-python.tar.gz"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lgfast.data.sources.source import Records, Source, check_labels, find_folder, require_files
+from lgfast.data.sources.source import Records, Source, check_labels, find_folder, locate, require_files
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 IMAGE_SHAPE = (3, 32, 32)
@@ -53,7 +53,7 @@ def cifar_source(name: str, root: Path, split: str, download: bool = False) -> S
     """The split of CIFAR-10 or CIFAR-100 found in root/<official folder name>, or downloaded there when asked."""
     layout = LAYOUTS[name]
     help_text = f"download it with download=True, or unpack {layout.archive} from {PAGE} into {root}"
-    if download and not (root / layout.folder / layout.meta).is_file():
+    if download and locate(root, [layout.folder], layout.meta) is None:
         download_official(layout, root)
     folder = find_folder(root, [layout.folder], layout.meta, help_text)
     files = [folder / file for file in (*layout.splits[split], layout.meta)]

@@ -31,13 +31,19 @@ class Source:
     read: Callable[[], Records]
 
 
+def locate(root: Path, names: Sequence[str], marker: str) -> Path | None:
+    """The first of root/<name>, and then root itself, that holds `marker`."""
+    folders = (*(root / name for name in names), root)
+    return next((folder for folder in folders if (folder / marker).exists()), None)
+
+
 def find_folder(root: Path, names: Sequence[str], marker: str, help_text: str) -> Path:
-    """The first of root/<name> (or root itself) that holds `marker`; otherwise an error with the expected layout."""
-    for folder in (*(root / name for name in names), root):
-        if (folder / marker).exists():
-            return folder
-    looked_in = ", ".join(str(root / name) for name in names)
-    raise FileNotFoundError(f"no {marker} in {looked_in}; {help_text}")
+    """As `locate`, but with an error that states the expected layout where there is none."""
+    folder = locate(root, names, marker)
+    if folder is None:
+        looked_in = ", ".join(str(root / name) for name in names)
+        raise FileNotFoundError(f"no {marker} in {looked_in}; {help_text}")
+    return folder
 
 
 def require_files(files: Sequence[Path], help_text: str) -> None:

@@ -1,0 +1,61 @@
+"""Oxford Flowers-102 from the official files (https://www.robots.ox.ac.uk/~vgg/data/flowers/102/).
+
+Train is the official train and validation parts together (2,040 images), as in the papers on tiny datasets.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lgfast.data.sources.source import Records, Source, find_folder, locate, require_files
+
+PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+FOLDERS = ("flowers-102", "flowers")
+NUM_CLASSES = 102
+SPLIT_KEYS = {"train": ("trnid", "valid"), "test": ("tstid",)}
+
+
+def flowers_source(root: Path, split: str, download: bool = False) -> Source:
+    """The split of Flowers-102 in root/flowers-102 or root/flowers: jpg/, imagelabels.mat and setid.mat."""
+    help_text = (
+        f"download it with download=True, or put 102flowers.tgz (unpacked: jpg/), imagelabels.mat and setid.mat "
+        f"from {PAGE} into {root / FOLDERS[0]}"
+    )
+    if download and locate(root, FOLDERS, "setid.mat") is None:
+        import torchvision
+
+        torchvision.datasets.Flowers102(root, download=True)
+    folder = find_folder(root, FOLDERS, "setid.mat", help_text)
+    label_file, split_file = folder / "imagelabels.mat", folder / "setid.mat"
+    require_files([label_file], help_text)
+
+    labels = load_numbers(label_file, "labels", 1, NUM_CLASSES, help_text) - 1
+    ids = np.concatenate([load_numbers(split_file, key, 1, len(labels), help_text) for key in SPLIT_KEYS[split]])
+    images = [folder / "jpg" / f"image_{number:05d}.jpg" for number in ids.tolist()]
+    require_files(images, help_text)
+    class_names = tuple(str(number) for number in range(1, NUM_CLASSES + 1))  # the official files have no names
+    records = partial(Records, images, labels[ids - 1].tolist(), class_names)
+    return Source(f"flowers102-{split}", folder, [label_file, split_file, *images], records)
+
+
+def load_numbers(path: Path, key: str, low: int, high: int, help_text: str) -> np.ndarray:
+    """The integers of one variable of a .mat file, each in [low, high]."""
+    content = load_mat(path, help_text)
+    if key not in content:
+        raise ValueError(f"{path}: no variable '{key}'; {help_text}")
+    numbers = np.asarray(content[key]).ravel().astype(np.int64)
+    outside = numbers[(numbers < low) | (numbers > high)]
+    if len(outside):
+        raise ValueError(f"{path}: '{key}' must lie in [{low}, {high}], got {outside[0]}; {help_text}")
+    return numbers
+
+
+def load_mat(path: Path, help_text: str) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(path)
+    except Exception as error:  # scipy raises a different type for each way a file can be damaged
+        raise ValueError(f"{path}: truncated or damaged ({error}); delete it and {help_text}") from error
