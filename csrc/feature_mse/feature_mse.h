@@ -1,0 +1,72 @@
+// Sizes, strides, work split and launchers of feature_mse; no torch types.
+#pragma once
+
+#include <cstdint>
+
+namespace lgfast {
+
+// One guided pair. Strides count elements; channels are contiguous in every map.
+struct FeatureMsePair {
+  const void* student;  // [B, student_h * student_w, C]
+  const void* teacher;  // [B, C, teacher_h, teacher_w]
+  void* grad;           // [B, student_h * student_w, C], contiguous; nullptr: not wanted
+  int channels;
+  int student_h, student_w;
+  int teacher_h, teacher_w;
+  int grid_h, grid_w;  // the larger of both; squared differences are taken here
+  int64_t student_image_stride, student_token_stride;
+  int64_t teacher_image_stride, teacher_row_stride, teacher_column_stride;
+  double loss_scale;  // 1 / (B * C * grid_h * grid_w)
+  double grad_scale;  // of the stored gradient: 2 * loss_scale * the caller's grad_scale
+};
+
+constexpr int kFeatureMseMaxPairs = 16;         // kernel parameters hold them all
+constexpr int kFeatureMseSlab = 16;             // channels of a block: one 32-byte sector of a bf16 pixel
+constexpr int kFeatureMseMaxSmem = 227 * 1024;  // bytes, sm_90
+constexpr int kFeatureMseThreads = 256;
+
+// Everything the kernel reads, passed by value.
+struct FeatureMseParams {
+  FeatureMsePair pairs[kFeatureMseMaxPairs];
+  int first_block[kFeatureMseMaxPairs + 1];  // pair k owns blocks [first_block[k], first_block[k + 1])
+  int slab_log2[kFeatureMseMaxPairs];        // channels of a block, as a power of two
+  int num_pairs;
+  int smem_bytes;     // of the largest block
+  double* partials;   // [first_block[num_pairs]] loss of each block
+};
+
+// Bytes of a block: the differences of `slab` channels, four tables of resize taps, one sum per warp.
+inline int64_t feature_mse_smem_bytes(const FeatureMsePair& p, int slab, int acc_bytes) {
+  const int64_t differences = static_cast<int64_t>(p.grid_h) * p.grid_w * slab * acc_bytes;
+  return differences + 2 * static_cast<int64_t>(p.grid_h + p.grid_w) * (8 + acc_bytes) +
+         kFeatureMseThreads / 32 * acc_bytes;
+}
+
+// Splits the pairs over blocks, one (image, channel slab) each. False: one channel of a map exceeds shared memory.
+inline bool plan_feature_mse(FeatureMseParams& params, int64_t batch, int acc_bytes) {
+  params.smem_bytes = 0;
+  params.first_block[0] = 0;
+  for (int k = 0; k < params.num_pairs; ++k) {
+    const FeatureMsePair& p = params.pairs[k];
+    int slab = kFeatureMseSlab;
+    while (slab > 1 && (slab / 2 >= p.channels || feature_mse_smem_bytes(p, slab, acc_bytes) > kFeatureMseMaxSmem))
+      slab /= 2;
+    const int64_t bytes = feature_mse_smem_bytes(p, slab, acc_bytes);
+    if (bytes > kFeatureMseMaxSmem) return false;
+    if (bytes > params.smem_bytes) params.smem_bytes = static_cast<int>(bytes);
+    params.slab_log2[k] = slab == 16 ? 4 : slab == 8 ? 3 : slab == 4 ? 2 : slab - 1;
+    params.first_block[k + 1] = params.first_block[k] + static_cast<int>(batch) * ((p.channels + slab - 1) / slab);
+  }
+  return true;
+}
+
+// T: float, double, fp16, bf16. Both return nullptr or the text of the launch error.
+// loss: one element on the device, float (double for double maps).
+template <typename T>
+const char* launch_feature_mse_fwd(const FeatureMseParams& params, void* loss, void* stream);
+// out[i] = grad[i] * dloss * scale, n elements; dloss has the type of loss.
+template <typename T>
+const char* launch_feature_mse_bwd(const void* grad, const void* dloss, void* out, int64_t n, double scale,
+                                   void* stream);
+
+}  // namespace lgfast

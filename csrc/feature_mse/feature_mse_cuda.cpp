@@ -1,0 +1,69 @@
+// feature_mse on the GPU, torch side: device guard, checks, allocation, params, launch on the current stream.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "common/cuda_stream.h"
+#include "common/dispatch.h"
+#include "feature_mse/feature_mse_inputs.h"
+
+namespace lgfast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+FeatureMseParams feature_mse_params(const FeatureMseInputs& in, bool is_double) {
+  LGFAST_CHECK(in.pairs.size() <= kFeatureMseMaxPairs, "feature_mse", "at most ", kFeatureMseMaxPairs,
+               " pairs on CUDA, got ", in.pairs.size());
+  FeatureMseParams params{};
+  params.num_pairs = static_cast<int>(in.pairs.size());
+  std::copy(in.pairs.begin(), in.pairs.end(), params.pairs);
+  LGFAST_CHECK(plan_feature_mse(params, in.batch, is_double ? 8 : 4), "feature_mse",
+               "a map is too large for shared memory on CUDA (one channel of the larger grid, at most about 230x230)");
+  return params;
+}
+
+std::tuple<Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher,
+                                           const std::vector<int64_t>& grids, double grad_scale) {
+  LGFAST_CHECK(!student.empty(), "feature_mse", "student must list at least one map");
+  const int32_t device = student[0].get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  const FeatureMseInputs in = feature_mse_inputs(student, teacher, grids, grad_scale);
+  const bool is_double = student[0].scalar_type() == ScalarType::Double;
+  FeatureMseParams params = feature_mse_params(in, is_double);
+  Tensor loss = torch::stable::new_empty(student[0], {}, is_double ? ScalarType::Double : ScalarType::Float);
+  Tensor partials = torch::stable::new_empty(student[0], {params.first_block[params.num_pairs]}, ScalarType::Double);
+  params.partials = static_cast<double*>(partials.mutable_data_ptr());
+  const char* error = dispatch_float("feature_mse", student[0].scalar_type(), [&](auto zero) {
+    return launch_feature_mse_fwd<decltype(zero)>(params, loss.mutable_data_ptr(), current_cuda_stream(device));
+  });
+  LGFAST_CHECK(!error, "feature_mse", error);
+  return {loss, in.grad};
+}
+
+Tensor feature_mse_bwd(const Tensor& dloss, const Tensor& grad, double scale) {
+  const bool is_double = grad.scalar_type() == ScalarType::Double;
+  LGFAST_CHECK(dloss.numel() == 1 && dloss.scalar_type() == (is_double ? ScalarType::Double : ScalarType::Float),
+               "feature_mse", "dloss must be a scalar of the loss's dtype, got ", shape(dloss), " ",
+               toString(dloss.scalar_type()));
+  LGFAST_CHECK(grad.is_contiguous(), "feature_mse", "grad must be contiguous");
+  const int32_t device = grad.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  Tensor out = torch::stable::empty_like(grad);
+  const char* error = dispatch_float("feature_mse", grad.scalar_type(), [&](auto zero) {
+    return launch_feature_mse_bwd<decltype(zero)>(grad.const_data_ptr(), dloss.const_data_ptr(), out.mutable_data_ptr(),
+                                                  grad.numel(), scale, current_cuda_stream(device));
+  });
+  LGFAST_CHECK(!error, "feature_mse", error);
+  return out;
+}
+
+}  // namespace
+}  // namespace lgfast
+
+STABLE_TORCH_LIBRARY_IMPL(lgfast, CUDA, m) {
+  m.impl("feature_mse_fwd", TORCH_BOX(&lgfast::feature_mse_fwd));
+  m.impl("feature_mse_bwd", TORCH_BOX(&lgfast::feature_mse_bwd));
+}

@@ -1,0 +1,12 @@
+// Defines every op schema; kernels are registered beside their code in csrc/<op>/.
+#include <torch/csrc/stable/library.h>
+
+namespace {
+constexpr const char* kSchemas[] = {
+#include "schemas.inc"
+};
+}  // namespace
+
+STABLE_TORCH_LIBRARY(lgfast, m) {
+  for (const char* schema : kSchemas) m.def(schema);
+}

@@ -1,0 +1,73 @@
+"""Loads the native libraries once; without them, defines the same ops in PyTorch and warns.
+
+LGFAST_NATIVE=off at run time ignores libraries that are built.
+"""
+
+import importlib
+import importlib.util
+import os
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+_PACKAGE = Path(__file__).parent
+_python_library = torch.library.Library("lgfast", "FRAGMENT")  # holds what Python registers; lives with the process
+
+
+def _missing_reason() -> str | None:
+    """Why the native libraries cannot be used, or None."""
+    if os.environ.get("LGFAST_NATIVE", "auto") == "off":
+        return "LGFAST_NATIVE=off"
+    if importlib.util.find_spec("lgfast._C") is None:
+        return "lgfast._C is not built; `pip install .` or `python setup.py build_ext --inplace` with a C++ compiler"
+    return None
+
+
+def _load() -> tuple[bool, bool]:
+    """(native ops loaded, CUDA kernels loaded)."""
+    reason = _missing_reason()
+    if reason:
+        warnings.warn(f"lgfast runs its reference ops in PyTorch, slower: {reason}", stacklevel=2)
+        schemas = (_PACKAGE / "ops" / "schemas.inc").read_text()
+        for schema in re.findall(r'^"(.*)",$', schemas, flags=re.MULTILINE):
+            _python_library.define(schema)
+        return False, False
+    importlib.import_module("lgfast._C")
+    # Loaded whenever torch itself has CUDA; the library does not touch the driver before its first kernel.
+    cuda_library = _PACKAGE / "_cuda.so"
+    if torch.version.cuda is None or not cuda_library.exists():
+        return True, False
+    torch.ops.load_library(cuda_library)
+    return True, True
+
+
+_has_native, _has_cuda_kernels = _load()
+
+
+def has_native() -> bool:
+    """Whether lgfast._C (schemas and CPU kernels in C++) is in use."""
+    return _has_native
+
+
+def has_cuda_kernels() -> bool:
+    """Whether lgfast._cuda is loaded; needs a CUDA build of torch, not a GPU."""
+    return _has_cuda_kernels
+
+
+def build_info() -> dict[str, str]:
+    """What the native library was built with; empty in pure-Python mode."""
+    return dict(importlib.import_module("lgfast._C").build_info()) if _has_native else {}
+
+
+def register_reference(op_name: str, reference: Callable, native: tuple[str, ...] = ("CPU", "CUDA")) -> None:
+    """Make `reference` the kernel of `lgfast::op_name` on every device without a native one.
+
+    native: the devices that csrc/ has a kernel for.
+    """
+    loaded = {"CPU": _has_native, "CUDA": _has_cuda_kernels}
+    for device, is_loaded in loaded.items():
+        if not is_loaded or device not in native:
+            _python_library.impl(op_name, reference, device)

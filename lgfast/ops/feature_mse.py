@@ -1,0 +1,150 @@
+"""feature_mse: the locality-guidance loss of all guided pairs, forward and gradient in one launch."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lgfast import _extension
+from lgfast.ops import reference
+
+
+def feature_mse(
+    student_maps: list[Tensor], teacher_maps: list[Tensor], student_grids: list[tuple[int, int]] | None = None
+) -> Tensor:
+    """Mean squared difference of student and teacher maps on the larger grid of each pair, summed over pairs.
+
+        sum_k mean((U_k(student_k) - U_k(teacher_k))^2),  U_k: bilinear to the larger grid, align_corners=False
+
+    Args:
+        student_maps: K tensors [B, h*w, C], token-major, after projection; float32, bfloat16, float16 or float64,
+            CPU or CUDA. They receive gradients. Slices without the class token are read in place.
+        teacher_maps: K tensors [B, C, h, w], same batch, channels and dtype; constants. channels_last is fastest,
+            other layouts are copied.
+        student_grids: (h, w) of each student map; None where every map is square.
+    Returns:
+        Scalar float32 (float64 for float64 maps), accumulated in float32. An empty batch gives 0. Two runs agree bit
+        for bit. Gradients are computed in the same pass and stored in the dtype of the maps.
+    Raises:
+        ValueError: lists, shapes, dtypes or devices do not match.
+        RuntimeError: backward with create_graph=True; there is no second derivative.
+    Source: guidance loss of Li et al., ECCV 2022 (arXiv 2207.10026); projecting before resizing, as their code does.
+    """
+    _check_lists(student_maps, teacher_maps, student_grids)
+    grids = student_grids or [_square_grid(student) for student in student_maps]
+    for k, (student, teacher, grid) in enumerate(zip(student_maps, teacher_maps, grids, strict=True)):
+        _check_pair(k, student, teacher, grid, student_maps[0])
+    wants_grad = torch.is_grad_enabled() and any(student.requires_grad for student in student_maps)
+    flat_grids = [size for grid in grids for size in grid]
+    grad_scale = _grad_scale(student_maps, teacher_maps, grids) if wants_grad else 0.0
+    return torch.ops.lgfast.feature_mse_fwd(student_maps, teacher_maps, flat_grids, grad_scale)[0]
+
+
+def _check_lists(student_maps, teacher_maps, student_grids) -> None:
+    if not student_maps or len(student_maps) != len(teacher_maps):
+        raise ValueError(
+            "feature_mse: student_maps and teacher_maps must list the same pairs, at least one, "
+            f"got {len(student_maps)} and {len(teacher_maps)}"
+        )
+    if student_grids is not None and len(student_grids) != len(student_maps):
+        raise ValueError(
+            f"feature_mse: student_grids must give (h, w) for each of {len(student_maps)} maps, "
+            f"got {len(student_grids)}"
+        )
+
+
+def _square_grid(student: Tensor) -> tuple[int, int]:
+    side = math.isqrt(student.shape[1]) if student.dim() == 3 else 0
+    return side, side
+
+
+def _check_pair(k: int, student: Tensor, teacher: Tensor, grid: tuple[int, int], first: Tensor) -> None:
+    if student.dim() != 3 or teacher.dim() != 4:
+        raise ValueError(
+            f"feature_mse: pair {k} must be student [B, h*w, C] and teacher [B, C, h, w], "
+            f"got {list(student.shape)} and {list(teacher.shape)}"
+        )
+    if student.shape[1] != grid[0] * grid[1] or student.shape[1] == 0:
+        raise ValueError(
+            f"feature_mse: student map {k} has {student.shape[1]} tokens, expected {grid[0]}*{grid[1]}; "
+            "remove the class token, or pass student_grids for maps that are not square"
+        )
+    if student.shape[2] != teacher.shape[1] or 0 in (*student.shape[1:], *teacher.shape[1:]):
+        raise ValueError(
+            f"feature_mse: pair {k} must have the same number of channels and no empty map, "
+            f"got student {list(student.shape)} and teacher {list(teacher.shape)}; project the student first"
+        )
+    if student.shape[0] != first.shape[0] or teacher.shape[0] != first.shape[0]:
+        raise ValueError(
+            f"feature_mse: every map must have the batch size of the first, {first.shape[0]}, "
+            f"got {student.shape[0]} and {teacher.shape[0]} in pair {k}"
+        )
+    for name, maps in (("student", student), ("teacher", teacher)):
+        if maps.device != first.device:
+            raise ValueError(f"feature_mse: {name} map {k} must be on {first.device}, got {maps.device}")
+        if maps.dtype != first.dtype and not torch.is_autocast_enabled(first.device.type):
+            raise ValueError(
+                f"feature_mse: {name} map {k} must have dtype {first.dtype}, got {maps.dtype}; cast one of them"
+            )
+
+
+def _grad_scale(student_maps, teacher_maps, grids) -> float:
+    """Keeps the stored gradient near the differences in size, so that float16 does not lose it: numel / 2."""
+    numels = [
+        student.shape[0] * student.shape[2] * max(grid[0], teacher.shape[2]) * max(grid[1], teacher.shape[3])
+        for student, teacher, grid in zip(student_maps, teacher_maps, grids, strict=True)
+    ]
+    return max(min(numels), 1) / 2
+
+
+@torch.library.register_fake("lgfast::feature_mse_fwd")
+def _(student, teacher, grids, grad_scale):
+    loss_dtype = torch.float64 if student[0].dtype == torch.float64 else torch.float32
+    numel = sum(maps.numel() for maps in student) if grad_scale != 0 else 0
+    return student[0].new_empty((), dtype=loss_dtype), student[0].new_empty(numel)
+
+
+@torch.library.register_fake("lgfast::feature_mse_bwd")
+def _(dloss, grad, scale):
+    return torch.empty_like(grad)
+
+
+def _setup_context(ctx, inputs, output):
+    student, teacher, _, grad_scale = inputs
+    ctx.shapes = [maps.shape for maps in student]
+    ctx.num_teachers = len(teacher)
+    ctx.grad_scale = grad_scale
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, dloss, _):
+    if torch.is_grad_enabled():
+        raise RuntimeError("feature_mse has no second derivative; call backward without create_graph=True")
+    if ctx.grad_scale == 0:
+        raise RuntimeError("feature_mse: the forward pass ran without gradients (grad_scale=0)")
+    (grad,) = ctx.saved_tensors
+    flat = torch.ops.lgfast.feature_mse_bwd(dloss, grad, 1 / ctx.grad_scale)
+    parts = flat.split([shape.numel() for shape in ctx.shapes])
+    grads = [part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True)]
+    return grads, [None] * ctx.num_teachers, None, None
+
+
+torch.library.register_autograd("lgfast::feature_mse_fwd", _backward, setup_context=_setup_context)
+
+
+def _reference_fwd(student, teacher, grids, grad_scale):
+    pairs = list(zip(grids[::2], grids[1::2], strict=True))
+    loss = reference.feature_mse(student, teacher, pairs)
+    if grad_scale == 0:
+        return loss, student[0].new_empty(0)
+    grads = [(grad * grad_scale).flatten() for grad in reference.feature_mse_grads(student, teacher, pairs)]
+    return loss, torch.cat(grads).to(student[0].dtype)
+
+
+def _reference_bwd(dloss, grad, scale):
+    return (grad.to(dloss.dtype) * (dloss * scale)).to(grad.dtype)
+
+
+_extension.register_reference("feature_mse_fwd", _reference_fwd)
+_extension.register_reference("feature_mse_bwd", _reference_bwd)

@@ -1,0 +1,69 @@
+"""Builds lgfast: the package, and its native libraries through CMake and Ninja.
+
+Environment switches:
+    LGFAST_NATIVE         auto (default): build where there is a C++ compiler; off: pure Python with the reference ops
+    LGFAST_CUDA           auto (default): CUDA kernels where nvcc is found; on: fail without nvcc; off: CPU kernels only
+    TORCH_CUDA_ARCH_LIST  GPUs to compile for; default "9.0a+PTX" (H100/H200 machine code, PTX for anything later)
+    CXX, CUDACXX          the compilers, where they are not on PATH
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+def switch(name, allowed):
+    value = os.environ.get(name, "auto")
+    if value not in allowed:
+        raise SystemExit(f"lgfast: {name} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def skip_reason():
+    """Why the native libraries are not built, or None."""
+    if switch("LGFAST_NATIVE", ("auto", "off")) == "off":
+        return "LGFAST_NATIVE=off"
+    if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        return "no C++ compiler on PATH or in CXX"
+    return None
+
+
+def tool(name):
+    """cmake or ninja: beside this Python (a venv or pip's build environment), else on PATH."""
+    path = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if path is None:
+        raise SystemExit(f"lgfast: {name} not found; `pip install {name}`, or build with LGFAST_NATIVE=off")
+    return path
+
+
+class CMakeBuild(build_ext):
+    """Configure and build in one CMake tree, which is kept, so that a second build compiles only what changed."""
+
+    def run(self):
+        reason = skip_reason()
+        if reason:
+            print(f"lgfast: pure-Python package, native ops not built ({reason})", file=sys.stderr)
+            return
+        package = ROOT / "lgfast" if self.inplace else Path(self.build_lib).resolve() / "lgfast"
+        build = ROOT / "build" / ("inplace" if self.inplace else "wheel")
+        package.mkdir(parents=True, exist_ok=True)
+        options = {
+            "CMAKE_MAKE_PROGRAM": tool("ninja"),
+            "Python_EXECUTABLE": sys.executable,
+            "LGFAST_OUTPUT_DIR": package,
+            "LGFAST_CUDA": switch("LGFAST_CUDA", ("auto", "on", "off")),
+            "LGFAST_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0a+PTX").replace(" ", ";"),
+        }
+        defines = [f"-D{key}={value}" for key, value in options.items()]
+        subprocess.run([tool("cmake"), "-S", ROOT, "-B", build, "-G", "Ninja", *defines], check=True)
+        subprocess.run([tool("cmake"), "--build", build], check=True)
+
+
+setup(ext_modules=[Extension("lgfast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
