@@ -3,12 +3,16 @@
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import timm
 from timm.models import get_pretrained_cfg, is_model, list_models
 from torch import nn
 
+from lgfast.models import cvt, pvt, t2t  # noqa: F401  registered in timm by their import
+from lgfast.models.convit import use_fast_attention
 from lgfast.models.deit import init_deit
+from lgfast.models.layers import set_layer_norm_eps
 from lgfast.models.resnet import init_resnet
 
 
@@ -34,6 +38,9 @@ class PaperModel:
 CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56, 110))
 PAPER_MODELS = {
     "deit_tiny_patch16_224": PaperModel(fix=init_deit),
+    "pit_ti_224": PaperModel(drop_path_scale=11 / 12),  # block i of 12 drops at rate * i / 12, timm at rate * i / 11
+    "pvt_v2_b0": PaperModel(fix=partial(set_layer_norm_eps, eps=1e-6)),
+    "convit_tiny": PaperModel(fix=use_fast_attention),
     "resnet18": PaperModel(fix=init_resnet, drop_path_scale=0, kwargs={"zero_init_last": False}),
     **{name: PaperModel(drop_path_scale=0) for name in CIFAR_RESNETS},
 }

@@ -98,17 +98,17 @@ class CifarResNet(nn.Module):
         self.fc = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
         init_classifier(self.fc)
 
-    def run_stages(self, x: Tensor, num_stages: int = 3):
-        """Yields the output of each of the first `num_stages` stages."""
-        x = self.act1(self.bn1(self.conv1(x)))
+    def forward_stages(self, x: Tensor, num_stages: int = 3) -> list[Tensor]:
+        """Outputs of the first `num_stages` stages."""
+        x, maps = self.act1(self.bn1(self.conv1(x))), []
         for name in STAGE_NAMES[:num_stages]:
             stage = getattr(self, name)
             x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
-            yield x
+            maps.append(x)
+        return maps
 
     def forward_features(self, x: Tensor) -> Tensor:
-        *_, x = self.run_stages(x)
-        return x
+        return self.forward_stages(x)[-1]
 
     def forward_intermediates(
         self,
@@ -123,7 +123,7 @@ class CifarResNet(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"CifarResNet: output_fmt must be 'NCHW', got {output_fmt!r}")
         take_indices, max_index = feature_take_indices(len(STAGE_NAMES), indices)
-        maps = list(self.run_stages(x, max_index + 1 if stop_early else len(STAGE_NAMES)))
+        maps = self.forward_stages(x, max_index + 1 if stop_early else len(STAGE_NAMES))
         intermediates = [maps[i] for i in sorted(take_indices)]
         return intermediates if intermediates_only else (maps[-1], intermediates)
 
