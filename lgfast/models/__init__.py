@@ -1,6 +1,16 @@
 """Students, teachers and the taps between them; importing this registers lgfast's models in timm."""
 
 from lgfast.models.factory import create_model
+from lgfast.models.stages import default_stages, stage_shapes, teacher_stages
 from lgfast.models.taps import FeatureTaps, count_blocks, default_layers, tap_shapes
 
-__all__ = ["FeatureTaps", "count_blocks", "create_model", "default_layers", "tap_shapes"]
+__all__ = [
+    "FeatureTaps",
+    "count_blocks",
+    "create_model",
+    "default_layers",
+    "default_stages",
+    "stage_shapes",
+    "tap_shapes",
+    "teacher_stages",
+]
