@@ -1,0 +1,7 @@
+"""Locality guidance: the student imitates a small CNN's feature maps (Li et al., ECCV 2022)."""
+
+from lgfast.guidance.loss import Guidance
+from lgfast.guidance.student import GuidedStudent
+from lgfast.guidance.teacher import Teacher
+
+__all__ = ["GuidedStudent", "Guidance", "Teacher"]

@@ -1,0 +1,46 @@
+"""The guidance loss: project the student's tokens to the teacher's width, compare at the larger grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lgfast.ops import feature_mse
+
+
+class Guidance(nn.Module):
+    """Sum over guided pairs of MSE(resize(P(student)), resize(teacher)), not yet weighted.
+
+    P is a learned 1x1 convolution with bias. On token-major maps it is a linear layer, with the same default
+    initialisation. It is applied before the resize: a 1x1 convolution commutes with bilinear interpolation, whose
+    weights sum to one, and the student's grid is the smaller one.
+
+    Args:
+        student_channels: width of each tapped student map.
+        teacher_channels: width of each teacher stage, same length.
+    """
+
+    def __init__(self, student_channels: Sequence[int], teacher_channels: Sequence[int]) -> None:
+        super().__init__()
+        if len(student_channels) != len(teacher_channels):
+            raise ValueError(
+                f"guidance pairs layers with stages one to one, got {len(student_channels)} student layers and "
+                f"{len(teacher_channels)} teacher stages; set guidance.student_layers or teacher.stages"
+            )
+        pairs = zip(student_channels, teacher_channels, strict=True)
+        self.projections = nn.ModuleList([nn.Linear(source, target) for source, target in pairs])
+
+    def forward(
+        self, student_maps: Sequence[tuple[Tensor, tuple[int, int]]], teacher_maps: Sequence[Tensor]
+    ) -> Tensor:
+        """
+        Args:
+            student_maps: per pair the tokens [B, h*w, C] and their grid (h, w).
+            teacher_maps: per pair [B, C', h', w'], treated as constant.
+        Returns:
+            Scalar, accumulated in float32 (float64 for float64 input).
+        """
+        projected = [project(tokens) for project, (tokens, _) in zip(self.projections, student_maps, strict=True)]
+        teacher_maps = [teacher.to(tokens.dtype) for teacher, tokens in zip(teacher_maps, projected, strict=True)]
+        return feature_mse(projected, teacher_maps, [grid for _, grid in student_maps])

@@ -1,0 +1,50 @@
+"""The module that is trained: a student, its feature taps and the guidance projections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lgfast.guidance.loss import Guidance
+from lgfast.guidance.teacher import TeacherTargets
+from lgfast.models.taps import FeatureTaps, tap_shapes
+
+
+class GuidedStudent(nn.Module):
+    """A student that also returns its guidance loss.
+
+    Guidance runs inside forward, so that a wrapper such as DistributedDataParallel sees every parameter used.
+
+    Args:
+        model: the student.
+        layers: flat indices of the tapped blocks; empty for no guidance.
+        teacher_channels: width of each teacher stage.
+        image_size: side of the student's input, to find the width of each tap.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[int] = (), teacher_channels: Sequence[int] = (), image_size: int = 224
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.guidance: Guidance | None = None
+        self._taps: FeatureTaps | None = None
+        if layers:
+            channels = [width for width, _ in tap_shapes(model, layers, image_size)]
+            self.guidance = Guidance(channels, teacher_channels)
+            self._taps = FeatureTaps(model, layers)
+
+    def forward(self, images: Tensor, targets: TeacherTargets | None = None) -> tuple[Tensor, Tensor | None]:
+        """
+        Args:
+            images: [B, 3, H, W].
+            targets: what `Teacher.start` returned for the same batch; None for no guidance.
+        Returns:
+            Logits [B, K] and the unweighted guidance loss (None without targets).
+        """
+        logits = self.model(images)
+        student_maps = self._taps.take() if self._taps is not None else None
+        if targets is None or self.guidance is None:
+            return logits, None
+        return logits, self.guidance(student_maps, targets.wait())

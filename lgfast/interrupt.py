@@ -1,0 +1,30 @@
+"""Ctrl-C and SIGTERM: finish the step, save, and leave with a line that says how to continue."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+
+class Interrupted(Exception):  # noqa: N818 - a request, not an error
+    """The user asked to stop; the run is saved."""
+
+    def __init__(self, checkpoint: Path, run_dir: Path) -> None:
+        super().__init__(f"stopped and saved as {checkpoint}; continue with: python -m lgfast.train --resume {run_dir}")
+
+
+class InterruptFlag:
+    """Set by the first SIGINT or SIGTERM. A second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.signal_number = 0
+
+    def install(self) -> InterruptFlag:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        return self
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.requested, self.signal_number = True, number
+        signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,235 @@
+"""The training loop: epochs, evaluation, checkpoints, resume. The first file to read."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from lgfast.checkpoint import CheckpointStore, load_weights, save_weights
+from lgfast.config import Config
+from lgfast.data.batch import Batch
+from lgfast.guidance import GuidedStudent
+from lgfast.interrupt import Interrupted, InterruptFlag
+from lgfast.metrics import EvalMeter, MetricsLog, TrainMeter
+from lgfast.optim import learning_rate, set_learning_rate
+from lgfast.step import TrainStep
+
+
+class NonFiniteLossError(ValueError):
+    """The loss became NaN or infinite; the last good checkpoint is kept."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of every checkpoint."""
+
+    epoch: int = 0  # epochs completed
+    step: int = 0  # optimisation steps completed
+    best_top1: float = -1.0
+    best_epoch: int = -1
+
+
+class Trainer:
+    """Trains one student to the end of its recipe.
+
+    Args:
+        config: the run's configuration.
+        run_dir: folder for metrics and checkpoints.
+        student, step, optimizer, meter: what the step works on.
+        train_loader: yields `Batch`es; `set_epoch`, `state_dict`, `load_state_dict`.
+        select_loader: images that choose the best epoch (validation split, or the test set under eval.protocol=paper).
+        metadata: written into every weights file (model, class names, dataset).
+        interrupt: tells when the user asked to stop.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        student: GuidedStudent,
+        step: TrainStep,
+        train_loader: Any,
+        select_loader: Iterable[Batch],
+        metadata: dict[str, Any],
+        interrupt: InterruptFlag,
+    ) -> None:
+        self.config, self.run_dir, self.student, self.step = config, run_dir, student, step
+        self.train_loader, self.select_loader, self.metadata = train_loader, select_loader, metadata
+        self.interrupt = interrupt
+        self.device = next(student.parameters()).device
+        self.store = CheckpointStore(run_dir, config.log.keep_checkpoints)
+        self.log = MetricsLog(run_dir, config.log.tensorboard)
+        self.progress = Progress()
+
+    @property
+    def meter(self) -> TrainMeter:
+        return self.step.meter
+
+    def fit(self) -> Progress:
+        """Train until the last epoch or `max_steps`; on interruption save and raise `Interrupted`."""
+        while self.progress.epoch < self.config.epochs and not self.reached_max_steps():
+            started = time.perf_counter()
+            self.train_epoch(self.progress.epoch)
+            seconds = time.perf_counter() - started
+            self.finish_epoch(seconds)
+        save_weights(self.run_dir / "last.safetensors", self.student.model, self.weights_metadata())
+        self.log.close()
+        return self.progress
+
+    def train_epoch(self, epoch: int) -> None:
+        """One pass over the training images, or what is left of it after a resume."""
+        self.student.train()
+        self.train_loader.set_epoch(epoch)
+        steps = len(self.train_loader)
+        self.set_lr(epoch, 0)
+        for batch in self.progress_bar(self.train_loader, epoch):
+            self.step(batch)
+            self.progress.step += 1
+            step_in_epoch = self.progress.step - epoch * steps
+            self.after_step(step_in_epoch == steps)
+            if step_in_epoch == steps or self.reached_max_steps():
+                break
+            if self.config.optim.per_step:
+                self.set_lr(epoch, step_in_epoch)
+
+    def after_step(self, is_last: bool) -> None:
+        """Log, save and stop where due. Host reads happen here only."""
+        step, log = self.progress.step, self.config.log
+        if step % log.every_steps == 0:
+            self.check_finite()
+            row = self.meter.read(TrainMeter.WINDOW)
+            self.log.write("train", step, row | {"lr": self.lr})
+            self.meter.reset(TrainMeter.WINDOW)
+        if is_last:  # the epoch's own checkpoint follows
+            return
+        if log.save_every_steps and step % log.save_every_steps == 0:
+            self.save()
+        if self.interrupt.requested:
+            raise Interrupted(self.save(), self.run_dir)
+
+    def finish_epoch(self, seconds: float) -> None:
+        """Evaluate, remember the best epoch, write the epoch's rows and checkpoint."""
+        config, progress = self.config, self.progress
+        self.check_finite()
+        train = self.meter.read(TrainMeter.EPOCH)
+        self.meter.reset(TrainMeter.EPOCH)
+        progress.epoch += 1
+        is_end = progress.epoch == config.epochs or self.reached_max_steps()
+        row = {"epoch": progress.epoch, "lr": self.lr} | train
+        if is_end or progress.epoch % config.eval.every_epochs == 0:
+            row |= {f"val_{name}": value for name, value in self.validate().items()}
+        images = len(self.train_loader) * config.data.batch_size
+        self.log.write("epoch", progress.step, row | {"seconds": seconds, "images_per_s": images / seconds})
+        self.log.write_epoch({"val_top1": None, "val_top5": None} | row | {"seconds": round(seconds, 3)})
+        self.say(row, seconds)
+        if is_end or progress.epoch % config.log.save_every_epochs == 0 or self.interrupt.requested:
+            path = self.save()
+            if self.interrupt.requested and not is_end:
+                raise Interrupted(path, self.run_dir)
+
+    def validate(self) -> dict[str, float]:
+        """Accuracy on the selection images; keeps the weights of the best epoch."""
+        scores = evaluate(self.student.model, self.select_loader, self.device)
+        if scores["top1"] > self.progress.best_top1:
+            self.progress.best_top1, self.progress.best_epoch = scores["top1"], self.progress.epoch
+            save_weights(self.run_dir / "best.safetensors", self.student.model, self.weights_metadata())
+        return {"top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"]}
+
+    def check_finite(self) -> None:
+        bad = self.meter.first_bad_step()
+        if bad is None:
+            return
+        kept = self.store.all()
+        raise NonFiniteLossError(
+            f"the loss is not finite at step {bad} (learning rate {self.lr:.3g}); the last good checkpoint is "
+            f"{kept[-1] if kept else 'none yet'}. Lower optim.lr, set optim.clip_norm, or use --precision fp32"
+        )
+
+    def save(self) -> Path:
+        """Write a checkpoint from which the run continues exactly."""
+        self.check_finite()
+        state = {
+            "progress": dataclasses.asdict(self.progress),
+            "guidance": self.student.guidance.state_dict() if self.student.guidance else {},
+            "optimizer": self.step.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "meter": self.meter.state_dict(),
+            "loader": self.train_loader.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "log_position": self.log.position(),
+            "content_hash": self.metadata["content_hash"],
+        }
+        return self.store.save(self.progress.step, self.student.model, self.weights_metadata(), state)
+
+    def resume(self) -> bool:
+        """Continue from the newest checkpoint; False where there is none."""
+        found = self.store.load_newest()
+        if found is None:
+            self.log.rewind({"metrics.jsonl": 0, "summary.csv": 0})
+            return False
+        weights, state = found
+        if state["content_hash"] != self.metadata["content_hash"]:
+            raise ValueError(
+                f"{self.run_dir}: the training images changed since this run was saved; restore them or start a new run"
+            )
+        load_weights(self.student.model, weights, self.run_dir)
+        if self.student.guidance:
+            self.student.guidance.load_state_dict(state["guidance"])
+        self.step.optimizer.load_state_dict(state["optimizer"])
+        self.step.scaler.load_state_dict(state["scaler"])
+        self.meter.load_state_dict(state["meter"])
+        self.train_loader.load_state_dict(state["loader"])
+        torch.set_rng_state(state["torch_rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        self.log.rewind(state["log_position"])
+        self.progress = Progress(**state["progress"])
+        return True
+
+    def weights_metadata(self) -> dict[str, Any]:
+        progress = dataclasses.asdict(self.progress)
+        return self.metadata | progress
+
+    def set_lr(self, epoch: int, step_in_epoch: int) -> None:
+        done = epoch + step_in_epoch / len(self.train_loader) if self.config.optim.per_step else epoch
+        self.lr = learning_rate(self.config.optim, done, self.config.epochs)
+        set_learning_rate(self.step.optimizer, self.lr)
+
+    def reached_max_steps(self) -> bool:
+        return 0 < self.config.max_steps <= self.progress.step
+
+    def progress_bar(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
+        """A bar on a terminal; nothing in a file."""
+        title = f"epoch {epoch + 1}/{self.config.epochs}"
+        return tqdm(batches, title, leave=False, disable=not sys.stderr.isatty(), total=len(self.train_loader))
+
+    def say(self, row: dict[str, float], seconds: float) -> None:
+        val = f"  val {row['val_top1']:.2f} %" if "val_top1" in row else ""
+        guidance = f"  guidance {row['guidance_loss']:.4f}" if row["guidance_loss"] else ""
+        print(
+            f"{self.config.name}  epoch {row['epoch']}/{self.config.epochs}  loss {row['loss']:.4f}"
+            f"{guidance}  train {row['train_top1']:.2f} %{val}  lr {row['lr']:.2e}  {seconds:.1f} s",
+            flush=True,
+        )
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: Iterable[Batch], device: torch.device | str) -> dict[str, float]:
+    """Top-1, top-5 (percent) and mean cross entropy over a loader, in float32 and eval mode."""
+    was_training = model.training
+    model.eval()
+    meter = EvalMeter(device)
+    for batch in loader:
+        meter.update(model(batch.images), batch.labels)
+    model.train(was_training)
+    return meter.read()

@@ -1,0 +1,150 @@
+"""Meters that stay on the device, and the files a run writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class TrainMeter:
+    """Sums over training steps, kept on the device; reading is the only synchronisation.
+
+    Columns: loss, cross entropy, guidance (unweighted), correct, images, steps; one row since the last log line
+    (window), one since the start of the epoch. The first step with a non-finite loss is remembered (-1: none).
+    """
+
+    WINDOW, EPOCH = 0, 1
+    COLUMNS = ("loss", "cls_loss", "guidance_loss", "correct", "images", "steps")
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.sums = torch.zeros(2, len(self.COLUMNS), dtype=torch.float64, device=device)
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.step = torch.zeros((), dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, loss: Tensor, cls_loss: Tensor, guidance_loss: Tensor | None, logits: Tensor, labels: Tensor):
+        """Add one step. All arguments are on the device; labels [B] are class indices or [B, K] mixed."""
+        hard = labels.argmax(1) if labels.ndim == 2 else labels
+        correct = (logits.argmax(1) == hard).sum()
+        guidance = torch.zeros_like(loss) if guidance_loss is None else guidance_loss
+        images = torch.full_like(correct, len(logits))
+        row = [loss, cls_loss, guidance, correct, images, torch.ones_like(correct)]
+        self.sums += torch.stack([value.double() for value in row])
+        bad = ~torch.isfinite(loss) & (self.bad_step < 0)
+        self.bad_step.copy_(torch.where(bad, self.step, self.bad_step))
+        self.step += 1
+
+    def read(self, row: int) -> dict[str, float]:
+        """Means per step since the row's last reset, and training accuracy in percent."""
+        sums = dict(zip(self.COLUMNS, self.sums[row].tolist(), strict=True))  # sync: log steps only
+        steps, images = max(sums["steps"], 1), max(sums["images"], 1)
+        return {
+            "loss": sums["loss"] / steps,
+            "cls_loss": sums["cls_loss"] / steps,
+            "guidance_loss": sums["guidance_loss"] / steps,
+            "train_top1": 100 * sums["correct"] / images,
+        }
+
+    def first_bad_step(self) -> int | None:
+        """Index of the first step whose loss was not finite, or None."""
+        step = int(self.bad_step)  # sync: log steps and before a checkpoint only
+        return None if step < 0 else step
+
+    def reset(self, row: int) -> None:
+        self.sums[row].zero_()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"sums": self.sums.cpu(), "step": self.step.cpu()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.sums.copy_(state["sums"])
+        self.step.copy_(state["step"])
+
+
+class EvalMeter:
+    """Top-1 and top-5 hits and the summed cross entropy, kept on the device."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add one batch: logits [B, K], labels [B]. Top-5 is capped by the class count."""
+        logits = logits.float()
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = top == labels[:, None]
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        count = torch.full_like(loss, len(labels))
+        self.sums += torch.stack([v.double() for v in (hits[:, 0].sum(), hits.any(1).sum(), loss, count)])
+
+    def read(self) -> dict[str, float]:
+        top1, top5, loss, count = self.sums.tolist()  # sync: once per evaluation
+        if count == 0:
+            raise ValueError("evaluation saw no image; check data.test_limit and the dataset's test split")
+        return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "images": int(count)}
+
+
+class MetricsLog:
+    """metrics.jsonl (one object per line), summary.csv (one row per epoch), TensorBoard events where installed.
+
+    Args:
+        run_dir: the run's folder.
+        tensorboard: write events if the package is installed.
+    """
+
+    def __init__(self, run_dir: Path, tensorboard: bool = True) -> None:
+        self.jsonl, self.csv = run_dir / "metrics.jsonl", run_dir / "summary.csv"
+        self._writer = summary_writer(run_dir) if tensorboard else None
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append one line; non-finite numbers become null, which JSON can hold."""
+        row = {"kind": kind, "step": step} | {k: finite_or_none(v) for k, v in values.items()}
+        with self.jsonl.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def write_epoch(self, row: dict[str, Any]) -> None:
+        is_new = not self.csv.exists()
+        with self.csv.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def position(self) -> dict[str, int]:
+        """Sizes in bytes, stored in a checkpoint so that a resumed run drops what was written after it."""
+        return {path.name: path.stat().st_size if path.exists() else 0 for path in (self.jsonl, self.csv)}
+
+    def rewind(self, position: dict[str, int]) -> None:
+        for path in (self.jsonl, self.csv):
+            if path.exists():
+                os.truncate(path, min(position[path.name], path.stat().st_size))
+                if path.stat().st_size == 0:
+                    path.unlink()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def summary_writer(run_dir: Path) -> Any:
+    """TensorBoard writer, or None where the package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run_dir / "tensorboard"))

@@ -1,0 +1,132 @@
+"""Command line: `python -m lgfast.train [--recipe NAME] [--optim.lr 1e-3 ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from lgfast.config import Config, check_key, load_recipe, load_yaml, recipe_names, replace, to_dict, valid_keys
+from lgfast.interrupt import Interrupted, InterruptFlag
+from lgfast.run import Result, read_result, resume_config, train_run
+
+DEFAULT_RECIPE = "digits"
+DESCRIPTION = "Train a vision transformer with locality guidance. Without arguments: the digits demo, on CPU or GPU."
+
+
+def launch_parser() -> argparse.ArgumentParser:
+    """The few options that are not configuration keys."""
+    parser = argparse.ArgumentParser(prog="python -m lgfast.train", description=DESCRIPTION, add_help=False)
+    parser.add_argument("--recipe", help=f"recipe of the package ({', '.join(recipe_names())}) or a YAML file")
+    parser.add_argument("--config", help="YAML file of configuration keys, as a run folder's config.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key; repeatable")
+    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
+    parser.add_argument("-h", "--help", action="store_true", help="show this text and every configuration key")
+    return parser
+
+
+def parse(argv: list[str]) -> tuple[Config, argparse.Namespace]:
+    """The configuration and the launch options of a command line."""
+    parser = launch_parser()
+    options, rest = parser.parse_known_args(argv)
+    if options.help:
+        parser.print_help()
+        print("\nconfiguration keys (--data.batch-size 64 and --set data.batch_size=64 mean the same):\n", flush=True)
+        rest = ["--help"]
+    changes = dict(split_assignment(text) for text in options.set)
+    if options.resume:
+        base = resume_config(options.resume, changes | key_values(rest))
+        return base, options
+    if options.recipe and options.config:
+        raise ValueError("--recipe and --config both name a configuration; give one")
+    base = load_yaml(options.config) if options.config else load_recipe(options.recipe or DEFAULT_RECIPE)
+    check_flags(rest)
+    base = replace(base, changes)
+    return tyro.cli(Config, default=base, args=rest, prog="python -m lgfast.train", description=DESCRIPTION), options
+
+
+def split_assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
+    check_key(key)
+    return key, value
+
+
+def check_flags(arguments: list[str]) -> None:
+    """An unknown flag fails with the nearest valid key."""
+    for argument in arguments:
+        if not argument.startswith("--") or argument == "--help":
+            continue
+        name = argument[2:].partition("=")[0].replace("-", "_")
+        head, _, leaf = name.rpartition(".")
+        negated = f"{head}.{leaf[3:]}" if leaf.startswith("no_") and head else name.removeprefix("no_")
+        if negated not in valid_keys():
+            check_key(name)
+
+
+def key_values(arguments: list[str]) -> dict[str, Any]:
+    """Flags given beside --resume, as key -> value."""
+    check_flags(arguments)
+    if not arguments:
+        return {}
+    given = to_dict(tyro.cli(Config, args=arguments, prog="python -m lgfast.train"))
+    changes = {}
+    for argument in arguments:
+        if argument.startswith("--"):
+            key = argument[2:].partition("=")[0].replace("-", "_").replace(".no_", ".").removeprefix("no_")
+            value: Any = given
+            for part in key.split("."):
+                value = value[part]
+            changes[key] = value
+    return changes
+
+
+def print_result(result: Result) -> None:
+    if result.teacher_test_top1 is not None:
+        print(f"teacher test accuracy   {result.teacher_test_top1:6.2f} %   {result.teacher_run}")
+    print(f"student test accuracy   {result.test_top1:6.2f} %   (epoch {result.best_epoch}, chosen on validation)")
+    print(f"          last epoch    {result.last_test_top1:6.2f} %")
+    print(f"{result.seconds:.0f} s; metrics, curves and weights are in {result.run_dir}", flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    interrupt = InterruptFlag()
+    try:
+        config, options = parse(sys.argv[1:] if argv is None else argv)
+        if options.print_config:
+            from lgfast.config import dump_yaml
+
+            print(dump_yaml(config), end="")
+            return 0
+        if options.resume and (done := read_result(options.resume)):
+            print(f"{options.resume} is already complete")
+            print_result(done)
+            return 0
+        interrupt.install()
+        print_result(train_run(config, resume=bool(options.resume), interrupt=interrupt))
+        return 0
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + interrupt.signal_number
+    except (ValueError, OSError) as error:
+        log_traceback(error)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def log_traceback(error: Exception) -> None:
+    """The full traceback goes to a file beside the runs, for reports; the terminal shows the message alone."""
+    folder = Path("runs")
+    if folder.is_dir():
+        text = "".join(traceback.format_exception(error))
+        (folder / "last_error.txt").write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Configuration: recipes load, overrides convert, and every mistake names the nearest valid key."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from lgfast.config import Config, dump_yaml, from_dict, load_recipe, load_yaml, recipe_names, replace, to_dict
+from lgfast.train import parse
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_survives_a_round_trip(name, tmp_path):
+    config = load_recipe(name)
+    assert config.name == name
+    path = tmp_path / "copy.yaml"
+    path.write_text(dump_yaml(config))
+    assert load_yaml(path) == config
+
+
+def test_guided_recipe_differs_from_base_by_guidance_and_teacher_only():
+    base, guided = load_recipe("cifar100-deit-ti-base"), load_recipe("cifar100-deit-ti-guided")
+    assert dataclasses.replace(guided, name=base.name, guidance=base.guidance, teacher=base.teacher) == base
+    assert guided.guidance.weight == 2.5
+
+
+def test_replace_converts_text_to_the_field_type():
+    changes = {"optim.lr": "1e-3", "guidance.student_layers": "0,3,5", "optim.per_step": "true", "model.depth": "7"}
+    config = replace(Config(), changes)
+    assert config.optim.lr == 1e-3
+    assert config.guidance.student_layers == (0, 3, 5)
+    assert config.optim.per_step is True
+    assert config.model.depth == 7
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("optim.learning_rat", 1, r"unknown configuration key 'optim.learning_rat'; did you mean 'optim\.\w+'"),
+        ("optm.lr", 1, "did you mean 'optim.lr'"),
+        ("lr", 1, "did you mean 'optim.lr'"),
+        ("optim.lr", "fast", "optim.lr: expected float, got 'fast'"),
+        ("optim.lr", 0, "optim.lr: expected a number above 0, got 0"),
+        ("epochs", 1.5, "epochs: expected int, got 1.5"),
+        ("teacher.bn", "eval", "teacher.bn: expected one of batch, running, got 'eval'"),
+        ("eval.holdout_fraction", 1.5, "eval.holdout_fraction: expected 0 < fraction < 1, got 1.5"),
+        ("optim.per_step", "maybe", "optim.per_step: expected true or false, got 'maybe'"),
+    ],
+)
+def test_bad_values_and_keys_are_named(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(Config(), {key: value})
+
+
+def test_guidance_without_a_teacher_size_is_refused():
+    with pytest.raises(ValueError, match=r"augment\.teacher_size: guidance needs the teacher's input size"):
+        replace(Config(), {"augment.teacher_size": 0})
+
+
+def test_unknown_key_in_yaml_names_the_nearest(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"guidance": {"wieght": 1.0}}))
+    with pytest.raises(ValueError, match=r"'guidance.wieght'; did you mean 'guidance.weight'"):
+        load_yaml(path)
+
+
+def test_broken_yaml_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("optim: {lr: 1")
+    with pytest.raises(ValueError, match=r"mine.yaml: not valid YAML"):
+        load_yaml(path)
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'cifar100-deit-ti-base'"):
+        load_recipe("cifar100-deit-base")
+
+
+def test_section_that_is_not_a_mapping_is_refused():
+    with pytest.raises(ValueError, match="optim: expected a mapping"):
+        from_dict({"optim": 3})
+
+
+def test_command_line_flags_and_set_agree():
+    by_flag, _ = parse(["--recipe", "digits", "--optim.lr", "0.01", "--model.patch-size", "4"])
+    by_set, _ = parse(["--recipe", "digits", "--set", "optim.lr=0.01", "--set", "model.patch_size=4"])
+    assert by_flag == by_set
+    assert by_flag.optim.lr == 0.01
+    assert to_dict(by_flag)["model"]["patch_size"] == 4
+
+
+@pytest.mark.parametrize("flag", ["--optim.learning_rate", "--optim.lrr=3", "--optm.lr"])
+def test_unknown_flag_names_the_nearest(flag):
+    with pytest.raises(ValueError, match=r"unknown configuration key .* did you mean 'optim\."):
+        parse([flag, "1"])

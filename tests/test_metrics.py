@@ -1,0 +1,64 @@
+"""Meters agree with plain sums; the log survives a rewind."""
+
+import json
+import math
+
+import torch
+
+from lgfast.metrics import EvalMeter, MetricsLog, TrainMeter
+
+
+def test_train_meter_means():
+    meter = TrainMeter("cpu")
+    logits = torch.tensor([[2.0, 1.0], [0.0, 1.0]])
+    meter.update(torch.tensor(3.0), torch.tensor(1.0), torch.tensor(0.8), logits, torch.tensor([0, 0]))
+    meter.update(torch.tensor(1.0), torch.tensor(1.0), None, logits, torch.tensor([0, 1]))
+    row = meter.read(TrainMeter.WINDOW)
+    assert row == {"loss": 2.0, "cls_loss": 1.0, "guidance_loss": row["guidance_loss"], "train_top1": 75.0}
+    assert math.isclose(row["guidance_loss"], 0.4, rel_tol=1e-6)
+    meter.reset(TrainMeter.WINDOW)
+    assert meter.read(TrainMeter.WINDOW)["loss"] == 0
+    assert meter.read(TrainMeter.EPOCH)["loss"] == 2.0
+
+
+def test_first_non_finite_step_is_remembered():
+    meter = TrainMeter("cpu")
+    logits, labels = torch.zeros(2, 3), torch.tensor([0, 1])
+    for loss in (1.0, math.nan, 2.0, math.inf):
+        meter.update(torch.tensor(loss), torch.tensor(loss), None, logits, labels)
+    assert meter.first_bad_step() == 1
+
+
+def test_eval_meter_counts_top1_and_top5():
+    meter = EvalMeter("cpu")
+    logits = torch.arange(8.0).repeat(4, 1)  # class 7 first, then 6, 5, 4, 3
+    meter.update(logits, torch.tensor([7, 3, 2, 6]))
+    scores = meter.read()
+    assert (scores["top1"], scores["top5"], scores["images"]) == (25.0, 75.0, 4)
+    expected = torch.nn.functional.cross_entropy(logits.double(), torch.tensor([7, 3, 2, 6])).item()
+    assert math.isclose(scores["loss"], expected, rel_tol=1e-6)
+
+
+def test_top5_is_capped_by_the_class_count():
+    meter = EvalMeter("cpu")
+    meter.update(torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert meter.read()["top5"] == 100.0
+
+
+def test_log_rewinds_to_a_position(tmp_path):
+    log = MetricsLog(tmp_path, tensorboard=False)
+    log.write("train", 1, {"loss": 1.0})
+    log.write_epoch({"epoch": 1, "loss": 1.0})
+    position = log.position()
+    log.write("train", 2, {"loss": math.nan})
+    log.write_epoch({"epoch": 2, "loss": 2.0})
+    log.rewind(position)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1]
+    assert (tmp_path / "summary.csv").read_text().splitlines() == ["epoch,loss", "1,1.0"]
+
+
+def test_non_finite_values_stay_valid_json(tmp_path):
+    log = MetricsLog(tmp_path, tensorboard=False)
+    log.write("train", 1, {"loss": math.inf})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None

@@ -1,0 +1,83 @@
+"""Schedule values and parameter groups of the recipe."""
+
+import math
+
+import pytest
+import torch
+
+from lgfast.config import load_recipe
+from lgfast.guidance import GuidedStudent
+from lgfast.models import create_model
+from lgfast.optim import build_optimizer, learning_rate, param_groups, set_learning_rate
+
+# Values stated by the recipe for the student's schedule.
+STUDENT_LR = {
+    0: 5.0e-7, 1: 2.5475e-5, 10: 2.5025e-4, 19: 4.75025e-4, 20: 4.9459153e-4, 50: 4.6684124e-4,
+    100: 3.7625e-4, 150: 2.525e-4, 200: 1.2875e-4, 250: 3.8158713e-5, 299: 5.0135706e-6,
+}  # fmt: skip
+TEACHER_LR = {0: 0.1, 1: 0.09999726, 299: 2.7415e-6}
+
+
+@pytest.mark.parametrize(("epoch", "expected"), STUDENT_LR.items())
+def test_student_schedule(epoch, expected):
+    optim = load_recipe("cifar100-deit-ti-guided").optim
+    assert math.isclose(learning_rate(optim, epoch, 300), expected, rel_tol=1e-7)
+
+
+@pytest.mark.parametrize(("epoch", "expected"), TEACHER_LR.items())
+def test_teacher_schedule(epoch, expected):
+    optim = load_recipe("cifar100-resnet56").optim
+    assert math.isclose(learning_rate(optim, epoch, 300), expected, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_no_decay", "num_decay", "decayed_body_weights"),
+    [("deit_tiny_patch16_224", 102, 50, 5_455_872), ("cifar_resnet56", 115, 58, 850_864)],
+)
+def test_group_counts(name, num_no_decay, num_decay, decayed_body_weights):
+    model = create_model(name, num_classes=100)
+    decay, no_decay = param_groups(model.named_parameters(), 0.05)
+    assert (len(no_decay["params"]), len(decay["params"])) == (num_no_decay, num_decay)
+    head = model.get_classifier().weight.numel()
+    assert sum(p.numel() for p in decay["params"]) - head == decayed_body_weights
+    assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.05, 0.0)
+
+
+def test_projections_add_three_tensors_to_each_group():
+    student = GuidedStudent(create_model("deit_tiny_patch16_224", num_classes=100), (0, 6, 11), (16, 32, 64), 224)
+    decay, no_decay = param_groups(student.named_parameters(), 0.05)
+    assert (len(no_decay["params"]), len(decay["params"])) == (105, 53)
+    assert sum(p.numel() for p in student.guidance.parameters()) == 21_616
+
+
+def test_frozen_parameters_are_left_out():
+    model = torch.nn.Linear(3, 2)
+    model.weight.requires_grad_(False)
+    decay, no_decay = param_groups(model.named_parameters(), 0.05)
+    assert (len(decay["params"]), len(no_decay["params"])) == (0, 1)
+
+
+def test_a_tensor_learning_rate_is_written_in_place():
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr=torch.tensor(0.1))
+    storage = optimizer.param_groups[0]["lr"]
+    set_learning_rate(optimizer, 0.25)
+    assert optimizer.param_groups[0]["lr"] is storage
+    assert storage.item() == 0.25
+
+
+def test_optimizer_matches_plain_adamw():
+    optim = load_recipe("cifar100-deit-ti-base").optim
+    ours, plain = torch.nn.Linear(5, 4), torch.nn.Linear(5, 4)
+    plain.load_state_dict(ours.state_dict())
+    optimizer = build_optimizer(ours.named_parameters(), optim)
+    reference = torch.optim.AdamW(
+        [{"params": [plain.weight], "weight_decay": 0.05}, {"params": [plain.bias], "weight_decay": 0.0}],
+        lr=5e-4, betas=(0.9, 0.999), eps=1e-8,
+    )  # fmt: skip
+    x = torch.randn(7, 5)
+    for _ in range(5):
+        for model, opt in ((ours, optimizer), (plain, reference)):
+            opt.zero_grad()
+            model(x).square().sum().backward()
+            opt.step()
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict())
