@@ -129,7 +129,7 @@ class Trainer:
             row |= {f"val_{name}": value for name, value in self.validate().items()}
         images = len(self.train_loader) * config.data.batch_size
         self.log.write("epoch", progress.step, row | {"seconds": seconds, "images_per_s": images / seconds})
-        self.log.write_epoch({"val_top1": None, "val_top5": None} | row | {"seconds": round(seconds, 3)})
+        self.log.write_epoch(row | {"seconds": round(seconds, 3)})
         self.say(row, seconds)
         if is_end or progress.epoch % config.log.save_every_epochs == 0 or self.interrupt.requested:
             path = self.save()

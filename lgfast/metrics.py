@@ -91,6 +91,11 @@ class EvalMeter:
         return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "images": int(count)}
 
 
+EPOCH_COLUMNS = (
+    "epoch", "lr", "loss", "cls_loss", "guidance_loss", "train_top1", "val_top1", "val_top5", "val_loss", "seconds",
+)  # fmt: skip
+
+
 class MetricsLog:
     """metrics.jsonl (one object per line), summary.csv (one row per epoch), TensorBoard events where installed.
 
@@ -114,9 +119,10 @@ class MetricsLog:
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def write_epoch(self, row: dict[str, Any]) -> None:
+        """Append one row; columns that an epoch does not have (no evaluation) stay empty."""
         is_new = not self.csv.exists()
         with self.csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
+            writer = csv.DictWriter(file, fieldnames=EPOCH_COLUMNS, lineterminator="\n")
             if is_new:
                 writer.writeheader()
             writer.writerow(row)

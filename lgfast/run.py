@@ -22,7 +22,7 @@ from lgfast.locks import file_lock
 from lgfast.loop import Trainer, evaluate
 from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
-from lgfast.models.taps import default_layers, teacher_stages
+from lgfast.models.taps import default_layers
 from lgfast.optim import build_optimizer
 from lgfast.step import TrainStep
 
@@ -269,7 +269,7 @@ def load_teacher(config: Config, source: Path, images: ImageSet, device: torch.d
         )
     model = model_from_metadata(metadata)
     load_weights(model, weights, source)
-    stages = config.teacher.stages or teacher_stages(model, config.augment.teacher_size)
+    stages = config.teacher.stages or (0, 1, 2)
     return Teacher(model.to(device), stages, config.teacher.bn)
 
 

@@ -55,7 +55,9 @@ def test_log_rewinds_to_a_position(tmp_path):
     log.rewind(position)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1]
-    assert (tmp_path / "summary.csv").read_text().splitlines() == ["epoch,loss", "1,1.0"]
+    header, *lines = (tmp_path / "summary.csv").read_text().splitlines()
+    assert header.startswith("epoch,lr,loss")
+    assert lines == ["1,,1.0,,,,,,,"]
 
 
 def test_non_finite_values_stay_valid_json(tmp_path):
