@@ -227,6 +227,8 @@ def convert(value: Any, hint: Any, key: str) -> Any:
         raise ValueError(f"{key}: expected one of {', '.join(map(str, args))}, got {value!r}")
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else str(value).replace(",", " ").split()
+        if args[-1] is not ... and len(items) != len(args):
+            raise ValueError(f"{key}: expected {len(args)} values, got {value!r}")
         return tuple(convert(item, args[0], key) for item in items)
     if args and type(None) in args:  # int | None
         return None if value is None or value == "none" else convert(value, args[0], key)

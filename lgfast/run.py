@@ -233,7 +233,7 @@ def teacher_config(config: Config) -> Config:
     teacher = load_recipe(config.teacher.recipe)
     if teacher.guidance.weight > 0:
         raise ValueError(f"teacher.recipe: {config.teacher.recipe} is itself guided; name a recipe of a plain CNN")
-    augment = dataclasses.replace(teacher.augment, image_size=config.augment.teacher_size)
+    augment = dataclasses.replace(teacher.augment, image_size=config.augment.teacher_size, teacher_size=0)
     data = dataclasses.replace(config.data, batch_size=teacher.data.batch_size)
     log = dataclasses.replace(teacher.log, tensorboard=config.log.tensorboard)
     return dataclasses.replace(

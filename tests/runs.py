@@ -1,0 +1,85 @@
+"""Tiny runs for tests: digits at 8x8, a three-block student, a ResNet-8 teacher, seconds on one core."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lgfast.config import Config, load_recipe, replace
+
+TINY = {
+    "epochs": 3,
+    "data.train_limit": 120,
+    "data.test_limit": 60,
+    "data.batch_size": 16,
+    "eval.holdout_fraction": 0.2,
+    "augment.image_size": 8,
+    "augment.teacher_size": 8,
+    "model.embed_dim": 32,
+    "model.depth": 3,
+    "model.drop_path_rate": 0.2,  # so that the order of random numbers matters
+    "guidance.student_layers": "0,1,2",
+    "log.every_steps": 2,
+    "log.tensorboard": "false",
+    "device": "cpu",
+}
+TIMING = ("seconds", "images_per_s")
+
+
+def tiny_config(tmp_path: Path, **changes) -> Config:
+    """A guided run in tmp_path/run, its teacher cached in tmp_path/cache."""
+    places = {"run_dir": str(tmp_path / "run"), "teacher.cache": str(tmp_path / "cache"), "teacher.recipe": teacher(tmp_path)}
+    return replace(load_recipe("digits"), TINY | places | changes)
+
+
+def teacher(tmp_path: Path) -> str:
+    """A recipe file of a teacher that trains for one epoch."""
+    path = tmp_path / "teacher.yaml"
+    path.write_text("base: digits-resnet8\nname: tiny-teacher\nepochs: 1\n")
+    return str(path)
+
+
+def flags(config_changes: dict) -> list[str]:
+    return [part for key, value in config_changes.items() for part in ("--set", f"{key}={value}")]
+
+
+def train_process(config_file: Path, *arguments: str) -> subprocess.Popen:
+    """`python -m lgfast.train --config FILE ...` as a real process with one thread."""
+    command = [sys.executable, "-m", "lgfast.train", "--config", str(config_file), *arguments]
+    if "--resume" in arguments:
+        command = [sys.executable, "-m", "lgfast.train", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen, timeout: float = 120) -> None:
+    """Until the run has logged the given step."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise AssertionError(f"the run ended before step {step}:\n{process.communicate()}")
+        if any(row["step"] >= step for row in metrics(run_dir)):
+            return
+        time.sleep(0.005)
+    process.kill()
+    raise AssertionError(f"step {step} was not reached in {timeout} s")
+
+
+def metrics(run_dir: Path) -> list[dict]:
+    """Rows of metrics.jsonl without wall-clock figures; a line still being written is left out."""
+    path = Path(run_dir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
+
+
+def stop(process: subprocess.Popen, number: signal.Signals) -> tuple[int, str, str]:
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err

@@ -1,0 +1,159 @@
+"""A run does what its recipe says, stops when the loss breaks, and falls on a repeated batch."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from lgfast.checkpoint import CheckpointError, CheckpointStore, read_weights
+from lgfast.config import load_yaml, replace
+from lgfast.data import load_dataset
+from lgfast.data.batch import Batch
+from lgfast.evaluate import evaluate_checkpoint
+from lgfast.guidance import GuidedStudent
+from lgfast.interrupt import InterruptFlag
+from lgfast.loop import NonFiniteLossError
+from lgfast.metrics import TrainMeter
+from lgfast.models import create_model
+from lgfast.optim import build_optimizer
+from lgfast.run import build_trainer, load_splits, read_result, train_run
+from lgfast.step import TrainStep
+from tests.runs import metrics, tiny_config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One complete guided run, shared by the tests that only look at what it left."""
+    torch.set_num_threads(1)
+    tmp_path = tmp_path_factory.mktemp("finished")
+    config = tiny_config(tmp_path)
+    return config, train_run(config)
+
+
+def test_a_run_leaves_its_files(finished, tmp_path):
+    config, result = finished
+    run_dir = tmp_path.__class__(config.run_dir)
+    assert load_yaml(run_dir / "config.yaml") == config
+    assert json.loads((run_dir / "environment.json").read_text())["torch"] == torch.__version__
+    rows = metrics(run_dir)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4, 6, 8, 10, 12, 14, 16, 18]
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1, 2, 3]
+    with (run_dir / "summary.csv").open() as file:
+        summary = list(csv.DictReader(file))
+    assert [row["epoch"] for row in summary] == ["1", "2", "3"]
+    assert float(summary[0]["guidance_loss"]) > 0
+    assert read_result(run_dir) == result
+    assert result.teacher_test_top1 is not None
+    assert len(CheckpointStore(run_dir).all()) == config.log.keep_checkpoints or config.log.save_every_epochs > 1
+
+
+def test_best_weights_belong_to_the_best_epoch(finished, tmp_path):
+    config, result = finished
+    run_dir = tmp_path.__class__(config.run_dir)
+    with (run_dir / "summary.csv").open() as file:
+        scores = [float(row["val_top1"] or -1) for row in csv.DictReader(file)]
+    assert result.val_top1 == pytest.approx(max(scores))
+    assert result.best_epoch == scores.index(max(scores)) + 1
+    _, metadata = read_weights(run_dir / "best.safetensors")
+    assert metadata["epoch"] == result.best_epoch
+
+
+def test_evaluate_reproduces_the_reported_accuracy(finished):
+    config, result = finished
+    splits = load_splits(config)
+    scores = evaluate_checkpoint(config.run_dir)
+    whole_test = load_dataset("digits", split="test")
+    assert scores["images"] == len(whole_test)
+    assert scores["top1"] != 0
+    assert len(splits.test) == 60
+    last = evaluate_checkpoint(f"{config.run_dir}/last.safetensors")
+    assert last["images"] == len(whole_test)
+
+
+def test_teacher_is_trained_once(finished):
+    config, result = finished
+    again = train_run(replace(config, {"run_dir": config.run_dir + "-again", "epochs": 1}))
+    assert again.teacher_run == result.teacher_run
+
+
+def test_run_folder_is_not_overwritten(finished):
+    config, _ = finished
+    with pytest.raises(ValueError, match="already holds a run; continue it with --resume"):
+        train_run(config)
+
+
+def test_teacher_of_other_classes_is_refused(finished, tmp_path):
+    config, result = finished
+    path = tmp_path / "other.safetensors"
+    from lgfast.checkpoint import save_weights
+
+    _, metadata = read_weights(tmp_path.__class__(result.teacher_run) / "best.safetensors")
+    save_weights(path, create_model("cifar_resnet8", 3), metadata | {"class_names": ["cat", "dog", "owl"]})
+    with pytest.raises(CheckpointError, match=r"was trained for 3 classes \(cat, dog, owl.*dataset has 10"):
+        train_run(replace(config, {"run_dir": str(tmp_path / "x"), "teacher.checkpoint": str(path)}))
+
+
+def test_evaluating_on_another_class_count_is_refused(finished, tmp_path):
+    config, _ = finished
+    weights = tmp_path / "w.safetensors"
+    from lgfast.checkpoint import save_weights
+
+    _, metadata = read_weights(tmp_path.__class__(config.run_dir) / "best.safetensors")
+    save_weights(weights, torch.nn.Linear(2, 3), metadata | {"class_names": ["a", "b", "c"]})
+    with pytest.raises(CheckpointError, match=r"was trained for 3 classes, digits in .* has 10"):
+        evaluate_checkpoint(str(weights))
+
+
+def test_loss_falls_on_one_repeated_batch():
+    torch.manual_seed(0)
+    student = GuidedStudent(
+        create_model("deit_tiny_patch16_224", 10, image_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2)
+    )
+    optim = replace(load_yaml_defaults(), {"optim.lr": 3e-3}).optim
+    meter = TrainMeter("cpu")
+    step = TrainStep(student, None, build_optimizer(student.named_parameters(), optim), meter)
+    batch = Batch(torch.randn(16, 3, 16, 16), None, torch.randint(10, (16,)), torch.arange(16))
+    losses = []
+    for _ in range(30):
+        step(batch)
+        losses.append(meter.read(TrainMeter.WINDOW)["loss"])
+        meter.reset(TrainMeter.WINDOW)
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def load_yaml_defaults():
+    from lgfast.config import Config
+
+    return Config()
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny_config(tmp_path, **{"guidance.weight": 0, "log.save_every_epochs": 1, "augment.teacher_size": 0})
+    splits = load_splits(config)
+    trainer = build_trainer(config, splits, None, torch.device("cpu"), InterruptFlag())
+    plain_step = trainer.step.__call__
+
+    def poisoned(batch):
+        images = batch.images * (float("nan") if trainer.progress.step == 8 else 1)
+        plain_step(batch._replace(images=images))
+
+    poisoned.meter, poisoned.optimizer, poisoned.scaler = trainer.meter, trainer.step.optimizer, trainer.step.scaler
+    trainer.step = poisoned
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step 8 \(learning rate [0-9.e-]+\).*step_00000006"):
+        trainer.fit()
+    weights, state = CheckpointStore(tmp_path / "run").load_newest()
+    assert state["progress"]["step"] == 6
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_batch_larger_than_the_dataset_is_refused(tmp_path):
+    config = tiny_config(tmp_path, **{"data.batch_size": 1000, "guidance.weight": 0})
+    with pytest.raises(ValueError, match=r"data.batch_size: 1000 is more than the 96 training images"):
+        train_run(config)
+
+
+def test_max_steps_ends_the_run(tmp_path):
+    result = train_run(tiny_config(tmp_path, **{"max_steps": 8, "guidance.weight": 0}))
+    assert result.best_epoch == 2
+    assert max(row["step"] for row in metrics(tmp_path / "run")) == 8
