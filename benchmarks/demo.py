@@ -51,7 +51,10 @@ def spread(values: list[float]) -> str:
 
 def table(results: dict[str, list[Result]]) -> str:
     """Markdown table of test accuracy, mean and standard deviation over the seeds."""
-    lines = ["| student | test accuracy, selected epoch (%) | test accuracy, last epoch (%) | seeds |", "|---|---|---|---|"]
+    lines = [
+        "| student | test accuracy, selected epoch (%) | test accuracy, last epoch (%) | seeds |",
+        "|---|---|---|---|",
+    ]
     for variant, runs in results.items():
         best, last = [r.test_top1 for r in runs], [r.last_test_top1 for r in runs]
         lines.append(f"| {variant} | {spread(best)} | {spread(last)} | {len(runs)} |")

@@ -38,7 +38,9 @@ def atomic_path(path: Path):
             shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
-        raise CheckpointError(f"could not write {path}: {error.strerror or error}; earlier checkpoints are intact") from error
+        raise CheckpointError(
+            f"could not write {path}: {error.strerror or error}; earlier checkpoints are intact"
+        ) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -76,7 +78,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = json.loads((file.metadata() or {}).get("lgfast", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a complete checkpoint ({error}); use an older one or train again") from None
+        raise CheckpointError(
+            f"{path} is not a complete checkpoint ({error}); use an older one or train again"
+        ) from None
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:

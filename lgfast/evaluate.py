@@ -8,9 +8,8 @@ import sys
 
 from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 from lgfast.config import from_dict
-from lgfast.data import load_dataset
 from lgfast.loop import evaluate
-from lgfast.run import eval_loader, model_from_metadata, resolve_device
+from lgfast.run import eval_loader, load_images, model_from_metadata, resolve_device
 
 
 def evaluate_checkpoint(
@@ -32,7 +31,7 @@ def evaluate_checkpoint(
     config = from_dict(metadata["config"])
     data = dataclasses.replace(config.data, root=root or config.data.root)
     config = dataclasses.replace(config, data=data)
-    images = load_dataset(data.dataset, data.root, split, download=data.download)
+    images = load_images(config, split)
     if len(metadata["class_names"]) != images.num_classes:
         raise CheckpointError(
             f"{path} was trained for {len(metadata['class_names'])} classes, {data.dataset} in {data.root} has "
@@ -52,14 +51,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(argv)
     try:
-        scores = evaluate_checkpoint(
-            options.checkpoint, split=options.split, root=options.root, device=options.device
-        )
+        scores = evaluate_checkpoint(options.checkpoint, split=options.split, root=options.root, device=options.device)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"top-1 {scores['top1']:.2f} %   top-5 {scores['top5']:.2f} %   loss {scores['loss']:.4f}   "
-          f"images {scores['images']}")
+    print(
+        f"top-1 {scores['top1']:.2f} %   top-5 {scores['top5']:.2f} %   loss {scores['loss']:.4f}   "
+        f"images {scores['images']}"
+    )
     return 0
 
 

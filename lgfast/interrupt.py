@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 
-class Interrupted(Exception):  # noqa: N818 - a request, not an error
+class Interrupted(Exception):
     """The user asked to stop; the run is saved."""
 
     def __init__(self, checkpoint: Path, run_dir: Path) -> None:

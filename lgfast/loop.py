@@ -90,7 +90,7 @@ class Trainer:
         self.student.train()
         self.train_loader.set_epoch(epoch)
         steps = len(self.train_loader)
-        self.set_lr(epoch, 0)
+        self.set_lr(epoch, self.progress.step - epoch * steps)
         for batch in self.progress_bar(self.train_loader, epoch):
             self.step(batch)
             self.progress.step += 1

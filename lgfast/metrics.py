@@ -105,6 +105,7 @@ class MetricsLog:
     """
 
     def __init__(self, run_dir: Path, tensorboard: bool = True) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
         self.jsonl, self.csv = run_dir / "metrics.jsonl", run_dir / "summary.csv"
         self._writer = summary_writer(run_dir) if tensorboard else None
 

@@ -62,12 +62,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def load_splits(config: Config) -> DataSplits:
+def load_images(config: Config, split: str) -> ImageSet:
+    """One split of the dataset, cut to the configured number of images."""
     data = config.data
-    train = load_dataset(data.dataset, data.root, "train", download=data.download)
-    test = load_dataset(data.dataset, data.root, "test", download=data.download)
-    train = train.limit(data.train_limit) if 0 < data.train_limit < len(train) else train
-    test = test.limit(data.test_limit) if 0 < data.test_limit < len(test) else test
+    images = load_dataset(data.dataset, data.root, split, download=data.download)
+    limit = data.train_limit if split == "train" else data.test_limit
+    return images.limit(limit) if 0 < limit < len(images) else images
+
+
+def load_splits(config: Config) -> DataSplits:
+    train, test = load_images(config, "train"), load_images(config, "test")
     if config.eval.protocol == "paper":
         return DataSplits(train, test, test)
     train, select = split_holdout(train, config.eval.holdout_fraction, HOLDOUT_SEED)
@@ -101,7 +105,9 @@ def open_run_dir(config: Config, resume: bool) -> Path:
     """Create the run's folder with its configuration and environment; refuse one that holds another run."""
     run_dir = Path(config.run_dir or f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     if not resume and (run_dir / "config.yaml").exists():
-        raise ValueError(f"run_dir: {run_dir} already holds a run; continue it with --resume {run_dir}, or name another")
+        raise ValueError(
+            f"run_dir: {run_dir} already holds a run; continue it with --resume {run_dir}, or name another"
+        )
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(dump_yaml(dataclasses.replace(config, run_dir=str(run_dir))))
     (run_dir / "environment.json").write_text(json.dumps(describe_environment(), indent=2) + "\n")
@@ -260,7 +266,9 @@ def load_teacher(config: Config, source: Path, images: ImageSet, device: torch.d
     """The trained CNN; an error if it was trained for other classes."""
     weights, metadata = read_weights(find_weights(source))
     if "config" not in metadata:
-        raise CheckpointError(f"teacher.checkpoint: {source} has no lgfast header; train one with python -m lgfast.train")
+        raise CheckpointError(
+            f"teacher.checkpoint: {source} has no lgfast header; train one with python -m lgfast.train"
+        )
     if metadata["class_names"] != list(images.class_names):
         raise CheckpointError(
             f"teacher.checkpoint: {source} was trained for {len(metadata['class_names'])} classes "

@@ -56,7 +56,8 @@ class TrainStep:
                 targets = self.teacher.start(batch.teacher_images)
         with self.autocast():
             logits, guidance_loss = self.student(batch.images, targets)
-        cls_loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        cls_loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         loss = cls_loss if guidance_loss is None else cls_loss + self.guidance_weight * guidance_loss
         self.update(loss)
         self.meter.update(loss, cls_loss, guidance_loss, logits, batch.labels)
@@ -72,7 +73,9 @@ class TrainStep:
         self.scaler.update()
 
 
-def autocast_context(device: torch.device, dtype: torch.dtype | None) -> Callable[[], contextlib.AbstractContextManager]:
+def autocast_context(
+    device: torch.device, dtype: torch.dtype | None
+) -> Callable[[], contextlib.AbstractContextManager]:
     """Factory of autocast contexts; of empty ones for float32."""
     if dtype is None:
         return contextlib.nullcontext

@@ -33,8 +33,12 @@ TIMING = ("seconds", "images_per_s")
 
 def tiny_config(tmp_path: Path, **changes) -> Config:
     """A guided run in tmp_path/run, its teacher cached in tmp_path/cache."""
-    places = {"run_dir": str(tmp_path / "run"), "teacher.cache": str(tmp_path / "cache"), "teacher.recipe": teacher(tmp_path)}
-    return replace(load_recipe("digits"), TINY | places | changes)
+    places = {
+        "run_dir": str(tmp_path / "run"),
+        "teacher.cache": str(tmp_path / "cache"),
+        "teacher.recipe": teacher(tmp_path),
+    }
+    return replace(load_recipe("digits"), TINY | {key: str(place) for key, place in places.items()} | changes)
 
 
 def teacher(tmp_path: Path) -> str:
@@ -42,10 +46,6 @@ def teacher(tmp_path: Path) -> str:
     path = tmp_path / "teacher.yaml"
     path.write_text("base: digits-resnet8\nname: tiny-teacher\nepochs: 1\n")
     return str(path)
-
-
-def flags(config_changes: dict) -> list[str]:
-    return [part for key, value in config_changes.items() for part in ("--set", f"{key}={value}")]
 
 
 def train_process(config_file: Path, *arguments: str) -> subprocess.Popen:

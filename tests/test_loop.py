@@ -2,13 +2,13 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from lgfast.checkpoint import CheckpointError, CheckpointStore, read_weights
-from lgfast.config import load_yaml, replace
-from lgfast.data import load_dataset
+from lgfast.checkpoint import CheckpointError, CheckpointStore, read_weights, save_weights
+from lgfast.config import Config, load_yaml, replace
 from lgfast.data.batch import Batch
 from lgfast.evaluate import evaluate_checkpoint
 from lgfast.guidance import GuidedStudent
@@ -31,9 +31,9 @@ def finished(tmp_path_factory):
     return config, train_run(config)
 
 
-def test_a_run_leaves_its_files(finished, tmp_path):
+def test_a_run_leaves_its_files(finished):
     config, result = finished
-    run_dir = tmp_path.__class__(config.run_dir)
+    run_dir = Path(config.run_dir)
     assert load_yaml(run_dir / "config.yaml") == config
     assert json.loads((run_dir / "environment.json").read_text())["torch"] == torch.__version__
     rows = metrics(run_dir)
@@ -45,12 +45,12 @@ def test_a_run_leaves_its_files(finished, tmp_path):
     assert float(summary[0]["guidance_loss"]) > 0
     assert read_result(run_dir) == result
     assert result.teacher_test_top1 is not None
-    assert len(CheckpointStore(run_dir).all()) == config.log.keep_checkpoints or config.log.save_every_epochs > 1
+    assert len(CheckpointStore(run_dir).all()) <= config.log.keep_checkpoints
 
 
-def test_best_weights_belong_to_the_best_epoch(finished, tmp_path):
+def test_best_weights_belong_to_the_best_epoch(finished):
     config, result = finished
-    run_dir = tmp_path.__class__(config.run_dir)
+    run_dir = Path(config.run_dir)
     with (run_dir / "summary.csv").open() as file:
         scores = [float(row["val_top1"] or -1) for row in csv.DictReader(file)]
     assert result.val_top1 == pytest.approx(max(scores))
@@ -61,14 +61,11 @@ def test_best_weights_belong_to_the_best_epoch(finished, tmp_path):
 
 def test_evaluate_reproduces_the_reported_accuracy(finished):
     config, result = finished
-    splits = load_splits(config)
-    scores = evaluate_checkpoint(config.run_dir)
-    whole_test = load_dataset("digits", split="test")
-    assert scores["images"] == len(whole_test)
-    assert scores["top1"] != 0
-    assert len(splits.test) == 60
+    best = evaluate_checkpoint(config.run_dir)
     last = evaluate_checkpoint(f"{config.run_dir}/last.safetensors")
-    assert last["images"] == len(whole_test)
+    assert (best["top1"], best["top5"]) == (result.test_top1, result.test_top5)
+    assert last["top1"] == result.last_test_top1
+    assert best["images"] == config.data.test_limit
 
 
 def test_teacher_is_trained_once(finished):
@@ -86,9 +83,7 @@ def test_run_folder_is_not_overwritten(finished):
 def test_teacher_of_other_classes_is_refused(finished, tmp_path):
     config, result = finished
     path = tmp_path / "other.safetensors"
-    from lgfast.checkpoint import save_weights
-
-    _, metadata = read_weights(tmp_path.__class__(result.teacher_run) / "best.safetensors")
+    _, metadata = read_weights(Path(result.teacher_run) / "best.safetensors")
     save_weights(path, create_model("cifar_resnet8", 3), metadata | {"class_names": ["cat", "dog", "owl"]})
     with pytest.raises(CheckpointError, match=r"was trained for 3 classes \(cat, dog, owl.*dataset has 10"):
         train_run(replace(config, {"run_dir": str(tmp_path / "x"), "teacher.checkpoint": str(path)}))
@@ -97,9 +92,7 @@ def test_teacher_of_other_classes_is_refused(finished, tmp_path):
 def test_evaluating_on_another_class_count_is_refused(finished, tmp_path):
     config, _ = finished
     weights = tmp_path / "w.safetensors"
-    from lgfast.checkpoint import save_weights
-
-    _, metadata = read_weights(tmp_path.__class__(config.run_dir) / "best.safetensors")
+    _, metadata = read_weights(Path(config.run_dir) / "best.safetensors")
     save_weights(weights, torch.nn.Linear(2, 3), metadata | {"class_names": ["a", "b", "c"]})
     with pytest.raises(CheckpointError, match=r"was trained for 3 classes, digits in .* has 10"):
         evaluate_checkpoint(str(weights))
@@ -110,22 +103,16 @@ def test_loss_falls_on_one_repeated_batch():
     student = GuidedStudent(
         create_model("deit_tiny_patch16_224", 10, image_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2)
     )
-    optim = replace(load_yaml_defaults(), {"optim.lr": 3e-3}).optim
+    optim = replace(Config(), {"optim.lr": 3e-3}).optim
     meter = TrainMeter("cpu")
     step = TrainStep(student, None, build_optimizer(student.named_parameters(), optim), meter)
     batch = Batch(torch.randn(16, 3, 16, 16), None, torch.randint(10, (16,)), torch.arange(16))
     losses = []
-    for _ in range(30):
+    for _ in range(60):
         step(batch)
         losses.append(meter.read(TrainMeter.WINDOW)["loss"])
         meter.reset(TrainMeter.WINDOW)
     assert losses[-1] < 0.3 * losses[0]
-
-
-def load_yaml_defaults():
-    from lgfast.config import Config
-
-    return Config()
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):

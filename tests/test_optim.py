@@ -21,7 +21,7 @@ TEACHER_LR = {0: 0.1, 1: 0.09999726, 299: 2.7415e-6}
 @pytest.mark.parametrize(("epoch", "expected"), STUDENT_LR.items())
 def test_student_schedule(epoch, expected):
     optim = load_recipe("cifar100-deit-ti-guided").optim
-    assert math.isclose(learning_rate(optim, epoch, 300), expected, rel_tol=1e-7)
+    assert math.isclose(learning_rate(optim, epoch, 300), expected, rel_tol=2e-7)  # stated to seven digits
 
 
 @pytest.mark.parametrize(("epoch", "expected"), TEACHER_LR.items())

@@ -1,10 +1,12 @@
 """A run that is killed or interrupted, and resumed, equals one that never stopped, bit for bit."""
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
+import lgfast.run as run_module
 from lgfast.checkpoint import CheckpointStore, read_weights
 from lgfast.config import dump_yaml, replace
 from lgfast.run import resume_config, train_run
@@ -30,23 +32,17 @@ def assert_same_run(config, expected, run_dir):
     assert metrics(run_dir) == metrics(expected.run_dir)
     for name in ("best.safetensors", "last.safetensors"):
         state, _ = read_weights(run_dir / name)
-        wanted, _ = read_weights(config_dir(expected) / name)
+        wanted, _ = read_weights(Path(expected.run_dir) / name)
         assert state.keys() == wanted.keys()
         assert all(torch.equal(state[key], wanted[key]) for key in wanted)
     _, ours = CheckpointStore(run_dir).load_newest()
-    _, theirs = CheckpointStore(config_dir(expected)).load_newest()
+    _, theirs = CheckpointStore(Path(expected.run_dir)).load_newest()
     torch.testing.assert_close(ours["optimizer"]["state"], theirs["optimizer"]["state"], rtol=0, atol=0)
     assert ours["guidance"].keys() == theirs["guidance"].keys()
     assert all(torch.equal(ours["guidance"][key], theirs["guidance"][key]) for key in theirs["guidance"])
 
 
-def config_dir(result):
-    from pathlib import Path
-
-    return Path(result.run_dir)
-
-
-@pytest.mark.parametrize("step", [2, 7, 13])
+@pytest.mark.parametrize("step", [3, 13])  # before the first checkpoint; within an epoch
 def test_killed_run_resumes_exactly(reference, tmp_path, step):
     config, expected = reference
     run_dir = tmp_path / "killed"
@@ -73,7 +69,7 @@ def test_interrupted_run_saves_and_resumes_exactly(reference, tmp_path, number):
     assert code == 128 + number
     assert f"continue with: python -m lgfast.train --resume {run_dir}" in err
     _, state = CheckpointStore(run_dir).load_newest()
-    assert state["progress"]["step"] % 6 != 0 or state["progress"]["step"] >= 8
+    assert state["progress"]["step"] >= 8
     resumed = train_process(file, "--resume", str(run_dir))
     _, err = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, err
@@ -91,10 +87,8 @@ def test_free_keys_may_change(reference):
     assert resume_config(config.run_dir, {"data.workers": 2, "log.every_steps": 9}).data.workers == 2
 
 
-def test_changed_images_are_refused(reference, tmp_path, monkeypatch):
+def test_changed_images_are_refused(reference, monkeypatch):
     config, _ = reference
-    import lgfast.run as run_module
-
     splits = run_module.load_splits(config)
     smaller = run_module.DataSplits(splits.train.limit(80), splits.select, splits.test)
     monkeypatch.setattr(run_module, "load_splits", lambda _: smaller)

@@ -4,4 +4,4 @@ from lgfast.guidance.loss import Guidance
 from lgfast.guidance.student import GuidedStudent
 from lgfast.guidance.teacher import Teacher
 
-__all__ = ["GuidedStudent", "Guidance", "Teacher"]
+__all__ = ["Guidance", "GuidedStudent", "Teacher"]

@@ -31,9 +31,7 @@ class Guidance(nn.Module):
         pairs = zip(student_channels, teacher_channels, strict=True)
         self.projections = nn.ModuleList([nn.Linear(source, target) for source, target in pairs])
 
-    def forward(
-        self, student_maps: Sequence[tuple[Tensor, tuple[int, int]]], teacher_maps: Sequence[Tensor]
-    ) -> Tensor:
+    def forward(self, student_maps: Sequence[tuple[Tensor, tuple[int, int]]], teacher_maps: Sequence[Tensor]) -> Tensor:
         """
         Args:
             student_maps: per pair the tokens [B, h*w, C] and their grid (h, w).

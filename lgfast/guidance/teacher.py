@@ -50,9 +50,7 @@ class Teacher:
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
         """Maps [B, C, h, w] of the chosen stages, computed on the current stream. The classifier is not run."""
-        return self.model.forward_intermediates(
-            images, indices=self.stages, output_fmt="NCHW", intermediates_only=True
-        )
+        return self.model.forward_intermediates(images, indices=self.stages, output_fmt="NCHW", intermediates_only=True)
 
     def start(self, images: Tensor) -> TeacherTargets:
         """Enqueue the teacher beside the student; returns at once on CUDA.

@@ -105,7 +105,7 @@ def test_batch_and_running_statistics_differ():
 @pytest.mark.parametrize("bn", ["batch", "running"])
 def test_teacher_never_changes(bn):
     model = small_teacher()
-    before = copy.deepcopy({name: p for name, p in model.named_parameters()})
+    before = copy.deepcopy(dict(model.named_parameters()))
     teacher = Teacher(model, bn=bn)
     images = torch.randn(4, 3, 16, 16, requires_grad=True)
     first = teacher.start(images).wait()
