@@ -1,0 +1,1 @@
+"""`python -m lgfast.doctor`: what is fast, slow, missing or wrong here, and the one command that fixes it."""

@@ -1,0 +1,36 @@
+"""Command line of the doctor."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lgfast.data import DATASET_NAMES
+from lgfast.doctor.dataset import find_datasets, inspect_dataset
+from lgfast.doctor.environment import collect_facts, inspect_environment
+from lgfast.doctor.finding import Finding, report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 where nothing is wrong, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m lgfast.doctor", description=__doc__)
+    parser.add_argument("--data", type=Path, metavar="ROOT", help="check the datasets in this folder")
+    parser.add_argument("--dataset", choices=DATASET_NAMES, help="check this one (default: all that are found in ROOT)")
+    options = parser.parse_args(arguments)
+    if options.data is None and options.dataset is None:
+        return 0 if report(inspect_environment(collect_facts())) else 1
+
+    root = (options.data or Path("data")).expanduser()
+    names = [options.dataset] if options.dataset else find_datasets(root)
+    if not names:
+        fix = f"name the one you expect with --dataset ({', '.join(DATASET_NAMES)}) to see what it should look like"
+        report([Finding("error", f"{root}: no known dataset here", fix)])
+        return 1
+    healthy = []
+    for name in names:
+        print(f"{name} in {root}")
+        healthy.append(report(inspect_dataset(name, root)))
+    return 0 if all(healthy) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Checks of a dataset on disk: counts, classes, splits, sizes, broken and repeated images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lgfast.data.sources import flowers, tiny_imagenet
+from lgfast.data.sources.source import SPLITS
+from lgfast.doctor.finding import Finding
+from lgfast.doctor.survey import Survey, survey_split
+
+MAX_NAMED = 3  # examples in one finding
+
+
+class Official(NamedTuple):
+    """What the published dataset holds."""
+
+    num_classes: int
+    num_images: dict[str, int]
+    size: tuple[int, int] | None  # (h, w) of every image, None where it varies
+    is_balanced: bool  # every class has the same number of images, in both splits
+
+
+OFFICIAL = {
+    "digits": Official(10, {"train": 1197, "test": 600}, (8, 8), False),
+    "cifar10": Official(10, {"train": 50_000, "test": 10_000}, (32, 32), True),
+    "cifar100": Official(100, {"train": 50_000, "test": 10_000}, (32, 32), True),
+    "flowers102": Official(102, {"train": 2_040, "test": 6_149}, None, False),
+    "tiny_imagenet": Official(200, {"train": 100_000, "test": 10_000}, (64, 64), True),
+    "chaoyang": Official(4, {"train": 4_021, "test": 2_139}, (512, 512), False),
+}
+DOWNLOAD_AGAIN = "download the official files again; a part is missing or this is another version"
+
+# name -> (folders it lives in, file that marks such a folder)
+PLACES = {
+    "cifar10": (("cifar-10-batches-py",), "batches.meta"),
+    "cifar100": (("cifar-100-python",), "meta"),
+    "flowers102": (flowers.FOLDERS, "setid.mat"),
+    "tiny_imagenet": (tiny_imagenet.FOLDERS, "wnids.txt"),
+    "chaoyang": (("chaoyang",), "train.json"),
+}
+
+
+def find_datasets(root: Path) -> list[str]:
+    """Names of the datasets that seem to be in `root`, complete or not."""
+    found = [
+        name
+        for name, (folders, marker) in PLACES.items()
+        if any((root / folder).is_dir() for folder in folders) or (root / marker).is_file()
+    ]
+    return found or (["folder"] if (root / "train").is_dir() else [])
+
+
+def inspect_dataset(name: str, root: Path) -> Iterator[Finding]:
+    """Everything that can be said about a dataset without training on it."""
+    surveys = []
+    for split in SPLITS:
+        try:
+            surveys.append(survey_split(name, root, split))
+        except (FileNotFoundError, ValueError) as error:
+            yield Finding("error", f"{split}: {error}")
+    for survey in surveys:
+        yield from check_counts(survey, OFFICIAL.get(name))
+        yield from check_classes(survey, OFFICIAL.get(name))
+        yield from check_broken(survey)
+        yield from check_sizes(survey, OFFICIAL.get(name))
+        yield from check_repeats(survey, is_published=name in OFFICIAL)
+    if len(surveys) == len(SPLITS):
+        yield from check_overlap(*surveys, is_published=name in OFFICIAL)
+
+
+def check_counts(survey: Survey, official: Official | None) -> Iterator[Finding]:
+    got, classes = len(survey.labels), len(survey.class_names)
+    if official is None:
+        yield Finding("ok", f"{survey.split}: {got} images of {classes} classes")
+        return
+    expected = official.num_images[survey.split]
+    other = official.num_images["test" if survey.split == "train" else "train"]
+    if got == expected:
+        yield Finding("ok", f"{survey.split}: {got} images, as published")
+    elif got == other:
+        yield Finding(
+            "error", f"{survey.split}: {got} images is the size of the other split; they are swapped", DOWNLOAD_AGAIN
+        )
+    else:
+        yield Finding("error", f"{survey.split}: {got} images, published are {expected}", DOWNLOAD_AGAIN)
+    if classes != official.num_classes:
+        yield Finding(
+            "error", f"{survey.split}: {classes} classes, published are {official.num_classes}", DOWNLOAD_AGAIN
+        )
+
+
+def check_classes(survey: Survey, official: Official | None) -> Iterator[Finding]:
+    counts = survey.counts()
+    empty = [name for name, count in zip(survey.class_names, counts, strict=True) if count == 0]
+    if empty:
+        level = "error" if survey.split == "train" else "warning"
+        yield Finding(level, f"{survey.split}: {len(empty)} classes have no image: {some(empty)}")
+    low, high = int(counts.min()), int(counts.max())
+    if official and official.is_balanced and low != high:
+        text = f"{survey.split}: {low} to {high} images per class, published are equally many"
+        yield Finding("error", text, DOWNLOAD_AGAIN)
+    elif low > 0 and high >= 10 * low:
+        yield Finding(
+            "note", f"{survey.split}: classes are uneven, {low} to {high} images each; top-1 favours the large ones"
+        )
+
+
+def check_broken(survey: Survey) -> Iterator[Finding]:
+    broken = [look.error for look in survey.looks if look.error]
+    if broken:
+        text = f"{survey.split}: {len(broken)} images cannot be decoded: {some(broken)}"
+        yield Finding("error", text, "replace these files, or leave them out with skip_broken")
+
+
+def check_sizes(survey: Survey, official: Official | None) -> Iterator[Finding]:
+    sizes = np.array([look.size for look in survey.looks if look.digest])
+    if len(sizes) == 0:
+        return
+    (low_h, low_w), (high_h, high_w) = sizes.min(0).tolist(), sizes.max(0).tolist()
+    one_size = (low_h, low_w) == (high_h, high_w)
+    got = f"{low_h}x{low_w}" if one_size else f"{low_h} to {high_h} high and {low_w} to {high_w} wide"
+    if official and official.size and not (one_size and (low_h, low_w) == official.size):
+        expected = "x".join(map(str, official.size))
+        yield Finding("error", f"{survey.split}: images are {got}, published are {expected}", DOWNLOAD_AGAIN)
+    else:
+        megabytes = int(sizes.prod(1).sum()) * 3 / 1e6
+        yield Finding("ok", f"{survey.split}: images are {got}; {megabytes:.0f} MB when decoded")
+
+
+def check_repeats(survey: Survey, is_published: bool) -> Iterator[Finding]:
+    """Equal images inside a split; under two labels they contradict each other."""
+    first_of, repeats, contradictions = {}, [], []
+    for place, look in enumerate(survey.looks):
+        first = first_of.setdefault(look.digest, place) if look.digest else place
+        if first != place:
+            pair = f"{survey.image_names[place]} = {survey.image_names[first]}"
+            (repeats if survey.labels[first] == survey.labels[place] else contradictions).append(pair)
+    if repeats:
+        yield Finding("note", f"{survey.split}: {len(repeats)} images appear twice: {some(repeats)}")
+    if contradictions:
+        text = f"{survey.split}: {len(contradictions)} images appear under two labels: {some(contradictions)}"
+        yield flaw(text, "delete the copies with the wrong label", is_published)
+
+
+def check_overlap(train: Survey, test: Survey, is_published: bool) -> Iterator[Finding]:
+    """Test images that are also training images make the accuracy look better than it is."""
+    place_of = {look.digest: place for place, look in enumerate(train.looks) if look.digest}
+    shared = [
+        f"{test.image_names[place]} = {train.image_names[place_of[look.digest]]}"
+        for place, look in enumerate(test.looks)
+        if look.digest in place_of
+    ]
+    if shared:
+        percent = 100 * len(shared) / len(test.looks)
+        text = f"{len(shared)} test images ({percent:.2f} %) are also training images: {some(shared)}"
+        yield flaw(text, "remove them from train, or report the share beside the accuracy", is_published)
+    else:
+        yield Finding("ok", "no test image is also a training image")
+
+
+def flaw(text: str, fix: str, is_published: bool) -> Finding:
+    """A published dataset keeps its flaws, so that results stay comparable; one's own should be mended."""
+    return Finding("note", text) if is_published else Finding("warning", text, fix)
+
+
+def some(names: list[str]) -> str:
+    """The first few names."""
+    return "; ".join(names[:MAX_NAMED]) + ("; ..." if len(names) > MAX_NAMED else "")

@@ -1,0 +1,70 @@
+"""Looks at every image of a split once: size, content digest, or why it cannot be decoded."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lgfast.data.datasets import find_source
+from lgfast.data.decode import decode_image, map_in_order, show_progress
+from lgfast.data.sources.digits import load_digits
+from lgfast.data.sources.source import Records
+
+
+class Look(NamedTuple):
+    """One image: its digest (None where it is broken), (h, w), and what is wrong with it."""
+
+    digest: bytes | None
+    size: tuple[int, int]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """One split, image by image."""
+
+    split: str
+    looks: Sequence[Look]
+    labels: Sequence[int]
+    class_names: tuple[str, ...]
+    image_names: Sequence[str]
+
+    def counts(self) -> np.ndarray:
+        """Images per class."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+
+def survey_split(name: str, root: Path, split: str) -> Survey:
+    """Decode every image of a split and keep only what the checks need.
+
+    Raises:
+        FileNotFoundError, ValueError: the split cannot be read at all; as `load_dataset`.
+    """
+    records = digits_records(split) if name == "digits" else find_source(name, root, split).read()
+    total = len(records.labels)
+    looks = list(show_progress(look_at_all(records.images), total, f"looking at {name} {split}"))
+    is_array = isinstance(records.images, np.ndarray)
+    image_names = [f"image {i}" for i in range(total)] if is_array else [str(path) for path in records.images]
+    return Survey(split, looks, records.labels, records.class_names, image_names)
+
+
+def digits_records(split: str) -> Records:
+    images = load_digits(split)
+    return Records(np.stack([images.image(i) for i in range(len(images))]), images.labels.tolist(), images.class_names)
+
+
+def look_at_all(images: Iterable[Path] | np.ndarray) -> Iterator[Look]:
+    return map(look_at, images) if isinstance(images, np.ndarray) else map_in_order(look_at, images)
+
+
+def look_at(image: Path | np.ndarray) -> Look:
+    try:
+        pixels = decode_image(image) if isinstance(image, Path) else image
+    except ValueError as error:
+        return Look(None, (0, 0), str(error))
+    height, width, _ = pixels.shape
+    digest = hashlib.blake2b(f"{height}x{width}".encode() + np.ascontiguousarray(pixels).tobytes(), digest_size=16)
+    return Look(digest.digest(), (height, width))
