@@ -230,9 +230,7 @@ def check_apex(facts: Facts) -> Iterator[Finding]:
         text = "the installed apex is PyPI's Pyramid toolkit, not NVIDIA's"
         yield Finding("warning", text, "pip uninstall -y apex")
     else:
-        yield Finding(
-            "note", "no NVIDIA apex: its fused optimizers are off (not needed; pip's apex is another project)"
-        )
+        yield Finding("note", "no NVIDIA apex: its fused optimizers are off (PyPI's apex is another project)")
 
 
 def check_shared_memory(facts: Facts) -> Iterator[Finding]:
