@@ -1,0 +1,159 @@
+"""Weights of the paper's code: its `.pyth` checkpoints, names mapped to those of lgfast's models."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lgfast.models.taps import architecture
+
+Rules = tuple[tuple[str, str], ...]
+
+
+def shifted(template: str, by: int):
+    """A replacement that inserts group 1 as a number moved by `by`."""
+    return lambda match: template.format(int(match[1]) + by, *match.groups()[1:])
+
+
+LAYER: Rules = ((r"\.qkv_transform\.", ".qkv."), (r"\.attn\.projection\.", ".attn.proj."))
+STAGED = (
+    (r"^block(\d+)\.", shifted("stages.{}.blocks.", -1)),
+    (r"^norm(\d+)\.", shifted("stages.{}.norm.", -1)),
+)
+RESNET = (
+    (r"^stem\.conv\.", "conv1."),
+    (r"^stem\.bn\.", "bn1."),
+    (r"^head\.fc\.", "fc."),
+    (r"^s(\d+)\.b(\d+)\.", lambda match: f"layer{match[1]}.{int(match[2]) - 1}."),
+    (r"\.f\.a\.", ".conv1."),
+    (r"\.f\.a_bn\.", ".bn1."),
+    (r"\.f\.b\.", ".conv2."),
+    (r"\.f\.b_bn\.", ".bn2."),
+    (r"\.proj\.", ".downsample.0."),
+    (r"^(layer\d+\.\d+)\.bn\.", r"\1.downsample.1."),
+)
+# architecture -> rules, applied in order to every name of the checkpoint
+NAME_RULES: dict[str, Rules] = {
+    "deit_tiny_patch16_224": ((r"^layers\.", "blocks."), (r"^patch_embed\.projection\.", "patch_embed.proj."), *LAYER),
+    "t2t_vit_7": (
+        (r"^t2t_module\.attention\.(\d+)\.(?:attn\.)?", shifted("patch_embed.attention{}.", 1)),
+        (r"^t2t_module\.projection\.", "patch_embed.proj."),
+        (r"^(patch_embed\.attention\d)\.qkv_transform\.", r"\1.kqv."),
+        (r"^(patch_embed\.attention\d)\.projection\.", r"\1.proj."),
+        (r"^layers\.", "blocks."),
+        *LAYER,
+    ),
+    "pit_ti_224": ((r"^pools\.(\d+)\.", shifted("transformers.{}.pool.", 1)), *LAYER),
+    "pvt_tiny": (
+        (r"^patch_embed(\d+)\.", shifted("stages.{}.patch_embed.", -1)),
+        (r"^pos_embed(\d+)$", shifted("stages.{}.pos_embed", -1)),
+        *STAGED,
+    ),
+    "pvt_v2_b0": (
+        (r"^patch_embed1\.", "patch_embed."),
+        (r"^patch_embed(\d+)\.", shifted("stages.{}.downsample.", -1)),
+        (r"\.dwconv\.dwconv\.", ".dwconv."),
+        *STAGED,
+    ),
+    "convit_tiny": (),
+    "cvt_13": (
+        (r"^stage\d+\.cls_token$", "cls_token"),
+        (r"^stage(\d+)\.", r"stages.\1."),
+        (r"\.conv_proj_([qkv])\.", r".conv_\1."),
+        (r"\.proj_([qkv])\.", r".\1."),
+    ),
+    "resnet18": RESNET,
+}
+NAME_RULES["t2t_vit_14"] = NAME_RULES["t2t_vit_7"]
+
+
+@dataclass(frozen=True)
+class PyclsCheckpoint:
+    """What a `.pyth` file of the paper's code holds, optimizer aside.
+
+    Attributes:
+        state: weights of the student or CNN, by the names of the paper's code.
+        config: its configuration, as YAML text.
+        test_err: top-1 error in percent on the test set, of the best epoch in `model.pyth`.
+    """
+
+    state: Mapping[str, Tensor]
+    config: str
+    test_err: float
+
+    @property
+    def num_classes(self) -> int:
+        """Rows of the classifier."""
+        for name in ("head.weight", "head.fc.weight"):
+            if name in self.state:
+                return self.state[name].shape[0]
+        raise ValueError("pycls checkpoint: no classifier (head.weight or head.fc.weight) in model_state")
+
+
+def read_pycls(path: str | Path) -> PyclsCheckpoint:
+    """Reads a checkpoint without running code from it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of the paper's code.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable PyTorch checkpoint ({str(error).splitlines()[0]})") from error
+    state = content.get("model_state") if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path}: expected a checkpoint of the paper's code, a dict with the key 'model_state'")
+    return PyclsCheckpoint(state, content.get("cfg", ""), float(content.get("test_err", "nan")))
+
+
+def convert_pycls(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Renames the weights of the paper's code to those of lgfast's model `name`."""
+    rules = RESNET if name.startswith("cifar_resnet") else NAME_RULES.get(name)
+    if rules is None:
+        known = ", ".join((*NAME_RULES, "cifar_resnet*"))
+        raise ValueError(f"convert_pycls: the paper's code has no {name}; its models are {known}")
+    return {rename(key, rules): value for key, value in state.items()}
+
+
+def rename(key: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def load_pycls(model: nn.Module, path: str | Path) -> PyclsCheckpoint:
+    """Loads a checkpoint of the paper's code into the same network built by `create_model`.
+
+    Args:
+        model: one of the paper's models; its class count and image size must be the checkpoint's.
+        path: a `.pyth` file. Guided checkpoints hold the student's weights only.
+    Returns:
+        The checkpoint, with its configuration and test error.
+    Raises:
+        ValueError: not such a checkpoint, or one of another network; names what differs. The model is unchanged.
+    """
+    checkpoint = read_pycls(path)
+    state = convert_pycls(checkpoint.state, architecture(model))
+    differences = compare(model.state_dict(), state)
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise ValueError(f"{path}: does not fit {architecture(model)}: {'; '.join(differences[:3])}{more}")
+    model.load_state_dict(state)
+    return checkpoint
+
+
+def compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `state` from fitting, one phrase for each name, wrong shapes first."""
+    shapes = [
+        f"{key} is {list(state[key].shape)}, expected {list(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    missing = [f"{key} is missing" for key in expected if key not in state]
+    unknown = [f"{key} is unknown" for key in state if key not in expected]
+    return shapes + missing + unknown
