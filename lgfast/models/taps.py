@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +42,10 @@ class FeatureTaps:
         self._num_prefix_tokens = num_prefix_tokens(model)
         self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self._outputs: dict[int, object] = {}
-        self._handles = [blocks[layer].register_forward_hook(self._keep(layer)) for layer in set(self.layers)]
+        self._handles = [blocks[layer].register_forward_hook(partial(self._keep, layer)) for layer in set(self.layers)]
 
-    def _keep(self, layer: int):
-        def hook(module, args, output):
-            self._outputs[layer] = output
-
-        return hook
+    def _keep(self, layer: int, module: nn.Module, args, output) -> None:
+        self._outputs[layer] = output
 
     def take(self) -> list[TokenMap]:
         """The maps of the last forward, in the order of `layers`; the taps are empty afterwards."""

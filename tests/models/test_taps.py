@@ -90,6 +90,36 @@ def test_taps_work_around_a_compiled_model(tiny_deit):
             torch.testing.assert_close(tokens, want)
 
 
+def test_a_copied_model_has_taps_of_its_own(tiny_deit):
+    taps, images = FeatureTaps(tiny_deit, (0, 5)), torch.randn(1, 3, 16, 16)
+    model_copy, taps_copy = copy.deepcopy((tiny_deit, taps))
+    model_copy(images)
+    assert len(taps_copy.take()) == 2
+    with pytest.raises(RuntimeError, match="has not run"):
+        taps.take()
+    taps_copy.close()
+    assert not model_copy.blocks[0]._forward_hooks
+    assert tiny_deit.blocks[0]._forward_hooks
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "pvt_tiny", "cvt_13"])
+def test_checkpointed_blocks_give_the_same_guidance_gradients(name):
+    model, images, grads = (
+        create_model(name, num_classes=5, image_size=32, drop_path_rate=0),
+        torch.randn(2, 3, 32, 32),
+        [],
+    )
+    taps = FeatureTaps(model, default_layers(model))
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        loss = model(images).square().sum() + sum(tokens.square().mean() for tokens, _ in taps.take())
+        loss.backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize(
     ("name", "image_size", "num_blocks", "shapes"),
     [
