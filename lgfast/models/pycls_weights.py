@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor, nn
 
+from lgfast.models.factory import create_model
 from lgfast.models.taps import architecture
 
 Rules = tuple[tuple[str, str], ...]
@@ -69,6 +71,15 @@ NAME_RULES: dict[str, Rules] = {
     "resnet18": RESNET,
 }
 NAME_RULES["t2t_vit_14"] = NAME_RULES["t2t_vit_7"]
+# a name that only this model has, the more telling ones first
+SIGNATURES = (
+    ("stage2.cls_token", "cvt_13"),
+    ("pools.0.conv.weight", "pit_ti_224"),
+    ("pos_embed4", "pvt_tiny"),
+    ("patch_embed4.proj.weight", "pvt_v2_b0"),
+    ("blocks.0.attn.gating_param", "convit_tiny"),
+    ("layers.0.attn.qkv_transform.weight", "deit_tiny_patch16_224"),
+)
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,39 @@ def rename(key: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key)
     return key
+
+
+def pycls_model_name(state: Mapping[str, Tensor]) -> str:
+    """Which of lgfast's models a state of the paper's code belongs to, told by its names and depth."""
+    if "stem.conv.weight" in state:
+        if state["stem.conv.weight"].shape[-1] == 7:
+            return "resnet18"
+        return f"cifar_resnet{6 * count(r's1[.]b[0-9]+[.]f[.]a[.]weight', state) + 2}"
+    if "t2t_module.projection.weight" in state:
+        return f"t2t_vit_{count(r'layers[.][0-9]+[.]norm1[.]weight', state)}"
+    for key, name in SIGNATURES:
+        if key in state:
+            return name
+    raise ValueError("pycls checkpoint: model_state is of no model that lgfast knows")
+
+
+def count(pattern: str, state: Mapping[str, Tensor]) -> int:
+    return sum(re.fullmatch(pattern, key) is not None for key in state)
+
+
+def pycls_image_size(config: str, name: str) -> int:
+    """Input size stated in the configuration of the paper's code, or the recipe's where it is silent."""
+    model_config = (yaml.safe_load(config) or {}).get("MODEL") or {}
+    return int(model_config.get("IMG_SIZE", 32 if name.startswith("cifar_resnet") else 224))
+
+
+def model_from_pycls(path: str | Path) -> tuple[nn.Module, PyclsCheckpoint]:
+    """Builds the network of a checkpoint of the paper's code and loads it, ready to evaluate."""
+    checkpoint = read_pycls(path)
+    name = pycls_model_name(checkpoint.state)
+    model = create_model(name, checkpoint.num_classes, pycls_image_size(checkpoint.config, name))
+    load_pycls(model, path)
+    return model.eval(), checkpoint
 
 
 def load_pycls(model: nn.Module, path: str | Path) -> PyclsCheckpoint:

@@ -139,10 +139,17 @@ def block_containers(module: nn.Module) -> Iterator[nn.Module]:
 def leaf_blocks(container: nn.Module) -> Iterator[nn.Module]:
     """Members of a container, nested containers unrolled."""
     for child in container.children():
-        if type(child) in (nn.Sequential, nn.ModuleList):
+        if is_container(child):
             yield from leaf_blocks(child)
         else:
             yield child
+
+
+def is_container(module: nn.Module) -> bool:
+    """A list of blocks, rather than a block: a Sequential with a plain layer among its members is a block."""
+    if isinstance(module, nn.ModuleList):
+        return True
+    return type(module) is nn.Sequential and all(any(member.children()) for member in module)
 
 
 def count_blocks(model: nn.Module) -> int:

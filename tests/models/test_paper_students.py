@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lgfast.models import FeatureTaps, create_model, default_layers, tap_shapes
 from lgfast.models.taps import find_blocks
+from lgfast.optim import decays
 from tests.models.composition import COMPOSITIONS
 
 DEIT, T2T, T2T14, PIT = "deit_tiny_patch16_224", "t2t_vit_7", "t2t_vit_14", "pit_ti_224"
@@ -128,16 +129,15 @@ GROUPS = {
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_weight_decay_groups(name, paper_model):
-    """The names and shapes give the paper's groups: no decay for 1-D tensors, biases, positions and tokens."""
+    """The optimizer's rule, by name and shape, gives the paper's groups for every model."""
     heads, no_decay, decay = [], [], []
     for key, parameter in paper_model(name).named_parameters():
-        exempt = parameter.ndim == 1 or key.endswith(".bias") or "cls_token" in key or "pos_embed" in key
         if not parameter.requires_grad:
             continue
         if key.startswith(("head.", "fc.")):
             heads.append(key.rpartition(".")[2])
         else:
-            (no_decay if exempt else decay).append(parameter.numel())
+            (decay if decays(key, parameter) else no_decay).append(parameter.numel())
     assert sorted(heads) == ["bias", "weight"]
     assert (1, 1, len(no_decay), len(decay), sum(decay)) == GROUPS[name]
 
@@ -258,7 +258,7 @@ def test_performer_features_survive_low_precision():
         torch.testing.assert_close(got.float(), want, rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("name", [T2T, PVT, CVT, CONVIT, "cifar_resnet8"])
+@pytest.mark.parametrize("name", [DEIT, T2T, PIT, PVT, PVT2, CONVIT, CVT, "cifar_resnet8"])
 def test_export_round_trip(name):
     model, images = randomise(small(name)).eval(), torch.randn(2, 3, 64, 64)
     exported = torch.export.export(model, (images,)).module()

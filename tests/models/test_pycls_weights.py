@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lgfast.models import create_model
-from lgfast.models.pycls_weights import convert_pycls, load_pycls, read_pycls
+from lgfast.models.pycls_weights import convert_pycls, load_pycls, model_from_pycls, read_pycls
 
 
 def attention_layers(prefix, depth):
@@ -138,6 +138,27 @@ def test_every_name_of_the_papers_code_finds_its_place(name, tmp_path):
     loaded = model.state_dict()
     for old, new in zip(state, convert_pycls(dict(zip(state, state, strict=True)), name), strict=True):
         assert torch.equal(loaded[new], state[old]), (old, new)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_builds_its_own_model(name, tmp_path):
+    image_size = 64 if name == "deit_tiny_patch16_224" else 224
+    config = "MODEL: {IMG_SIZE: 64}" if image_size == 64 else "MODEL: {TYPE: x}"
+    original = create_model(name, num_classes=4, image_size=image_size)
+    save(tmp_path / "model.pyth", pyth_state(original, NAMES[name]), cfg=config)
+    model, checkpoint = model_from_pycls(tmp_path / "model.pyth")
+    assert architecture_of(model) == name
+    assert not model.training
+    assert model.num_classes == checkpoint.num_classes == 4
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    save(tmp_path / "x.pyth", {"head.weight": torch.zeros(4, 8)})
+    with pytest.raises(ValueError, match="of no model that lgfast knows"):
+        model_from_pycls(tmp_path / "x.pyth")
+    save(tmp_path / "x.pyth", {})
+    with pytest.raises(ValueError, match="of no model"):
+        model_from_pycls(tmp_path / "x.pyth")
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,14 @@ def test_no_weight_decay_names_exist(name):
     assert {key for key in names if key.endswith(("cls_token", "pos_embed"))} <= model.no_weight_decay()
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_saves_and_reloads_through_timm(name, tmp_path):
+    model, images = build(name).eval(), torch.randn(1, 3, 64, 64)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(other(images), model(images))
+
+
 def test_t2t_can_change_its_input_size():
     model = build("t2t_vit_7")
     model.set_input_size(img_size=(96, 96))
