@@ -24,6 +24,7 @@ class DataConfig:
     dataset: str = "digits"  # digits, cifar10, cifar100, flowers102, tiny_imagenet, chaoyang, folder
     root: str = "data"  # folder that holds the dataset's files
     download: bool = False  # fetch the files where torchvision can
+    skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
     loader: str = "timm"  # timm (Pillow workers), resident, dali
     workers: int = 0  # processes that prepare images (timm loader); 0: in this process
     batch_size: int = 64  # images of one optimisation step, over all ranks

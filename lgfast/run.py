@@ -65,7 +65,7 @@ def resolve_device(name: str) -> torch.device:
 def load_images(config: Config, split: str) -> ImageSet:
     """One split of the dataset, cut to the configured number of images."""
     data = config.data
-    images = load_dataset(data.dataset, data.root, split, download=data.download)
+    images = load_dataset(data.dataset, data.root, split, download=data.download, skip_broken=data.skip_broken)
     limit = data.train_limit if split == "train" else data.test_limit
     return images.limit(limit) if 0 < limit < len(images) else images
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from lgfast.data.cache_file import DamagedCacheError, read_cache, read_footer, write_cache
 from lgfast.data.decode import decode_image, map_in_order, show_progress
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.source import Records, Source, check_labels
+from lgfast.locks import file_lock
 
 
 def cache_folder(root: Path) -> Path:
@@ -41,7 +41,7 @@ def cached(source: Source, folder: Path, skip_broken: bool = False) -> ImageSet:
     place = hashlib.blake2b(f"{source.folder.resolve()}|{skip_broken}".encode(), digest_size=6).hexdigest()
     path = folder / f"{source.name}-{place}.lgfast"
     fingerprint = fingerprint_files(source)
-    with FileLock(path.with_name(path.name + ".lock")):
+    with file_lock(path.with_name(path.name + ".lock")):
         image_set = open_good_cache(path, fingerprint)
         if image_set is None:
             build_cache(path, source, fingerprint, skip_broken)

@@ -26,7 +26,9 @@ def decode_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be decoded ({error}); replace the file, or pass skip_broken=True") from error
+        raise ValueError(
+            f"{path}: cannot be decoded ({error}); replace the file, or leave such out with data.skip_broken"
+        ) from error
 
 
 def num_cores() -> int:

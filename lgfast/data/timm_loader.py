@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,40 +52,29 @@ class WorkerPool:
 
     def __init__(self, views: PillowViews, workers: int, device: torch.device) -> None:
         self.views, self.device = views, device
-        self.tasks: Sequence[Task] = ()
-        self.data_loader = self.start(workers) if workers > 0 else None
-
-    def start(self, workers: int) -> DataLoader:
-        return DataLoader(
-            self.views,
-            batch_size=None,
-            sampler=CurrentTasks(lambda: self.tasks),
-            num_workers=workers,
-            worker_init_fn=leave_interrupts_to_the_parent,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=True,
-            generator=torch.Generator(),  # its own, so that making an iterator does not advance the global one
-            multiprocessing_context="fork" if sys.platform == "linux" else None,  # shares the mapped pixels
-        )
+        self.current: list[Task] = []  # what the next iteration of `data_loader` works on
+        self.data_loader = start_workers(views, self.current, workers, device) if workers > 0 else None
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Batch]:
-        self.tasks = tasks
+        self.current[:] = tasks
         batches = map(self.views.__getitem__, tasks) if self.data_loader is None else self.data_loader
         for batch in batches:
             yield batch.to(self.device)
 
 
-class CurrentTasks:
-    """A sampler over whatever the pool's tasks are when an iteration starts."""
-
-    def __init__(self, get_tasks: Callable[[], Sequence[Task]]) -> None:
-        self.get_tasks = get_tasks
-
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self.get_tasks())
-
-    def __len__(self) -> int:
-        return len(self.get_tasks())
+def start_workers(views: PillowViews, tasks: list[Task], workers: int, device: torch.device) -> DataLoader:
+    """Persistent worker processes; every iteration works on what `tasks` then holds."""
+    return DataLoader(
+        views,
+        batch_size=None,
+        sampler=tasks,
+        num_workers=workers,
+        worker_init_fn=leave_interrupts_to_the_parent,
+        pin_memory=device.type == "cuda",
+        persistent_workers=True,
+        generator=torch.Generator(),  # its own, so that making an iterator does not advance the global one
+        multiprocessing_context="fork" if sys.platform == "linux" else None,  # shares the mapped pixels
+    )
 
 
 def leave_interrupts_to_the_parent(worker: int) -> None:

@@ -112,7 +112,7 @@ def check_broken(survey: Survey) -> Iterator[Finding]:
     broken = [look.error for look in survey.looks if look.error]
     if broken:
         text = f"{survey.split}: {len(broken)} images cannot be decoded: {some(broken)}"
-        yield Finding("error", text, "replace these files, or leave them out with skip_broken")
+        yield Finding("error", text, "replace these files, or leave them out with --data.skip-broken")
 
 
 def check_sizes(survey: Survey, official: Official | None) -> Iterator[Finding]:

@@ -40,7 +40,7 @@ def test_undecodable_image_is_named(tmp_path):
     write_folder(tmp_path)
     path = tmp_path / "train" / "dog" / "1.png"
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(ValueError, match=r"dog/1.png: cannot be decoded .*skip_broken=True"):
+    with pytest.raises(ValueError, match=r"dog/1.png: cannot be decoded .*data.skip_broken"):
         load_dataset("folder", tmp_path)
 
 

@@ -1,5 +1,7 @@
 """The loader contract: order, views, sharding, resume. Each property is compared with a direct composition."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,15 @@ def test_abandoned_pass_does_not_leak_into_the_next(image_set):
     next(iter(loader))
     loader.set_epoch(1)
     assert_same_batches(loader, train_loader_at(image_set, epoch=1))
+
+
+def test_workers_end_with_their_loader(image_set):
+    loader = train_loader(image_set, workers=2)
+    list(loader)
+    assert len(multiprocessing.active_children()) >= 2
+    running = set(multiprocessing.active_children())
+    del loader  # no reference cycle keeps it, so no garbage collection is needed
+    assert not running & set(multiprocessing.active_children())
 
 
 def test_another_epoch_discards_the_loaded_position(image_set):
