@@ -1,5 +1,15 @@
 """lgfast: fast locality-guidance training of vision transformers on tiny datasets."""
 
+try:
+    import torchvision as _torchvision  # noqa: F401  timm needs it
+except RuntimeError as error:  # it was built for another torch
+    import torch
+
+    from lgfast.doctor.environment import torchvision_fix
+
+    fix = torchvision_fix(torch.version.cuda)
+    raise ImportError(f"torchvision does not fit torch ({error}); run: {fix}") from error
+
 from lgfast import models, ops  # importing models registers them in timm
 from lgfast.version import __version__
 

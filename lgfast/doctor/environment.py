@@ -151,18 +151,22 @@ def inspect_environment(facts: Facts) -> Iterator[Finding]:
 
 def check_torchvision(facts: Facts) -> Iterator[Finding]:
     """torch and torchvision come in pairs; a wrong pair fails at `import timm` with an unrelated message."""
-    tag = "cpu" if facts.torch_cuda is None else "cu" + facts.torch_cuda.replace(".", "")
-    index = f"https://download.pytorch.org/whl/{tag}"
-    fix = f"pip install --force-reinstall --no-deps torchvision --index-url {index}"
+    fix = torchvision_fix(facts.torch_cuda)
     pair = f"torchvision {facts.torchvision} with torch {facts.torch}"
     if not facts.torchvision:
-        yield Finding("error", "torchvision is missing; timm needs it", f"pip install torchvision --index-url {index}")
+        yield Finding("error", "torchvision is missing; timm needs it", fix)
     elif facts.torchvision_error:
         yield Finding("error", f"{pair}: import fails ({facts.torchvision_error})", fix)
     elif facts.torchvision_requires and not fits(facts.torch, facts.torchvision_requires):
         yield Finding("error", f"{pair}: it was built for {facts.torchvision_requires}", fix)
     else:
         yield Finding("ok", pair)
+
+
+def torchvision_fix(torch_cuda: str | None) -> str:
+    """The command that installs the torchvision of this torch."""
+    tag = "cpu" if torch_cuda is None else "cu" + torch_cuda.replace(".", "")
+    return f"pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/{tag}"
 
 
 def fits(torch_version: str, requirement: str) -> bool:

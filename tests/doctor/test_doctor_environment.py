@@ -1,5 +1,6 @@
 """Each trap of an installation is named with one command; a sound one has no problems."""
 
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -87,6 +88,16 @@ def test_apex_is_told_from_its_namesake(tmp_path, monkeypatch, files, state):
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert apex_state() == state
     assert "apex" not in sys.modules
+
+
+def test_import_of_the_package_explains_a_wrong_pair(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    broken = 'raise RuntimeError("operator torchvision::nms does not exist")'
+    (tmp_path / "torchvision" / "__init__.py").write_text(broken)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import lgfast"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "torchvision does not fit torch (operator torchvision::nms does not exist); run: pip install" in run.stderr
 
 
 def test_this_machine_can_be_inspected(capsys):
