@@ -5,23 +5,22 @@
 
 namespace lgfast {
 
-// Output position = (1 - weight) * in[low] + weight * in[high].
+// Output position = (1 - weight) * in[low] + weight * in[high]. Where low == high, weight is 0.
 template <typename Acc>
 struct Tap {
   int low, high;
-  Acc weight;  // of high
+  Acc weight;
 };
 
 // Tap of output position x in a resize from `in` to `out` positions. out == in gives the identity exactly.
 template <typename Acc>
 LGFAST_HOST_DEVICE Tap<Acc> bilinear_tap(int x, int in, int out) {
   const Acc scale = static_cast<Acc>(in) / static_cast<Acc>(out);
-  Acc source = scale * (static_cast<Acc>(x) + Acc(0.5)) - Acc(0.5);
-  if (source < Acc(0)) source = Acc(0);
-  int low = static_cast<int>(source);
-  if (low > in - 1) low = in - 1;
-  const int high = low < in - 1 ? low + 1 : low;
-  return {low, high, source - static_cast<Acc>(low)};
+  const Acc source = scale * (static_cast<Acc>(x) + Acc(0.5)) - Acc(0.5);
+  if (source <= Acc(0)) return {0, 0, Acc(0)};
+  const int low = static_cast<int>(source);
+  if (low >= in - 1) return {in - 1, in - 1, Acc(0)};
+  return {low, low + 1, source - static_cast<Acc>(low)};
 }
 
 }  // namespace lgfast

@@ -1,62 +1,24 @@
 // feature_mse on the CPU: sum over pairs of mean((resize(student) - resize(teacher))^2), and its gradient.
 //
-// Work unit: one image of one pair, walked row by row of the common grid, so everything between the maps and the
-// gradient stays in cache. Inner loops run over channels, which are contiguous, in blocks of 8.
+// Work unit: one image of one pair. Columns are resized first, row by row of the small map; then each row of the grid
+// is one fused loop over grid_w * C contiguous values: blend two rows of each map, compare, add into two rows of the
+// gradient. Last, the columns of the gradient go back to the student's. All of it stays in cache.
 // Numerics: float accumulation (double for double maps), row sums of the loss in double. Each unit has its own
 // partial sum and gradient, and partial sums are added in order: the result does not depend on the thread count.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
+#include <type_traits>
 
 #include "common/accumulate.h"
 #include "common/dispatch.h"
-#include "feature_mse/bilinear.h"
 #include "feature_mse/feature_mse_inputs.h"
+#include "feature_mse/feature_mse_rows.h"
 
 namespace lgfast {
 namespace {
 
 using torch::stable::Tensor;
-
-constexpr int kLanes = 8;  // two SSE registers, one AVX register
-
-// out[i] = a[i] * wa + b[i] * wb, n values
-template <typename Acc>
-inline void blend(Acc* __restrict__ out, const Acc* __restrict__ a, Acc wa, const Acc* __restrict__ b, Acc wb, int n) {
-  int i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int l = 0; l < kLanes; ++l) out[i + l] = a[i + l] * wa + b[i + l] * wb;
-  for (; i < n; ++i) out[i] = a[i] * wa + b[i] * wb;
-}
-
-// out[i] += a[i] * w
-template <typename Acc>
-inline void accumulate(Acc* __restrict__ out, const Acc* __restrict__ a, Acc w, int n) {
-  int i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int l = 0; l < kLanes; ++l) out[i + l] += a[i + l] * w;
-  for (; i < n; ++i) out[i] += a[i] * w;
-}
-
-// difference[i] = a[i] - b[i]; returns the sum of its squares
-template <typename Acc>
-inline double subtract(Acc* __restrict__ difference, const Acc* __restrict__ a, const Acc* __restrict__ b, int n) {
-  Acc sums[kLanes] = {};
-  int i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int l = 0; l < kLanes; ++l) {
-      const Acc d = a[i + l] - b[i + l];
-      difference[i + l] = d;
-      sums[l] += d * d;
-    }
-  double sum = 0;
-  for (; i < n; ++i) {
-    difference[i] = a[i] - b[i];
-    sum += difference[i] * difference[i];
-  }
-  for (Acc lane : sums) sum += lane;
-  return sum;
-}
 
 template <typename Acc>
 std::vector<Tap<Acc>> bilinear_taps(int in, int out) {
@@ -65,92 +27,104 @@ std::vector<Tap<Acc>> bilinear_taps(int in, int out) {
   return taps;
 }
 
-// One image of a map, read by rows of the common grid.
-template <typename T, typename Acc>
-class ResizedMap {
+// One image of a map with its columns resized to the grid; rows are blended where they are used.
+template <typename T>
+class WideMap {
  public:
-  ResizedMap(int h, int w, int grid_h, int grid_w, int channels)
-      : row_taps_(bilinear_taps<Acc>(h, grid_h)), column_taps_(bilinear_taps<Acc>(w, grid_w)),
-        w_(w), grid_w_(grid_w), channels_(channels),
-        pixels_(static_cast<size_t>(h) * w * channels), blended_(w * channels), row_(grid_w * channels) {}
+  using Acc = typename Accumulate<T>::type;
+
+  WideMap(int h, int w, int grid_h, int grid_w, int channels)
+      : row_taps_(bilinear_taps<Acc>(h, grid_h)), column_taps_(bilinear_taps<Acc>(w, grid_w)), w_(w), grid_w_(grid_w),
+        channels_(channels), rows_(h), converted_(w * channels), wide_(static_cast<size_t>(h) * grid_w * channels) {}
 
   void load(const T* image, int64_t row_stride, int64_t column_stride) {
-    Acc* out = pixels_.data();
-    const int64_t h = static_cast<int64_t>(pixels_.size()) / blended_.size();
-    for (int64_t y = 0; y < h; ++y)
-      for (int64_t x = 0; x < w_; ++x, out += channels_) {
-        const T* in = image + y * row_stride + x * column_stride;
-        for (int c = 0; c < channels_; ++c) out[c] = Accumulate<T>::load(in[c]);
+    for (size_t y = 0; y < rows_.size(); ++y) {
+      const T* row = image + y * row_stride;
+      Acc* wide = wide_.data() + y * grid_w_ * channels_;
+      if (w_ == grid_w_) {
+        rows_[y] = dense_row(row, column_stride, wide);
+        continue;
       }
+      expand_columns(dense_row(row, column_stride, converted_.data()), wide, column_taps_.data(), grid_w_, channels_);
+      rows_[y] = wide;
+    }
   }
 
-  // Row y of the resized map, [grid_w, C]; valid until the next call.
-  const Acc* row(int y) {
-    const Tap<Acc> tap = row_taps_[y];
-    const int n = static_cast<int>(blended_.size());
-    const Acc* low = pixels_.data() + static_cast<size_t>(tap.low) * n;
-    const Acc* rows = low;
-    if (tap.weight != Acc(0)) {
-      const Acc* high = pixels_.data() + static_cast<size_t>(tap.high) * n;
-      blend(blended_.data(), low, Acc(1) - tap.weight, high, tap.weight, n);
-      rows = blended_.data();
-    }
-    if (w_ == grid_w_) return rows;
-    for (int x = 0; x < grid_w_; ++x) {
-      const Tap<Acc> t = column_taps_[x];
-      blend(row_.data() + x * channels_, rows + t.low * channels_, Acc(1) - t.weight, rows + t.high * channels_,
-            t.weight, channels_);
-    }
-    return row_.data();
+  const Tap<Acc>& row_tap(int y) const { return row_taps_[y]; }
+  BlendedRow<Acc> row(int y) const {
+    const Tap<Acc>& tap = row_taps_[y];
+    return {rows_[tap.low], rows_[tap.high], tap.weight};
   }
 
-  // The transpose of row(y): adds `difference`, [grid_w, C], into `grad`, [h, w, C].
-  void add_transposed(Acc* grad, int y, const Acc* difference) {
-    const Tap<Acc> tap = row_taps_[y];
-    const int n = static_cast<int>(blended_.size());
-    const Acc* rows = difference;
+  // One row of a wide gradient, [grid_w, C], into the map's gradient, [w, C], times scale.
+  void store_grad_row(const Acc* wide, Acc scale, T* out) {
+    const Acc* row = wide;
     if (w_ != grid_w_) {
-      std::fill(blended_.begin(), blended_.end(), Acc(0));
-      for (int x = 0; x < grid_w_; ++x) {
-        const Tap<Acc> t = column_taps_[x];
-        accumulate(blended_.data() + t.low * channels_, difference + x * channels_, Acc(1) - t.weight, channels_);
-        accumulate(blended_.data() + t.high * channels_, difference + x * channels_, t.weight, channels_);
-      }
-      rows = blended_.data();
+      std::fill(converted_.begin(), converted_.end(), Acc(0));
+      reduce_columns(wide, converted_.data(), column_taps_.data(), grid_w_, channels_);
+      row = converted_.data();
     }
-    accumulate(grad + static_cast<size_t>(tap.low) * n, rows, Acc(1) - tap.weight, n);
-    if (tap.weight != Acc(0)) accumulate(grad + static_cast<size_t>(tap.high) * n, rows, tap.weight, n);
+    for (int i = 0; i < w_ * channels_; ++i) out[i] = Accumulate<T>::store(row[i] * scale);
   }
 
  private:
+  // The row as it lies in memory where it can be read so, else converted into `out`.
+  const Acc* dense_row(const T* row, int64_t column_stride, Acc* out) const {
+    if constexpr (std::is_same_v<T, Acc>)
+      if (column_stride == channels_) return row;
+    for (int x = 0; x < w_; ++x)
+      for (int c = 0; c < channels_; ++c) out[x * channels_ + c] = Accumulate<T>::load(row[x * column_stride + c]);
+    return out;
+  }
+
   std::vector<Tap<Acc>> row_taps_, column_taps_;
   int w_, grid_w_, channels_;
-  std::vector<Acc> pixels_, blended_, row_;
+  std::vector<const Acc*> rows_;
+  std::vector<Acc> converted_, wide_;
 };
+
+template <typename Acc>
+double compare(BlendedRow<Acc> student, BlendedRow<Acc> teacher, Acc* grad_low, Acc* grad_high, int n) {
+  const bool blend_student = student.weight != Acc(0), blend_teacher = teacher.weight != Acc(0);
+  const auto call = [&](auto s, auto t, auto g) {
+    return compare_rows<s.value, t.value, g.value>(student, teacher, grad_low, grad_high, n);
+  };
+  const auto with_grad = [&](auto s, auto t) {
+    return grad_low ? call(s, t, std::true_type{}) : call(s, t, std::false_type{});
+  };
+  const auto with_teacher = [&](auto s) {
+    return blend_teacher ? with_grad(s, std::true_type{}) : with_grad(s, std::false_type{});
+  };
+  return blend_student ? with_teacher(std::true_type{}) : with_teacher(std::false_type{});
+}
 
 // Images [begin, end) of one pair; partial[b] receives the sum of squares of image b.
 template <typename T>
 void feature_mse_images(const FeatureMsePair& p, int64_t begin, int64_t end, double* partial) {
   using Acc = typename Accumulate<T>::type;
-  const int channels = p.channels, row_numel = p.grid_w * channels;
-  const int64_t map_numel = static_cast<int64_t>(p.student_h) * p.student_w * channels;
-  ResizedMap<T, Acc> student(p.student_h, p.student_w, p.grid_h, p.grid_w, channels);
-  ResizedMap<T, Acc> teacher(p.teacher_h, p.teacher_w, p.grid_h, p.grid_w, channels);
-  std::vector<Acc> difference(row_numel), grad(map_numel);
+  const int row_numel = p.grid_w * p.channels;
+  WideMap<T> student(p.student_h, p.student_w, p.grid_h, p.grid_w, p.channels);
+  WideMap<T> teacher(p.teacher_h, p.teacher_w, p.grid_h, p.grid_w, p.channels);
+  std::vector<Acc> grad(p.grad ? static_cast<size_t>(p.student_h) * row_numel : 0);
   for (int64_t b = begin; b < end; ++b) {
-    student.load(static_cast<const T*>(p.student) + b * p.student_image_stride,
-                 p.student_token_stride * p.student_w, p.student_token_stride);
+    student.load(static_cast<const T*>(p.student) + b * p.student_image_stride, p.student_token_stride * p.student_w,
+                 p.student_token_stride);
     teacher.load(static_cast<const T*>(p.teacher) + b * p.teacher_image_stride, p.teacher_row_stride,
                  p.teacher_column_stride);
     std::fill(grad.begin(), grad.end(), Acc(0));
-    partial[b] = 0;
+    double squares = 0;
     for (int y = 0; y < p.grid_h; ++y) {
-      partial[b] += subtract(difference.data(), student.row(y), teacher.row(y), row_numel);
-      if (p.grad) student.add_transposed(grad.data(), y, difference.data());
+      const Tap<Acc>& tap = student.row_tap(y);
+      Acc* low = p.grad ? grad.data() + static_cast<size_t>(tap.low) * row_numel : nullptr;
+      Acc* high = p.grad ? grad.data() + static_cast<size_t>(tap.high) * row_numel : nullptr;
+      squares += compare(student.row(y), teacher.row(y), low, high, row_numel);
     }
-    if (!p.grad) continue;
-    T* out = static_cast<T*>(p.grad) + b * map_numel;
-    for (int64_t i = 0; i < map_numel; ++i) out[i] = Accumulate<T>::store(grad[i] * static_cast<Acc>(p.grad_scale));
+    partial[b] = squares;
+    const int64_t map_row = static_cast<int64_t>(p.student_w) * p.channels;
+    T* out = static_cast<T*>(p.grad) + b * p.student_h * map_row;
+    for (int y = 0; p.grad && y < p.student_h; ++y)
+      student.store_grad_row(grad.data() + static_cast<size_t>(y) * row_numel, static_cast<Acc>(p.grad_scale),
+                             out + y * map_row);
   }
 }
 
