@@ -47,10 +47,6 @@ class CMakeBuild(build_ext):
     """Configure and build in one CMake tree, which is kept, so that a second build compiles only what changed."""
 
     def run(self):
-        reason = skip_reason()
-        if reason:
-            print(f"lgfast: pure-Python package, native ops not built ({reason})", file=sys.stderr)
-            return
         package = ROOT / "lgfast" if self.inplace else Path(self.build_lib).resolve() / "lgfast"
         build = ROOT / "build" / ("inplace" if self.inplace else "wheel")
         package.mkdir(parents=True, exist_ok=True)
@@ -66,4 +62,9 @@ class CMakeBuild(build_ext):
         subprocess.run([tool("cmake"), "--build", build], check=True)
 
 
-setup(ext_modules=[Extension("lgfast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+reason = skip_reason()
+if reason:
+    print(f"lgfast: pure-Python package, native ops not built ({reason})", file=sys.stderr)
+    setup()
+else:
+    setup(ext_modules=[Extension("lgfast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -7,8 +7,8 @@ namespace {
 
 py::dict build_info() {
   py::dict info;
-  info["torch"] = LGFAST_TORCH_VERSION;          // headers compiled against
-  info["torch_minimum"] = "2.11";                // stable ABI version targeted
+  info["torch"] = LGFAST_TORCH_VERSION;  // headers compiled against
+  info["torch_minimum"] = "2.11";        // stable ABI version targeted
   info["compiler"] = __VERSION__;
   info["cuda_compiler"] = LGFAST_CUDA_COMPILER;  // "" : CPU kernels only
   info["cuda_archs"] = LGFAST_CUDA_ARCHS;

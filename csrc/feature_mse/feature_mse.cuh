@@ -83,9 +83,9 @@ __global__ void __launch_bounds__(kFeatureMseThreads) feature_mse_kernel(const F
       const int x = i >> slab_log2, c = i & (slab - 1);
       if (c >= channels) continue;
       const Acc s = bilinear_read(student + c, p.student_w * p.student_token_stride, p.student_token_stride,
-                                       student_rows[y], student_columns[x]);
+                                  student_rows[y], student_columns[x]);
       const Acc t = bilinear_read(teacher + c, p.teacher_row_stride, p.teacher_column_stride, teacher_rows[y],
-                                       teacher_columns[x]);
+                                  teacher_columns[x]);
       const Acc d = s - t;
       difference[y * p.grid_w * slab + i] = d;
       squares += d * d;
@@ -111,7 +111,8 @@ __global__ void __launch_bounds__(kFeatureMseThreads) feature_mse_kernel(const F
           along_x += tap_weight(student_columns[x], column) * difference[((y * p.grid_w + x) << slab_log2) + c];
         total += tap_weight(student_rows[y], row) * along_x;
       }
-      grad[static_cast<int64_t>(row * p.student_w + column) * p.channels + c] = Accumulate<T>::store(total * grad_scale);
+      grad[static_cast<int64_t>(row * p.student_w + column) * p.channels + c] =
+          Accumulate<T>::store(total * grad_scale);
     }
   }
 }
@@ -159,8 +160,8 @@ const char* launch_feature_mse_bwd(const void* grad, const void* dloss, void* ou
   using Acc = typename Accumulate<T>::type;
   if (n == 0) return nullptr;
   const int64_t per_block = kFeatureMseThreads * 4, blocks = (n + per_block - 1) / per_block;
-  return launch(feature_mse_bwd_kernel<T>, Grid{static_cast<int>(blocks < 4096 ? blocks : 4096)}, kFeatureMseThreads,
-                0, stream, static_cast<const T*>(grad), static_cast<const Acc*>(dloss), static_cast<T*>(out), n, scale);
+  return launch(feature_mse_bwd_kernel<T>, Grid{static_cast<int>(blocks < 4096 ? blocks : 4096)}, kFeatureMseThreads, 0,
+                stream, static_cast<const T*>(grad), static_cast<const Acc*>(dloss), static_cast<T*>(out), n, scale);
 }
 
 }  // namespace lgfast

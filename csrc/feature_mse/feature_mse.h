@@ -31,8 +31,8 @@ struct FeatureMseParams {
   int first_block[kFeatureMseMaxPairs + 1];  // pair k owns blocks [first_block[k], first_block[k + 1])
   int slab_log2[kFeatureMseMaxPairs];        // channels of a block, as a power of two
   int num_pairs;
-  int smem_bytes;     // of the largest block
-  double* partials;   // [first_block[num_pairs]] loss of each block
+  int smem_bytes;    // of the largest block
+  double* partials;  // [first_block[num_pairs]] loss of each block
 };
 
 // Bytes of a block: the differences of `slab` channels, four tables of resize taps, one sum per warp.

@@ -34,8 +34,14 @@ class WideMap {
   using Acc = typename Accumulate<T>::type;
 
   WideMap(int h, int w, int grid_h, int grid_w, int channels)
-      : row_taps_(bilinear_taps<Acc>(h, grid_h)), column_taps_(bilinear_taps<Acc>(w, grid_w)), w_(w), grid_w_(grid_w),
-        channels_(channels), rows_(h), converted_(w * channels), wide_(static_cast<size_t>(h) * grid_w * channels) {}
+      : row_taps_(bilinear_taps<Acc>(h, grid_h)),
+        column_taps_(bilinear_taps<Acc>(w, grid_w)),
+        w_(w),
+        grid_w_(grid_w),
+        channels_(channels),
+        rows_(h),
+        converted_(w * channels),
+        wide_(static_cast<size_t>(h) * grid_w * channels) {}
 
   void load(const T* image, int64_t row_stride, int64_t column_stride) {
     for (size_t y = 0; y < rows_.size(); ++y) {

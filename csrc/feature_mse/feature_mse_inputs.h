@@ -67,9 +67,9 @@ inline FeatureMseInputs feature_mse_inputs(const std::vector<torch::stable::Tens
                                            const std::vector<torch::stable::Tensor>& teacher,
                                            const std::vector<int64_t>& grids, double grad_scale) {
   using torch::headeronly::MemoryFormat;
-  LGFAST_CHECK(!student.empty() && student.size() == teacher.size() && grids.size() == 2 * student.size(), "feature_mse",
-               "student, teacher and grids must list the same pairs, at least one, got ", student.size(), ", ",
-               teacher.size(), " and ", grids.size(), " / 2");
+  LGFAST_CHECK(!student.empty() && student.size() == teacher.size() && grids.size() == 2 * student.size(),
+               "feature_mse", "student, teacher and grids must list the same pairs, at least one, got ", student.size(),
+               ", ", teacher.size(), " and ", grids.size(), " / 2");
   FeatureMseInputs in;
   int64_t grad_numel = 0;
   for (size_t k = 0; k < student.size(); ++k) {
