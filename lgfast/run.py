@@ -38,6 +38,7 @@ class Result:
     test_top5: float
     last_test_top1: float  # of the last epoch
     best_epoch: int
+    selected_on: str  # "validation" or "test" (eval.protocol=paper)
     val_top1: float  # on the selection images, at the best epoch
     seconds: float
     teacher_run: str | None = None
@@ -201,6 +202,7 @@ def report(
         test_top5=best["top5"],
         last_test_top1=last["top1"],
         best_epoch=trainer.progress.best_epoch,
+        selected_on="test" if config.eval.protocol == "paper" else "validation",
         val_top1=trainer.progress.best_top1,
         seconds=seconds,
         teacher_run=str(teacher_run) if teacher_run else None,

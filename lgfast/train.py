@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from lgfast.config import Config, check_key, load_recipe, load_yaml, recipe_names, replace, to_dict, valid_keys
+from lgfast.config import Config, check_key, dump_yaml, load_recipe, load_yaml, recipe_names, replace, to_dict, valid_keys
 from lgfast.interrupt import Interrupted, InterruptFlag
 from lgfast.run import Result, read_result, resume_config, train_run
 
@@ -90,7 +90,7 @@ def key_values(arguments: list[str]) -> dict[str, Any]:
 def print_result(result: Result) -> None:
     if result.teacher_test_top1 is not None:
         print(f"teacher test accuracy   {result.teacher_test_top1:6.2f} %   {result.teacher_run}")
-    print(f"student test accuracy   {result.test_top1:6.2f} %   (epoch {result.best_epoch}, chosen on validation)")
+    print(f"student test accuracy   {result.test_top1:6.2f} %   (epoch {result.best_epoch}, chosen on {result.selected_on})")
     print(f"          last epoch    {result.last_test_top1:6.2f} %")
     print(f"{result.seconds:.0f} s; metrics, curves and weights are in {result.run_dir}", flush=True)
 
@@ -100,8 +100,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config, options = parse(sys.argv[1:] if argv is None else argv)
         if options.print_config:
-            from lgfast.config import dump_yaml
-
             print(dump_yaml(config), end="")
             return 0
         if options.resume and (done := read_result(options.resume)):
