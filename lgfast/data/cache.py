@@ -96,6 +96,8 @@ def decode_records(records: Records, name: str, skipped: list[str] | None) -> It
             skipped.append(str(image))
         else:
             yield image, label
+    if skipped and len(skipped) == len(records.labels):
+        raise ValueError(f"{name}: none of its {len(skipped)} images can be decoded; the first: {skipped[0]}")
 
 
 def decode_or_error(path: Path) -> np.ndarray | ValueError:

@@ -57,6 +57,14 @@ def test_broken_images_are_skipped_and_counted_on_request(tmp_path):
         assert len(load_dataset("folder", tmp_path, "test", skip_broken=True)) == 4
 
 
+def test_a_set_without_a_sound_image_is_refused(tmp_path):
+    write_folder(tmp_path)
+    for path in (tmp_path / "train").rglob("*.png"):
+        path.write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"none of its 6 images can be decoded; the first: .*0.png"):
+        load_dataset("folder", tmp_path, skip_broken=True)
+
+
 def test_missing_split_states_the_layout(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder train; expected <root>/train/<class>/<image>"):
         load_dataset("folder", tmp_path)
