@@ -1,9 +1,8 @@
 """The cache: decode once, notice every change and damage, never leave half a file, survive a race."""
 
 import errno
+import multiprocessing
 import os
-import subprocess
-import sys
 import time
 
 import pytest
@@ -114,35 +113,50 @@ def test_interrupted_writer_is_replaced(tree):
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".lgfast", ".lock"]
 
 
-RACE = """
-import sys, time
-from pathlib import Path
-from lgfast.data import load_dataset
-Path(sys.argv[2]).touch()
-while not Path(sys.argv[3]).exists():
-    time.sleep(0.01)
-print(load_dataset("folder", sys.argv[1]).content_hash)
-"""
+def test_two_processes_starting_at_once_decode_once(tree, tmp_path, monkeypatch):
+    real_build, log, context = cache.build_cache, tmp_path / "log", multiprocessing.get_context("fork")
+    start, hashes = context.Barrier(2), context.Queue()
+
+    def logged_build(*arguments):
+        with log.open("a") as file:
+            file.write("built\n")
+        time.sleep(0.2)  # the other process arrives meanwhile
+        real_build(*arguments)
+
+    def load():
+        start.wait()
+        hashes.put(load_dataset("folder", tree).content_hash)
+
+    monkeypatch.setattr(cache, "build_cache", logged_build)
+    processes = [context.Process(target=load) for _ in range(2)]
+    for process in processes:
+        process.start()
+    got = {hashes.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join(timeout=60)
+    assert got == {load_dataset("folder", tree).content_hash}
+    assert log.read_text() == "built\n"
 
 
-def test_two_processes_starting_at_once_decode_once(tree, tmp_path):
-    start = tmp_path / "start"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACE, str(tree), str(tmp_path / f"ready{i}"), str(start)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    while not all((tmp_path / f"ready{i}").exists() for i in range(2)):
-        time.sleep(0.01)
-        assert all(process.poll() is None for process in processes)
-    start.touch()
-    outputs = [process.communicate(timeout=60) for process in processes]
-    assert outputs[0][0] == outputs[1][0] == load_dataset("folder", tree).content_hash + "\n"
-    assert sum("cached 6 images" in err for _, err in outputs) == 1
+def test_killed_writer_neither_blocks_nor_corrupts(tree, tmp_path, monkeypatch):
+    real_decode, context = cache.decode_image, multiprocessing.get_context("fork")
+    reached = context.Event()
+
+    def decode_until_killed(path):
+        if path.name == "2.png":
+            reached.set()
+            time.sleep(60)
+        return real_decode(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "decode_image", decode_until_killed)
+        process = context.Process(target=load_dataset, args=("folder", tree))
+        process.start()
+        assert reached.wait(timeout=60)
+        process.kill()
+        process.join()
+    assert [path.suffix for path in (tree / ".lgfast_cache").iterdir() if path.suffix == ".lgfast"] == []
+    assert len(load_dataset("folder", tree)) == 6
 
 
 def test_cache_folder_prefers_the_environment_then_the_root(tree, tmp_path, monkeypatch):
