@@ -64,7 +64,8 @@ def create_model(
         raise ValueError(unknown_model(name))
     paper = PAPER_MODELS.get(name, PaperModel())
     args = {**paper.kwargs, "num_classes": num_classes, **kwargs}
-    if get_pretrained_cfg(name).fixed_input_size:
+    cfg = get_pretrained_cfg(name)
+    if cfg is not None and cfg.fixed_input_size:
         args["img_size"] = image_size
     model = build(name, args, drop_path_rate * paper.drop_path_scale)
     paper.fix(model)

@@ -112,13 +112,11 @@ def num_prefix_tokens(model: nn.Module) -> int:
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """Blocks in forward order: the children of every container named `blocks`, else of the stage modules."""
+    """Blocks in forward order: the members of the containers named `blocks`, else of the stages in feature_info."""
     if type(model).__name__ in REORDERED:
         raise ValueError(f"{architecture(model)}: its blocks reorder the tokens, so their outputs are no maps")
-    blocks = [block for container in block_containers(model) for block in leaf_blocks(container)]
-    if not blocks:
-        stages = [model.get_submodule(info["module"]) for info in getattr(model, "feature_info", ())]
-        blocks = [block for stage in stages if isinstance(stage, nn.Sequential) for block in leaf_blocks(stage)]
+    containers = block_containers(model) or stage_modules(model)
+    blocks = [block for container in containers for block in leaf_blocks(container)]
     if not blocks:
         raise ValueError(
             f"{architecture(model)}: no blocks found to tap (looked for containers named 'blocks' and for the "
@@ -127,29 +125,38 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     return blocks
 
 
-def block_containers(module: nn.Module) -> Iterator[nn.Module]:
-    """Outermost containers named `blocks`, in definition order."""
-    for name, child in module.named_children():
-        if name == "blocks" and isinstance(child, (nn.Sequential, nn.ModuleList)):
-            yield child
-        else:
-            yield from block_containers(child)
+def block_containers(model: nn.Module) -> list[nn.Module]:
+    """Containers named `blocks` nearest to the root, in definition order; deeper ones are parts of blocks."""
+    found = [
+        (name.count("."), module)
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "blocks" and isinstance(module, (nn.Sequential, nn.ModuleList))
+    ]
+    nearest = min((depth for depth, _ in found), default=0)
+    return [module for depth, module in found if depth == nearest]
 
 
-def leaf_blocks(container: nn.Module) -> Iterator[nn.Module]:
-    """Members of a container, nested containers unrolled."""
-    for child in container.children():
-        if is_container(child):
-            yield from leaf_blocks(child)
-        else:
-            yield child
+def stage_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules that feature_info names, without plain layers such as a stem's activation."""
+    modules = dict(model.named_modules())
+    stages = [modules.get(info["module"]) for info in getattr(model, "feature_info", ())]
+    return [stage for stage in stages if stage is not None and any(True for _ in stage.children())]
+
+
+def leaf_blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The blocks of a list of blocks, nested lists unrolled; a block itself otherwise."""
+    if not is_container(module):
+        yield module
+        return
+    for child in module.children():
+        yield from leaf_blocks(child)
 
 
 def is_container(module: nn.Module) -> bool:
     """A list of blocks, rather than a block: a Sequential with a plain layer among its members is a block."""
     if isinstance(module, nn.ModuleList):
         return True
-    return type(module) is nn.Sequential and all(any(member.children()) for member in module)
+    return type(module) is nn.Sequential and all(any(True for _ in m.children()) for m in module)
 
 
 def count_blocks(model: nn.Module) -> int:

@@ -36,4 +36,4 @@ def test_unknown_argument_names_the_model():
 
 
 def test_models_without_drop_path_are_built_without_it():
-    assert create_model("vgg11", num_classes=2, drop_path_rate=0.1).num_classes == 2
+    assert create_model("dla46_c", num_classes=2, drop_path_rate=0.1).num_classes == 2

@@ -19,7 +19,7 @@ from lgfast.models import create_model, teacher_stages
         ("regnety_002", 64, (1, 3, 4), [(24, (16, 16)), (152, (4, 4)), (368, (2, 2))]),
         ("mobilenetv3_small_050", 64, (1, 3, 4), [(8, (16, 16)), (24, (4, 4)), (288, (2, 2))]),
         ("densenet121", 64, (1, 3, 4), [(256, (16, 16)), (1024, (4, 4)), (1024, (2, 2))]),
-        ("vgg11_bn", 64, (2, 4, 5), [(256, (16, 16)), (512, (4, 4)), (512, (2, 2))]),
+        ("dla46_c", 64, (2, 4, 5), [(64, (16, 16)), (128, (4, 4)), (256, (2, 2))]),
     ],
 )
 def test_default_stages_and_shapes(name, image_size, stages, shapes):
@@ -40,5 +40,5 @@ def test_batch_statistics_stay_as_they_were():
 def test_errors_name_the_model():
     with pytest.raises(ValueError, match=r"Linear: a teacher needs timm's forward_intermediates .* got 0"):
         teacher_stages(nn.Linear(2, 2), 32)
-    with pytest.raises(ValueError, match=r"vgg11: cannot run at image size 2"):
-        teacher_stages(timm.create_model("vgg11", num_classes=2), 2)
+    with pytest.raises(ValueError, match=r"dla46_c: cannot run at image size 2"):
+        teacher_stages(timm.create_model("dla46_c", num_classes=2), 2)
