@@ -27,6 +27,7 @@ class DataConfig:
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
     loader: str = "timm"  # timm (Pillow workers), resident, dali
     workers: int = 0  # processes that prepare images (timm loader); 0: in this process
+    seed: int | None = None  # of the order of the images and of their views; none: the run's seed
     batch_size: int = 64  # images of one optimisation step, over all ranks
     eval_batch_size: int = 200
     train_limit: int = 0  # keep this many training images, classes balanced; 0: all
@@ -101,6 +102,7 @@ class LogConfig:
     save_every_steps: int = 0  # extra checkpoints within an epoch; 0: at the end of epochs only
     save_every_epochs: int = 1
     keep_checkpoints: int = 2
+    print_epochs: bool = True  # one line an epoch on the terminal
     tensorboard: bool = True  # where the package tensorboard is installed
 
 
@@ -137,6 +139,11 @@ class Config:
                 "augment.teacher_size: guidance needs the teacher's input size, got 0; set it (32), "
                 "or guidance.weight=0 to train without a teacher"
             )
+
+    @property
+    def view_seed(self) -> int:
+        """Seed of the order of the images and of their views."""
+        return self.seed if self.data.seed is None else self.data.seed
 
 
 def get(config: Any, key: str) -> Any:

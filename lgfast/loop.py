@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,30 +76,44 @@ class Trainer:
 
     def fit(self) -> Progress:
         """Train until the last epoch or `max_steps`; on interruption save and raise `Interrupted`."""
-        while self.progress.epoch < self.config.epochs and not self.reached_max_steps():
+        while not self.is_finished():
             started = time.perf_counter()
-            self.train_epoch(self.progress.epoch)
-            seconds = time.perf_counter() - started
-            self.finish_epoch(seconds)
-        save_weights(self.run_dir / "last.safetensors", self.student.model, self.weights_metadata())
-        self.log.close()
+            self.begin_epoch()
+            for batch in self.progress_bar(self.train_loader):
+                self.train_batch(batch)
+                if self.epoch_is_over():
+                    break
+            self.finish_epoch(time.perf_counter() - started)
+        self.finish()
         return self.progress
 
-    def train_epoch(self, epoch: int) -> None:
-        """One pass over the training images, or what is left of it after a resume."""
+    def begin_epoch(self) -> None:
+        """Start the pass over the training images, or go on with it after a resume."""
         self.student.train()
-        self.train_loader.set_epoch(epoch)
-        steps = len(self.train_loader)
-        self.set_lr(epoch, self.progress.step - epoch * steps)
-        for batch in self.progress_bar(self.train_loader, epoch):
-            self.step(batch)
-            self.progress.step += 1
-            step_in_epoch = self.progress.step - epoch * steps
-            self.after_step(step_in_epoch == steps)
-            if step_in_epoch == steps or self.reached_max_steps():
-                break
-            if self.config.optim.per_step:
-                self.set_lr(epoch, step_in_epoch)
+        self.train_loader.set_epoch(self.progress.epoch)
+        self.set_lr(self.progress.epoch, self.step_in_epoch())
+
+    def train_batch(self, batch: Batch) -> None:
+        """One step, and what is due after it."""
+        self.step(batch)
+        self.progress.step += 1
+        self.after_step(self.step_in_epoch() == len(self.train_loader))
+        if self.config.optim.per_step and not self.epoch_is_over():
+            self.set_lr(self.progress.epoch, self.step_in_epoch())
+
+    def step_in_epoch(self) -> int:
+        return self.progress.step - self.progress.epoch * len(self.train_loader)
+
+    def epoch_is_over(self) -> bool:
+        return self.step_in_epoch() >= len(self.train_loader) or self.reached_max_steps()
+
+    def is_finished(self) -> bool:
+        return self.progress.epoch >= self.config.epochs or self.reached_max_steps()
+
+    def finish(self) -> None:
+        """Write the last weights and close the files."""
+        save_weights(self.run_dir / "last.safetensors", self.student.model, self.weights_metadata())
+        self.log.close()
 
     def after_step(self, is_last: bool) -> None:
         """Log, save and stop where due. Host reads happen here only."""
@@ -116,33 +130,47 @@ class Trainer:
         if self.interrupt.requested:
             raise Interrupted(self.save(), self.run_dir)
 
-    def finish_epoch(self, seconds: float) -> None:
-        """Evaluate, remember the best epoch, write the epoch's rows and checkpoint."""
-        config, progress = self.config, self.progress
+    def finish_epoch(self, seconds: float, scores: dict[str, float] | None = None) -> dict[str, float]:
+        """Evaluate, remember the best epoch, write the epoch's rows and checkpoint.
+
+        Args:
+            seconds: that the epoch's steps took.
+            scores: of `evaluate` on the selection images, where the caller has them already.
+        Returns:
+            The epoch's row of summary.csv.
+        """
+        is_evaluated = self.is_evaluated()
         self.check_finite()
         train = self.meter.read(TrainMeter.EPOCH)
         self.meter.reset(TrainMeter.EPOCH)
-        progress.epoch += 1
-        is_end = progress.epoch == config.epochs or self.reached_max_steps()
-        row = {"epoch": progress.epoch, "lr": self.lr} | train
-        if is_end or progress.epoch % config.eval.every_epochs == 0:
-            row |= {f"val_{name}": value for name, value in self.validate().items()}
-        images = len(self.train_loader) * config.data.batch_size
-        self.log.write("epoch", progress.step, row | {"seconds": seconds, "images_per_s": images / seconds})
+        self.progress.epoch += 1
+        row = {"epoch": self.progress.epoch, "lr": self.lr} | train
+        if is_evaluated:
+            scores = scores or evaluate(self.student.model, self.select_loader, self.device)
+            self.keep_best(scores)
+            row |= {f"val_{name}": scores[name] for name in ("top1", "top5", "loss")}
+        images = len(self.train_loader) * self.config.data.batch_size
+        self.log.write("epoch", self.progress.step, row | {"seconds": seconds, "images_per_s": images / seconds})
         self.log.write_epoch(row | {"seconds": round(seconds, 3)})
         self.say(row, seconds)
-        if is_end or progress.epoch % config.log.save_every_epochs == 0 or self.interrupt.requested:
+        is_due = self.progress.epoch % self.config.log.save_every_epochs == 0
+        if self.is_finished() or is_due or self.interrupt.requested:
             path = self.save()
-            if self.interrupt.requested and not is_end:
+            if self.interrupt.requested and not self.is_finished():
                 raise Interrupted(path, self.run_dir)
+        return row
 
-    def validate(self) -> dict[str, float]:
-        """Accuracy on the selection images; keeps the weights of the best epoch."""
-        scores = evaluate(self.student.model, self.select_loader, self.device)
+    def is_evaluated(self) -> bool:
+        """Whether the epoch that now ends is judged: every `eval.every_epochs`-th and the last."""
+        done = self.progress.epoch + 1
+        is_last = done == self.config.epochs or self.reached_max_steps()
+        return is_last or done % self.config.eval.every_epochs == 0
+
+    def keep_best(self, scores: dict[str, float]) -> None:
+        """Keep the weights of the epoch with the best accuracy on the selection images."""
         if scores["top1"] > self.progress.best_top1:
             self.progress.best_top1, self.progress.best_epoch = scores["top1"], self.progress.epoch
             save_weights(self.run_dir / "best.safetensors", self.student.model, self.weights_metadata())
-        return {"top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"]}
 
     def check_finite(self) -> None:
         bad = self.meter.first_bad_step()
@@ -208,12 +236,14 @@ class Trainer:
     def reached_max_steps(self) -> bool:
         return 0 < self.config.max_steps <= self.progress.step
 
-    def progress_bar(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
+    def progress_bar(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """A bar on a terminal; nothing in a file."""
-        title = f"epoch {epoch + 1}/{self.config.epochs}"
+        title = f"epoch {self.progress.epoch + 1}/{self.config.epochs}"
         return tqdm(batches, title, leave=False, disable=not sys.stderr.isatty(), total=len(self.train_loader))
 
     def say(self, row: dict[str, float], seconds: float) -> None:
+        if not self.config.log.print_epochs:
+            return
         val = f"  val {row['val_top1']:.2f} %" if "val_top1" in row else ""
         guidance = f"  guidance {row['guidance_loss']:.4f}" if row["guidance_loss"] else ""
         print(
@@ -223,13 +253,23 @@ class Trainer:
         )
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, loader: Iterable[Batch], device: torch.device | str) -> dict[str, float]:
     """Top-1, top-5 (percent) and mean cross entropy over a loader, in float32 and eval mode."""
-    was_training = model.training
-    model.eval()
-    meter = EvalMeter(device)
+    return evaluate_all([model], loader, device)[0]
+
+
+@torch.no_grad()
+def evaluate_all(
+    models: Sequence[nn.Module], loader: Iterable[Batch], device: torch.device | str
+) -> list[dict[str, float]]:
+    """`evaluate` of several models in one pass over the loader."""
+    was_training = [model.training for model in models]
+    meters = [EvalMeter(device) for _ in models]
+    for model in models:
+        model.eval()
     for batch in loader:
-        meter.update(model(batch.images), batch.labels)
-    model.train(was_training)
-    return meter.read()
+        for model, meter in zip(models, meters, strict=True):
+            meter.update(model(batch.images), batch.labels)
+    for model, training in zip(models, was_training, strict=True):
+        model.train(training)
+    return [meter.read() for meter in meters]

@@ -15,6 +15,8 @@ import torch
 from lgfast.checkpoint import CheckpointError, atomic_path, find_weights, load_weights, read_weights
 from lgfast.config import Config, digest, dump_yaml, from_dict, load_recipe, load_yaml, replace, to_dict
 from lgfast.data import ImageSet, build_eval_loader, build_train_loader, load_dataset, split_holdout
+from lgfast.data.epoch_loader import EpochLoader
+from lgfast.data.eval_loader import EvalLoader
 from lgfast.environment import describe_environment
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.interrupt import InterruptFlag
@@ -43,6 +45,14 @@ class Result:
     seconds: float
     teacher_run: str | None = None
     teacher_test_top1: float | None = None
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Batches to train on and batches that select the best epoch; students of one group share them."""
+
+    train: EpochLoader
+    select: EvalLoader
 
 
 @dataclass(frozen=True)
@@ -116,9 +126,20 @@ def open_run_dir(config: Config, resume: bool) -> Path:
 
 
 def build_trainer(
-    config: Config, splits: DataSplits, teacher: Teacher | None, device: torch.device, interrupt: InterruptFlag
+    config: Config,
+    splits: DataSplits,
+    teacher: Teacher | None,
+    device: torch.device,
+    interrupt: InterruptFlag,
+    loaders: Loaders | None = None,
 ) -> Trainer:
-    """The trainer of one run; the model's initial weights depend on `config.seed` alone."""
+    """The trainer of one run; the model's initial weights depend on `config.seed` alone.
+
+    Args:
+        teacher: None where the run is not guided.
+        loaders: shared with other trainers; None to build the run's own.
+    """
+    loaders = loaders or build_loaders(config, splits, device)
     torch.manual_seed(config.seed)
     student = build_student(config, splits.train.num_classes, teacher).to(device)
     optimizer = build_optimizer(student.named_parameters(), config.optim)
@@ -132,23 +153,28 @@ def build_trainer(
         label_smoothing=config.optim.label_smoothing,
         clip_norm=config.optim.clip_norm,
     )
-    spec = config.augment if teacher is not None else dataclasses.replace(config.augment, teacher_size=0)
-    train_loader = build_train_loader(
-        config.data.loader,
+    metadata = weights_metadata(config, splits.train)
+    run_dir = Path(config.run_dir)
+    return Trainer(config, run_dir, student, step, loaders.train, loaders.select, metadata, interrupt)
+
+
+def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> Loaders:
+    """The loaders of a run, or of a group of runs that share views. The teacher's input is made if it is needed."""
+    data, is_guided = config.data, config.guidance.weight > 0
+    train = build_train_loader(
+        data.loader,
         splits.train,
-        spec,
-        batch_size=config.data.batch_size,
-        seed=config.seed,
-        workers=config.data.workers,
+        config.augment if is_guided else dataclasses.replace(config.augment, teacher_size=0),
+        batch_size=data.batch_size,
+        seed=config.view_seed,
+        workers=data.workers,
         device=device,
     )
-    if len(train_loader) == 0:
+    if len(train) == 0:
         raise ValueError(
-            f"data.batch_size: {config.data.batch_size} is more than the {len(splits.train)} training images; lower it"
+            f"data.batch_size: {data.batch_size} is more than the {len(splits.train)} training images; lower it"
         )
-    select_loader = eval_loader(config, splits.select, device)
-    metadata = weights_metadata(config, splits.train)
-    return Trainer(config, Path(config.run_dir), student, step, train_loader, select_loader, metadata, interrupt)
+    return Loaders(train, eval_loader(config, splits.select, device))
 
 
 def build_student(config: Config, num_classes: int, teacher: Teacher | None) -> GuidedStudent:
@@ -242,7 +268,7 @@ def teacher_config(config: Config) -> Config:
     if teacher.guidance.weight > 0:
         raise ValueError(f"teacher.recipe: {config.teacher.recipe} is itself guided; name a recipe of a plain CNN")
     augment = dataclasses.replace(teacher.augment, image_size=config.augment.teacher_size, teacher_size=0)
-    data = dataclasses.replace(config.data, batch_size=teacher.data.batch_size)
+    data = dataclasses.replace(config.data, batch_size=teacher.data.batch_size, seed=teacher.data.seed)
     log = dataclasses.replace(teacher.log, tensorboard=config.log.tensorboard)
     return dataclasses.replace(
         teacher, device=config.device, data=data, augment=augment, eval=config.eval, log=log, run_dir=""
