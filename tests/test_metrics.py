@@ -64,3 +64,14 @@ def test_non_finite_values_stay_valid_json(tmp_path):
     log = MetricsLog(tmp_path, tensorboard=False)
     log.write("train", 1, {"loss": math.inf})
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = MetricsLog(tmp_path, tensorboard=True)
+    log.write("train", 3, {"loss": 1.5})
+    log.write("train", 6, {"loss": 0.5})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("train/loss")
+    assert [(event.step, event.value) for event in events] == [(3, 1.5), (6, 0.5)]
