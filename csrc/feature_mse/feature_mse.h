@@ -20,6 +20,14 @@ struct FeatureMsePair {
   double grad_scale;  // of the stored gradient: 2 * loss_scale * the caller's grad_scale
 };
 
+// Grid and scales of a pair whose sizes are set. An empty batch gives loss 0.
+inline void complete_feature_mse_pair(FeatureMsePair& p, int64_t batch, double grad_scale) {
+  p.grid_h = p.student_h > p.teacher_h ? p.student_h : p.teacher_h;
+  p.grid_w = p.student_w > p.teacher_w ? p.student_w : p.teacher_w;
+  p.loss_scale = 1.0 / (static_cast<double>(batch > 0 ? batch : 1) * p.channels * p.grid_h * p.grid_w);
+  p.grad_scale = 2.0 * p.loss_scale * grad_scale;
+}
+
 constexpr int kFeatureMseMaxPairs = 16;         // kernel parameters hold them all
 constexpr int kFeatureMseSlab = 16;             // channels of a block: one 32-byte sector of a bf16 pixel
 constexpr int kFeatureMseMaxSmem = 227 * 1024;  // bytes, sm_90

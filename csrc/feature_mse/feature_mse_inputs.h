@@ -4,7 +4,6 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
 #include <vector>
 
 #include "common/check.h"
@@ -48,17 +47,12 @@ inline FeatureMsePair feature_mse_pair(const torch::stable::Tensor& student, con
   p.student_w = static_cast<int>(w);
   p.teacher_h = static_cast<int>(teacher.size(2));
   p.teacher_w = static_cast<int>(teacher.size(3));
-  p.grid_h = std::max(p.student_h, p.teacher_h);
-  p.grid_w = std::max(p.student_w, p.teacher_w);
   p.student_image_stride = student.stride(0);
   p.student_token_stride = student.stride(1);
   p.teacher_image_stride = teacher.stride(0);
   p.teacher_row_stride = teacher.stride(2);
   p.teacher_column_stride = teacher.stride(3);
-  const double batch = static_cast<double>(std::max<int64_t>(student.size(0), 1));  // an empty batch gives 0
-  const double numel = batch * p.channels * p.grid_h * p.grid_w;
-  p.loss_scale = 1.0 / numel;
-  p.grad_scale = 2.0 * grad_scale / numel;
+  complete_feature_mse_pair(p, student.size(0), grad_scale);
   return p;
 }
 

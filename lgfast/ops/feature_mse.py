@@ -1,6 +1,6 @@
 """feature_mse: the locality-guidance loss of all guided pairs, forward and gradient in one launch."""
 
-import math
+import functools
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def feature_mse(
         student_maps: K tensors [B, h*w, C], token-major, after projection; float32, bfloat16, float16 or float64,
             CPU or CUDA. They receive gradients. Slices without the class token are read in place.
         teacher_maps: K tensors [B, C, h, w], same batch, channels and dtype; constants. channels_last is fastest,
-            other layouts are copied.
+            other layouts are copied. Under autocast, maps of several dtypes are brought to the widest.
         student_grids: (h, w) of each student map; None where every map is square.
     Returns:
         Scalar float32 (float64 for float64 maps), accumulated in float32. An empty batch gives 0. Two runs agree bit
@@ -31,6 +31,8 @@ def feature_mse(
     Source: guidance loss of Li et al., ECCV 2022 (arXiv 2207.10026); projecting before resizing, as their code does.
     """
     _check_lists(student_maps, teacher_maps, student_grids)
+    if torch.is_autocast_enabled(student_maps[0].device.type):
+        student_maps, teacher_maps = _promote(student_maps, teacher_maps)
     grids = student_grids or [_square_grid(student) for student in student_maps]
     for k, (student, teacher, grid) in enumerate(zip(student_maps, teacher_maps, grids, strict=True)):
         _check_pair(k, student, teacher, grid, student_maps[0])
@@ -53,8 +55,14 @@ def _check_lists(student_maps, teacher_maps, student_grids) -> None:
         )
 
 
+def _promote(student_maps: list[Tensor], teacher_maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """All maps in their widest dtype: the autocast rule, as for PyTorch's own operations on several tensors."""
+    dtype = functools.reduce(torch.promote_types, [maps.dtype for maps in (*student_maps, *teacher_maps)])
+    return [maps.to(dtype) for maps in student_maps], [maps.to(dtype) for maps in teacher_maps]
+
+
 def _square_grid(student: Tensor) -> tuple[int, int]:
-    side = math.isqrt(student.shape[1]) if student.dim() == 3 else 0
+    side = int(student.shape[1] ** 0.5 + 0.5) if student.dim() == 3 else 0
     return side, side
 
 
@@ -82,7 +90,7 @@ def _check_pair(k: int, student: Tensor, teacher: Tensor, grid: tuple[int, int],
     for name, maps in (("student", student), ("teacher", teacher)):
         if maps.device != first.device:
             raise ValueError(f"feature_mse: {name} map {k} must be on {first.device}, got {maps.device}")
-        if maps.dtype != first.dtype and not torch.is_autocast_enabled(first.device.type):
+        if maps.dtype != first.dtype:
             raise ValueError(
                 f"feature_mse: {name} map {k} must have dtype {first.dtype}, got {maps.dtype}; cast one of them"
             )

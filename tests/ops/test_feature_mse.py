@@ -2,72 +2,183 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lgfast.ops import feature_mse, reference
+from lgfast.ops import feature_mse
+from tests.ops.feature_mse_cases import STUDENT_SIDES, assert_matches_reference, loss_and_grads, make_maps
 
-TEACHER_MAPS = [(16, 32), (32, 16), (64, 8)]  # channels, h = w
-STUDENT_SIDES = {  # h = w of the three guided maps; names sharing a row share shapes
-    "deit_tiny t2t_vit_7 t2t_vit_14 convit_tiny": (14, 14, 14),
-    "pit_ti": (27, 14, 7),
-    "pvt_tiny pvt_v2_b0": (56, 28, 7),
-    "cvt_13": (56, 14, 14),
-}
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SQUARE_14 = [(14, 14)] * 3
 
 
-def make_maps(sides, batch=2, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    student = [torch.randn(batch, n * n, c, generator=generator) for n, (c, _) in zip(sides, TEACHER_MAPS, strict=True)]
-    teacher = [torch.randn(batch, c, n, n, generator=generator) for c, n in TEACHER_MAPS]
-    teacher = [maps.to(dtype).contiguous(memory_format=torch.channels_last) for maps in teacher]
-    return [maps.to(dtype).requires_grad_() for maps in student], teacher
-
-
-def loss_and_grads(op, student, *args):
-    loss = op(student, *args)
-    return loss.detach(), torch.autograd.grad(loss, student)
-
-
-def double_truth(student, teacher, grids):
-    student = [maps.detach().double().requires_grad_() for maps in student]
-    return loss_and_grads(reference.feature_mse, student, [maps.double() for maps in teacher], grids)
-
-
-def assert_within_twice_plain(value, plain, truth):
-    """The op's largest error is at most twice that of plain PyTorch in the same dtype, plus one rounding."""
-    floor = torch.finfo(value.dtype).eps * truth.abs().max()
-    assert (value.double() - truth).abs().max() <= 2 * (plain.double() - truth).abs().max() + floor
-
-
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("model", STUDENT_SIDES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_matches_reference_at_every_recipe_shape(model, dtype):
-    grids = [(n, n) for n in STUDENT_SIDES[model]]
     student, teacher = make_maps(STUDENT_SIDES[model], dtype=dtype)
     loss, grads = loss_and_grads(feature_mse, student, teacher)
-    plain, plain_grads = loss_and_grads(reference.feature_mse, student, teacher, grids)
-    truth, true_grads = double_truth(student, teacher, grids)
-    assert loss.dtype == torch.float32
-    assert_within_twice_plain(loss, plain, truth)
-    for grad, plain_grad, true_grad in zip(grads, plain_grads, true_grads, strict=True):
-        assert grad.dtype == dtype
-        assert_within_twice_plain(grad, plain_grad, true_grad)
+    assert loss.dtype == torch.float32 and loss.shape == ()
+    assert_matches_reference(loss, grads, student, teacher, [(n, n) for n in STUDENT_SIDES[model]])
 
 
-def test_gradcheck_in_float64():
-    student = [torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)]
-    teacher = [torch.randn(2, 3, 4, 5, dtype=torch.float64)]
-    assert torch.autograd.gradcheck(lambda s: feature_mse([s], teacher, [(2, 3)]), student)
+def test_is_the_sum_of_mean_squared_differences_on_the_larger_grid():
+    student, teacher = make_maps((14, 14, 14), dtype=torch.float64)
+    expected = 0
+    for s, t in zip(student, teacher, strict=True):
+        size = (max(14, t.shape[2]),) * 2
+        maps = s.transpose(1, 2).reshape(2, -1, 14, 14)
+        expected += F.mse_loss(*(F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (maps, t)))
+    loss = feature_mse(student, teacher)
+    assert loss.dtype == torch.float64
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
 
 
-def test_opcheck():
+@pytest.mark.parametrize("student_grid", [(2, 3), (4, 5), (6, 7), (6, 3), (1, 1)])
+@pytest.mark.parametrize("teacher_grid", [(4, 5), (1, 1)])
+def test_gradcheck_in_float64(student_grid, teacher_grid):
+    student = torch.randn(2, student_grid[0] * student_grid[1], 3, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(2, 3, *teacher_grid, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: feature_mse([s], [teacher], [student_grid]), [student])
+
+
+@pytest.mark.parametrize("channels", [1, 5, 16, 24])
+def test_any_number_of_channels(channels):
+    student = [torch.randn(2, 6, channels, requires_grad=True)]
+    teacher = [torch.randn(2, channels, 5, 4)]
+    loss, grads = loss_and_grads(feature_mse, student, teacher, [(3, 2)])
+    assert_matches_reference(loss, grads, student, teacher, [(3, 2)])
+
+
+def test_equal_maps_give_zero_loss_and_gradient():
+    maps = torch.randn(2, 64, 16, requires_grad=True)
+    teacher = maps.detach().transpose(1, 2).unflatten(2, (8, 8))
+    loss, (grad,) = loss_and_grads(feature_mse, [maps], [teacher])
+    assert loss == 0 and not grad.any()
+
+
+def test_strided_inputs_give_the_same_bits():
+    (student, *_), (teacher, *_) = make_maps((14, 14, 14))
+    expected, (expected_grad,) = loss_and_grads(feature_mse, [student], [teacher])
+    tokens = torch.randn(2, 197, 32)  # a class token in front, other channels behind
+    tokens[:, 1:, :16] = student.detach()
+    transposed = student.detach().transpose(1, 2).contiguous().transpose(1, 2)
+    padded = torch.randn(2, 40, 40, 20)
+    padded[:, 3:35, 5:37, 2:18] = teacher.permute(0, 2, 3, 1)
+    for s in (tokens[:, 1:, :16], transposed):
+        for t in (teacher.contiguous(), padded[:, 3:35, 5:37, 2:18].permute(0, 3, 1, 2)):
+            s = s.detach().requires_grad_()
+            loss, (grad,) = loss_and_grads(feature_mse, [s], [t])
+            assert torch.equal(loss, expected) and torch.equal(grad, expected_grad)
+
+
+def test_result_does_not_depend_on_the_thread_count():
+    student, teacher = make_maps((14, 14, 14), batch=5)
+    threads, results = torch.get_num_threads(), []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        results.append(loss_and_grads(feature_mse, student, teacher))
+    torch.set_num_threads(threads)
+    for loss, grads in results[1:]:
+        assert torch.equal(loss, results[0][0])
+        assert all(torch.equal(a, b) for a, b in zip(grads, results[0][1], strict=True))
+
+
+def test_empty_batch_gives_zero():
+    student, teacher = make_maps((14, 14, 14), batch=0)
+    loss, grads = loss_and_grads(feature_mse, student, teacher)
+    assert loss == 0
+    assert [grad.shape for grad in grads] == [maps.shape for maps in student]
+
+
+def test_loss_weight_scales_the_gradient():
     student, teacher = make_maps((14, 14, 14))
+    _, grads = loss_and_grads(feature_mse, student, teacher)
+    _, scaled = loss_and_grads(lambda s: 2.5 * feature_mse(s, teacher), student)
+    for grad, other in zip(grads, scaled, strict=True):
+        torch.testing.assert_close(other, 2.5 * grad, rtol=1e-6, atol=0)
+
+
+def test_float16_gradient_survives_a_large_batch_under_loss_scaling():
+    student, teacher = make_maps((14, 14, 14), batch=64, dtype=torch.float16)
+    scale = 2.0**16  # GradScaler's first; the gradient itself is below the smallest float16
+    _, grads = loss_and_grads(lambda s: scale * feature_mse(s, teacher), student)
+    _, expected = loss_and_grads(feature_mse, [s.detach().float().requires_grad_() for s in student],
+                                 [t.float() for t in teacher])  # fmt: skip
+    for grad, true in zip(grads, expected, strict=True):
+        assert (grad.float() / scale - true).abs().max() <= 2 * torch.finfo(torch.float16).eps * true.abs().max()
+
+
+def test_teacher_gets_no_gradient():
+    student, teacher = make_maps((14, 14, 14))
+    teacher[0].requires_grad_()
+    feature_mse(student, teacher).backward()
+    assert teacher[0].grad is None and student[0].grad is not None
+
+
+def test_no_gradient_is_computed_where_none_is_wanted():
+    student, teacher = make_maps((14, 14, 14))
+    expected = feature_mse(student, teacher)
+    with torch.no_grad():
+        assert torch.equal(feature_mse(student, teacher), expected)
+    _, grad = torch.ops.lgfast.feature_mse_fwd([s.detach() for s in student], teacher, [14] * 6, 0.0)
+    assert grad.numel() == 0
+
+
+def test_second_derivative_is_refused():
+    student, teacher = make_maps((14, 14, 14))
+    with pytest.raises(RuntimeError, match="no second derivative; call backward without create_graph"):
+        torch.autograd.grad(feature_mse(student, teacher), student, create_graph=True)
+
+
+def test_autocast_promotes_mixed_dtypes():
+    student, teacher = make_maps((14, 14, 14))
+    halves = [maps.bfloat16() for maps in teacher]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = feature_mse(student, halves)
+        low = feature_mse([s.bfloat16() for s in student], halves)
+    assert torch.equal(mixed, feature_mse(student, [maps.float() for maps in halves]))
+    assert low.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_opcheck(dtype):
+    student, teacher = make_maps((14, 14, 14), dtype=dtype)
+    loss_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     torch.library.opcheck(torch.ops.lgfast.feature_mse_fwd, (student, teacher, [14] * 6, 4.0))
-    torch.library.opcheck(torch.ops.lgfast.feature_mse_bwd, (torch.tensor(2.0), torch.randn(10), 0.5))
+    torch.library.opcheck(torch.ops.lgfast.feature_mse_fwd, ([s.detach() for s in student], teacher, [14] * 6, 0.0))
+    scalar = torch.tensor(2.0, dtype=loss_dtype)
+    torch.library.opcheck(torch.ops.lgfast.feature_mse_bwd, (scalar, torch.randn(10, dtype=dtype), 0.5))
 
 
-def test_compiles_fullgraph():
-    student, teacher = make_maps((14, 14, 14))
-    expected, expected_grads = loss_and_grads(feature_mse, student, teacher)
-    loss, grads = loss_and_grads(torch.compile(feature_mse, fullgraph=True, backend="aot_eager"), student, teacher)
-    assert torch.equal(loss, expected)
-    assert all(torch.equal(a, b) for a, b in zip(grads, expected_grads, strict=True))
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_fullgraph_with_equal_bits(dynamic):
+    compiled = torch.compile(feature_mse, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for batch in (2, 3):
+        student, teacher = make_maps((14, 14, 14), batch=batch)
+        expected, expected_grads = loss_and_grads(feature_mse, student, teacher)
+        loss, grads = loss_and_grads(compiled, student, teacher)
+        assert torch.equal(loss, expected)
+        assert all(torch.equal(a, b) for a, b in zip(grads, expected_grads, strict=True))
+
+
+def maps_with(**changes):
+    arguments = {"student": torch.randn(2, 16, 3), "teacher": torch.randn(2, 3, 8, 8), "grid": (4, 4), **changes}
+    return [arguments["student"]], [arguments["teacher"]], [arguments["grid"]] if arguments["grid"] else None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], []), "must list the same pairs, at least one, got 0 and 0"),
+        (([torch.randn(2, 16, 3)], []), "got 1 and 0"),
+        ((*maps_with()[:2], [(4, 4), (4, 4)]), r"student_grids must give \(h, w\) for each of 1 maps, got 2"),
+        (maps_with(student=torch.randn(2, 3, 4, 4)), r"pair 0 must be student \[B, h\*w, C\].*got \[2, 3, 4, 4\]"),
+        (maps_with(student=torch.randn(2, 17, 3), grid=None), r"has 17 tokens, expected 4\*4; remove the class token"),
+        (maps_with(student=torch.randn(2, 16, 5)), r"same number of channels.*\[2, 16, 5\].*\[2, 3, 8, 8\]; project"),
+        (maps_with(teacher=torch.randn(3, 3, 8, 8)), "batch size of the first, 2, got 2 and 3 in pair 0"),
+        (maps_with(teacher=torch.randn(2, 3, 8, 8).double()), "teacher map 0 must have dtype torch.float32, got.*64"),
+        (maps_with(teacher=torch.randn(2, 3, 8, 8, device="meta")), "teacher map 0 must be on cpu, got meta"),
+    ],
+)
+def test_rejects_arguments_that_do_not_match(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        feature_mse(*arguments)

@@ -1,0 +1,110 @@
+"""feature_mse against the same loss composed in PyTorch, at the guided shapes of each student.
+
+    python -m benchmarks.bench_feature_mse [--providers torch,compile,lgfast] [--models deit_tiny] [--batch 32]
+
+torch: F.interpolate of both maps and F.mse_loss, pair by pair. compile: the same under torch.compile.
+Throughput: batch / median time.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks import harness
+from lgfast.ops import feature_mse
+
+TEACHER_MAPS = [(16, 32), (32, 16), (64, 8)]  # channels, h = w
+STUDENT_SIDES = {"deit_tiny": (14, 14, 14), "pit_ti": (27, 14, 7), "pvt_tiny": (56, 28, 7), "cvt_13": (56, 14, 14)}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def composed(student, teacher):
+    """The loss as one writes it in PyTorch."""
+    loss = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        side = round(s.shape[1] ** 0.5)
+        size = (max(side, t.shape[2]), max(side, t.shape[3]))
+        maps = F.interpolate(s.transpose(1, 2).unflatten(2, (side, side)), size, mode="bilinear", align_corners=False)
+        target = F.interpolate(t, size, mode="bilinear", align_corners=False)
+        loss = loss + F.mse_loss(maps.float(), target.float())
+    return loss
+
+
+PROVIDERS: dict[str, Callable] = {
+    "torch": composed,
+    "compile": torch.compile(composed, fullgraph=True),
+    "lgfast": feature_mse,
+}
+
+
+def make_maps(model: str, batch: int, dtype: torch.dtype, device: torch.device):
+    sides = STUDENT_SIDES[model]
+    student = [torch.randn(batch, n * n, c) for n, (c, _) in zip(sides, TEACHER_MAPS, strict=True)]
+    teacher = [torch.randn(batch, c, n, n).to(memory_format=torch.channels_last) for c, n in TEACHER_MAPS]
+    student = [maps.to(device, dtype).requires_grad_() for maps in student]
+    return student, [maps.to(device, dtype) for maps in teacher]
+
+
+def check(call: Callable, student, teacher) -> None:
+    """The provider agrees with the float64 composition: loss and gradients, within the rounding of the maps' dtype."""
+    exact = [maps.detach().double().requires_grad_() for maps in student]
+    truth = composed(exact, [maps.double() for maps in teacher])
+    loss = call(student, teacher)
+    bound = 4 * torch.finfo(student[0].dtype).eps  # resizing, difference, rounding of the result
+    torch.testing.assert_close(loss.double(), truth, rtol=bound, atol=0, check_dtype=False)
+    for grad, true in zip(torch.autograd.grad(loss, student), torch.autograd.grad(truth, exact), strict=True):
+        torch.testing.assert_close(grad.double(), true, rtol=bound, atol=2 * bound * true.abs().max().item())
+
+
+def bench(model: str, providers: list[str], batch: int, dtype_name: str, device: torch.device, rounds: int):
+    student, teacher = make_maps(model, batch, DTYPES[dtype_name], device)
+
+    def forward(call):
+        with torch.no_grad():
+            call(student, teacher)
+
+    def both(call):
+        torch.autograd.grad(call(student, teacher), student)
+
+    for name in providers:
+        check(PROVIDERS[name], student, teacher)
+    for mode, run in {"fwd": forward, "both": both}.items():
+        calls = {name: lambda call=PROVIDERS[name], run=run: run(call) for name in providers}
+        timings = harness.time_interleaved(calls, device, rounds)
+        for name, timing in timings.items():
+            yield {
+                "op": "feature_mse",
+                "provider": name,
+                "mode": mode,
+                "dtype": dtype_name,
+                "shape": f"{model} B={batch}",
+                **vars(timing),
+                "images_per_s": batch / timing.median_ms * 1e3,
+                "peak_mib": harness.peak_mib(calls[name], device),
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--providers", default="torch,lgfast", help="of " + ", ".join(PROVIDERS))
+    parser.add_argument("--models", default=",".join(STUDENT_SIDES))
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    rows = []
+    for model in options.models.split(","):
+        for dtype in options.dtypes.split(","):
+            for row in bench(model, options.providers.split(","), options.batch, dtype, device, options.rounds):
+                print(harness.describe(row), flush=True)
+                rows.append(row)
+    print(harness.write_rows("feature_mse", rows, device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The build: what it reports, that it is incremental, and that the package works without it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lgfast import _extension
+from lgfast.ops import feature_mse
+from tests.ops.feature_mse_cases import loss_and_grads, make_maps
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = [sys.executable, "setup.py", "build_ext", "--inplace"]
+needs_native = pytest.mark.skipif(not _extension.has_native(), reason="lgfast._C is not in use")
+
+PURE_PYTHON = """
+import torch, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import lgfast
+    from lgfast import _extension
+    from lgfast.ops import feature_mse
+ours = [str(w.message) for w in caught if "lgfast" in str(w.message)]
+assert len(ours) == 1 and "reference ops" in ours[0] and "LGFAST_NATIVE=off" in ours[0], ours
+assert not _extension.has_native() and not _extension.has_cuda_kernels() and _extension.build_info() == {}
+student, teacher = torch.load(PATH)
+loss = feature_mse(student, teacher)
+torch.save((loss.detach(), torch.autograd.grad(loss, student)), PATH)
+"""
+
+
+def test_pure_python_mode_warns_once_and_gives_the_same_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("LGFAST_NATIVE", "off")
+    path = tmp_path / "maps.pt"
+    student, teacher = make_maps((14, 14, 14), dtype=torch.float64)
+    torch.save((student, teacher), path)
+    script = PURE_PYTHON.replace("PATH", repr(str(path)))
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(torch.load(path), loss_and_grads(feature_mse, student, teacher), rtol=1e-12, atol=1e-15)
+
+
+@needs_native
+def test_build_info_says_what_was_built():
+    info = _extension.build_info()
+    assert info["torch_minimum"] == "2.11"
+    assert re.match(r"2\.\d+", info["torch"])
+    built = (ROOT / "lgfast" / "_cuda.so").exists()
+    assert bool(info["cuda_compiler"]) == built
+    assert bool(info["cuda_archs"]) == built
+
+
+@needs_native
+def test_cuda_library_is_loaded_exactly_where_torch_has_cuda():
+    built = bool(_extension.build_info()["cuda_compiler"])
+    assert _extension.has_cuda_kernels() == (built and torch.version.cuda is not None)
+
+
+@needs_native
+def test_second_build_compiles_nothing():
+    subprocess.run(BUILD, cwd=ROOT, check=True, capture_output=True)
+    again = subprocess.run(BUILD, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "no work to do" in again.stdout
+
+
+def test_every_schema_is_registered():
+    names = re.findall(r'^"(\w+)\(', (ROOT / "lgfast" / "ops" / "schemas.inc").read_text(), flags=re.MULTILINE)
+    assert "feature_mse_fwd" in names
+    assert all(hasattr(torch.ops.lgfast, name) for name in names)
+
+
+@pytest.mark.parametrize("switch", ["LGFAST_NATIVE", "LGFAST_CUDA"])
+def test_build_rejects_an_unknown_switch(switch, monkeypatch):
+    monkeypatch.setenv(switch, "yes")
+    done = subprocess.run(BUILD, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert re.search(rf"lgfast: {switch} must be one of auto, (on, )?off, got 'yes'", done.stderr)
+
+
+@needs_native
+def test_build_rejects_an_unknown_architecture(monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0a hopper")
+    done = subprocess.run(BUILD, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "TORCH_CUDA_ARCH_LIST entry 'hopper' is not like 8.0, 9.0a or 10.0+PTX" in " ".join(done.stderr.split())
