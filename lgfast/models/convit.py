@@ -23,12 +23,16 @@ class PositionalAttention(GPSA):
             scores = self.pos_proj(self.rel_indices)[0].permute(2, 0, 1)
             return torch.sigmoid(self.gating_param)[:, None, None] * scores.softmax(dim=-1)
 
+    def content_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q k^T scale) v on [B, H, N, D], the part a fused kernel can serve."""
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.rel_indices.shape[1] != x.shape[1]:
             self.rel_indices = self.get_rel_indices(x.shape[1])
         q, k = (split_heads(half, self.num_heads) for half in self.qk(x).chunk(2, dim=-1))
         v = split_heads(self.v(x), self.num_heads)
-        content = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        content = self.content_attention(q, k, v)
         content_gate = torch.sigmoid(-self.gating_param)[:, None, None].to(v.dtype)
         position = torch.einsum("hnm,bhmd->bhnd", self.position_weights().to(v.dtype), v)
         x = content_gate * content + position
