@@ -14,7 +14,7 @@ class PositionalAttention(GPSA):
         out = proj((1 - g) softmax(q k^T scale) v + g softmax(pos_proj(r)) v),   g = sigmoid(gating_param)
 
     Both softmaxes sum to one over the keys, so their mix needs no renormalising. The position softmax does
-    not depend on the image: it is computed once a layer, in float32 at least.
+    not depend on the image: it is computed once a layer, by autocast too in the precision of its weights.
     """
 
     def position_weights(self) -> Tensor:
