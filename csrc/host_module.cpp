@@ -1,6 +1,8 @@
 // lgfast._C seen from Python: what was built. No torch headers here.
 #include <pybind11/pybind11.h>
 
+#include "short_attention/short_attention_plan.h"
+
 namespace py = pybind11;
 
 namespace {
@@ -15,9 +17,33 @@ py::dict build_info() {
   return info;
 }
 
+py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, int head_dim, bool has_bias) {
+  const auto fwd = lgfast::plan_short_attention_fwd(batch_heads, num_queries, num_keys, head_dim);
+  const auto bwd = lgfast::plan_short_attention_bwd(num_queries, num_keys, head_dim, has_bias);
+  py::dict fwd_plan, bwd_plan, plan;
+  fwd_plan["full_row"] = fwd.full_row;
+  fwd_plan["warps"] = fwd.warps;
+  fwd_plan["rows_per_warp"] = fwd.rows_per_warp;
+  fwd_plan["key_rows"] = fwd.key_rows;
+  fwd_plan["blocks"] = batch_heads * fwd.query_splits;
+  fwd_plan["smem_bytes"] = fwd.smem_bytes;
+  bwd_plan["resident"] = bwd.resident;
+  bwd_plan["warps"] = bwd.warps;
+  bwd_plan["key_rows"] = bwd.key_rows;
+  bwd_plan["query_rows"] = bwd.query_rows;
+  bwd_plan["blocks"] = batch_heads;
+  bwd_plan["smem_bytes"] = bwd.smem_bytes;
+  plan["fwd"] = fwd_plan;
+  plan["bwd"] = bwd_plan;
+  return plan;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native host module of lgfast: build information and kernel plans.";
   m.def("build_info", &build_info, "Compilers, torch headers and GPU architectures this library was built with.");
+  m.def("short_attention_plan", &short_attention_plan, py::arg("batch_heads"), py::arg("num_queries"),
+        py::arg("num_keys"), py::arg("head_dim"), py::arg("has_bias") = false,
+        "How short_attention's kernels cut a shape: warps, rows in shared memory, blocks, shared memory in bytes.");
 }

@@ -1,4 +1,4 @@
-"""Builds the emulated kernels with g++, AddressSanitizer and UBSan into build/emulation; only what changed is compiled."""
+"""Builds emulated kernels with g++, AddressSanitizer and UBSan into build/emulation; compiles only what changed."""
 
 import fcntl
 import os
@@ -11,16 +11,16 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "emulation"
 FLAGS = [
-    *("-std=c++17", "-O2", "-g1", "-DLGFAST_EMULATION", f"-I{ROOT / 'csrc' / 'common'}", f"-I{ROOT / 'csrc'}"),
+    *("-std=c++17", "-O2", "-g1", "-DLGFAST_EMULATION", f"-I{ROOT / 'csrc'}"),
     *(f"-I{HERE}", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 ]
 
 
 def build(name: str, sources: list[str]) -> Path:
-    """Returns the executable `name` made of `sources` (relative to this folder) and the emulation."""
+    """Returns the executable `name` made of `sources` (relative to the repository) and the emulation."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    sources = [HERE / source for source in [*sources, "device_emulation.cpp"]]
+    sources = [ROOT / source for source in [*sources, "tests/emulation/device_emulation.cpp"]]
     program = BUILD / name
     with open(BUILD / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may ask at once
@@ -42,7 +42,7 @@ def _compile(source: Path) -> Path:
     target = BUILD / f"{source.stem}.o"
     dependencies = target.with_suffix(".d")
     if not dependencies.exists() or _is_older(target, _read_dependencies(dependencies)):
-        _run([compiler(), *FLAGS, "-MMD", "-MF", str(dependencies), "-c", str(source), "-o", str(target)])
+        _run([compiler(), *FLAGS, "-MMD", "-MF", str(dependencies), "-x", "c++", "-c", str(source), "-o", str(target)])
     return target
 
 

@@ -1,5 +1,5 @@
 // The scheduler and the warp-wide instructions of the host emulation. See device_emulation.h.
-#include "device.cuh"
+#include "common/device.cuh"
 
 #include <pthread.h>
 
@@ -142,7 +142,7 @@ void run_block(Grid grid, int block, int block_x, int block_y) {
     Thread& thread = *threads[i];
     thread.state = State::kRunnable;
     thread.group = 0;
-    thread.position = {i, block, block_x, block_y, grid.x};
+    thread.position = {i, block, block_x, block_y, grid.x, grid.y};
     prepare(thread.fiber, thread.stack, thread_entry);
   }
   runnable.pop_back();

@@ -29,7 +29,7 @@ struct Site {
 };
 
 struct ThreadPosition {
-  int thread, block_size, block_x, block_y, grid_x;
+  int thread, block_size, block_x, block_y, grid_x, grid_y;
 };
 
 void set_seed(uint64_t seed);
@@ -93,6 +93,7 @@ inline int block_size() { return emulation::position().block_size; }
 inline int block_index() { return emulation::position().block_x; }
 inline int block_index_y() { return emulation::position().block_y; }
 inline int grid_size() { return emulation::position().grid_x; }
+inline int grid_size_y() { return emulation::position().grid_y; }
 
 inline unsigned char* dynamic_smem() { return emulation::smem(); }
 

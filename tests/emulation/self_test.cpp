@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "device.cuh"
+#include "common/device.cuh"
 
 namespace {
 

@@ -11,7 +11,7 @@ from tests.emulation.build import build
 
 @pytest.fixture(scope="module")
 def program():
-    return build("self_test", ["self_test.cpp"])
+    return build("self_test", ["tests/emulation/self_test.cpp"])
 
 
 def run(program, case, seed=1):

@@ -10,6 +10,7 @@ __device__ __forceinline__ int block_size() { return blockDim.x; }
 __device__ __forceinline__ int block_index() { return blockIdx.x; }
 __device__ __forceinline__ int block_index_y() { return blockIdx.y; }
 __device__ __forceinline__ int grid_size() { return gridDim.x; }
+__device__ __forceinline__ int grid_size_y() { return gridDim.y; }
 
 __device__ __forceinline__ unsigned char* dynamic_smem() {
   extern __shared__ __align__(128) unsigned char lgfast_dynamic_smem[];

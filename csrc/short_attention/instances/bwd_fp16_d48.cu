@@ -1,0 +1,5 @@
+#include "short_attention/short_attention_bwd.cuh"
+
+namespace lgfast {
+template const char* launch_short_attention_bwd<fp16, 48>(const ShortAttentionBwdParams&, void*);
+}

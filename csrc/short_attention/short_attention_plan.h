@@ -1,0 +1,99 @@
+// How short_attention cuts a shape into blocks and shared memory. Plain host arithmetic, so that the CPU build, the
+// tests and the documentation read the same numbers the launch uses.
+#pragma once
+
+#include <algorithm>
+
+#include "common/float16.h"
+
+namespace lgfast {
+
+constexpr int kTileRows = 16;          // rows of one mma tile
+constexpr int kMaxSequence = 1024;     // queries and keys
+constexpr int kFewKeys = 64;           // up to here, kMaxQueriesFewKeys queries are taken
+constexpr int kMaxQueriesFewKeys = 4096;
+constexpr int kFullRowKeys = 208;      // 197 keys, tiled by 16: the whole row of scores stays in registers
+constexpr int kHalfSmSmemBytes = 113 * 1024;  // two blocks on one sm_90 multiprocessor (228 KB, 1 KB reserved a block)
+
+LGFAST_HOST_DEVICE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+LGFAST_HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
+LGFAST_HOST_DEVICE constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+// Bytes of one row of D 16-bit values in shared memory. D = 48 is padded by 16 bytes: an odd number of 16-byte chunks a
+// row spreads eight rows over all banks; D = 32 and 64 do it by swizzling (SmemTile in tiles.cuh).
+LGFAST_HOST_DEVICE constexpr int smem_row_bytes(int head_dim) { return head_dim == 48 ? 112 : 2 * head_dim; }
+
+struct ShortAttentionFwdPlan {
+  bool full_row;      // one pass over a whole row of scores, no rescaling; else online softmax over slabs of keys
+  int warps;          // of a block
+  int rows_per_warp;  // queries one warp holds at a time
+  int key_rows;       // keys in shared memory at a time; all of them where they fit
+  int query_splits;   // blocks that share one (batch, head)
+  int smem_bytes;     // K, V, and two buffers of queries a warp
+};
+
+constexpr bool uses_full_row(int num_keys) { return num_keys > kFullRowKeys - kTileRows && num_keys <= kFullRowKeys; }
+
+inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_queries, int num_keys, int head_dim) {
+  constexpr int kSlabKeys = 64;
+  constexpr int kBlocksAtOnce = 2 * 132;  // an H200 has 132 multiprocessors
+  const int row_bytes = smem_row_bytes(head_dim);
+  ShortAttentionFwdPlan plan{};
+  plan.full_row = uses_full_row(num_keys);
+  plan.rows_per_warp = plan.full_row ? kTileRows : 2 * kTileRows;
+  if (plan.full_row) {
+    plan.warps = 4;  // three blocks on a multiprocessor at 168 registers; 13 row tiles of N = 197 in four rounds
+    plan.key_rows = kFullRowKeys;
+  } else {
+    const int most_rows = 96 * 1024 / (2 * row_bytes) / kSlabKeys * kSlabKeys;
+    const int padded = round_up(num_keys, kTileRows);
+    const int chunks = ceil_div(padded, most_rows);
+    plan.key_rows = chunks == 1 ? padded : round_up(ceil_div(padded, chunks), kSlabKeys);
+    plan.warps = 2 * plan.key_rows * row_bytes > 48 * 1024 ? 8 : 4;
+  }
+  const int rounds = ceil_div(num_queries, plan.warps * plan.rows_per_warp);
+  const int blocks_wanted = num_keys <= kFewKeys ? 2 * kBlocksAtOnce : kBlocksAtOnce;
+  plan.query_splits = std::clamp(blocks_wanted / std::max(batch_heads, 1), 1, std::max(rounds, 1));
+  plan.smem_bytes = 2 * row_bytes * (plan.key_rows + plan.warps * plan.rows_per_warp);
+  return plan;
+}
+
+struct ShortAttentionBwdPlan {
+  bool resident;   // q, k, v and dout of the head are all in shared memory at once
+  int warps;       // of a block
+  int key_rows;    // keys in shared memory at a time
+  int query_rows;  // queries in shared memory at a time
+  int smem_bytes;  // K, V, Q, dO, lse and delta of every query, bias sums, scratch
+};
+
+constexpr int kBwdWarps = 4;
+constexpr int kBwdRowsPerWarp = 2 * kTileRows;  // queries a warp owns for dq
+// Keys a warp owns for dk and dv: two tiles where their accumulators fit in registers.
+constexpr int bwd_keys_per_warp(int head_dim) { return (head_dim == 32 ? 2 : 1) * kTileRows; }
+
+inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_keys, int head_dim, bool has_bias) {
+  constexpr int kWarps = kBwdWarps, rows_per_warp = kBwdRowsPerWarp;
+  const int keys_per_warp = bwd_keys_per_warp(head_dim);
+  const int row_bytes = smem_row_bytes(head_dim);
+  const int bias_bytes = has_bias ? kWarps * 3 * head_dim * 4 : 0;
+  const auto smem_bytes = [&](int key_rows, int query_rows) {
+    const int stats_bytes = 2 * 4 * round_up(num_queries, query_rows);
+    // Warps that share a group of keys add up its dk, dv here. Only the last chunk can have so few groups.
+    const int last_groups = ceil_div((num_keys - 1) % key_rows + 1, keys_per_warp);
+    const int scratch_bytes = 2 * last_groups <= kWarps ? last_groups * keys_per_warp * head_dim * 4 : 0;
+    return 2 * row_bytes * (key_rows + query_rows) + stats_bytes + bias_bytes + scratch_bytes;
+  };
+  ShortAttentionBwdPlan plan{};
+  plan.warps = kWarps;
+  plan.key_rows = round_up(num_keys, keys_per_warp);
+  plan.query_rows = round_up(num_queries, rows_per_warp);
+  plan.resident = smem_bytes(plan.key_rows, plan.query_rows) <= kHalfSmSmemBytes;
+  if (!plan.resident) {  // stream: each warp's accumulators cover one chunk
+    plan.key_rows = std::min(plan.key_rows, kWarps * keys_per_warp);
+    plan.query_rows = kWarps * rows_per_warp;
+  }
+  plan.smem_bytes = smem_bytes(plan.key_rows, plan.query_rows);
+  return plan;
+}
+
+}  // namespace lgfast

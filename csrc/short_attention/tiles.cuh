@@ -1,0 +1,156 @@
+// Tiles of short_attention: rows of D 16-bit values in shared memory, mma fragments made from them, and products.
+//
+// Fragment layout of m16n8k16 (PTX ISA): lane = 4 g + c holds, of a 16 x 8 accumulator, columns 2c and 2c + 1 of rows g
+// (elements 0, 1) and g + 8 (elements 2, 3). Two neighbouring accumulators, packed, are the A operand of a product
+// over their 16 columns: scores become probabilities and are multiplied on without leaving registers.
+#pragma once
+
+#include <type_traits>
+
+#include "common/device.cuh"
+#include "short_attention/short_attention.h"
+#include "short_attention/short_attention_plan.h"
+
+namespace lgfast {
+
+constexpr float kLog2E = 1.44269504088896340736f;
+constexpr float kLn2 = 0.69314718055994530942f;
+
+__device__ __forceinline__ float negative_infinity() { return float_from_bits(0xff800000u); }
+
+// Row-major [rows][D] tile; 16-byte chunks are swizzled (or rows padded) so that ldmatrix's eight rows meet no bank twice.
+template <typename T, int kHeadDim>
+struct SmemTile {
+  static_assert(kHeadDim == 32 || kHeadDim == 48 || kHeadDim == 64, "swizzle is written for these widths");
+  static constexpr int kChunks = kHeadDim / 8;
+  static constexpr int kRowElements = smem_row_bytes(kHeadDim) / 2;
+  T* data;
+
+  __device__ __forceinline__ T* at(int row, int chunk) const {
+    if constexpr (kHeadDim == 64) chunk ^= row & 7;
+    if constexpr (kHeadDim == 32) chunk ^= (row >> 1) & 3;
+    return data + row * kRowElements + 8 * chunk;
+  }
+
+  // The tile that begins at `row`, a multiple of 8: addresses inside it depend on the lane only.
+  __device__ __forceinline__ SmemTile below(int row) const { return {data + row * kRowElements}; }
+};
+
+template <typename T, typename Pointer>
+__device__ __forceinline__ auto head_rows(const HeadsView<Pointer>& view, int b, int h) {
+  if constexpr (std::is_same_v<Pointer, const void*>) {
+    return static_cast<const T*>(view.data) + b * view.batch_stride + h * view.head_stride;
+  } else {
+    return static_cast<T*>(view.data) + b * view.batch_stride + h * view.head_stride;
+  }
+}
+
+// Starts copying rows [first, first + rows) of a head into a tile, by `threads` threads; rows from `limit` on are zeros.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void load_rows_async(SmemTile<T, kHeadDim> tile, const T* head, int64_t token_stride,
+                                                int first, int rows, int limit, int thread, int threads) {
+  constexpr int kChunks = kHeadDim / 8;
+#pragma unroll 1
+  for (int i = thread; i < rows * kChunks; i += threads) {
+    const int row = i / kChunks, chunk = i % kChunks;
+    const bool valid = first + row < limit;
+    cp_async_16(tile.at(row, chunk), head + (valid ? (first + row) * token_stride : 0) + 8 * chunk, valid);
+  }
+}
+
+// A operand: the first 16 rows of a tile, all of D.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void load_a(uint32_t (&a)[kHeadDim / 16][4], SmemTile<T, kHeadDim> tile) {
+  const int lane = lane_index();
+#pragma unroll
+  for (int k = 0; k < kHeadDim / 16; ++k) ldmatrix_x4(a[k], tile.at(lane % 16, 2 * k + lane / 16));
+}
+
+// acc[r] += a[r] * (first 16 rows)^T, summed over D: 16 x 16 scores for each of kRows row tiles.
+template <typename T, int kHeadDim, int kRows>
+__device__ __forceinline__ void multiply_abt(float (&acc)[kRows][2][4], const uint32_t (&a)[kRows][kHeadDim / 16][4],
+                                             SmemTile<T, kHeadDim> tile) {
+  const int lane = lane_index();
+#pragma unroll
+  for (int k = 0; k < kHeadDim / 16; ++k) {
+    uint32_t b[4];
+    ldmatrix_x4(b, tile.at(lane % 8 + 8 * (lane / 16), 2 * k + lane / 8 % 2));
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      mma_m16n8k16<T>(acc[r][0], a[r][k], b[0], b[1]);
+      mma_m16n8k16<T>(acc[r][1], a[r][k], b[2], b[3]);
+    }
+  }
+}
+
+// acc[r] += a[r] * (first 16 rows), summed over them: 16 x D for each of kRows row tiles.
+template <typename T, int kHeadDim, int kRows>
+__device__ __forceinline__ void multiply_ab(float (&acc)[kRows][kHeadDim / 8][4], const uint32_t (&a)[kRows][4],
+                                            SmemTile<T, kHeadDim> tile) {
+  const int lane = lane_index();
+#pragma unroll
+  for (int j = 0; j < kHeadDim / 8; j += 2) {
+    uint32_t b[4];
+    ldmatrix_x4_trans(b, tile.at(lane % 16, j + lane / 16));
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      mma_m16n8k16<T>(acc[r][j], a[r], b[0], b[1]);
+      mma_m16n8k16<T>(acc[r][j + 1], a[r], b[2], b[3]);
+    }
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void pack_a(uint32_t (&a)[4], const float (&acc)[2][4]) {
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    a[2 * j] = pack2<T>(acc[j][0], acc[j][1]);
+    a[2 * j + 1] = pack2<T>(acc[j][2], acc[j][3]);
+  }
+}
+
+// Each of four neighbouring lanes holds word c of four chunks; afterwards lane c holds the four words of chunk c.
+__device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
+  const bool odd = lane_index() & 1, upper = lane_index() & 2;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const uint32_t received = shfl_xor(odd ? words[i] : words[i + 1], 1);
+    words[i] = odd ? received : words[i];
+    words[i + 1] = odd ? words[i + 1] : received;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t received = shfl_xor(upper ? words[i] : words[i + 2], 2);
+    words[i] = upper ? received : words[i];
+    words[i + 2] = upper ? words[i + 2] : received;
+  }
+}
+
+// Rounds a 16 x D accumulator, times the factor of its row half, to T and stores rows [first, limit) in 16-byte pieces.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void store_rows(T* head, int64_t token_stride, const float (&acc)[kHeadDim / 8][4],
+                                           float factor_low, float factor_high, int first, int limit) {
+  constexpr int kChunks = kHeadDim / 8;
+  const int quad_lane = lane_index() % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = first + lane_index() / 4 + 8 * half;
+    const float factor = half == 0 ? factor_low : factor_high;
+#pragma unroll
+    for (int group = 0; group < kChunks; group += 4) {
+      Vector16 chunk{};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (group + i >= kChunks) continue;
+        const float* pair = &acc[group + i][2 * half];
+        chunk.words[i] = pack2<T>(pair[0] * factor, pair[1] * factor);
+      }
+      transpose_quad(chunk.words);
+      if (row < limit && group + quad_lane < kChunks) {
+        *reinterpret_cast<Vector16*>(head + row * token_stride + 8 * (group + quad_lane)) = chunk;
+      }
+    }
+  }
+}
+
+}  // namespace lgfast

@@ -1,0 +1,103 @@
+"""One case of short_attention for the emulated kernels: its tensors in memory, the run, and what came back."""
+
+import struct
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.emulation.build import build
+
+TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+INSTANCES = [
+    f"csrc/short_attention/instances/{kernel}_{name}_d{dim}.cu"
+    for kernel in ("fwd", "bwd")
+    for name in TYPES.values()
+    for dim in (32, 48, 64)
+]
+
+
+@cache
+def driver() -> Path:
+    return build("short_attention_driver", ["tests/emulation/short_attention_driver.cpp", *INSTANCES])
+
+
+@dataclass
+class Result:
+    out: Tensor
+    lse: Tensor  # [B, H, N]
+    dq: Tensor
+    dk: Tensor
+    dv: Tensor
+    dbias: Tensor | None  # [B, 3, H, D]
+
+
+class Memory:
+    """Buffers of 16-bit values and the strided [B, N, H, D] views into them."""
+
+    def __init__(self):
+        self.buffers = []
+
+    def place(self, buffer: Tensor, view: Tensor | None = None) -> tuple[int, Tensor]:
+        """Adds `buffer` unless it is there; returns its index and the view (the whole of it by default)."""
+        view = buffer if view is None else view
+        for index, known in enumerate(self.buffers):
+            if known is buffer:
+                return index, view
+        self.buffers.append(buffer)
+        return len(self.buffers) - 1, view
+
+
+def poisoned(shape, dtype) -> Tensor:
+    """NaN everywhere: an element that a kernel does not write shows."""
+    return torch.full(shape, float("nan"), dtype=dtype)
+
+
+def run_kernels(q, k, v, dout, scale, folder: Path, outputs, seeds=1, has_bias=False) -> Result:
+    """Runs forward and backward in the emulation.
+
+    Args:
+        q, k, v, dout, and outputs = (out, dq, dk, dv): pairs of (buffer, [B, N, H, D] view into it).
+        seeds: how many schedules to run; all must give the same bits.
+    """
+    memory = Memory()
+    out, dq, dk, dv = outputs
+    placed = [memory.place(*pair) for pair in (q, k, v, out, dout, dq, dk, dv)]
+    batch, queries, heads, dim = placed[0][1].shape
+    keys = placed[1][1].shape[1]
+    header = [int(q[0].dtype == torch.float16), batch, queries, keys, heads, dim, seeds, int(has_bias)]
+    request = struct.pack("9qd", *header, len(memory.buffers), scale)
+    for index, view in placed:
+        request += struct.pack("5q", index, view.storage_offset(), *view.stride()[:3])
+    request += struct.pack(f"{len(memory.buffers)}q", *(buffer.numel() for buffer in memory.buffers))
+    for buffer in memory.buffers:
+        request += buffer.view(torch.int16).numpy().tobytes()
+    (folder / "request").write_bytes(request)
+    run = subprocess.run(
+        [str(driver()), str(folder / "request"), str(folder / "result")], capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    return _read(folder / "result", memory, placed, (batch, heads, queries, dim), has_bias)
+
+
+def _read(path, memory, placed, shape, has_bias) -> Result:
+    batch, heads, queries, dim = shape
+    raw = np.fromfile(path, dtype=np.uint8)
+    views, position = [], 0
+    for buffer in memory.buffers:
+        num_bytes = 2 * buffer.numel()
+        values = torch.from_numpy(raw[position : position + num_bytes].view(np.int16).copy()).view(buffer.dtype)
+        views.append(values)
+        position += num_bytes
+    floats = torch.from_numpy(raw[position:].view(np.float32).copy())
+    lse = floats[: batch * heads * queries].reshape(batch, heads, queries)
+    dbias = floats[batch * heads * queries :].reshape(batch, 3, heads, dim) if has_bias else None
+    out, dq, dk, dv = (
+        views[index].as_strided(view.shape, view.stride(), view.storage_offset())
+        for index, view in (placed[i] for i in (3, 5, 6, 7))
+    )
+    return Result(out, lse, dq, dk, dv, dbias)

@@ -1,0 +1,113 @@
+"""The CUDA kernels of short_attention in the host emulation, against float64.
+
+Every run is under AddressSanitizer and UBSan; outputs start as NaN, so an element that is not written fails.
+"""
+
+import pytest
+import torch
+
+from tests.emulation.attention_case import poisoned, run_kernels
+from tests.helpers import assert_as_exact_as_plain, error_bound
+
+LENGTHS = [1, 7, 16, 17, 49, 64, 65, 196, 197, 208, 256, 730]
+
+
+def random_tensor(shape, dtype, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def attention(q, k, v, dout, scale):
+    """Plain PyTorch in the dtype of its arguments: out, dq, dk, dv as [B, N, H, D] and lse."""
+    q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
+    scores = torch.einsum("bnhd,bmhd->bhnm", q, k) * scale
+    out = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v)
+    return [out, *torch.autograd.grad(out, (q, k, v), dout), scores.logsumexp(-1)]
+
+
+def check(result, q, k, v, dout, scale):
+    exact = attention(*(x.double() for x in (q, k, v, dout)), scale)
+    plain = attention(q, k, v, dout, scale)
+    for name, plain_value, exact_value in zip(("out", "dq", "dk", "dv", "lse"), plain, exact, strict=True):
+        assert_as_exact_as_plain(getattr(result, name), plain_value.detach(), exact_value.detach(), name)
+    if result.dbias is not None:
+        for i, gradient in enumerate(exact[1:4]):
+            torch.testing.assert_close(
+                result.dbias[:, i].double(),
+                gradient.sum(1),
+                rtol=2**-7,
+                atol=2**-7 * gradient.abs().sum(1).max().item(),
+            )
+
+
+def run_plain_case(n, m, dim, dtype, folder, batch=1, heads=1, **options):
+    scale = dim**-0.5
+    q, dout = (random_tensor((batch, n, heads, dim), dtype, seed) for seed in (1, 4))
+    k, v = (random_tensor((batch, m, heads, dim), dtype, seed) for seed in (2, 3))
+    outputs = [(poisoned(x.shape, dtype), None) for x in (q, q, k, v)]
+    result = run_kernels((q, None), (k, None), (v, None), (dout, None), scale, folder, outputs, **options)
+    check(result, q, k, v, dout, scale)
+    return result
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("dim", [32, 48, 64])
+@pytest.mark.parametrize("n", LENGTHS)
+def test_kernels_match_float64(n, dim, dtype, tmp_path):
+    run_plain_case(n, n, dim, dtype, tmp_path)
+
+
+@pytest.mark.parametrize("dim", [32, 48, 64])
+@pytest.mark.parametrize("n, m", [(196, 49), (1, 17), (17, 1), (65, 197), (33, 256), (300, 16)])
+def test_keys_and_queries_differ_in_number(n, m, dim, tmp_path):
+    run_plain_case(n, m, dim, torch.bfloat16, tmp_path)
+
+
+@pytest.mark.parametrize("n, m, dim", [(17, 17, 64), (65, 65, 48), (197, 197, 64), (196, 49, 32), (256, 256, 32)])
+def test_every_schedule_gives_the_same_bits(n, m, dim, tmp_path):
+    run_plain_case(n, m, dim, torch.bfloat16, tmp_path, heads=2, seeds=5, has_bias=True)
+
+
+@pytest.mark.parametrize("n", [17, 197])
+@pytest.mark.parametrize("dim", [32, 48, 64])
+def test_packed_qkv_is_read_and_its_gradient_written_in_place(n, dim, tmp_path):
+    dtype, batch, heads, scale = torch.float16, 2, 2, 0.3
+    packed = random_tensor((batch, n, 3, heads, dim), dtype, 1)
+    gradient = poisoned(packed.shape, dtype)
+    q, k, v = packed.unbind(2)
+    dout = random_tensor((batch, n, heads, dim), dtype, 2)
+    outputs = [(poisoned(q.shape, dtype), None), *((gradient, x) for x in gradient.unbind(2))]
+    result = run_kernels((packed, q), (packed, k), (packed, v), (dout, None), scale, tmp_path, outputs, has_bias=True)
+    check(result, q, k, v, dout, scale)
+
+
+def test_strided_and_sliced_tensors(tmp_path):
+    """q head-major, k a slice of longer rows, v with a stride of its own, dout expanded over the batch."""
+    batch, n, m, heads, dim, dtype = 2, 33, 49, 2, 32, torch.bfloat16
+    q_buffer = random_tensor((batch, heads, n, dim), dtype, 1)
+    k_buffer = random_tensor((batch, m + 3, heads, dim + 16), dtype, 2)
+    v_buffer = random_tensor((m, batch, heads, dim), dtype, 3)
+    dout_buffer = random_tensor((1, n, heads, dim), dtype, 4)
+    q = q_buffer.transpose(1, 2)
+    k = k_buffer[:, 2 : m + 2, :, 8 : dim + 8]
+    v = v_buffer.transpose(0, 1)
+    dout = dout_buffer.expand(batch, -1, -1, -1)
+    out_buffer = poisoned((batch, heads, n, dim), dtype)
+    outputs = [(out_buffer, out_buffer.transpose(1, 2)), *((poisoned(x.shape, dtype), None) for x in (q, k, v))]
+    result = run_kernels((q_buffer, q), (k_buffer, k), (v_buffer, v), (dout_buffer, dout), 0.2, tmp_path, outputs)
+    check(result, q, k, v, dout, 0.2)
+
+
+@pytest.mark.parametrize("n", [65, 197])
+def test_large_scores_do_not_overflow(n, tmp_path):
+    """Scores in the thousands: for most queries one probability is 1 and the others are 0."""
+    dtype, dim = torch.bfloat16, 64
+    q, k = (40 * random_tensor((1, n, 1, dim), dtype, seed) for seed in (1, 2))
+    v, dout = (random_tensor((1, n, 1, dim), dtype, seed) for seed in (3, 4))
+    outputs = [(poisoned(q.shape, dtype), None) for _ in range(4)]
+    result = run_kernels((q, None), (k, None), (v, None), (dout, None), 1.0, tmp_path, outputs)
+    exact = attention(*(x.double() for x in (q, k, v, dout)), 1.0)
+    plain = attention(q, k, v, dout, 1.0)
+    assert_as_exact_as_plain(result.out, plain[0].detach(), exact[0].detach(), "out")
+    for i, name in enumerate(("dq", "dk", "dv"), start=1):
+        error = (getattr(result, name).double() - exact[i]).abs().max()
+        assert error <= error_bound(plain[i], exact[i]) + 2**-10, name  # keys of size 40 times ds that cancel to zero
