@@ -1,0 +1,228 @@
+"""short_attention: the public functions, and the registration of the ops with their reference as CPU kernel."""
+
+import importlib
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lgfast.ops import short_attention, short_attention_qkvpacked, unsupported_reason
+from tests.helpers import assert_as_exact_as_plain
+
+module = importlib.import_module("lgfast.ops.short_attention")
+ops = torch.ops.lgfast
+
+
+def make_qkv(n=17, m=17, dim=32, dtype=torch.bfloat16, batch=2, heads=2, requires_grad=True):
+    shapes = [(batch, length, heads, dim) for length in (n, m, m)]
+    return [torch.randn(shape).to(dtype).requires_grad_(requires_grad) for shape in shapes]
+
+
+def sdpa(q, k, v, scale=None):
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+
+
+def truth(q, k, v, dout, scale=None):
+    """out, dq, dk, dv: in float64, and of plain PyTorch in the dtype of q."""
+    results = []
+    for dtype in (torch.float64, q.dtype):
+        leaves = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
+        scores = torch.einsum("bnhd,bmhd->bhnm", leaves[0], leaves[1]) * (scale or q.shape[-1] ** -0.5)
+        out = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), leaves[2])
+        results.append([out.detach(), *torch.autograd.grad(out, leaves, dout.to(dtype))])
+    return results
+
+
+@pytest.fixture
+def kernels_on_cpu(monkeypatch):
+    """The public functions take the ops' path on CPU, where the reference is the kernel."""
+    monkeypatch.setattr(module, "_unavailable_reason", lambda device: None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_on_cpu_equals_scaled_dot_product_attention_to_the_bit(dtype):
+    q, k, v = make_qkv(m=9, dtype=dtype)
+    out, expected = short_attention(q, k, v), sdpa(q, k, v)
+    assert torch.equal(out, expected)
+    dout = torch.randn_like(out)
+    for got, want in zip(
+        torch.autograd.grad(out, (q, k, v), dout), torch.autograd.grad(expected, (q, k, v), dout), strict=True
+    ):
+        assert torch.equal(got, want)
+
+
+def test_packed_on_cpu_equals_unpacked_and_gives_the_bias_its_gradient():
+    weight, x = torch.randn(3 * 64, 64), torch.randn(2, 17, 64)
+    bias = torch.randn(3 * 64, requires_grad=True)
+    qkv = F.linear(x, weight, bias).view(2, 17, 3, 2, 32)
+    expected = sdpa(*qkv.unbind(2)).flatten(2)
+    detached = F.linear(x, weight, bias.detach()).view(2, 17, 3, 2, 32)
+    out = short_attention_qkvpacked(detached, added_bias=bias)
+    assert torch.equal(out, expected)
+    dout = torch.randn_like(out)
+    torch.testing.assert_close(torch.autograd.grad(out, bias, dout), torch.autograd.grad(expected, bias, dout))
+
+
+@pytest.mark.parametrize("dim", [32, 48, 64])
+@pytest.mark.parametrize("n, m", [(17, 17), (196, 49), (1, 5)])
+def test_reference_matches_float64(kernels_on_cpu, n, m, dim):
+    q, k, v = make_qkv(n, m, dim)
+    out = short_attention(q, k, v, 0.2)
+    dout = torch.randn_like(out)
+    grads = torch.autograd.grad(out, (q, k, v), dout)
+    exact, plain = truth(q, k, v, dout, 0.2)
+    for got, plain_value, exact_value in zip((out, *grads), plain, exact, strict=True):
+        assert_as_exact_as_plain(got.detach(), plain_value, exact_value)
+
+
+def test_packed_reference_matches_unpacked(kernels_on_cpu):
+    qkv = torch.randn(2, 17, 3, 2, 32, dtype=torch.bfloat16, requires_grad=True)
+    bias = torch.zeros(3 * 64, requires_grad=True)
+    out = short_attention_qkvpacked(qkv, added_bias=bias)
+    dout = torch.randn_like(out)
+    dqkv, dbias = torch.autograd.grad(out, (qkv, bias), dout)
+    expected = short_attention(*qkv.unbind(2)).flatten(2)
+    assert torch.equal(out, expected)
+    assert torch.equal(dqkv, torch.autograd.grad(expected, qkv, dout)[0])
+    assert dbias.dtype == torch.float32
+    torch.testing.assert_close(dbias, dqkv.float().sum((0, 1)).flatten(), rtol=2**-7, atol=2**-5)
+
+
+def test_opcheck():
+    q, k, v = make_qkv(7, 5)
+    out, lse = ops.short_attention_fwd(q, k, v, 0.2)
+    torch.library.opcheck(ops.short_attention_fwd, (q, k, v, 0.2))
+    torch.library.opcheck(
+        ops.short_attention_bwd, (out.detach(), *(x.detach() for x in (q, k, v)), out.detach(), lse, 0.2)
+    )
+    qkv = torch.randn(2, 7, 3, 2, 32, requires_grad=True)
+    bias = torch.randn(192, requires_grad=True)
+    out, lse = ops.short_attention_qkvpacked_fwd(qkv, None, 0.2)
+    torch.library.opcheck(ops.short_attention_qkvpacked_fwd, (qkv, bias, 0.2))
+    torch.library.opcheck(ops.short_attention_qkvpacked_fwd, (qkv, None, 0.2))
+    for needs_dbias in (True, False):
+        torch.library.opcheck(
+            ops.short_attention_qkvpacked_bwd, (out.detach(), qkv.detach(), out.detach(), lse, 0.2, needs_dbias)
+        )
+
+
+def test_gradcheck_in_float64():
+    q, k, v = make_qkv(4, 3, 3, torch.float64, batch=1)
+    assert torch.autograd.gradcheck(lambda *x: ops.short_attention_fwd(*x, 0.5)[0], (q, k, v))
+    qkv = torch.randn(1, 4, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: ops.short_attention_qkvpacked_fwd(x, None, 0.5)[0], qkv)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_compiles_fullgraph(kernels_on_cpu, packed):
+    q, k, v = make_qkv()
+    if packed:
+        args, op = [torch.stack((q, k, v), 2).detach().requires_grad_()], short_attention_qkvpacked
+    else:
+        args, op = [q, k, v], short_attention
+    expected = op(*args)
+    out = torch.compile(op, fullgraph=True, backend="aot_eager")(*args)
+    assert torch.equal(out, expected)
+    dout = torch.randn_like(out)
+    for got, want in zip(torch.autograd.grad(out, args, dout), torch.autograd.grad(expected, args, dout), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_fallback_compiles_fullgraph():
+    q, k, v = make_qkv(dtype=torch.float32)
+    out = torch.compile(short_attention, fullgraph=True, backend="aot_eager")(q, k, v)
+    torch.testing.assert_close(out, short_attention(q, k, v))
+
+
+def test_autocast_casts_to_its_dtype(kernels_on_cpu):
+    q, k, v = make_qkv(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = short_attention(q, k, v)
+    assert torch.equal(out, short_attention(q.bfloat16(), k.bfloat16(), v.bfloat16()))
+    out.float().sum().backward()
+    assert q.grad.dtype == torch.float32 and q.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0, 0), (0, None, 1), (2, 0, None)])
+def test_vmap_equals_a_loop(kernels_on_cpu, in_dims):
+    tensors = [torch.randn((2, 3, 17, 2, 32)[1:] if dim is None else (2, 3, 17, 2, 32)).bfloat16() for dim in in_dims]
+    expected = torch.stack(
+        [short_attention(*(x if d is None else x[i] for x, d in zip(tensors, in_dims, strict=True))) for i in range(2)]
+    )
+    moved = [x if d is None else x.movedim(0, d) for x, d in zip(tensors, in_dims, strict=True)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PyTorch warns when it falls back to a loop
+        out = torch.vmap(short_attention, in_dims=in_dims)(*moved)
+    assert torch.equal(out, expected)
+
+
+def test_vmap_of_packed_equals_a_loop(kernels_on_cpu):
+    qkv = torch.randn(3, 2, 17, 3, 2, 32).bfloat16()
+    assert torch.equal(torch.vmap(short_attention_qkvpacked)(qkv), torch.stack([*map(short_attention_qkvpacked, qkv)]))
+
+
+def test_expanded_and_strided_gradients(kernels_on_cpu):
+    q, k, v = make_qkv()
+    out = short_attention(q, k, v)
+    for dout in (torch.ones((), dtype=out.dtype).expand_as(out), torch.randn_like(out.transpose(1, 2)).transpose(1, 2)):
+        grads = torch.autograd.grad(out, (q, k, v), dout, retain_graph=True)
+        expected = torch.autograd.grad(out, (q, k, v), dout.clone(memory_format=torch.contiguous_format), True)
+        assert all(torch.equal(got, want) for got, want in zip(grads, expected, strict=True))
+
+
+@pytest.mark.parametrize("path", ["kernels_on_cpu", None])
+def test_empty_batch(path, request):
+    if path:
+        request.getfixturevalue(path)
+    q, k, v = make_qkv(batch=0)
+    out = short_attention(q, k, v)
+    assert out.shape == q.shape
+    out.sum().backward()
+    assert q.grad.shape == q.shape
+
+
+def test_second_derivative_is_refused(kernels_on_cpu):
+    q, k, v = make_qkv()
+    with pytest.raises(RuntimeError, match="short_attention has no second derivative"):
+        torch.autograd.grad(short_attention(q, k, v).sum(), q, create_graph=True)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({}, "the kernels run on CUDA, got tensors on cpu"),
+        ({"dtype": torch.float32}, "dtype must be bfloat16 or float16, got torch.float32"),
+        ({"dim": 40}, "head dim must be 32, 48 or 64, got 40"),
+        ({"m": 1025}, "at most 1024 keys, got 1025"),
+        ({"n": 1025, "m": 65}, "at most 1024 queries for 65 keys, got 1025"),
+        ({"n": 4097, "m": 64}, "at most 4096 queries for 64 keys, got 4097"),
+        ({"n": 0}, "there must be queries and keys, got 0 and 17"),
+    ],
+)
+def test_unsupported_reason_says_why(change, words):
+    assert unsupported_reason(*make_qkv(**change)) == words
+
+
+def test_scale_that_is_not_positive_is_left_to_pytorch(kernels_on_cpu):
+    q, k, v = make_qkv()
+    assert unsupported_reason(q, k, v) is None
+    assert unsupported_reason(q, k, v, -1.0) == "softmax_scale must be positive, got -1.0"
+    assert torch.equal(short_attention(q, k, v, -1.0), sdpa(q, k, v, -1.0))
+
+
+def test_rejects_what_does_not_fit_together():
+    q, k, v = make_qkv()
+    with pytest.raises(
+        ValueError, match=r"q must be \[B, N, H, D\].*got \[2, 17, 2, 32\], \[2, 17, 2, 32\] and \[2, 16"
+    ):
+        short_attention(q, k, v[:, 1:])
+    with pytest.raises(ValueError, match=r"one dtype expected, got q torch\.bfloat16, k torch\.float32"):
+        short_attention(q, k.float(), v.float())
+    with pytest.raises(ValueError, match="one device expected"):
+        short_attention(q, k.to("meta"), v.to("meta"))
+    with pytest.raises(ValueError, match=r"qkv must be \[B, N, 3, H, D\]"):
+        short_attention_qkvpacked(q)
+    with pytest.raises(ValueError, match=r"added_bias must be \[3 \* H \* D\] = \[192\], got \[64\]"):
+        short_attention_qkvpacked(torch.stack((q, k, v), 2), added_bias=torch.zeros(64))
