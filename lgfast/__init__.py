@@ -11,6 +11,7 @@ except RuntimeError as error:  # it was built for another torch
     raise ImportError(f"torchvision does not fit torch ({error}); run: {fix}") from error
 
 from lgfast import models, ops  # importing models registers them in timm
+from lgfast.fusion import FuseReport, fuse, unfuse
 from lgfast.version import __version__
 
-__all__ = ["__version__", "models", "ops"]
+__all__ = ["FuseReport", "__version__", "fuse", "models", "ops", "unfuse"]

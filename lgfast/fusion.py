@@ -1,0 +1,187 @@
+"""Swaps the attention of timm models for lgfast's kernels, in place and reversibly.
+
+    report = lgfast.fuse(model)
+    print(report)
+
+A fused module is the same module with another class: weights, state-dict keys and hooks stay. On inputs the kernels do
+not take (`ops.unsupported_reason`: on CPU, in float32, with a mask) it runs its original forward, bit for bit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.layers.attention import Attention as VitAttention
+from timm.models import convit as timm_convit
+from timm.models import pvt_v2, swin_transformer, swin_transformer_v2
+from torch import Tensor, nn
+
+from lgfast.models import convit, cvt
+from lgfast.models.layers import merge_heads, split_heads
+from lgfast.ops import short_attention, short_attention_qkvpacked
+from lgfast.ops.short_attention import HEAD_DIMS, unsupported_shape_reason
+
+_fused_classes: dict[type, type] = {}  # attention class -> its fused subclass
+_refusals: dict[type, str] = {  # attention classes that short_attention cannot compute
+    swin_transformer.WindowAttention: "adds a relative position bias to the scores",
+    swin_transformer_v2.WindowAttention: "its scores are cosines plus a relative position bias",
+    convit.PositionalAttention: "mixes two softmaxes, one of positions only",
+    timm_convit.GPSA: "mixes two softmaxes, one of positions only",
+}
+
+
+@dataclass(frozen=True)
+class FuseReport:
+    """What `fuse` did.
+
+    Attributes:
+        fused: names of the modules that now use short_attention.
+        refused: (name, class, reason) of the attention modules left as they are.
+    """
+
+    fused: tuple[str, ...]
+    refused: tuple[tuple[str, str, str], ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.fused)} attention modules use lgfast.ops.short_attention"]
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for name, class_name, reason in self.refused:
+            reasons.setdefault((class_name, reason), []).append(name)
+        for (class_name, reason), names in reasons.items():
+            lines.append(f"left as they are: {len(names)} {class_name} ({names[0]}, ...): {reason}")
+        return "\n".join(lines)
+
+
+def fuse(model: nn.Module) -> FuseReport:
+    """Swaps every attention module of `model` that short_attention can serve; fusing twice changes nothing."""
+    fused, refused = [], []
+    for name, module in model.named_modules():
+        if type(module) in _fused_classes.values():
+            fused.append(name)
+        elif _is_attention(module):
+            reason = _refusal(module)
+            if reason is None:
+                module.__class__ = _fused_classes[type(module)]
+                fused.append(name)
+            else:
+                refused.append((name, type(module).__name__, reason))
+    return FuseReport(tuple(fused), tuple(refused))
+
+
+def unfuse(model: nn.Module) -> None:
+    """Undoes `fuse`."""
+    original = {fused: plain for plain, fused in _fused_classes.items()}
+    for module in model.modules():
+        module.__class__ = original.get(type(module), type(module))
+
+
+def register_fused(attention: type[nn.Module]) -> Callable[[type], type]:
+    """Class decorator: the decorated subclass of `attention` is its fused form. It has `num_heads` and `head_dim`."""
+
+    def register(fused: type) -> type:
+        _fused_classes[attention] = fused
+        return fused
+
+    return register
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return type(module) in _fused_classes or type(module) in _refusals or "Attention" in type(module).__name__
+
+
+def _refusal(module: nn.Module) -> str | None:
+    if type(module) in _refusals:
+        return _refusals[type(module)]
+    if type(module) not in _fused_classes:
+        return "no fused form is registered (lgfast.fusion.register_fused)"
+    if _head_dim(module) not in HEAD_DIMS:
+        return f"head dim must be 32, 48 or 64, got {_head_dim(module)}"
+    if module.attn_drop.p > 0:
+        return f"attention dropout {module.attn_drop.p} needs the probabilities, which the kernels do not keep"
+    if any(type(part) is not nn.Linear for name, part in module.named_children() if name in ("qkv", "q", "k", "v")):
+        return "a projection is not a plain nn.Linear"
+    return None
+
+
+def _head_dim(module: nn.Module) -> int:
+    return getattr(module, "head_dim", None) or module.proj.in_features // module.num_heads
+
+
+def _is_served(module: nn.Module, x: Tensor, num_keys: int) -> bool:
+    """Whether the kernels take the attention of tokens x [B, N, C] over `num_keys` keys."""
+    device = x.device
+    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else x.dtype
+    return unsupported_shape_reason(device, dtype, x.shape[1], num_keys, _head_dim(module)) is None
+
+
+@register_fused(VitAttention)
+class FusedVitAttention(VitAttention):
+    """Attention of timm's Vision Transformer family: ViT, DeiT, PiT, T2T."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if attn_mask is not None or is_causal or not _is_served(self, x, x.shape[1]):
+            return super().forward(x, attn_mask, is_causal)
+        gate = self.gate(x).sigmoid() if self.gate is not None else None
+        out = self.norm(self._attend(x))
+        if gate is not None:
+            out = out * gate
+        return self.proj_drop(self.proj(out))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        bias = self.qkv.bias
+        if isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity):
+            # The attention kernel sums the bias gradient, so the projection's own backward need not.
+            qkv = F.linear(x, self.qkv.weight, None if bias is None else bias.detach())
+            return short_attention_qkvpacked(qkv.unflatten(2, (3, self.num_heads, -1)), added_bias=bias)
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).unbind(2)
+        return short_attention(self.q_norm(q), self.k_norm(k), v).flatten(2)
+
+
+@register_fused(pvt_v2.Attention)
+class FusedPvtAttention(pvt_v2.Attention):
+    """Attention of PVTv2 and PVT: keys and values of a reduced map."""
+
+    def forward(self, x: Tensor, feat_size: tuple[int, int]) -> Tensor:
+        if not _is_served(self, x, self._num_keys(x, feat_size)):
+            return super().forward(x, feat_size)
+        q = self.q(x).unflatten(2, (self.num_heads, -1))
+        k, v = self.kv(self._reduce(x, feat_size)).unflatten(2, (2, self.num_heads, -1)).unbind(2)
+        return self.proj_drop(self.proj(short_attention(q, k, v).flatten(2)))
+
+    def _num_keys(self, x: Tensor, feat_size: tuple[int, int]) -> int:
+        if self.pool is not None:
+            return 49
+        if self.sr is None:
+            return x.shape[1]
+        return (feat_size[0] // self.sr.stride[0]) * (feat_size[1] // self.sr.stride[1])
+
+    def _reduce(self, x: Tensor, feat_size: tuple[int, int]) -> Tensor:
+        if self.sr is None:
+            return x
+        x = x.transpose(1, 2).unflatten(2, tuple(feat_size))
+        x = self.norm(self.sr(x if self.pool is None else self.pool(x)).flatten(2).transpose(1, 2))
+        return x if self.act is None else self.act(x)
+
+
+def _attention_of_heads(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """short_attention in scaled_dot_product_attention's layout, [B, H, N, D]."""
+    return short_attention(*(x.transpose(1, 2) for x in (q, k, v)), scale).transpose(1, 2)
+
+
+@register_fused(cvt.Attention)
+class FusedCvtAttention(cvt.Attention):
+    """CvT: projections by convolution, half as many keys each way as queries."""
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = _attention_of_heads(*self.project_qkv(x, grid), self.scale)
+        return self.proj_drop(self.proj(merge_heads(x)))
+
+
+@register_fused(convit.Attention)
+class FusedConvitAttention(convit.Attention):
+    """ConViT's plain attention."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split_heads(third, self.num_heads) for third in self.qkv(x).chunk(3, dim=-1))
+        return self.proj_drop(self.proj(merge_heads(_attention_of_heads(q, k, v, self.scale))))

@@ -1,0 +1,156 @@
+"""lgfast.fuse and unfuse: what is swapped, that nothing else changes, and that the swapped modules compute the same."""
+
+import copy
+import importlib
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import lgfast
+from lgfast import fuse, unfuse
+from lgfast.models import create_model
+from tests.helpers import assert_as_exact_as_plain
+
+SMALL = {  # head dim 32 everywhere, two blocks or stages of one
+    "vit": lambda: vit(),
+    "vit_qk_norm": lambda: vit(qk_norm=True),
+    "vit_no_bias": lambda: vit(qkv_bias=False),
+    "pvt_v2": lambda: timm.create_model("pvt_v2_b0", num_classes=5, depths=(1, 1, 1, 1), drop_path_rate=0.0),
+    "cvt": lambda: create_model("cvt_13", num_classes=5, depths=(1, 1, 1), image_size=64, drop_path_rate=0.0),
+}
+
+
+def vit(**changes):
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
+    return timm.models.VisionTransformer(**{**options, **changes})
+
+
+def images(model):
+    side = 32 if isinstance(model, timm.models.VisionTransformer) else 64
+    return torch.randn(2, 3, side, side)
+
+
+def output_and_gradients(model, x):
+    out = model(x)
+    model.zero_grad()
+    (out.float() * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+    return {"out": out.detach(), **{name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}}
+
+
+@pytest.fixture
+def kernels_on_cpu(monkeypatch):
+    """The ops' path on CPU, where the reference is the kernel."""
+    monkeypatch.setattr(importlib.import_module("lgfast.ops.short_attention"), "_unavailable_reason", lambda _: None)
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_on_cpu_in_float32_nothing_changes_to_the_bit(family):
+    model = SMALL[family]()
+    x = images(model)
+    before = output_and_gradients(model, x)
+    assert fuse(model).fused
+    after = output_and_gradients(model, x)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_fused_output_and_gradients_are_as_exact(family, kernels_on_cpu):
+    model = SMALL[family]()
+    x = images(model)
+    exact = output_and_gradients(copy.deepcopy(model).double(), x.double())
+    model = model.bfloat16()
+    plain = output_and_gradients(model, x.bfloat16())
+    calls = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: calls.append(type(module)))
+    report = fuse(model)
+    fused = output_and_gradients(model, x.bfloat16())
+    handle.remove()
+    assert len(report.fused) == sum("Fused" in kind.__name__ for kind in calls)
+    assert plain.keys() == fused.keys()
+    for name, value in fused.items():
+        assert_as_exact_as_plain(value, plain[name], exact[name], name)
+
+
+def test_kernels_are_called(kernels_on_cpu, monkeypatch):
+    """The two packed ops run once a layer, and the projection's bias gradient comes from them."""
+    model = vit().bfloat16()
+    fuse(model)
+    with torch.profiler.profile() as profile:
+        output_and_gradients(model, images(model).bfloat16())
+    names = [event.name for event in profile.events()]
+    assert names.count("lgfast::short_attention_qkvpacked_fwd") == 2
+    assert names.count("lgfast::short_attention_qkvpacked_bwd") == 2
+    assert model.blocks[0].attn.qkv.bias.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "name, count",
+    [("deit_tiny_patch16_224", 12), ("t2t_vit_7", 7), ("pit_ti_224", 12), ("pvt_tiny", 8), ("pvt_v2_b0", 8),
+     ("cvt_13", 13)],
+)  # fmt: skip
+def test_every_attention_of_the_family_is_fused(name, count):
+    model = create_model(name, num_classes=3)
+    keys = list(model.state_dict())
+    report = fuse(model)
+    assert len(report.fused) == count and not report.refused
+    assert list(model.state_dict()) == keys
+
+
+def test_fusing_twice_and_unfusing():
+    model = vit()
+    kinds = [type(module) for module in model.modules()]
+    report = fuse(model)
+    assert report == fuse(model)
+    assert report.fused == ("blocks.0.attn", "blocks.1.attn")
+    unfuse(model)
+    assert [type(module) for module in model.modules()] == kinds
+
+
+def test_a_copy_of_a_fused_model_stays_fused():
+    model = vit()
+    report = fuse(model)
+    copied = copy.deepcopy(model)
+    assert fuse(copied) == report and type(copied.blocks[0].attn) is type(model.blocks[0].attn)
+
+
+@pytest.mark.parametrize(
+    "model, words",
+    [
+        (lambda: timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)), "relative position bias"),
+        (lambda: vit(num_heads=4), "head dim must be 32, 48 or 64, got 16"),
+        (lambda: vit(attn_drop_rate=0.1), "attention dropout 0.1"),
+        (lambda: create_model("convit_tiny", num_classes=3, depth=11, local_up_to_layer=11), "mixes two softmaxes"),
+        (lambda: nn.Sequential(nn.MultiheadAttention(64, 2)), "no fused form is registered"),
+    ],
+)
+def test_refuses_with_a_reason(model, words):
+    model = model()
+    kinds = [type(module) for module in model.modules()]
+    report = fuse(model)
+    assert not report.fused and report.refused
+    assert words in str(report)
+    assert [type(module) for module in model.modules()] == kinds
+
+
+def test_masked_attention_keeps_its_forward(kernels_on_cpu):
+    attention = vit().blocks[0].attn.bfloat16()
+    x, mask = torch.randn(1, 17, 64).bfloat16(), torch.zeros(17, 17).bfloat16()
+    mask[:, 3] = -100
+    expected = attention(x, attn_mask=mask)
+    fuse(attention)
+    assert torch.equal(attention(x, attn_mask=mask), expected)
+
+
+def test_a_fused_model_compiles_fullgraph(kernels_on_cpu):
+    model = vit().bfloat16()
+    fuse(model)
+    x = images(model).bfloat16()
+    assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
+
+
+def test_report_prints():
+    assert str(fuse(vit())) == "2 attention modules use lgfast.ops.short_attention"
+    assert str(lgfast.fuse(nn.Linear(2, 2))) == "0 attention modules use lgfast.ops.short_attention"
