@@ -1,0 +1,128 @@
+// flat_adamw on the CPU: AdamW on flat buffers, reading every gradient where autograd left it.
+//
+// Work unit: a chunk of one gradient; chunks do not depend on the thread count, and norm partials are added in order,
+// so neither does the result. Within a unit, gradients are widened block by block into a buffer that stays in L1, and
+// the update is one loop over four streams that the compiler turns into vector code (see LGFAST_VECTOR_CLONES).
+#include <torch/csrc/stable/library.h>
+
+#include "common/accumulate.h"
+#include "common/dispatch.h"
+#include "flat_adamw/flat_adamw_inputs.h"
+
+// Compiled for 256-bit vectors as well, chosen when the library is loaded; plain x86-64 stops at 128 bits.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
+#define LGFAST_VECTOR_CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define LGFAST_VECTOR_CLONES
+#endif
+
+namespace lgfast {
+
+LGFAST_VECTOR_CLONES void adamw_block(float* __restrict__ param, float* __restrict__ exp_avg,
+                                      float* __restrict__ exp_avg_sq, const float* __restrict__ grad, int n,
+                                      AdamWFactors f) {
+  for (int i = 0; i < n; ++i) adamw_update(param[i], exp_avg[i], exp_avg_sq[i], grad[i], f);
+}
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int kBlock = 1024;       // elements widened at a time
+constexpr int kUnit = 16 * kBlock;  // elements of a work unit
+
+struct Unit {
+  int tensor, begin, end;
+};
+
+std::vector<Unit> split_units(const std::vector<FlatAdamWTensor>& tensors) {
+  std::vector<Unit> units;
+  for (size_t k = 0; k < tensors.size(); ++k)
+    for (int begin = 0; begin < tensors[k].numel; begin += kUnit)
+      units.push_back({static_cast<int>(k), begin, std::min(begin + kUnit, tensors[k].numel)});
+  return units;
+}
+
+template <typename T>
+const float* widen(const T* grad, int n, float* buffer) {
+  for (int i = 0; i < n; ++i) buffer[i] = Accumulate<T>::load(grad[i]);
+  return buffer;
+}
+const float* widen(const float* grad, int, float*) { return grad; }
+
+template <typename T>
+double sum_of_squares(const T* grad, int n) {
+  constexpr int kLanes = 8;
+  float sums[kLanes] = {};
+  double sum = 0;
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int l = 0; l < kLanes; ++l) {
+      const float g = Accumulate<T>::load(grad[i + l]);
+      sums[l] += g * g;
+    }
+  for (; i < n; ++i) sum += static_cast<double>(Accumulate<T>::load(grad[i])) * Accumulate<T>::load(grad[i]);
+  for (float lane : sums) sum += lane;
+  return sum;
+}
+
+template <typename Low>
+void narrow(const float* param, Low* low, int n) {
+  for (int i = 0; i < n; ++i) low[i] = from_float<Low>(param[i]);
+}
+
+template <typename T>
+void update_unit(const FlatAdamWParams& p, const FlatAdamWControl& control, const FlatAdamWTensor& tensor,
+                 const Unit& unit) {
+  const AdamWFactors factors = adamw_factors(control, p, tensor.group);
+  float buffer[kBlock];
+  for (int begin = unit.begin; begin < unit.end; begin += kBlock) {
+    const int n = std::min(kBlock, unit.end - begin);
+    const int64_t flat = tensor.offset + begin;
+    const float* grad = widen(static_cast<const T*>(tensor.grad) + begin, n, buffer);
+    adamw_block(p.params + flat, p.exp_avg + flat, p.exp_avg_sq + flat, grad, n, factors);
+    if (p.low_type == LowType::kBFloat16) narrow(p.params + flat, static_cast<bf16*>(p.low) + flat, n);
+    if (p.low_type == LowType::kFloat16) narrow(p.params + flat, static_cast<fp16*>(p.low) + flat, n);
+  }
+}
+
+template <typename T>
+void run(const FlatAdamWInputs& in) {
+  const std::vector<Unit> units = split_units(in.tensors);
+  const int64_t num_units = static_cast<int64_t>(units.size());
+  const auto for_each_unit = [&](const auto& f) {
+    torch::stable::parallel_for(0, num_units, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t u = begin; u < end; ++u) f(u, in.tensors[units[u].tensor], units[u]);
+    });
+  };
+  double sum = 0;
+  if (in.control.max_norm > 0 || in.control.skip_nonfinite) {
+    std::vector<double> partials(units.size());
+    for_each_unit([&](int64_t u, const FlatAdamWTensor& tensor, const Unit& unit) {
+      partials[u] = sum_of_squares(static_cast<const T*>(tensor.grad) + unit.begin, unit.end - unit.begin);
+    });
+    for (double partial : partials) sum += partial;
+  }
+  const FlatAdamWControl control = flat_adamw_control(sum, in.control);
+  if (control.skip) return;
+  for_each_unit([&](int64_t, const FlatAdamWTensor& tensor, const Unit& unit) {
+    update_unit<T>(in.shared, control, tensor, unit);
+  });
+}
+
+void flat_adamw(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, std::optional<Tensor> low,
+                const std::vector<Tensor>& grads, const std::vector<int64_t>& offsets,
+                const std::vector<int64_t>& groups, const Tensor& lr, const std::vector<double>& weight_decay,
+                Tensor step, Tensor num_skipped, const std::optional<Tensor>& loss_scale, double beta1, double beta2,
+                double eps, double max_norm, bool skip_nonfinite) {
+  const FlatAdamWInputs in =
+      flat_adamw_inputs(params, exp_avg, exp_avg_sq, low, grads, offsets, groups, lr, weight_decay, step, num_skipped,
+                        loss_scale, beta1, beta2, eps, max_norm, skip_nonfinite);
+  dispatch_grad("flat_adamw", in.grad_type, [&](auto zero) { run<decltype(zero)>(in); });
+}
+
+}  // namespace
+}  // namespace lgfast
+
+STABLE_TORCH_LIBRARY_IMPL(lgfast, CPU, m) { m.impl("flat_adamw", TORCH_BOX(&lgfast::flat_adamw)); }

@@ -1,0 +1,66 @@
+"""flat_adamw: one AdamW step of every parameter, in one pass over flat buffers."""
+
+import torch
+from torch import Tensor
+
+from lgfast import _extension
+from lgfast.ops import reference
+
+ALIGN = 8  # offsets into the flat buffers are multiples of it
+
+
+def flat_adamw(
+    params: Tensor,
+    grads: list[Tensor],
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    offsets: list[int],
+    groups: list[int],
+    lr: Tensor,
+    weight_decay: list[float],
+    step: Tensor,
+    num_skipped: Tensor,
+    *,
+    low: Tensor | None = None,
+    loss_scale: Tensor | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    max_norm: float = 0.0,
+    skip_nonfinite: bool = False,
+) -> None:
+    """Update flat parameters and moments in place; nothing is read back to the host.
+
+        m += (1 - b1) (g - m);  v = b2 v + (1 - b2) g^2
+        p = p (1 - lr wd) - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
+
+    Gradients are read where they are, so they need neither a flat buffer nor zeroing (let autograd make new ones).
+
+    Args:
+        params, exp_avg, exp_avg_sq: [total] float32, CPU or CUDA. Elements that no gradient covers stay as they are.
+        grads: K tensors of one dtype, float32, bfloat16 or float16.
+        offsets: K places in `params`, multiples of 8; gradient k covers offsets[k] up to offsets[k] + numel, rounded
+            up to a multiple of 8 (the rest is padding, and must be 0).
+        groups: K indices into `lr` and `weight_decay`.
+        lr: [G] float32 on the device. weight_decay: G numbers, decoupled. At most 16 groups.
+        step: one float32, steps taken before this one; counted up here.
+        num_skipped: one int64, counted up when a step is skipped.
+        low: [total] bfloat16 or float16, receives the rounded parameters.
+        loss_scale: one float32 that the gradients still carry as a factor.
+        max_norm: clips the global norm of the gradients as torch.nn.utils.clip_grad_norm_; 0: no clipping.
+        skip_nonfinite: change nothing in a step in which a gradient is NaN or infinite.
+    Raises:
+        RuntimeError: a shape, dtype or offset does not fit.
+    Source: Loshchilov and Hutter, ICLR 2019 (arXiv 1711.05101); equal to torch.optim.AdamW to float32 rounding.
+    """
+    torch.ops.lgfast.flat_adamw(
+        params, exp_avg, exp_avg_sq, low, grads, offsets, groups, lr, weight_decay, step, num_skipped, loss_scale,
+        betas[0], betas[1], eps, max_norm, skip_nonfinite,
+    )  # fmt: skip
+
+
+@torch.library.register_fake("lgfast::flat_adamw")
+def _(params, exp_avg, exp_avg_sq, low, grads, *rest):
+    return None
+
+
+_extension.register_reference("flat_adamw", reference.flat_adamw)

@@ -1,0 +1,84 @@
+"""The CUDA kernels of flat_adamw in the host emulation, against the reference in plain PyTorch."""
+
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from lgfast.ops import reference
+from tests.emulation.build import build
+
+NUMELS = [1, 3000, 2048, 17, 0, 8]  # single elements, a whole block, more than one, an empty tensor
+SHIFTS = [0, 0, 1, 3, 0, 0]  # elements by which a gradient misses the alignment of vector loads
+GROUPS = [0, 1, 0, 1, 0, 1]
+LOW = [None, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(scope="module")
+def driver():
+    return build("flat_adamw_driver", [Path(__file__).with_name("flat_adamw_driver.cpp")])
+
+
+def raw(tensor):
+    return tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def run_both(driver, folder, dtype, low, steps=3, seeds=2, max_norm=0.0, skip=False, loss_scale=1.0, poison=None):
+    """(emulated, reference) states after `steps` steps on the same gradients."""
+    torch.manual_seed(1)
+    padded = [-(-n // 8) * 8 for n in NUMELS]
+    offsets = [sum(padded[:k]) for k in range(len(padded))]
+    params = torch.zeros(sum(padded))
+    for n, o in zip(NUMELS, offsets, strict=True):
+        params[o : o + n] = torch.randn(n)
+    grads = [torch.randn(n + s).to(dtype) for n, s in zip(NUMELS, SHIFTS, strict=True)]
+    if poison is not None:
+        grads[1][5] = poison
+    lr, weight_decay = torch.tensor([1e-2, 3e-3]), [0.05, 0.0]
+    types = [torch.float32, torch.bfloat16, torch.float16]
+    request = struct.pack(
+        "8q5d", types.index(dtype), LOW.index(low), len(NUMELS), 2, len(params), steps, seeds, skip,
+        0.9, 0.999, 1e-8, max_norm, loss_scale,
+    )  # fmt: skip
+    for tensor in zip(offsets, NUMELS, GROUPS, SHIFTS, strict=True):
+        request += struct.pack("4q", *tensor)
+    request += raw(lr) + struct.pack("2d", *weight_decay) + raw(params) + b"".join(raw(grad) for grad in grads)
+    (folder / "request").write_bytes(request)
+    result = subprocess.run([str(driver), "request", "result"], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    total, data = len(params), (folder / "result").read_bytes()
+    floats = torch.frombuffer(bytearray(data[: 12 * total]), dtype=torch.float32)
+    emulated = [*floats.split(total), torch.frombuffer(bytearray(data[12 * total : 14 * total]), dtype=torch.int16)]
+    emulated.append(torch.frombuffer(bytearray(data[14 * total :]), dtype=torch.float32))
+
+    moments = torch.zeros(2, total)
+    copy = torch.zeros(total, dtype=low or torch.bfloat16)
+    step, skipped = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+    for _ in range(steps):
+        reference.flat_adamw(
+            params, moments[0], moments[1], copy if low else None, [g[s:] for g, s in zip(grads, SHIFTS, strict=True)],
+            offsets, GROUPS, lr, weight_decay, step, skipped, torch.tensor(loss_scale), 0.9, 0.999, 1e-8, max_norm, skip,
+        )  # fmt: skip
+    return emulated, [params, *moments, copy, torch.stack([step, skipped.float()])]
+
+
+@pytest.mark.parametrize("low", LOW)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_kernels_match_reference(driver, tmp_path, dtype, low):
+    emulated, expected = run_both(driver, tmp_path, dtype, low, max_norm=1.0, loss_scale=8.0)
+    for got, wanted in zip(emulated[:3], expected[:3], strict=True):
+        torch.testing.assert_close(got, wanted, rtol=4e-6, atol=1e-7)  # a few float32 roundings over three steps
+    assert torch.equal(emulated[4], expected[4])
+    if low is None:
+        assert not emulated[3].any()
+    else:  # the copy is exactly the rounded parameter
+        assert torch.equal(emulated[3].view(low), emulated[0].to(low))
+
+
+def test_a_step_with_a_bad_gradient_is_skipped_and_counted(driver, tmp_path):
+    emulated, expected = run_both(driver, tmp_path, torch.float16, torch.float16, skip=True, poison=float("inf"))
+    assert all(torch.equal(a, b) for a, b in zip(emulated[:3], expected[:3], strict=True))
+    assert not emulated[1].any()
+    assert emulated[4].tolist() == [0, 3]
