@@ -73,7 +73,7 @@ class GuidanceConfig:
 class OptimConfig:
     """Optimizer and learning-rate schedule."""
 
-    name: str = "adamw"  # any name of timm's optimizer factory
+    name: str = "adamw"  # adamw: this package's flat one; otherwise any name of timm's optimizer factory
     lr: float = 5e-4
     min_lr: float = 5e-6
     weight_decay: float = 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterable
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from lgfast.config import OptimConfig
+from lgfast.flat_adamw import FlatAdamW
 
 NO_DECAY_NAMES = ("cls_token", "pos_embed", "distill_token", "dist_token")
 
@@ -28,13 +30,34 @@ def param_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float)
 
 
 def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.Optimizer:
-    """Optimizer from timm's factory; AdamW and SGD in their fused form."""
+    """`adamw` is the flat one of this package; every other name is timm's factory's, SGD in its fused form.
+
+    Raises:
+        ValueError: the name is an optimizer of NVIDIA apex, which is not installed.
+    """
+    groups = param_groups(named, config.weight_decay)
+    if config.name == "adamw":
+        return FlatAdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
     from timm.optim import create_optimizer_v2
 
-    groups = param_groups(named, config.weight_decay)
-    extra = {"fused": True} if config.name in ("adamw", "sgd") else {}
+    check_apex(config.name)
+    extra = {"fused": True} if config.name == "sgd" else {}
     return create_optimizer_v2(
         groups, config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum, **extra
+    )
+
+
+def check_apex(name: str) -> None:
+    """timm's fused* optimizers come from NVIDIA apex, recognised by its extension amp_C."""
+    if not name.startswith("fused") or importlib.util.find_spec("amp_C") is not None:
+        return
+    found = "not installed"
+    if importlib.util.find_spec("apex") is not None:
+        found = "not what is installed as apex here (PyPI's apex is another project, or apex was built without CUDA)"
+    raise ValueError(
+        f"optim.name: {name} needs NVIDIA apex, which is {found}. Build it from source: git clone "
+        "https://github.com/NVIDIA/apex && APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install --no-build-isolation ./apex, "
+        f"not `pip install apex`; or choose optim.name={name.removeprefix('fused')}"
     )
 
 

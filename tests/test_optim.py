@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lgfast.config import load_recipe
+from lgfast.config import load_recipe, replace
 from lgfast.guidance import GuidedStudent
 from lgfast.models import create_model
 from lgfast.optim import build_optimizer, learning_rate, param_groups, set_learning_rate
@@ -81,3 +81,20 @@ def test_optimizer_matches_plain_adamw():
             model(x).square().sum().backward()
             opt.step()
     torch.testing.assert_close(ours.state_dict(), plain.state_dict())
+
+
+def test_other_optimizers_come_from_timm():
+    optim = replace(load_recipe("cifar100-deit-ti-base"), {"optim.name": "lamb"}).optim
+    assert type(build_optimizer(torch.nn.Linear(3, 2).named_parameters(), optim)).__name__ == "Lamb"
+
+
+@pytest.mark.parametrize(
+    ("installed", "reason"),
+    [([], "not installed"), (["apex"], r"not what is installed as apex here \(PyPI's apex is another project")],
+)
+def test_a_missing_apex_says_what_to_install(monkeypatch, installed, reason):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True if name in installed else None)
+    optim = replace(load_recipe("cifar100-deit-ti-base"), {"optim.name": "fusedlamb"}).optim
+    message = rf"optim.name: fusedlamb needs NVIDIA apex, which is {reason}.*Build it from source.*optim.name=lamb"
+    with pytest.raises(ValueError, match=message):
+        build_optimizer(torch.nn.Linear(3, 2).named_parameters(), optim)

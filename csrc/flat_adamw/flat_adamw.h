@@ -37,16 +37,16 @@ struct FlatAdamWParams {
   int first_block[kFlatAdamWMaxTensors + 1];  // tensor k owns blocks [first_block[k], first_block[k + 1])
   int num_tensors;
   float weight_decay[kFlatAdamWMaxGroups];
-  const float* lr;    // [groups]
-  float* params;      // [total], as the two moments
+  const float* lr;  // [groups]
+  float* params;    // [total], as the two moments
   float* exp_avg;
   float* exp_avg_sq;
-  void* low;          // [total] copy in 16 bits, or nullptr
+  void* low;  // [total] copy in 16 bits, or nullptr
   LowType low_type;
   double beta1, beta2;
   float eps;
   const FlatAdamWControl* control;
-  double* partials;   // sum of squares of each block, from block 0 of this launch on
+  double* partials;  // sum of squares of each block, from block 0 of this launch on
 };
 
 // What turns gradients into control.

@@ -29,7 +29,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int kBlock = 1024;       // elements widened at a time
+constexpr int kBlock = 1024;        // elements widened at a time
 constexpr int kUnit = 16 * kBlock;  // elements of a work unit
 
 struct Unit {

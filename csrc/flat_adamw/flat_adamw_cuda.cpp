@@ -63,9 +63,8 @@ void flat_adamw(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, std::optional<
                 double eps, double max_norm, bool skip_nonfinite) {
   const int32_t device = params.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  FlatAdamWInputs in =
-      flat_adamw_inputs(params, exp_avg, exp_avg_sq, low, grads, offsets, groups, lr, weight_decay, step, num_skipped,
-                        loss_scale, beta1, beta2, eps, max_norm, skip_nonfinite);
+  FlatAdamWInputs in = flat_adamw_inputs(params, exp_avg, exp_avg_sq, low, grads, offsets, groups, lr, weight_decay,
+                                         step, num_skipped, loss_scale, beta1, beta2, eps, max_norm, skip_nonfinite);
   const char* error = dispatch_grad("flat_adamw", in.grad_type, [&](auto zero) {
     return run<decltype(zero)>(in, params, current_cuda_stream(device));
   });

@@ -23,10 +23,10 @@ struct FlatAdamWInputs {
 
 inline void check_flat_buffer(const torch::stable::Tensor& buffer, const torch::stable::Tensor& params,
                               torch::headeronly::ScalarType dtype, const char* name) {
-  LGFAST_CHECK(buffer.dim() == 1 && buffer.is_contiguous() && buffer.numel() == params.numel() &&
-                   buffer.scalar_type() == dtype,
-               "flat_adamw", name, " must be contiguous [", params.numel(), "] ", toString(dtype), ", got ",
-               shape(buffer), " ", toString(buffer.scalar_type()));
+  LGFAST_CHECK(
+      buffer.dim() == 1 && buffer.is_contiguous() && buffer.numel() == params.numel() && buffer.scalar_type() == dtype,
+      "flat_adamw", name, " must be contiguous [", params.numel(), "] ", toString(dtype), ", got ", shape(buffer), " ",
+      toString(buffer.scalar_type()));
 }
 
 inline void check_scalar(const torch::stable::Tensor& scalar, torch::headeronly::ScalarType dtype, const char* name) {
@@ -58,12 +58,12 @@ inline void add_flat_adamw_tensors(FlatAdamWInputs& in, const std::vector<torch:
     LGFAST_CHECK(offsets[k] >= 0 && offsets[k] % kFlatAdamWAlign == 0 && offsets[k] + padded <= total, op, "offsets[",
                  k, "] must be a multiple of ", kFlatAdamWAlign, " that leaves room for ", padded,
                  " elements in params [", total, "], got ", offsets[k]);
-    LGFAST_CHECK(groups[k] >= 0 && groups[k] < static_cast<int64_t>(num_groups), op, "groups[", k,
-                 "] must lie in [0, ", num_groups, "), got ", groups[k]);
+    LGFAST_CHECK(groups[k] >= 0 && groups[k] < static_cast<int64_t>(num_groups), op, "groups[", k, "] must lie in [0, ",
+                 num_groups, "), got ", groups[k]);
     LGFAST_CHECK(numel < (int64_t{1} << 31), op, "a gradient must have fewer than 2^31 elements, got ", numel);
     in.kept.push_back(grads[k].is_contiguous() ? grads[k] : torch::stable::contiguous(grads[k]));
-    in.tensors.push_back({in.kept.back().const_data_ptr(), offsets[k], static_cast<int>(numel),
-                          static_cast<int>(groups[k])});
+    in.tensors.push_back(
+        {in.kept.back().const_data_ptr(), offsets[k], static_cast<int>(numel), static_cast<int>(groups[k])});
   }
 }
 

@@ -46,7 +46,8 @@ const char* step(const Case& c, State& state) {
   FlatAdamWParams params{};
   for (int k = 0; k < num_tensors; ++k) {
     const Tensor& t = c.tensors[size_t(k)];
-    params.tensors[k] = {c.grads[size_t(k)].data() + t.shift * int64_t(sizeof(T)), t.offset, int(t.numel), int(t.group)};
+    params.tensors[k] = {c.grads[size_t(k)].data() + t.shift * int64_t(sizeof(T)), t.offset, int(t.numel),
+                         int(t.group)};
   }
   params.num_tensors = num_tensors;
   std::copy(c.weight_decay.begin(), c.weight_decay.end(), params.weight_decay);
@@ -65,9 +66,15 @@ const char* step(const Case& c, State& state) {
   const float loss_scale = float(c.header.loss_scale);
   params.control = &control;
   params.partials = partials.data();
-  const FlatAdamWControlParams control_params{partials.data(), blocks,           &loss_scale,
-                                              &state.step,     &state.num_skipped, c.header.beta1,
-                                              c.header.beta2,  c.header.max_norm, c.header.skip_nonfinite != 0,
+  const FlatAdamWControlParams control_params{partials.data(),
+                                              blocks,
+                                              &loss_scale,
+                                              &state.step,
+                                              &state.num_skipped,
+                                              c.header.beta1,
+                                              c.header.beta2,
+                                              c.header.max_norm,
+                                              c.header.skip_nonfinite != 0,
                                               &control};
   const char* error = launch_flat_adamw_norm<T>(params, nullptr);
   if (!error) error = launch_flat_adamw_control_kernel(control_params, nullptr);

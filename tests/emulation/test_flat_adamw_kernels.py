@@ -59,7 +59,8 @@ def run_both(driver, folder, dtype, low, steps=3, seeds=2, max_norm=0.0, skip=Fa
     for _ in range(steps):
         reference.flat_adamw(
             params, moments[0], moments[1], copy if low else None, [g[s:] for g, s in zip(grads, SHIFTS, strict=True)],
-            offsets, GROUPS, lr, weight_decay, step, skipped, torch.tensor(loss_scale), 0.9, 0.999, 1e-8, max_norm, skip,
+            offsets, GROUPS, lr, weight_decay, step, skipped, torch.tensor(loss_scale), 0.9, 0.999, 1e-8, max_norm,
+            skip,
         )  # fmt: skip
     return emulated, [params, *moments, copy, torch.stack([step, skipped.float()])]
 
