@@ -5,60 +5,79 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from pathlib import Path
+
+from torch import nn
 
 from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_weights
-from lgfast.config import from_dict
+from lgfast.config import Config, from_dict, replace
 from lgfast.loop import evaluate
+from lgfast.models.pycls_weights import model_from_pycls, pycls_image_size, pycls_model_name
 from lgfast.run import eval_loader, load_images, model_from_metadata, resolve_device
 
 
 def evaluate_checkpoint(
-    checkpoint: str, *, split: str = "test", root: str | None = None, device: str = "auto"
+    checkpoint: str, *, split: str = "test", dataset: str | None = None, root: str | None = None, device: str = "auto"
 ) -> dict[str, float]:
-    """Top-1 and top-5 (percent) and mean cross entropy of a checkpoint on its own dataset.
+    """Top-1 and top-5 (percent) and mean cross entropy of a checkpoint.
 
     Args:
-        checkpoint: run folder (its best epoch), checkpoint folder, or weights file.
+        checkpoint: run folder (its best epoch), checkpoint folder, weights file, or a `.pyth` of the paper's code.
         split: "test" or "train".
+        dataset: None for the one it was trained on (cifar100 for a `.pyth`).
         root: folder of the dataset's files; None for where it was at training time.
     Raises:
-        CheckpointError: missing or damaged file, or one whose classes differ from the dataset's.
+        CheckpointError: missing or damaged file, or one whose class count differs from the dataset's.
     """
+    load = load_pyth if checkpoint.endswith(".pyth") else load_own
+    model, num_classes, config = load(Path(checkpoint))
+    changes = {"data.dataset": dataset, "data.root": root}
+    config = replace(config, {key: value for key, value in changes.items() if value is not None})
+    images = load_images(config, split)
+    if num_classes != images.num_classes:
+        raise CheckpointError(
+            f"{checkpoint} was trained for {num_classes} classes, {config.data.dataset} in {config.data.root} has "
+            f"{images.num_classes}; pass --dataset and --root of the data it was trained on"
+        )
+    target = resolve_device(device)
+    return evaluate(model.to(target), eval_loader(config, images, target), target)
+
+
+def load_own(checkpoint: Path) -> tuple[nn.Module, int, Config]:
+    """Model, class count and configuration of a checkpoint written by lgfast."""
     path = find_weights(checkpoint)
     weights, metadata = read_weights(path)
     if "config" not in metadata:
         raise CheckpointError(f"{path} has no lgfast header; it was not written by lgfast")
-    config = from_dict(metadata["config"])
-    data = dataclasses.replace(config.data, root=root or config.data.root)
-    config = dataclasses.replace(config, data=data)
-    images = load_images(config, split)
-    if len(metadata["class_names"]) != images.num_classes:
-        raise CheckpointError(
-            f"{path} was trained for {len(metadata['class_names'])} classes, {data.dataset} in {data.root} has "
-            f"{images.num_classes}; pass --root with the data it was trained on"
-        )
-    target = resolve_device(device)
-    model = model_from_metadata(metadata).to(target)
+    num_classes = len(metadata["class_names"])
+    model = model_from_metadata(metadata)
     load_weights(model, weights, path)
-    return evaluate(model, eval_loader(config, images, target), target)
+    return model, num_classes, from_dict(metadata["config"])
+
+
+def load_pyth(path: Path) -> tuple[nn.Module, int, Config]:
+    """The same of a checkpoint of the paper's code, which is judged as its test mode does."""
+    model, checkpoint = model_from_pycls(path)
+    image_size = pycls_image_size(checkpoint.config, pycls_model_name(checkpoint.state))
+    changes = {"data.dataset": "cifar100", "augment.image_size": image_size, "augment.teacher_size": 0}
+    return model, checkpoint.num_classes, replace(Config(), changes | {"guidance.weight": 0})
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lgfast.evaluate", description="Test a checkpoint.")
-    parser.add_argument("--checkpoint", required=True, help="run folder, checkpoint folder or .safetensors file")
+    parser.add_argument("--checkpoint", required=True, help="run folder, checkpoint folder, .safetensors or .pyth file")
     parser.add_argument("--split", default="test", choices=("test", "train"))
+    parser.add_argument("--dataset", help="another dataset than the one it was trained on")
     parser.add_argument("--root", help="folder of the dataset, if it moved since training")
     parser.add_argument("--device", default="auto")
-    options = parser.parse_args(argv)
+    options = vars(parser.parse_args(argv))
     try:
-        scores = evaluate_checkpoint(options.checkpoint, split=options.split, root=options.root, device=options.device)
+        scores = evaluate_checkpoint(options.pop("checkpoint"), **options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(
-        f"top-1 {scores['top1']:.2f} %   top-5 {scores['top5']:.2f} %   loss {scores['loss']:.4f}   "
-        f"images {scores['images']}"
-    )
+    top = f"top-1 {scores['top1']:.2f} %   top-5 {scores['top5']:.2f} %"
+    print(f"{top}   loss {scores['loss']:.4f}   images {scores['images']}")
     return 0
 
 

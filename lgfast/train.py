@@ -10,8 +10,19 @@ from typing import Any
 
 import tyro
 
-from lgfast.config import Config, check_key, dump_yaml, load_recipe, load_yaml, recipe_names, replace, to_dict, valid_keys
+from lgfast.config import (
+    Config,
+    check_key,
+    dump_yaml,
+    load_recipe,
+    load_yaml,
+    recipe_names,
+    replace,
+    to_dict,
+    valid_keys,
+)
 from lgfast.interrupt import Interrupted, InterruptFlag
+from lgfast.pycls_config import load_pycls_config
 from lgfast.run import Result, read_result, resume_config, train_run
 
 DEFAULT_RECIPE = "digits"
@@ -23,6 +34,7 @@ def launch_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lgfast.train", description=DESCRIPTION, add_help=False)
     parser.add_argument("--recipe", help=f"recipe of the package ({', '.join(recipe_names())}) or a YAML file")
     parser.add_argument("--config", help="YAML file of configuration keys, as a run folder's config.yaml")
+    parser.add_argument("--from-pycls", metavar="FILE", help="YAML of the paper's code; prints and runs the equivalent")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key; repeatable")
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
@@ -42,12 +54,23 @@ def parse(argv: list[str]) -> tuple[Config, argparse.Namespace]:
     if options.resume:
         base = resume_config(options.resume, changes | key_values(rest))
         return base, options
-    if options.recipe and options.config:
-        raise ValueError("--recipe and --config both name a configuration; give one")
-    base = load_yaml(options.config) if options.config else load_recipe(options.recipe or DEFAULT_RECIPE)
+    base = base_config(options)
     check_flags(rest)
     base = replace(base, changes)
     return tyro.cli(Config, default=base, args=rest, prog="python -m lgfast.train", description=DESCRIPTION), options
+
+
+def base_config(options: argparse.Namespace) -> Config:
+    """What the command line's keys build on: a recipe, a file of keys, or a file of the paper's code."""
+    sources = [name for name in ("recipe", "config", "from_pycls") if getattr(options, name)]
+    if len(sources) > 1:
+        flags = " and ".join("--" + name.replace("_", "-") for name in sources)
+        raise ValueError(f"{flags} each name a configuration; give one")
+    if options.from_pycls:
+        return load_pycls_config(options.from_pycls)
+    if options.config:
+        return load_yaml(options.config)
+    return load_recipe(options.recipe or DEFAULT_RECIPE)
 
 
 def split_assignment(text: str) -> tuple[str, str]:
@@ -90,7 +113,9 @@ def key_values(arguments: list[str]) -> dict[str, Any]:
 def print_result(result: Result) -> None:
     if result.teacher_test_top1 is not None:
         print(f"teacher test accuracy   {result.teacher_test_top1:6.2f} %   {result.teacher_run}")
-    print(f"student test accuracy   {result.test_top1:6.2f} %   (epoch {result.best_epoch}, chosen on {result.selected_on})")
+    print(
+        f"student test accuracy   {result.test_top1:6.2f} %   (epoch {result.best_epoch}, chosen on {result.selected_on})"
+    )
     print(f"          last epoch    {result.last_test_top1:6.2f} %")
     print(f"{result.seconds:.0f} s; metrics, curves and weights are in {result.run_dir}", flush=True)
 
@@ -99,8 +124,9 @@ def main(argv: list[str] | None = None) -> int:
     interrupt = InterruptFlag()
     try:
         config, options = parse(sys.argv[1:] if argv is None else argv)
+        if options.print_config or options.from_pycls:
+            print(dump_yaml(config), end="", flush=True)
         if options.print_config:
-            print(dump_yaml(config), end="")
             return 0
         if options.resume and (done := read_result(options.resume)):
             print(f"{options.resume} is already complete")
