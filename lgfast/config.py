@@ -55,6 +55,7 @@ class TeacherConfig:
     """The frozen CNN whose features guide the student."""
 
     recipe: str = "digits-resnet8"  # recipe that trains it when checkpoint=auto
+    name: str = ""  # another CNN than the recipe's, any of timm's; "": the recipe's
     checkpoint: str = "auto"  # auto: train once per (images, recipe) and reuse; otherwise a run folder or weights file
     bn: Literal["batch", "running"] = "batch"  # batch: statistics of the current batch, as the paper's code does
     stages: tuple[int, ...] = ()  # teacher stages to imitate; (): the model's default three

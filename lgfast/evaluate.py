@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
 from torch import nn
 
+from lgfast.build import eval_loader, load_images, model_from_metadata, resolve_device
 from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 from lgfast.config import Config, from_dict, replace
 from lgfast.loop import evaluate
 from lgfast.models.pycls_weights import model_from_pycls, pycls_image_size, pycls_model_name
-from lgfast.run import eval_loader, load_images, model_from_metadata, resolve_device
 
 
 def evaluate_checkpoint(

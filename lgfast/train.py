@@ -113,9 +113,8 @@ def key_values(arguments: list[str]) -> dict[str, Any]:
 def print_result(result: Result) -> None:
     if result.teacher_test_top1 is not None:
         print(f"teacher test accuracy   {result.teacher_test_top1:6.2f} %   {result.teacher_run}")
-    print(
-        f"student test accuracy   {result.test_top1:6.2f} %   (epoch {result.best_epoch}, chosen on {result.selected_on})"
-    )
+    chosen = f"(epoch {result.best_epoch}, chosen on {result.selected_on})"
+    print(f"student test accuracy   {result.test_top1:6.2f} %   {chosen}")
     print(f"          last epoch    {result.last_test_top1:6.2f} %")
     print(f"{result.seconds:.0f} s; metrics, curves and weights are in {result.run_dir}", flush=True)
 

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from lgfast.build import build_model, load_splits
 from lgfast.checkpoint import CheckpointError, CheckpointStore, read_weights, save_weights
 from lgfast.config import Config, load_yaml, replace
 from lgfast.data.batch import Batch
@@ -17,7 +19,7 @@ from lgfast.loop import NonFiniteLossError
 from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.optim import build_optimizer
-from lgfast.run import build_trainer, load_splits, read_result, train_run
+from lgfast.run import build_trainer, read_result, train_run
 from lgfast.step import TrainStep
 from tests.runs import metrics, tiny_config
 
@@ -68,6 +70,46 @@ def test_evaluate_reproduces_the_reported_accuracy(finished):
     assert best["images"] == config.data.test_limit
 
 
+def test_another_cnn_of_timm_can_teach(finished, tmp_path):
+    config, _ = finished
+    changes = {"run_dir": str(tmp_path / "run"), "epochs": 1, "teacher.name": "cifar_resnet20"}
+    result = train_run(replace(config, changes))
+    _, metadata = read_weights(Path(result.teacher_run) / "best.safetensors")
+    assert metadata["config"]["model"]["name"] == "cifar_resnet20"
+
+
+def test_teacher_and_model_of_the_papers_code_are_read(finished, tmp_path):
+    config, _ = finished
+    path = tmp_path / "model.pyth"
+    torch.save({"model_state": pyth_state(10), "test_err": 30.0, "cfg": "MODEL: {IMG_SIZE: 8}"}, path)
+    changes = {"run_dir": str(tmp_path / "run"), "epochs": 1, "teacher.checkpoint": str(path)}
+    assert train_run(replace(config, changes)).teacher_run == str(path)
+    assert evaluate_checkpoint(str(path), dataset="digits")["images"] == 600
+
+
+def test_teacher_of_the_papers_code_for_other_classes_is_refused(finished, tmp_path):
+    config, _ = finished
+    path = tmp_path / "model.pyth"
+    torch.save({"model_state": pyth_state(7), "test_err": 30.0, "cfg": ""}, path)
+    with pytest.raises(CheckpointError, match="was trained for 7 classes, the dataset has 10"):
+        train_run(replace(config, {"run_dir": str(tmp_path / "run"), "teacher.checkpoint": str(path)}))
+
+
+def pyth_state(num_classes):
+    """A ResNet-8 under the names of the paper's code."""
+    renames = [
+        (r"^conv1\.", "stem.conv."), (r"^bn1\.", "stem.bn."), (r"^fc\.", "head.fc."),
+        (r"\.conv1\.", ".f.a."), (r"\.bn1\.", ".f.a_bn."), (r"\.conv2\.", ".f.b."), (r"\.bn2\.", ".f.b_bn."),
+        (r"\.downsample\.0\.", ".proj."), (r"\.downsample\.1\.", ".bn."), (r"^layer(\d)\.0\.", r"s\1.b1."),
+    ]  # fmt: skip
+    state = {}
+    for key, value in create_model("cifar_resnet8", num_classes).state_dict().items():
+        for pattern, replacement in renames:
+            key = re.sub(pattern, replacement, key)
+        state[key] = value
+    return state
+
+
 def test_teacher_is_trained_once(finished):
     config, result = finished
     again = train_run(replace(config, {"run_dir": config.run_dir + "-again", "epochs": 1}))
@@ -93,7 +135,7 @@ def test_evaluating_on_another_class_count_is_refused(finished, tmp_path):
     config, _ = finished
     weights = tmp_path / "w.safetensors"
     _, metadata = read_weights(Path(config.run_dir) / "best.safetensors")
-    save_weights(weights, torch.nn.Linear(2, 3), metadata | {"class_names": ["a", "b", "c"]})
+    save_weights(weights, build_model(config, 3), metadata | {"class_names": ["a", "b", "c"]})
     with pytest.raises(CheckpointError, match=r"was trained for 3 classes, digits in .* has 10"):
         evaluate_checkpoint(str(weights))
 

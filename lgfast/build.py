@@ -1,0 +1,123 @@
+"""Builds the parts of a run from its configuration: images, loaders, networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgfast.config import Config, from_dict, to_dict
+from lgfast.data import ImageSet, build_eval_loader, build_train_loader, load_dataset, split_holdout
+from lgfast.data.epoch_loader import EpochLoader
+from lgfast.data.eval_loader import EvalLoader
+from lgfast.guidance import GuidedStudent, Teacher
+from lgfast.models import create_model
+from lgfast.models.taps import default_layers
+
+HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Batches to train on and batches that select the best epoch; students of one group share them."""
+
+    train: EpochLoader
+    select: EvalLoader
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """Images to train on, to select the best epoch on, and to report on."""
+
+    train: ImageSet
+    select: ImageSet
+    test: ImageSet
+
+
+def resolve_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {name} was asked for, but torch sees no CUDA device; use --device cpu")
+    return device
+
+
+def load_images(config: Config, split: str) -> ImageSet:
+    """One split of the dataset, cut to the configured number of images."""
+    data = config.data
+    images = load_dataset(data.dataset, data.root, split, download=data.download, skip_broken=data.skip_broken)
+    limit = data.train_limit if split == "train" else data.test_limit
+    return images.limit(limit) if 0 < limit < len(images) else images
+
+
+def load_splits(config: Config) -> DataSplits:
+    train, test = load_images(config, "train"), load_images(config, "test")
+    if config.eval.protocol == "paper":
+        return DataSplits(train, test, test)
+    train, select = split_holdout(train, config.eval.holdout_fraction, HOLDOUT_SEED)
+    return DataSplits(train, select, test)
+
+
+def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> Loaders:
+    """The loaders of a run, or of a group of runs that share views. The teacher's input is made if it is needed."""
+    data, is_guided = config.data, config.guidance.weight > 0
+    train = build_train_loader(
+        data.loader,
+        splits.train,
+        config.augment if is_guided else dataclasses.replace(config.augment, teacher_size=0),
+        batch_size=data.batch_size,
+        seed=config.view_seed,
+        workers=data.workers,
+        device=device,
+    )
+    if len(train) == 0:
+        raise ValueError(
+            f"data.batch_size: {data.batch_size} is more than the {len(splits.train)} training images; lower it"
+        )
+    return Loaders(train, eval_loader(config, splits.select, device))
+
+
+def eval_loader(config: Config, images: ImageSet, device: torch.device) -> EvalLoader:
+    return build_eval_loader(
+        images, config.augment, batch_size=config.data.eval_batch_size, workers=config.data.workers, device=device
+    )
+
+
+def build_model(config: Config, num_classes: int) -> nn.Module:
+    """The network to train, freshly initialised."""
+    model = config.model
+    return create_model(
+        model.name,
+        num_classes=num_classes,
+        image_size=config.augment.image_size,
+        drop_path_rate=model.drop_path_rate,
+        **model.shape_overrides(),
+    )
+
+
+def build_student(config: Config, num_classes: int, teacher: Teacher | None) -> GuidedStudent:
+    """The network with its taps and projections; without them where there is no teacher."""
+    model = build_model(config, num_classes)
+    if teacher is None:
+        return GuidedStudent(model)
+    layers = config.guidance.student_layers or default_layers(model)
+    channels = teacher.channels(config.augment.teacher_size)
+    return GuidedStudent(model, layers, channels, config.augment.image_size)
+
+
+def weights_metadata(config: Config, images: ImageSet) -> dict[str, Any]:
+    """What a weights file says of itself: enough to rebuild the model and to refuse other data."""
+    return {
+        "config": to_dict(config),
+        "class_names": list(images.class_names),
+        "content_hash": images.content_hash,
+    }
+
+
+def model_from_metadata(metadata: dict[str, Any]) -> nn.Module:
+    """The network that a weights file belongs to, freshly initialised."""
+    return build_model(from_dict(metadata["config"]), len(metadata["class_names"]))

@@ -1,0 +1,109 @@
+"""The teacher of a guided run: trained once for the same images and kept, or read from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lgfast.build import model_from_metadata
+from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_weights
+from lgfast.config import Config, digest, load_recipe, to_dict
+from lgfast.data import ImageSet
+from lgfast.guidance import Teacher
+from lgfast.locks import file_lock
+from lgfast.models.pycls_weights import model_from_pycls
+from lgfast.models.stages import teacher_stages
+
+
+def teacher_source(config: Config, images: ImageSet, train: Callable[[Config], object]) -> Path:
+    """Run folder or weights file of the teacher; `auto` trains it once per (images, recipe) and keeps it.
+
+    Args:
+        images: the training images.
+        train: trains a configuration to its end, or resumes it, in `run_dir`.
+    """
+    if config.teacher.checkpoint != "auto":
+        return Path(config.teacher.checkpoint)
+    teacher = teacher_config(config)
+    run_dir = teacher_cache(config) / f"{teacher.name}-{teacher_digest(teacher, images)}"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with file_lock(run_dir / "lock"):
+        if not (run_dir / "result.json").exists():
+            print(f"training the teacher ({teacher.name}) once; it is kept in {run_dir}", flush=True)
+            train(dataclasses.replace(teacher, run_dir=str(run_dir)))
+    return run_dir
+
+
+def teacher_config(config: Config) -> Config:
+    """The teacher's recipe on the student's images, at the teacher's input size."""
+    teacher = load_recipe(config.teacher.recipe)
+    if teacher.guidance.weight > 0:
+        raise ValueError(f"teacher.recipe: {config.teacher.recipe} is itself guided; name a recipe of a plain CNN")
+    model = dataclasses.replace(teacher.model, name=config.teacher.name or teacher.model.name)
+    augment = dataclasses.replace(teacher.augment, image_size=config.augment.teacher_size, teacher_size=0)
+    data = dataclasses.replace(config.data, batch_size=teacher.data.batch_size, seed=teacher.data.seed)
+    log = dataclasses.replace(teacher.log, tensorboard=config.log.tensorboard)
+    return dataclasses.replace(
+        teacher, device=config.device, data=data, model=model, augment=augment, eval=config.eval, log=log, run_dir=""
+    )
+
+
+def teacher_cache(config: Config) -> Path:
+    home = config.teacher.cache or os.environ.get("LGFAST_CACHE") or Path.home() / ".cache" / "lgfast"
+    return Path(home) / "teachers"
+
+
+def teacher_digest(teacher: Config, images: ImageSet) -> str:
+    """Hash of what decides the teacher's weights: the images and the recipe, not where they lie or who runs it."""
+    tree = to_dict(teacher)
+    for name in ("root", "download", "loader", "workers", "eval_batch_size"):
+        del tree["data"][name]
+    for name in ("name", "device", "run_dir", "log", "teacher"):
+        del tree[name]
+    return digest([tree, images.content_hash])
+
+
+def load_teacher(config: Config, source: Path, images: ImageSet, device: torch.device) -> Teacher:
+    """The trained CNN, frozen; an error if it was trained for other classes.
+
+    Args:
+        source: run folder, `.safetensors` file, or `.pyth` file of the paper's code.
+        images: the training images, whose classes the teacher must know.
+    """
+    read = read_pyth_teacher if source.suffix == ".pyth" else read_own_teacher
+    model = read(source, images).to(device)
+    stages = config.teacher.stages or teacher_stages(model, config.augment.teacher_size)[0]
+    return Teacher(model, stages, config.teacher.bn)
+
+
+def read_own_teacher(source: Path, images: ImageSet) -> nn.Module:
+    weights, metadata = read_weights(find_weights(source))
+    if "config" not in metadata:
+        raise CheckpointError(
+            f"teacher.checkpoint: {source} has no lgfast header; train one with python -m lgfast.train"
+        )
+    if metadata["class_names"] != list(images.class_names):
+        raise CheckpointError(
+            f"teacher.checkpoint: {source} was trained for {len(metadata['class_names'])} classes "
+            f"({', '.join(metadata['class_names'][:3])}, ...), the dataset has {images.num_classes} "
+            f"({', '.join(images.class_names[:3])}, ...); use teacher.checkpoint=auto"
+        )
+    model = model_from_metadata(metadata)
+    load_weights(model, weights, source)
+    return model
+
+
+def read_pyth_teacher(source: Path, images: ImageSet) -> nn.Module:
+    """A CNN of the paper's code; its file holds no class names, so the count alone is checked."""
+    model, checkpoint = model_from_pycls(source)
+    if checkpoint.num_classes != images.num_classes:
+        raise CheckpointError(
+            f"teacher.checkpoint: {source} was trained for {checkpoint.num_classes} classes, the dataset has "
+            f"{images.num_classes}; use teacher.checkpoint=auto"
+        )
+    return model
