@@ -1,7 +1,19 @@
 """Fused operations, each usable alone: `from lgfast.ops import feature_mse`."""
 
+from lgfast.ops.augment import augment, augment_plan, eval_plan
+from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.ops.feature_mse import feature_mse
 from lgfast.ops.flat_adamw import flat_adamw
 from lgfast.ops.short_attention import short_attention, short_attention_qkvpacked, unsupported_reason
 
-__all__ = ["feature_mse", "flat_adamw", "short_attention", "short_attention_qkvpacked", "unsupported_reason"]
+__all__ = [
+    "AugmentSpec",
+    "augment",
+    "augment_plan",
+    "eval_plan",
+    "feature_mse",
+    "flat_adamw",
+    "short_attention",
+    "short_attention_qkvpacked",
+    "unsupported_reason",
+]

@@ -31,7 +31,7 @@ RAND_AUGMENT_OPS = (
     "TranslateY",
 )
 
-# Columns of a plan that every specification has; `AugmentSpec.plan_columns` adds op_k and arg_k per RandAugment slot.
+# Columns of a plan that every specification has; `plan_columns` adds op_k and arg_k per RandAugment slot.
 PLAN_COLUMNS = (
     "crop_top",
     "crop_left",
@@ -47,6 +47,11 @@ PLAN_COLUMNS = (
     "noise_key_0",  # 32 bits each: the Philox key of the erase noise
     "noise_key_1",
 )
+
+
+def plan_columns(num_ops: int) -> tuple[str, ...]:
+    """Names of the columns of a plan with `num_ops` RandAugment slots."""
+    return PLAN_COLUMNS + tuple(f"{name}_{slot}" for slot in range(num_ops) for name in ("op", "arg"))
 
 
 @dataclass(frozen=True)
@@ -147,11 +152,12 @@ class AugmentSpec:
         policy = parse_rand_augment(self.rand_augment)
         _check(policy.num_ops <= 8, "rand_augment", "at most n8", self.rand_augment)
         _check(policy.prob <= 1, "rand_augment", "p at most 1", self.rand_augment)
+        object.__setattr__(self, "_policy", parse_rand_augment("") if self.weak else policy)
 
     @property
     def policy(self) -> RandAugmentPolicy:
         """The RandAugment settings in force (none under `weak`)."""
-        return parse_rand_augment("" if self.weak else self.rand_augment)
+        return self._policy
 
     @property
     def resample(self) -> str:
@@ -171,8 +177,7 @@ class AugmentSpec:
     @property
     def plan_columns(self) -> tuple[str, ...]:
         """Names of a plan's columns, in order."""
-        slots = range(self.policy.num_ops)
-        return PLAN_COLUMNS + tuple(f"{name}_{slot}" for slot in slots for name in ("op", "arg"))
+        return plan_columns(self.policy.num_ops)
 
     def for_evaluation(self) -> AugmentSpec:
         """The same output from a whole image: Pillow bilinear squash, nothing random."""

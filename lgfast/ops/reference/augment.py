@@ -45,7 +45,7 @@ def view_of(image: Image.Image, values: dict[str, float], spec: AugmentSpec) -> 
     """The uint8 part of a view: crop, resize, shift, flip, RandAugment."""
     size = spec.image_size
     top, left, height, width = (int(values[f"crop_{name}"]) for name in ("top", "left", "height", "width"))
-    picture = image.crop((left, top, left + width, top + height)).resize((size, size), _RESAMPLE[spec.resample])
+    picture = resize(image.crop((left, top, left + width, top + height)), size, _RESAMPLE[spec.resample])
     shift_y, shift_x = int(values["shift_y"]), int(values["shift_x"])
     if shift_y or shift_x:
         picture = picture.crop((shift_x, shift_y, shift_x + size, shift_y + size))  # black outside
@@ -56,6 +56,15 @@ def view_of(image: Image.Image, values: dict[str, float], spec: AugmentSpec) -> 
             name = RAND_AUGMENT_OPS[int(values[f"op_{slot}"])]
             picture = apply_op(picture, name, values[f"arg_{slot}"], spec)
     return picture
+
+
+def resize(picture: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
+    """Pillow's resize to a square, rows first.
+
+    Before Pillow 13 one call did that; since then it does columns first where a picture is much taller than wide, with
+    up to one level of difference. Two calls give the same bytes with every version.
+    """
+    return picture.resize((size, picture.height), resample).resize((size, size), resample)
 
 
 def apply_op(picture: Image.Image, name: str, argument: float, spec: AugmentSpec) -> Image.Image:

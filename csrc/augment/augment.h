@@ -1,0 +1,101 @@
+// Parameters and launchers of augment_plan and augment. No torch types.
+#pragma once
+
+#include <cstdint>
+
+namespace lgfast {
+
+// RandAugment operations, in timm's order (lgfast/ops/augment_spec.py); -1 in a plan: skipped.
+enum class AugmentOp : int {
+  kSkip = -1,
+  kAutoContrast,
+  kEqualize,
+  kInvert,
+  kRotate,
+  kPosterize,
+  kSolarize,
+  kSolarizeAdd,
+  kColor,
+  kContrast,
+  kBrightness,
+  kSharpness,
+  kShearX,
+  kShearY,
+  kTranslateX,
+  kTranslateY,
+};
+constexpr int kNumAugmentOps = 15;
+
+// Columns of a plan: PLAN_COLUMNS of augment_spec.py, then (op, argument) per slot.
+enum PlanColumn {
+  kCropTop,
+  kCropLeft,
+  kCropHeight,
+  kCropWidth,
+  kShiftY,
+  kShiftX,
+  kFlip,
+  kEraseTop,
+  kEraseLeft,
+  kEraseHeight,
+  kEraseWidth,
+  kNoiseKey0,
+  kNoiseKey1,
+  kFirstOp,
+};
+
+enum class Resample : int { kNearest, kBilinear, kBicubic };
+enum class EraseMode : int { kConst, kRand, kPixel };
+enum class AugmentDtype : int { kFloat, kBFloat16, kHalf };
+
+constexpr int kMaxImageSize = 4096;
+
+struct AugmentPlanParams {
+  const int32_t* sizes;    // [B, 2] height, width
+  const int64_t* indices;  // [B]
+  const int64_t* counter;  // [2] seed, epoch
+  double* plan;            // [B, num_columns]
+  int64_t batch;
+  int num_columns;
+  int image_size;
+  bool whole_image;  // no crop, no erasing: the weak variant
+  double crop_scale[2];
+  double crop_ratio[2];
+  double flip_prob;
+  int max_shift;
+  double erase_prob;
+  int num_ops;
+  double op_prob;
+  double magnitude;
+  double magnitude_std;  // infinite: uniform in [0, magnitude]
+  double magnitude_max;
+  bool increasing;
+};
+
+struct AugmentParams {
+  const uint8_t* pixels;   // images back to back, each [h, w, 3]
+  const int64_t* offsets;  // [n] first byte of each image
+  const int32_t* sizes;    // [n, 2] height, width
+  const int64_t* indices;  // [B] image of each row of the batch
+  const double* plan;      // [B, num_columns]
+  void* images;            // [B, 3, S, S], by strides
+  void* teacher;           // [B, 3, s, s], by strides; null where teacher_size is 0
+  int64_t batch;
+  int num_columns;
+  int image_size;
+  int teacher_size;
+  int64_t channel_stride, row_stride, column_stride;  // of images; the image stride is 3 S S
+  int64_t teacher_channel_stride, teacher_row_stride, teacher_column_stride;
+  Resample resample;
+  EraseMode erase_mode;
+  int fill[3];
+  float mean[3], std[3];
+};
+
+// Null, or the text of a CUDA error.
+const char* launch_augment_plan(const AugmentPlanParams& params, void* stream);
+const char* launch_augment(const AugmentParams& params, AugmentDtype dtype, void* stream, void* workspace);
+// Bytes of global memory that launch_augment needs per image where shared memory is too small; usually 0.
+int64_t augment_workspace_bytes(int image_size);
+
+}  // namespace lgfast

@@ -1,0 +1,334 @@
+// Pillow's arithmetic on 8-bit pixels, for host and device: the CPU kernel that the tests compare with Pillow bit for bit
+// is the code the GPU runs. Compile without contraction of a * b + c: Pillow's x86 wheels have none.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "augment/augment.h"
+#include "common/float16.h"
+
+namespace lgfast {
+
+LGFAST_HOST_DEVICE int clamp(int value, int low, int high) {
+  return value < low ? low : value > high ? high : value;
+}
+
+// ---- resize: separable, fixed point, taps limited to the crop and normalised -----------------------------------------
+
+constexpr int kWeightBits = 22;  // 32 - 8 bits of pixel - 2 bits for negative weights and overshoot
+
+struct TapRange {
+  int first, count;  // input pixels first ... first + count - 1
+};
+
+// One axis of a resize from `in` to `out` pixels.
+struct ResizeAxis {
+  Resample resample;
+  int in, out;
+  LGFAST_HOST_DEVICE double scale() const { return double(in) / out; }
+  LGFAST_HOST_DEVICE double filter_scale() const { return scale() < 1.0 ? 1.0 : scale(); }
+  LGFAST_HOST_DEVICE double support() const {
+    return (resample == Resample::kBicubic ? 2.0 : resample == Resample::kBilinear ? 1.0 : 0.0) * filter_scale();
+  }
+  LGFAST_HOST_DEVICE int max_taps() const { return int(ceil(support())) * 2 + 1; }
+};
+
+// Cubic with a = -0.5, or triangle.
+LGFAST_HOST_DEVICE double resize_filter(Resample resample, double x) {
+  x = fabs(x);
+  if (resample == Resample::kBilinear) return x < 1.0 ? 1.0 - x : 0.0;
+  if (x < 1.0) return (1.5 * x - 2.5) * x * x + 1;
+  if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * -0.5;
+  return 0.0;
+}
+
+LGFAST_HOST_DEVICE int to_fixed(double weight) {
+  return int((weight < 0 ? -0.5 : 0.5) + weight * (1 << kWeightBits));
+}
+
+// Input pixels that output pixel `position` is made of.
+LGFAST_HOST_DEVICE TapRange resize_range(const ResizeAxis& axis, int position) {
+  if (axis.resample == Resample::kNearest) {
+    double source = axis.scale() * 0.5;  // Pillow steps along the axis, and its rounding errors add up
+    for (int step = 0; step < position; ++step) source += axis.scale();
+    return {clamp(int(source), 0, axis.in - 1), 1};
+  }
+  const double center = (position + 0.5) * axis.scale();
+  const int low = int(center - axis.support() + 0.5);
+  const int high = int(center + axis.support() + 0.5);
+  const int first = low < 0 ? 0 : low;
+  return {first, (high > axis.in ? axis.in : high) - first};
+}
+
+// The same, with their weights: at most max_taps().
+LGFAST_HOST_DEVICE TapRange resize_taps(const ResizeAxis& axis, int position, int* weights) {
+  const TapRange range = resize_range(axis, position);
+  if (axis.resample == Resample::kNearest) {
+    weights[0] = 1 << kWeightBits;
+    return range;
+  }
+  const double inverse_scale = 1.0 / axis.filter_scale();
+  const double center = (position + 0.5) * axis.scale();
+  double sum = 0.0;
+  for (int k = 0; k < range.count; ++k) {
+    sum += resize_filter(axis.resample, (k + range.first - center + 0.5) * inverse_scale);
+  }
+  for (int k = 0; k < range.count; ++k) {
+    const double weight = resize_filter(axis.resample, (k + range.first - center + 0.5) * inverse_scale);
+    weights[k] = to_fixed(sum != 0.0 ? weight / sum : weight);
+  }
+  return range;
+}
+
+LGFAST_HOST_DEVICE uint8_t from_fixed(int sum) { return uint8_t(clamp(sum >> kWeightBits, 0, 255)); }
+constexpr int kFixedHalf = 1 << (kWeightBits - 1);
+
+// ---- operations on one value ------------------------------------------------------------------------------------------
+
+LGFAST_HOST_DEVICE int luma(int r, int g, int b) { return (19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16; }
+
+// ImagingBlend: float arithmetic, truncated. factor 1 gives `image`, 0 gives `degenerate`.
+LGFAST_HOST_DEVICE uint8_t blend(int degenerate, int image, float factor) {
+  const float value = float(degenerate) + factor * float(image - degenerate);
+  return uint8_t(int(value < 0.0f ? 0.0f : value > 255.0f ? 255.0f : value));
+}
+
+// The 3x3 smoothing [1 1 1; 1 5 1; 1 1 1] / 13, from the sum of all nine and the centre; no ties, since 13 is odd.
+// 20165 / 2^18 divides every number up to 13 * 255 + 6 by 13.
+LGFAST_HOST_DEVICE int smooth(int sum_of_nine, int center) { return ((sum_of_nine + 4 * center + 6) * 20165) >> 18; }
+
+LGFAST_HOST_DEVICE uint8_t autocontrast_value(int value, int low, int high) {
+  if (high <= low) return uint8_t(value);
+  const double scale = 255.0 / (high - low);
+  const double offset = -low * scale;
+  return uint8_t(clamp(int(value * scale + offset), 0, 255));
+}
+
+// Operations whose result depends on the value and the plan's argument only.
+LGFAST_HOST_DEVICE uint8_t point_value(AugmentOp op, int value, double argument, int mean_luma) {
+  switch (op) {
+    case AugmentOp::kInvert: return uint8_t(255 - value);
+    case AugmentOp::kPosterize: {
+      const int bits = int(argument);
+      return bits <= 0 ? 0 : bits >= 8 ? uint8_t(value) : uint8_t(value & ~((1 << (8 - bits)) - 1));
+    }
+    case AugmentOp::kSolarize: return uint8_t(value < int(argument) ? value : 255 - value);
+    case AugmentOp::kSolarizeAdd: return uint8_t(value < 128 ? clamp(value + int(argument), 0, 255) : value);
+    case AugmentOp::kBrightness: return blend(0, value, float(argument));
+    case AugmentOp::kContrast: return blend(mean_luma, value, float(argument));
+    default: return uint8_t(value);
+  }
+}
+
+// Lookup table of one channel from its histogram h; the running sum starts at half a step.
+LGFAST_HOST_DEVICE void equalize_table(const uint32_t* h, uint8_t* table) {
+  uint32_t total = 0, last = 0;
+  int num_bins = 0;
+  for (int value = 0; value < 256; ++value) {
+    total += h[value];
+    if (h[value]) {
+      last = h[value];
+      ++num_bins;
+    }
+  }
+  const uint32_t step = (total - last) / 255;
+  const bool is_identity = num_bins <= 1 || step == 0;
+  uint32_t running = step / 2;
+  for (int value = 0; value < 256; ++value) {
+    const uint32_t level = is_identity ? uint32_t(value) : running / step;
+    table[value] = uint8_t(level < 255 ? level : 255);
+    running += h[value];
+  }
+}
+
+LGFAST_HOST_DEVICE void autocontrast_table(const uint32_t* h, uint8_t* table) {
+  int low = 0, high = 255;
+  while (low < 255 && !h[low]) ++low;
+  while (high > 0 && !h[high]) --high;
+  for (int value = 0; value < 256; ++value) table[value] = autocontrast_value(value, low, high);
+}
+
+// ---- rotate, shear, translate: output pixel (x, y) shows source point M (x + 0.5, y + 0.5, 1) -------------------------
+
+struct Affine {
+  double m[6];  // X = m0 x + m1 y + m2, Y = m3 x + m4 y + m5
+};
+
+// Python's round(value, 15): nearest multiple of 1e-15, judged on the exact product.
+LGFAST_HOST_DEVICE double round_15(double value) {
+  const double product = value * 1e15;
+  const double error = fma(value, 1e15, -product);
+  double rounded = rint(product);
+  const double rest = (product - rounded) + error;
+  if (rest > 0.5) rounded += 1.0;
+  if (rest < -0.5) rounded -= 1.0;
+  return rounded / 1e15;
+}
+
+// Counter-clockwise by `degrees` about the centre of a size x size image.
+LGFAST_HOST_DEVICE Affine rotation(double degrees, int size) {
+  double positive = fmod(degrees, 360.0);  // Python's %: the result has the divisor's sign
+  if (positive < 0) positive += 360.0;
+  const double angle = -(positive * (3.141592653589793 / 180.0));
+  const double cosine = round_15(cos(angle)), sine = round_15(sin(angle)), minus_sine = round_15(-sin(angle));
+  const double center = size / 2.0;
+  Affine a = {{cosine, sine, 0, minus_sine, cosine, 0}};
+  a.m[2] = a.m[0] * -center + a.m[1] * -center + 0.0 + center;
+  a.m[5] = a.m[3] * -center + a.m[4] * -center + 0.0 + center;
+  return a;
+}
+
+LGFAST_HOST_DEVICE Affine affine_of(AugmentOp op, double argument, int size) {
+  switch (op) {
+    case AugmentOp::kShearX: return {{1, argument, 0, 0, 1, 0}};
+    case AugmentOp::kShearY: return {{1, 0, 0, argument, 1, 0}};
+    case AugmentOp::kTranslateX: return {{1, 0, argument * size, 0, 1, 0}};
+    case AugmentOp::kTranslateY: return {{1, 0, 0, 0, 1, argument * size}};
+    default: return rotation(argument, size);
+  }
+}
+
+LGFAST_HOST_DEVICE double affine_x(const Affine& a, int x, int y) {
+  return a.m[0] * (x + 0.5) + a.m[1] * (y + 0.5) + a.m[2];
+}
+LGFAST_HOST_DEVICE double affine_y(const Affine& a, int x, int y) {
+  return a.m[3] * (x + 0.5) + a.m[4] * (y + 0.5) + a.m[5];
+}
+
+// Cubic with a = -1 through four neighbours, d in [0, 1) from the second. T: int for pixels (exact, as in double).
+template <typename T>
+LGFAST_HOST_DEVICE double cubic(T v0, T v1, T v2, T v3, double d) {
+  const T p2 = -v0 + v2;
+  const T p3 = 2 * (v0 - v1) + v2 - v3;
+  const T p4 = -v0 + v1 - v2 + v3;
+  return v1 + d * (p2 + d * (p3 + d * p4));
+}
+
+// The same for four pixels in the bytes of a word, the first one lowest.
+LGFAST_HOST_DEVICE double cubic_of_word(uint32_t taps, double d) {
+  return cubic(int(taps & 255), int((taps >> 8) & 255), int((taps >> 16) & 255), int(taps >> 24), d);
+}
+
+// For each of kCount pixels the four neighbours first[l] - 1 ... first[l] + 2 in line(l), clamped to 0 ... size - 1, in
+// the bytes of a word. The pixels of a line are `stride` bytes apart.
+template <int kCount, typename Line>
+LGFAST_HOST_DEVICE void gather_taps(const Line& line, const int (&first)[kCount], int size, int stride,
+                                    uint32_t (&taps)[kCount]) {
+  int lowest = first[0], highest = first[0];
+  for (int l = 0; l < kCount; ++l) {
+    lowest = first[l] < lowest ? first[l] : lowest;
+    highest = first[l] > highest ? first[l] : highest;
+  }
+  if (lowest < 1 || highest + 2 >= size) {
+    for (int l = 0; l < kCount; ++l) {
+      const uint8_t* pixel = line(l);
+      uint32_t word = 0;
+      for (int k = 0; k < 4; ++k) word |= uint32_t(pixel[clamp(first[l] - 1 + k, 0, size - 1) * stride]) << (8 * k);
+      taps[l] = word;
+    }
+  } else if (stride == 1) {
+    for (int l = 0; l < kCount; ++l) memcpy(&taps[l], line(l) + first[l] - 1, 4);
+  } else {
+    for (int l = 0; l < kCount; ++l) {
+      const uint8_t* pixel = line(l) + (first[l] - 1) * stride;
+      taps[l] = pixel[0] | pixel[stride] << 8 | pixel[2 * stride] << 16 | uint32_t(pixel[3 * stride]) << 24;
+    }
+  }
+}
+
+// v clamped to 0 ... 255 and truncated.
+LGFAST_HOST_DEVICE int truncated(double v) { return int(v < 0.0 ? 0.0 : v > 255.0 ? 255.0 : v); }
+
+LGFAST_HOST_DEVICE uint8_t sample_bilinear(const uint8_t* plane, int size, int pitch, double X, double Y) {
+  X -= 0.5;
+  Y -= 0.5;
+  const int x = int(floor(X)), y = int(floor(Y));
+  const double dx = X - x, dy = Y - y;
+  const int x0 = clamp(x, 0, size - 1), x1 = clamp(x + 1, 0, size - 1);
+  const uint8_t* top = plane + clamp(y, 0, size - 1) * pitch;
+  const uint8_t* bottom = plane + clamp(y + 1, 0, size - 1) * pitch;
+  const double upper = top[x0] + (double(top[x1]) - top[x0]) * dx;
+  const double lower = bottom[x0] + (double(bottom[x1]) - bottom[x0]) * dx;
+  return uint8_t(upper + (lower - upper) * dy);
+}
+
+// Nearest neighbour, as Pillow computes it: 16.16 fixed point, or the plain point where the axes do not mix.
+struct NearestPoint {
+  int x, y;
+};
+LGFAST_HOST_DEVICE int to_16_16(double value) { return int(floor(value * 65536.0 + 0.5)); }
+LGFAST_HOST_DEVICE NearestPoint nearest_point(const Affine& a, int x, int y) {
+  if (a.m[1] == 0 && a.m[3] == 0) {
+    const double X = affine_x(a, x, y), Y = affine_y(a, x, y);
+    return {X < 0 ? -1 : int(X), Y < 0 ? -1 : int(Y)};
+  }
+  const int start_x = to_16_16(a.m[2] + a.m[0] * 0.5 + a.m[1] * 0.5);
+  const int start_y = to_16_16(a.m[5] + a.m[3] * 0.5 + a.m[4] * 0.5);
+  return {(start_x + y * to_16_16(a.m[1]) + x * to_16_16(a.m[0])) >> 16,
+          (start_y + y * to_16_16(a.m[4]) + x * to_16_16(a.m[3])) >> 16};
+}
+
+// Output pixel (x, y) of one plane by nearest or bilinear sampling; `fill` where its source point lies outside.
+LGFAST_HOST_DEVICE uint8_t affine_pixel(const Affine& a, Resample resample, const uint8_t* plane, int size, int pitch,
+                                        int x, int y, int fill) {
+  if (resample == Resample::kNearest) {
+    const NearestPoint p = nearest_point(a, x, y);
+    const bool inside = p.x >= 0 && p.x < size && p.y >= 0 && p.y < size;
+    return inside ? plane[p.y * pitch + p.x] : uint8_t(fill);
+  }
+  const double X = affine_x(a, x, y), Y = affine_y(a, x, y);
+  const bool inside = X >= 0 && X < size && Y >= 0 && Y < size;
+  return inside ? sample_bilinear(plane, size, pitch, X, Y) : uint8_t(fill);
+}
+
+// One source coordinate of kCount neighbouring output pixels, minus 0.5: whole part, fraction, and whether it is inside.
+template <int kCount>
+struct SourceLine {
+  int first[kCount];
+  double rest[kCount];
+  int is_inside[kCount];
+
+  // Coordinates m0 (x + l + 0.5) + m1 (y + 0.5) + m2.
+  LGFAST_HOST_DEVICE SourceLine(const double* m, int x, int y, int size) {
+    for (int l = 0; l < kCount; ++l) {
+      const double coordinate = m[0] * (x + l + 0.5) + m[1] * (y + 0.5) + m[2];
+      const double low = floor(coordinate - 0.5);
+      first[l] = int(low);
+      rest[l] = (coordinate - 0.5) - low;
+      is_inside[l] = (coordinate >= 0) & (coordinate < size);
+    }
+  }
+};
+
+// kCount neighbouring output pixels of one plane by bicubic sampling, from (x, y). A shift along one axis has a whole
+// number as its other coordinate, where the second cubic changes nothing: four taps instead of sixteen, same result.
+template <int kCount>
+LGFAST_HOST_DEVICE void affine_bicubic(const Affine& a, const uint8_t* plane, int size, int pitch, int x, int y,
+                                       int fill, uint8_t* out) {
+  const bool keeps_x = a.m[0] == 1 && a.m[1] == 0 && a.m[2] == 0;
+  const bool keeps_y = a.m[3] == 0 && a.m[4] == 1 && a.m[5] == 0;
+  const SourceLine<kCount> across(a.m, x, y, size), down(a.m + 3, x, y, size);
+  uint32_t taps[kCount];
+  double value[kCount];
+  if (keeps_y) {
+    gather_taps([&](int) { return plane + y * pitch; }, across.first, size, 1, taps);
+    for (int l = 0; l < kCount; ++l) value[l] = cubic_of_word(taps[l], across.rest[l]);
+  } else if (keeps_x) {
+    gather_taps([&](int l) { return plane + x + l; }, down.first, size, pitch, taps);
+    for (int l = 0; l < kCount; ++l) value[l] = cubic_of_word(taps[l], down.rest[l]);
+  } else {
+    double v[4][kCount];
+    for (int k = 0; k < 4; ++k) {
+      gather_taps([&](int l) { return plane + clamp(down.first[l] - 1 + k, 0, size - 1) * pitch; }, across.first, size,
+                  1, taps);
+      for (int l = 0; l < kCount; ++l) v[k][l] = cubic_of_word(taps[l], across.rest[l]);
+    }
+    for (int l = 0; l < kCount; ++l) value[l] = cubic(v[0][l], v[1][l], v[2][l], v[3][l], down.rest[l]);
+  }
+  int pixel[kCount];
+  for (int l = 0; l < kCount; ++l) pixel[l] = truncated(value[l]);
+  for (int l = 0; l < kCount; ++l) out[l] = uint8_t((across.is_inside[l] & down.is_inside[l]) ? pixel[l] : fill);
+}
+
+}  // namespace lgfast

@@ -1,0 +1,187 @@
+"""augment_plan and augment: random views of a batch of uint8 images, drawn and made in one launch each."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lgfast import _extension
+from lgfast.ops.augment_spec import (
+    ERASE_MODES,
+    INTERPOLATIONS,
+    PLAN_COLUMNS,
+    AugmentSpec,
+    RandAugmentPolicy,
+    plan_columns,
+)
+from lgfast.ops.reference.augment_plan import augment_plan as reference_plan
+from lgfast.ops.reference.augment_plan import eval_plan
+
+__all__ = ["augment", "augment_plan", "eval_plan"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def augment_plan(spec: AugmentSpec, sizes: Tensor, indices: Tensor, counter: Tensor) -> Tensor:
+    """Draw the random view of every image of a batch.
+
+    Each row depends on (seed, epoch, index) alone (Philox 4x32-10): not on the batch, the rank or the device. Crop,
+    RandAugment and erasing follow timm's distributions.
+
+    Args:
+        spec: what is drawn.
+        sizes: (B, 2) int32, height and width of each source image.
+        indices: (B,) int64, the images' numbers in their data set, at least 0.
+        counter: (2,) int64, seed and epoch; a tensor, so that a captured CUDA graph can move on.
+            All three on one device, CPU or CUDA.
+    Returns:
+        (B, P) float64, columns named by `spec.plan_columns`: crop, shift, flip, erased rectangle, key of the noise,
+        and operation (a place in RAND_AUGMENT_OPS, -1: skipped) with its argument per RandAugment slot.
+    Raises:
+        RuntimeError: a tensor has another dtype or shape.
+    Source: timm 1.0 (RandomResizedCropAndInterpolation, RandAugment, RandomErasing).
+    """
+    policy = spec.policy
+    return torch.ops.lgfast.augment_plan(
+        sizes,
+        indices,
+        counter,
+        spec.image_size,
+        spec.weak,
+        list(spec.crop_scale),
+        list(spec.crop_ratio),
+        spec.flip_prob,
+        spec.max_shift,
+        spec.erase_prob,
+        policy.num_ops,
+        policy.prob,
+        policy.magnitude,
+        policy.magnitude_std,
+        policy.magnitude_max,
+        policy.increasing,
+    )
+
+
+def augment(
+    pixels: Tensor,
+    offsets: Tensor,
+    sizes: Tensor,
+    indices: Tensor,
+    plan: Tensor,
+    spec: AugmentSpec,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Make the views that a plan describes: crop, resize, flip, RandAugment, normalise, erase; and the teacher's input.
+
+    Pixel values before normalisation are Pillow's and timm's, bit for bit.
+
+    Args:
+        pixels: uint8, flat: images back to back, each [h, w, 3].
+        offsets: (n,) int64, first byte of each image.
+        sizes: (n, 2) int32, height and width of each image.
+        indices: (B,) int64, the images of this batch.
+        plan: (B, P) float64 from `augment_plan` or `eval_plan`, or set by hand.
+            All on one device, CPU or CUDA. On CUDA the values of indices and plan are not checked.
+        spec: the specification that the plan belongs to.
+        dtype: float32, bfloat16 or float16, of both results.
+        channels_last: memory format of both results; the shapes stay (B, 3, h, w).
+    Returns:
+        images (B, 3, S, S); teacher_images (B, 3, s, s), a bilinear resize of images (every seventh pixel from the
+        third for 224 -> 32), or None for spec.teacher_size 0.
+    Raises:
+        ValueError: dtype is not one of the three, or the plan has another number of columns than the spec.
+        RuntimeError: a tensor has another dtype or shape; on CPU also an index, crop or rectangle that lies outside.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"augment: dtype must be float32, bfloat16 or float16, got {dtype}")
+    if plan.dim() != 2 or plan.shape[1] != len(spec.plan_columns):
+        raise ValueError(
+            f"augment: plan must have the {len(spec.plan_columns)} columns of its spec, got {list(plan.shape)}"
+        )
+    images, teacher_images = torch.ops.lgfast.augment(
+        pixels,
+        offsets,
+        sizes,
+        indices,
+        plan,
+        spec.image_size,
+        spec.teacher_size,
+        INTERPOLATIONS.index(spec.resample),
+        ERASE_MODES.index(spec.erase_mode),
+        list(spec.fill),
+        list(spec.mean),
+        list(spec.std),
+        dtype,
+        channels_last,
+    )
+    return images, teacher_images if spec.teacher_size else None
+
+
+@torch.library.register_fake("lgfast::augment_plan")
+def _(sizes, indices, counter, image_size, whole_image, crop_scale, crop_ratio, flip_prob, max_shift, erase_prob,
+      num_ops, *policy):  # fmt: skip
+    return sizes.new_empty((indices.shape[0], len(PLAN_COLUMNS) + 2 * num_ops), dtype=torch.float64)
+
+
+@torch.library.register_fake("lgfast::augment")
+def _(pixels, offsets, sizes, indices, plan, image_size, teacher_size, resample, erase_mode, fill, mean, std, dtype,
+      channels_last):  # fmt: skip
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def allocate(size):
+        shape = (indices.shape[0], 3, size, size)
+        return torch.empty(shape, dtype=dtype, device=pixels.device, memory_format=memory_format)
+
+    return allocate(image_size), allocate(teacher_size)
+
+
+def _reference_plan(sizes, indices, counter, image_size, whole_image, crop_scale, crop_ratio, flip_prob, max_shift,
+                    erase_prob, num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing):  # fmt: skip
+    spec = SimpleNamespace(
+        image_size=image_size,
+        weak=whole_image,
+        crop_scale=crop_scale,
+        crop_ratio=crop_ratio,
+        flip_prob=flip_prob,
+        max_shift=max_shift,
+        erase_prob=erase_prob,
+        policy=RandAugmentPolicy(num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing),
+    )
+    return reference_plan(spec, sizes, indices, counter)
+
+
+def _reference_augment(pixels, offsets, sizes, indices, plan, image_size, teacher_size, resample, erase_mode, fill,
+                       mean, std, dtype, channels_last):  # fmt: skip
+    from lgfast.ops.reference.augment import apply_plan, teacher_input  # Pillow and timm, for this path only
+
+    num_ops = (plan.shape[1] - len(PLAN_COLUMNS)) // 2
+    spec = SimpleNamespace(
+        image_size=image_size,
+        teacher_size=0,
+        resample=INTERPOLATIONS[resample],
+        erase_mode=ERASE_MODES[erase_mode],
+        fill=tuple(fill),
+        mean=mean,
+        std=std,
+        policy=RandAugmentPolicy(num_ops),
+        plan_columns=plan_columns(num_ops),
+    )
+    images = torch.empty(len(indices), 3, image_size, image_size)
+    for b, (index, row) in enumerate(zip(indices.tolist(), plan.tolist(), strict=True)):
+        height, width = sizes[index].tolist()
+        start = int(offsets[index])
+        picture = pixels[start : start + height * width * 3].view(height, width, 3).cpu().numpy()
+        images[b] = apply_plan(Image.fromarray(picture), row, spec)[0]
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    images = images.to(pixels.device, dtype).contiguous(memory_format=memory_format)
+    if teacher_size == 0:
+        return images, images.new_empty(len(indices), 3, 0, 0)
+    return images, teacher_input(images.float(), teacher_size).to(dtype).contiguous(memory_format=memory_format)
+
+
+_extension.register_reference("augment_plan", _reference_plan, native=("CPU",))
+_extension.register_reference("augment", _reference_augment, native=("CPU",))
