@@ -28,9 +28,9 @@ inline void complete_feature_mse_pair(FeatureMsePair& p, int64_t batch, double g
   p.grad_scale = 2.0 * p.loss_scale * grad_scale;
 }
 
-constexpr int kFeatureMseMaxPairs = 16;         // kernel parameters hold them all
-constexpr int kFeatureMseSlab = 16;             // channels of a block: one 32-byte sector of a bf16 pixel
-constexpr int kFeatureMseMaxSmem = 227 * 1024;  // bytes, sm_90
+constexpr int kFeatureMseMaxPairs = 16;          // kernel parameters hold them all
+constexpr int kFeatureMseMaxSmem = 227 * 1024;   // bytes, sm_90
+constexpr int kFeatureMseGoodSmem = 112 * 1024;  // two blocks share a multiprocessor
 constexpr int kFeatureMseThreads = 256;
 
 // Everything the kernel reads, passed by value.
@@ -50,19 +50,27 @@ inline int64_t feature_mse_smem_bytes(const FeatureMsePair& p, int slab, int acc
          kFeatureMseThreads / 32 * acc_bytes;
 }
 
+// Channels of a block, as a power of two: 16 (one 32-byte sector of a bf16 pixel), fewer for maps with few channels or
+// large grids.
+inline int feature_mse_slab_log2(const FeatureMsePair& p, int acc_bytes) {
+  int log2 = 4;
+  while (log2 > 0 &&
+         ((1 << (log2 - 1)) >= p.channels || feature_mse_smem_bytes(p, 1 << log2, acc_bytes) > kFeatureMseGoodSmem))
+    --log2;
+  return log2;
+}
+
 // Splits the pairs over blocks, one (image, channel slab) each. False: one channel of a map exceeds shared memory.
 inline bool plan_feature_mse(FeatureMseParams& params, int64_t batch, int acc_bytes) {
   params.smem_bytes = 0;
   params.first_block[0] = 0;
   for (int k = 0; k < params.num_pairs; ++k) {
     const FeatureMsePair& p = params.pairs[k];
-    int slab = kFeatureMseSlab;
-    while (slab > 1 && (slab / 2 >= p.channels || feature_mse_smem_bytes(p, slab, acc_bytes) > kFeatureMseMaxSmem))
-      slab /= 2;
+    const int slab_log2 = feature_mse_slab_log2(p, acc_bytes), slab = 1 << slab_log2;
     const int64_t bytes = feature_mse_smem_bytes(p, slab, acc_bytes);
     if (bytes > kFeatureMseMaxSmem) return false;
     if (bytes > params.smem_bytes) params.smem_bytes = static_cast<int>(bytes);
-    params.slab_log2[k] = slab == 16 ? 4 : slab == 8 ? 3 : slab == 4 ? 2 : slab - 1;
+    params.slab_log2[k] = slab_log2;
     params.first_block[k + 1] = params.first_block[k] + static_cast<int>(batch) * ((p.channels + slab - 1) / slab);
   }
   return true;

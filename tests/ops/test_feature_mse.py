@@ -1,9 +1,12 @@
 """feature_mse against its plain PyTorch definition."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from lgfast import _extension
 from lgfast.ops import feature_mse
 from tests.ops.feature_mse_cases import STUDENT_SIDES, assert_matches_reference, loss_and_grads, make_maps
 
@@ -182,3 +185,19 @@ def maps_with(**changes):
 def test_rejects_arguments_that_do_not_match(arguments, message):
     with pytest.raises(ValueError, match=message):
         feature_mse(*arguments)
+
+
+@pytest.mark.skipif(not _extension.has_native(), reason="lgfast._C is not in use")
+@pytest.mark.parametrize(("channels", "side"), [(16, 32), (32, 16), (64, 14), (16, 56), (32, 28), (64, 8)])
+def test_cuda_plan_lets_two_blocks_share_a_multiprocessor(channels, side):
+    plan = importlib.import_module("lgfast._C").feature_mse_plan(channels, side, side)
+    assert plan["channels_per_block"] * plan["blocks_per_image"] == channels
+    assert 2 * (plan["smem_bytes"] + 1024) <= 228 * 1024  # sm_90: 228 KiB, of which each block reserves 1
+
+
+@pytest.mark.skipif(not _extension.has_native(), reason="lgfast._C is not in use")
+def test_cuda_plan_refuses_a_map_larger_than_shared_memory():
+    plan = importlib.import_module("lgfast._C").feature_mse_plan
+    assert plan(16, 230, 230)["channels_per_block"] == 1
+    with pytest.raises(ValueError, match="exceeds shared memory"):
+        plan(16, 300, 300)
