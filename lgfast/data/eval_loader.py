@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import torch
 
+from lgfast import _extension
 from lgfast.data.batch import Batch
 from lgfast.data.image_set import ImageSet
+from lgfast.data.resident_loader import ResidentImages, ahead, native_device
 from lgfast.data.timm_loader import PillowViews, Task, WorkerPool
 from lgfast.ops.augment_spec import AugmentSpec
 
@@ -18,7 +20,7 @@ class EvalLoader:
         image_set: the images.
         spec: of the training views; its size and normalisation are used.
         batch_size: images per batch of one rank.
-        workers: processes that prepare images; 0: this one.
+        workers: processes that prepare images where there is no native code; 0: this one.
         rank, world: this process and the number of processes.
         device: where batches are delivered.
         dtype: of the images.
@@ -39,12 +41,24 @@ class EvalLoader:
         if batch_size < 1:
             raise ValueError(f"batch_size: must be at least 1, got {batch_size}")
         indices = torch.arange(rank, len(image_set), world)
-        self.batch_size, self.tasks = batch_size, [Task(part, None) for part in indices.split(batch_size)]
-        views = PillowViews(image_set, replace(spec.for_evaluation(), teacher_size=0), 0, dtype)
-        self.pool = WorkerPool(views, workers, torch.device(device))
+        self.batch_size, self.parts = batch_size, indices.split(batch_size)
+        self.spec, self.dtype = replace(spec.for_evaluation(), teacher_size=0), dtype
+        self.device = torch.device(device)
+        if _extension.has_native():
+            self.images = ResidentImages(image_set, native_device(self.device))
+        else:
+            self.pool = WorkerPool(PillowViews(image_set, self.spec, 0, dtype), workers, self.device)
 
     def __len__(self) -> int:
-        return len(self.tasks)
+        return len(self.parts)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.pool.run(self.tasks)
+        if not _extension.has_native():
+            return self.pool.run([Task(part, None) for part in self.parts])
+        return self.make_views()
+
+    def make_views(self) -> Iterator[Batch]:
+        images = self.images
+        parts = (part.to(images.index_device) for part in self.parts)
+        for batch in ahead(parts, lambda part: images.make(part, None, self.spec, self.dtype), images.device):
+            yield batch.to(self.device)

@@ -5,11 +5,13 @@ import torch
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.eval_loader import EvalLoader
 from lgfast.data.image_set import ImageSet
+from lgfast.data.resident_loader import ResidentLoader
 from lgfast.data.timm_loader import TimmLoader
 from lgfast.ops.augment_spec import AugmentSpec
 
 # kind -> EpochLoader class
 TRAIN_LOADERS = {
+    "resident": ResidentLoader,
     "timm": TimmLoader,
 }
 
