@@ -25,7 +25,7 @@ class DataConfig:
     root: str = "data"  # folder that holds the dataset's files
     download: bool = False  # fetch the files where torchvision can
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
-    loader: str = "timm"  # timm (Pillow workers), resident, dali
+    loader: str = "resident"  # resident (native, images in memory), timm (Pillow workers)
     workers: int = 0  # processes that prepare images (timm loader); 0: in this process
     seed: int | None = None  # of the order of the images and of their views; none: the run's seed
     batch_size: int = 64  # images of one optimisation step, over all ranks

@@ -96,7 +96,7 @@ def hand_over(batch: Batch, ready: torch.cuda.Event, device: torch.device) -> Ba
 
 
 class ResidentLoader(EpochLoader):
-    """Training batches from images in memory; arguments as `EpochLoader`. Threads share the work; `workers` is not used.
+    """Training batches from images in memory; arguments as `EpochLoader`. `workers` is not used: threads work.
 
     The order of the epoch and the plan of every view are drawn on the device.
     """
