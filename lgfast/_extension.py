@@ -26,16 +26,31 @@ def _missing_reason() -> str | None:
     return None
 
 
+def _schemas() -> list[str]:
+    return re.findall(r'^"(.*)",$', (_PACKAGE / "ops" / "schemas.inc").read_text(), flags=re.MULTILINE)
+
+
+def _check_up_to_date() -> None:
+    """The built library must know every operation of the sources, which may be newer in a checkout."""
+    for schema in _schemas():
+        name = schema.partition("(")[0]
+        if not hasattr(torch.ops.lgfast, name):
+            raise ImportError(
+                f"lgfast._C is older than the sources: it has no operation {name}; build again "
+                "(python setup.py build_ext --inplace, or pip install .)"
+            )
+
+
 def _load() -> tuple[bool, bool]:
     """(native ops loaded, CUDA kernels loaded)."""
     reason = _missing_reason()
     if reason:
         warnings.warn(f"lgfast runs its reference ops in PyTorch, slower: {reason}", stacklevel=2)
-        schemas = (_PACKAGE / "ops" / "schemas.inc").read_text()
-        for schema in re.findall(r'^"(.*)",$', schemas, flags=re.MULTILINE):
+        for schema in _schemas():
             _python_library.define(schema)
         return False, False
     importlib.import_module("lgfast._C")
+    _check_up_to_date()
     # Loaded whenever torch itself has CUDA; the library does not touch the driver before its first kernel.
     cuda_library = _PACKAGE / "_cuda.so"
     if torch.version.cuda is None or not cuda_library.exists():

@@ -106,7 +106,7 @@ def build_student(config: Config, num_classes: int, teacher: Teacher | None) -> 
         return GuidedStudent(model)
     layers = config.guidance.student_layers or default_layers(model)
     channels = teacher.channels(config.augment.teacher_size)
-    return GuidedStudent(model, layers, channels, config.augment.image_size)
+    return GuidedStudent(model, layers, channels, config.augment.image_size, config.guidance.transform)
 
 
 def weights_metadata(config: Config, images: ImageSet) -> dict[str, Any]:

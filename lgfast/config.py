@@ -68,6 +68,7 @@ class GuidanceConfig:
 
     weight: float = 2.5  # factor of the feature loss; 0: no teacher at all
     student_layers: tuple[int, ...] = ()  # flat block indices; (): the paper's choice for the model
+    transform: Literal["linear", "attention", "similarity"] = "linear"  # what the maps are compared by
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ GUIDANCE = {
     "DISTILLATION.INTER_STUDENT_INDEX": "guidance.student_layers",
     "DISTILLATION.INTER_TEACHER_INDEX": "teacher.stages",
     "DISTILLATION.INTER_WEIGHT": "guidance.weight",
+    "DISTILLATION.INTER_TRANSFORM": "guidance.transform",
     "DISTILLATION.TEACHER_IMG_SIZE": "augment.teacher_size",
 }
 # Values of the paper code's optimizer where its YAML is silent and lgfast's recipe says otherwise.
@@ -88,7 +89,6 @@ FIXED = {
     "RESNET.WIDTH_PER_GROUP": 64,
     "TRANSFORMER.DROP_RATE": 0.0,
     "TRANSFORMER.ATTENTION_DROP_RATE": 0.0,
-    "DISTILLATION.INTER_TRANSFORM": "linear",
     "DISTILLATION.ENABLE_LOGIT": False,
     "DISTILLATION.OFFLINE": False,
     "DISTILLATION.TEACHER_MODEL": "ResNet",

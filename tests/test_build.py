@@ -86,3 +86,11 @@ def test_build_rejects_an_unknown_architecture(monkeypatch):
     done = subprocess.run(BUILD, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "TORCH_CUDA_ARCH_LIST entry 'hopper' is not like 8.0, 9.0a or 10.0+PTX" in " ".join(done.stderr.split())
+
+
+@needs_native
+def test_a_build_older_than_the_sources_says_so(monkeypatch):
+    newer = [*_extension._schemas(), "not_built_yet(Tensor x) -> Tensor"]
+    monkeypatch.setattr(_extension, "_schemas", lambda: newer)
+    with pytest.raises(ImportError, match=r"older than the sources: it has no operation not_built_yet; build again"):
+        _extension._check_up_to_date()

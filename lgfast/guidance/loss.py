@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lgfast.guidance.transforms import TRANSFORMS, transformed_mse
 from lgfast.ops import feature_mse
 
 
@@ -19,16 +20,23 @@ class Guidance(nn.Module):
     Args:
         student_channels: width of each tapped student map.
         teacher_channels: width of each teacher stage, same length.
+        transform: "linear" as above; "attention" or "similarity" compare what `transforms` makes of the maps instead,
+            without projections.
     """
 
-    def __init__(self, student_channels: Sequence[int], teacher_channels: Sequence[int]) -> None:
+    def __init__(
+        self, student_channels: Sequence[int], teacher_channels: Sequence[int], transform: str = "linear"
+    ) -> None:
         super().__init__()
+        if transform not in ("linear", *TRANSFORMS):
+            raise ValueError(f"guidance.transform: expected linear, attention or similarity, got {transform!r}")
         if len(student_channels) != len(teacher_channels):
             raise ValueError(
                 f"guidance pairs layers with stages one to one, got {len(student_channels)} student layers and "
                 f"{len(teacher_channels)} teacher stages; set guidance.student_layers or teacher.stages"
             )
-        pairs = zip(student_channels, teacher_channels, strict=True)
+        self.transform = transform
+        pairs = zip(student_channels, teacher_channels, strict=True) if transform == "linear" else ()
         self.projections = nn.ModuleList([nn.Linear(source, target) for source, target in pairs])
 
     def forward(self, student_maps: Sequence[tuple[Tensor, tuple[int, int]]], teacher_maps: Sequence[Tensor]) -> Tensor:
@@ -39,6 +47,9 @@ class Guidance(nn.Module):
         Returns:
             Scalar, accumulated in float32 (float64 for float64 input).
         """
+        if self.transform != "linear":
+            pairs = zip(student_maps, teacher_maps, strict=True)
+            return sum(transformed_mse(*student, teacher, self.transform) for student, teacher in pairs)
         projected = [project(tokens) for project, (tokens, _) in zip(self.projections, student_maps, strict=True)]
         teacher_maps = [teacher.to(tokens.dtype) for teacher, tokens in zip(teacher_maps, projected, strict=True)]
         return feature_mse(projected, teacher_maps, [grid for _, grid in student_maps])

@@ -21,10 +21,16 @@ class GuidedStudent(nn.Module):
         layers: flat indices of the tapped blocks; empty for no guidance.
         teacher_channels: width of each teacher stage.
         image_size: side of the student's input, to find the width of each tap.
+        transform: what the maps are compared by (`Guidance`).
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[int] = (), teacher_channels: Sequence[int] = (), image_size: int = 224
+        self,
+        model: nn.Module,
+        layers: Sequence[int] = (),
+        teacher_channels: Sequence[int] = (),
+        image_size: int = 224,
+        transform: str = "linear",
     ) -> None:
         super().__init__()
         self.model = model
@@ -32,7 +38,7 @@ class GuidedStudent(nn.Module):
         self._taps: FeatureTaps | None = None
         if layers:
             channels = [width for width, _ in tap_shapes(model, layers, image_size)]
-            self.guidance = Guidance(channels, teacher_channels)
+            self.guidance = Guidance(channels, teacher_channels, transform)
             self._taps = FeatureTaps(model, layers)
 
     def forward(self, images: Tensor, targets: TeacherTargets | None = None) -> tuple[Tensor, Tensor | None]:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lgfast.data.batch import Batch
-from lgfast.guidance import GuidedStudent, Teacher
+from lgfast.guidance import Guidance, GuidedStudent, Teacher
 from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.step import TrainStep
@@ -145,3 +145,40 @@ def test_first_step_cross_entropy_is_log_of_the_class_count():
     step = TrainStep(student, None, torch.optim.SGD(student.parameters(), lr=0.1), meter)
     step(Batch(torch.randn(5, 3, 32, 32), None, torch.randint(7, (5,)), torch.arange(5)))
     assert meter.read(TrainMeter.WINDOW)["cls_loss"] == pytest.approx(torch.tensor(7.0).log().item(), rel=1e-6)
+
+
+def resized(maps, side):
+    return F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)
+
+
+def plain_attention(maps):
+    flat = (maps**2).sum(1).reshape(len(maps), -1) / maps.shape[1]
+    return flat / flat.pow(2).sum(1, keepdim=True).sqrt()
+
+
+def plain_similarity(maps):
+    rows = [torch.stack([(a * b).sum() for b in maps]) for a in maps]
+    return torch.stack([row / row.pow(2).sum().sqrt() for row in rows])
+
+
+@pytest.mark.parametrize(("transform", "plain"), [("attention", plain_attention), ("similarity", plain_similarity)])
+def test_variants_match_their_definitions(transform, plain):
+    guidance = Guidance((48, 48), (16, 64), transform)
+    tokens = [torch.randn(3, 16, 48, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    teachers = [torch.randn(3, 16, 8, 8, dtype=torch.float64), torch.randn(3, 64, 2, 2, dtype=torch.float64)]
+    loss = guidance([(x, (4, 4)) for x in tokens], teachers)
+    maps = [x.transpose(1, 2).reshape(3, 48, 4, 4) for x in tokens]
+    expected = sum(
+        (plain(resized(a, side)) - plain(resized(b, side))).square().mean()
+        for a, b, side in zip(maps, teachers, (8, 4), strict=True)
+    )
+    torch.testing.assert_close(loss, expected)
+    assert list(guidance.parameters()) == []
+    gradients = torch.autograd.grad(loss, tokens)
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected, tokens), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_unknown_transform_is_refused():
+    with pytest.raises(ValueError, match=r"guidance.transform: expected linear, attention or similarity, got 'gram'"):
+        Guidance((48,), (16,), "gram")
