@@ -88,6 +88,17 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class StepConfig:
+    """How a step is executed; graph, streams and compile do not change what it computes."""
+
+    graph: Literal["auto", "on", "off"] = "auto"  # replay the step as one CUDA graph; auto: where it can be captured
+    streams: Literal["on", "off"] = "on"  # the teacher runs beside the student (CUDA)
+    compile: Literal["on", "off"] = "off"  # the student under torch.compile
+    accumulate: int = 1  # forward and backward passes per step, each over an equal part of the batch
+    ema_decay: float = 0.0  # of a moving average of the weights, which is then what is judged and kept; 0: none
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """When and on what the model is judged."""
 
@@ -125,6 +136,7 @@ class Config:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    step: StepConfig = field(default_factory=StepConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -134,6 +146,13 @@ class Config:
         check_not_negative(self, "guidance.weight", "optim.min_lr", "optim.weight_decay", "optim.warmup_epochs")
         check_not_negative(self, "data.train_limit", "data.test_limit", "data.workers", "max_steps", "optim.clip_norm")
         check_not_negative(self, "log.save_every_steps")
+        check_positive(self, "step.accumulate")
+        if self.data.batch_size % self.step.accumulate:
+            raise ValueError(
+                f"step.accumulate: {self.step.accumulate} does not divide data.batch_size, {self.data.batch_size}"
+            )
+        if not 0 <= self.step.ema_decay < 1:
+            raise ValueError(f"step.ema_decay: expected 0 <= decay < 1, got {self.step.ema_decay}")
         if not 0 < self.eval.holdout_fraction < 1:
             raise ValueError(f"eval.holdout_fraction: expected 0 < fraction < 1, got {self.eval.holdout_fraction}")
         if self.guidance.weight > 0 and self.augment.teacher_size <= 0:
@@ -232,6 +251,8 @@ def convert(value: Any, hint: Any, key: str) -> Any:
     """`value` as the field's type, or a ValueError that names the key."""
     origin, args = getattr(hint, "__origin__", None), getattr(hint, "__args__", ())
     if origin is Literal:
+        if isinstance(value, bool):  # YAML reads a bare on or off as a truth value
+            value = "on" if value else "off"
         if value in args:
             return value
         raise ValueError(f"{key}: expected one of {', '.join(map(str, args))}, got {value!r}")

@@ -112,7 +112,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Write the last weights and close the files."""
-        save_weights(self.run_dir / "last.safetensors", self.student.model, self.weights_metadata())
+        save_weights(self.run_dir / "last.safetensors", self.step.model, self.weights_metadata())
         self.log.close()
 
     def after_step(self, is_last: bool) -> None:
@@ -146,7 +146,7 @@ class Trainer:
         self.progress.epoch += 1
         row = {"epoch": self.progress.epoch, "lr": self.lr} | train
         if is_evaluated:
-            scores = scores or evaluate(self.student.model, self.select_loader, self.device)
+            scores = scores or evaluate(self.step.model, self.select_loader, self.device)
             self.keep_best(scores)
             row |= {f"val_{name}": scores[name] for name in ("top1", "top5", "loss")}
         images = len(self.train_loader) * self.config.data.batch_size
@@ -170,7 +170,7 @@ class Trainer:
         """Keep the weights of the epoch with the best accuracy on the selection images."""
         if scores["top1"] > self.progress.best_top1:
             self.progress.best_top1, self.progress.best_epoch = scores["top1"], self.progress.epoch
-            save_weights(self.run_dir / "best.safetensors", self.student.model, self.weights_metadata())
+            save_weights(self.run_dir / "best.safetensors", self.step.model, self.weights_metadata())
 
     def check_finite(self) -> None:
         bad = self.meter.first_bad_step()
@@ -188,8 +188,7 @@ class Trainer:
         state = {
             "progress": dataclasses.asdict(self.progress),
             "guidance": self.student.guidance.state_dict() if self.student.guidance else {},
-            "optimizer": self.step.optimizer.state_dict(),
-            "scaler": self.step.scaler.state_dict(),
+            **self.step.state_dict(),
             "meter": self.meter.state_dict(),
             "loader": self.train_loader.state_dict(),
             "torch_rng": torch.get_rng_state(),
@@ -213,8 +212,7 @@ class Trainer:
         load_weights(self.student.model, weights, self.run_dir)
         if self.student.guidance:
             self.student.guidance.load_state_dict(state["guidance"])
-        self.step.optimizer.load_state_dict(state["optimizer"])
-        self.step.scaler.load_state_dict(state["scaler"])
+        self.step.load_state_dict(state)
         self.meter.load_state_dict(state["meter"])
         self.train_loader.load_state_dict(state["loader"])
         torch.set_rng_state(state["torch_rng"])

@@ -115,6 +115,7 @@ def build_trainer(
         precision=config.precision,
         label_smoothing=config.optim.label_smoothing,
         clip_norm=config.optim.clip_norm,
+        options=config.step,
     )
     metadata = weights_metadata(config, splits.train)
     run_dir = Path(config.run_dir)
@@ -131,7 +132,7 @@ def report(
     seconds: float,
 ) -> Result:
     """Test the last and the selected weights, once each, and write result.json."""
-    model, loader = trainer.student.model, eval_loader(config, splits.test, device)
+    model, loader = trainer.step.model, eval_loader(config, splits.test, device)
     last = evaluate(model, loader, device)
     best_path = run_dir / "best.safetensors"
     load_weights(model, read_weights(best_path)[0], best_path)

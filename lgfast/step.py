@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lgfast.average import WeightAverage
+from lgfast.config import StepConfig
 from lgfast.data.batch import Batch
-from lgfast.guidance.teacher import Teacher
+from lgfast.flat_adamw import FlatAdamW
+from lgfast.graph import StepGraph, graph_obstacle
+from lgfast.guidance.student import GuidedStudent
+from lgfast.guidance.teacher import Teacher, TeacherTargets
 from lgfast.metrics import TrainMeter
-
-AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16-amp": torch.float16}
+from lgfast.precision import ComputeWeights
 
 
 class TrainStep:
-    """Callable that trains on one batch.
+    """Callable that trains on one batch, eagerly or by replaying one CUDA graph.
 
     Args:
-        student: a `GuidedStudent`, or a wrapper of one (DistributedDataParallel, torch.compile).
+        student: the student with its taps and projections.
         teacher: None for training without guidance.
         optimizer: over the student's parameters, projections included.
         meter: receives the step's losses and hits.
         guidance_weight: factor of the guidance loss (the paper's beta, 2.5).
-        precision: fp32, bf16 (autocast) or fp16-amp (autocast with loss scaling).
+        precision: fp32; bf16 (float32 masters, one bfloat16 copy that computes, no casts); fp16-amp (autocast with
+            loss scaling).
         label_smoothing: of the cross entropy.
         clip_norm: global gradient norm; 0 for no clipping.
+        options: graph, compilation, gradient accumulation, weight average.
+    Raises:
+        ValueError: options.graph=on where the step cannot be captured.
     """
 
     def __init__(
         self,
-        student: nn.Module,
+        student: GuidedStudent,
         teacher: Teacher | None,
         optimizer: torch.optim.Optimizer,
         meter: TrainMeter,
@@ -41,42 +50,117 @@ class TrainStep:
         precision: str = "fp32",
         label_smoothing: float = 0.0,
         clip_norm: float = 0.0,
+        options: StepConfig | None = None,
     ) -> None:
         self.student, self.teacher, self.optimizer, self.meter = student, teacher, optimizer, meter
+        self.options = options or StepConfig()
         device = next(student.parameters()).device
         self.guidance_weight = torch.tensor(guidance_weight, device=device)
         self.label_smoothing, self.clip_norm = label_smoothing, clip_norm
-        self.autocast = autocast_context(device, AUTOCAST_DTYPES[precision])
+        self.autocast = fp16_autocast(device) if precision == "fp16-amp" else contextlib.nullcontext
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16-amp")
+        self.is_flat = isinstance(optimizer, FlatAdamW)
+        if self.is_flat:  # clips and skips on the device, within the update
+            optimizer.max_norm, optimizer.skip_nonfinite = clip_norm, precision == "fp16-amp"
+        self.weights: ComputeWeights | None = None
+        if precision == "bf16":
+            self.weights = ComputeWeights(student, optimizer, torch.bfloat16, self.options.accumulate)
+        if self.options.compile == "on":
+            student.run_model = torch.compile(student.run_model)
+        self.average = WeightAverage(student.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
+        self.graph = self.build_graph(device)
+
+    def build_graph(self, device: torch.device) -> StepGraph | None:
+        obstacle = graph_obstacle(device, self.optimizer)
+        if obstacle and self.options.graph == "on":
+            raise ValueError(f"step.graph: {obstacle}; use step.graph=auto or off")
+        return None if obstacle or self.options.graph == "off" else StepGraph(self.run)
 
     def __call__(self, batch: Batch) -> None:
+        (self.graph or self.run)(batch)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network to evaluate and to keep: the weight average where there is one."""
+        return self.average.model if self.average else self.student.model
+
+    def run(self, batch: Batch) -> None:
+        """The step itself; everything it reads is on the device."""
         targets = None
         if self.teacher is not None:
             with self.autocast():
                 targets = self.teacher.start(batch.teacher_images)
-        with self.autocast():
-            logits, guidance_loss = self.student(batch.images, targets)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        cls_loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
-        loss = cls_loss if guidance_loss is None else cls_loss + self.guidance_weight * guidance_loss
-        self.update(loss)
-        self.meter.update(loss, cls_loss, guidance_loss, logits, batch.labels)
+        self.optimizer.zero_grad()
+        results = [self.forward_backward(*part) for part in self.parts(batch, targets)]
+        self.update()
+        losses, cls_losses, guidance_losses, logits = zip(*results, strict=True)
+        guidance_loss = None if guidance_losses[0] is None else mean(guidance_losses)
+        self.meter.update(mean(losses), mean(cls_losses), guidance_loss, join(logits), batch.labels)
 
-    def update(self, loss: Tensor) -> None:
-        """Backward and one optimizer step."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        if self.clip_norm > 0:
+    def parts(
+        self, batch: Batch, targets: TeacherTargets | None
+    ) -> Iterator[tuple[Tensor, Tensor, TeacherTargets | None]]:
+        """(images, labels, targets) of each forward pass: the batch, or its `accumulate` equal parts.
+
+        The teacher has seen the whole batch, so its batch statistics do not depend on the split.
+        """
+        count = self.options.accumulate
+        images = batch.images.chunk(count)
+        if len(images) != count or len(images[0]) != len(images[-1]):
+            raise ValueError(f"step.accumulate: {count} does not divide the batch of {len(batch.images)} images")
+        part_targets = [None] * count if targets is None else targets.chunk(count)
+        return zip(images, batch.labels.chunk(count), part_targets, strict=True)
+
+    def forward_backward(
+        self, images: Tensor, labels: Tensor, targets: TeacherTargets | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Losses (weighted sum, cross entropy, guidance) and logits of one part; its gradients are added."""
+        with self.autocast():
+            logits, guidance_loss = (self.weights or self.student)(images, targets)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        cls_loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = cls_loss if guidance_loss is None else cls_loss + self.guidance_weight * guidance_loss
+        count = self.options.accumulate
+        self.scaler.scale(loss if count == 1 else loss / count).backward()
+        if self.weights is not None:
+            self.weights.collect()
+        detached = None if guidance_loss is None else guidance_loss.detach()
+        return loss.detach(), cls_loss.detach(), detached, logits.detach()
+
+    def update(self) -> None:
+        """One optimizer step, and what follows the parameters."""
+        if self.clip_norm > 0 and not self.is_flat:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.weights is not None:
+            self.weights.follow()
+        if self.average is not None:
+            self.average.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact continuation needs beside the student's weights."""
+        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        return state | ({"average": self.average.model.state_dict()} if self.average else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue; the student's weights are loaded before."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.weights is not None:
+            self.weights.follow()
+        if self.average is not None:
+            self.average.model.load_state_dict(state["average"])
 
 
-def autocast_context(
-    device: torch.device, dtype: torch.dtype | None
-) -> Callable[[], contextlib.AbstractContextManager]:
-    """Factory of autocast contexts; of empty ones for float32."""
-    if dtype is None:
-        return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, dtype)
+def fp16_autocast(device: torch.device) -> Callable[[], contextlib.AbstractContextManager]:
+    return lambda: torch.autocast(device.type, torch.float16)
+
+
+def mean(values: tuple[Tensor, ...]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(values).mean()
+
+
+def join(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -78,7 +78,8 @@ def load_teacher(config: Config, source: Path, images: ImageSet, device: torch.d
     read = read_pyth_teacher if source.suffix == ".pyth" else read_own_teacher
     model = read(source, images).to(device)
     stages = config.teacher.stages or teacher_stages(model, config.augment.teacher_size)[0]
-    return Teacher(model, stages, config.teacher.bn)
+    dtype = torch.bfloat16 if config.precision == "bf16" else None
+    return Teacher(model, stages, config.teacher.bn, dtype=dtype, concurrent=config.step.streams == "on")
 
 
 def read_own_teacher(source: Path, images: ImageSet) -> nn.Module:

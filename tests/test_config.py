@@ -94,3 +94,15 @@ def test_command_line_flags_and_set_agree():
 def test_unknown_flag_names_the_nearest(flag):
     with pytest.raises(ValueError, match=r"unknown configuration key .* did you mean 'optim\."):
         parse([flag, "1"])
+
+
+def test_yaml_truth_values_mean_on_and_off(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("step:\n  graph: off\n  compile: on\n")
+    step = load_yaml(path).step
+    assert (step.graph, step.compile) == ("off", "on")
+
+
+def test_accumulation_must_divide_the_batch():
+    with pytest.raises(ValueError, match="step.accumulate: 5 does not divide data.batch_size, 64"):
+        replace(Config(), {"step.accumulate": 5})

@@ -161,14 +161,13 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     config = tiny_config(tmp_path, **{"guidance.weight": 0, "log.save_every_epochs": 1, "augment.teacher_size": 0})
     splits = load_splits(config)
     trainer = build_trainer(config, splits, None, torch.device("cpu"), InterruptFlag())
-    plain_step = trainer.step.__call__
+    plain_step = trainer.step.run
 
     def poisoned(batch):
         images = batch.images * (float("nan") if trainer.progress.step == 8 else 1)
         plain_step(batch._replace(images=images))
 
-    poisoned.meter, poisoned.optimizer, poisoned.scaler = trainer.meter, trainer.step.optimizer, trainer.step.scaler
-    trainer.step = poisoned
+    trainer.step.run = poisoned
     with pytest.raises(NonFiniteLossError, match=r"not finite at step 8 \(learning rate [0-9.e-]+\).*step_00000006"):
         trainer.fit()
     weights, state = CheckpointStore(tmp_path / "run").load_newest()

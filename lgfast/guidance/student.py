@@ -41,6 +41,10 @@ class GuidedStudent(nn.Module):
             self.guidance = Guidance(channels, teacher_channels, transform)
             self._taps = FeatureTaps(model, layers)
 
+    def run_model(self, images: Tensor) -> Tensor:
+        """Logits. A step may put a compiled function in its place: evaluation keeps the plain model."""
+        return self.model(images)
+
     def forward(self, images: Tensor, targets: TeacherTargets | None = None) -> tuple[Tensor, Tensor | None]:
         """
         Args:
@@ -49,7 +53,7 @@ class GuidedStudent(nn.Module):
         Returns:
             Logits [B, K] and the unweighted guidance loss (None without targets).
         """
-        logits = self.model(images)
+        logits = self.run_model(images)
         student_maps = self._taps.take() if self._taps is not None else None
         if targets is None or self.guidance is None:
             return logits, None

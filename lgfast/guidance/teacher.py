@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class TeacherTargets:
@@ -17,12 +20,15 @@ class TeacherTargets:
         self._done = done
 
     def wait(self) -> list[Tensor]:
+        # Memory needs no record_stream: the teacher's stream waits for the student's before it starts again.
         if self._done is not None:
-            stream = torch.cuda.current_stream()
-            stream.wait_event(self._done)
-            for feature_map in self._maps:
-                feature_map.record_stream(stream)
+            torch.cuda.current_stream().wait_event(self._done)
         return self._maps
+
+    def chunk(self, count: int) -> list[TeacherTargets]:
+        """The targets of `count` equal parts of the batch."""
+        parts = zip(*(feature_map.chunk(count) for feature_map in self._maps), strict=True)
+        return [TeacherTargets(list(maps), self._done) for maps in parts]
 
 
 class Teacher:
@@ -32,24 +38,42 @@ class Teacher:
         model: CNN with timm's `forward_intermediates`. Its parameters are frozen and its buffers never change.
         stages: indices of the stages to return.
         bn: "batch" normalises with the statistics of the current batch, which is what the paper's code does (its
-            trainer puts the whole wrapper, teacher included, in train mode); "running" uses the trained statistics.
+            trainer puts the whole wrapper, teacher included, in train mode); "running" uses the trained statistics,
+            folded into the convolutions.
+        dtype: to compute in; None: as the model is.
+        concurrent: on CUDA, run on a stream beside the student's.
     """
 
     def __init__(
-        self, model: nn.Module, stages: Sequence[int] = (0, 1, 2), bn: Literal["batch", "running"] = "batch"
+        self,
+        model: nn.Module,
+        stages: Sequence[int] = (0, 1, 2),
+        bn: Literal["batch", "running"] = "batch",
+        *,
+        dtype: torch.dtype | None = None,
+        concurrent: bool = True,
     ) -> None:
         if bn not in ("batch", "running"):
             raise ValueError(f"teacher.bn: expected batch or running, got {bn!r}")
-        self.model = model.eval().requires_grad_(False)
+        model = model.eval().requires_grad_(False)
         self.stages = list(stages)
         if bn == "batch":
-            use_batch_statistics(self.model)
+            use_batch_statistics(model)
+        else:
+            model = fold_batch_norm(model)
+        # channels_last is what feature_mse reads without a copy, and what tensor cores convolve.
+        self.model = model.to(dtype=dtype, memory_format=torch.channels_last)
         device = next(model.parameters()).device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if concurrent and device.type == "cuda" else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
 
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
         """Maps [B, C, h, w] of the chosen stages, computed on the current stream. The classifier is not run."""
+        images = images.to(dtype=self.dtype, memory_format=torch.channels_last)
         return self.model.forward_intermediates(images, indices=self.stages, output_fmt="NCHW", intermediates_only=True)
 
     def start(self, images: Tensor) -> TeacherTargets:
@@ -63,14 +87,13 @@ class Teacher:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             maps = self.features(images)
-            images.record_stream(self._stream)
             done = self._stream.record_event()
         return TeacherTargets(maps, done)
 
     def channels(self, image_size: int) -> list[int]:
         """Width of each chosen stage."""
-        parameter = next(self.model.parameters())
-        images = torch.zeros(2, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+        device = next(self.model.parameters()).device
+        images = torch.zeros(2, 3, image_size, image_size, device=device)
         return [feature_map.shape[1] for feature_map in self.features(images)]
 
 
@@ -81,3 +104,18 @@ def use_batch_statistics(model: nn.Module) -> None:
             # Without running statistics a BatchNorm uses the batch in eval mode too, and updates nothing.
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """A copy in which every BatchNorm2d that follows its convolution is folded into it; for evaluation mode.
+
+    A pair is two neighbours in definition order, which is the order of use in ResNets.
+    """
+    model = copy.deepcopy(model)
+    for parent in model.modules():
+        children = list(parent.named_children())
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, nn.Identity())
+    return model

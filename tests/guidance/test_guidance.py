@@ -116,6 +116,26 @@ def test_teacher_never_changes(bn):
     torch.testing.assert_close(dict(model.named_parameters()), before, rtol=0, atol=0)
 
 
+def test_running_statistics_are_folded_into_the_convolutions():
+    model = small_teacher()
+    images = torch.randn(4, 3, 16, 16)
+    teacher = Teacher(model, bn="running")
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in teacher.model.modules())
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()) == 9  # the caller's is whole
+    for ours, plain in zip(teacher.features(images), plain_teacher_maps(model, images, "running"), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_resnet18_folds_too():
+    model = create_model("resnet18", num_classes=4).eval()
+    images = torch.randn(2, 3, 32, 32)
+    teacher = Teacher(model, (1, 2, 3), "running")
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in teacher.model.modules())
+    plain = model.forward_intermediates(images, indices=[1, 2, 3], intermediates_only=True)
+    for ours, expected in zip(teacher.features(images), plain, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_unknown_bn_mode_is_refused():
     with pytest.raises(ValueError, match=r"teacher.bn: expected batch or running, got 'eval'"):
         Teacher(small_teacher(), bn="eval")

@@ -1,0 +1,345 @@
+"""The step computes the same in every way of running it, and never reads back to the host."""
+
+import copy
+import functools
+import io
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lgfast.config import StepConfig
+from lgfast.data.batch import Batch
+from lgfast.flat_adamw import FlatAdamW
+from lgfast.guidance import GuidedStudent, Teacher
+from lgfast.metrics import TrainMeter
+from lgfast.models import create_model
+from lgfast.optim import param_groups
+from lgfast.step import TrainStep
+
+BATCH = 8
+HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
+
+
+def build(
+    optimizer="adamw", precision="fp32", bn="batch", clip_norm=0.0, device="cpu", drop_path_rate=0.1, streams="on",
+    **options,
+):  # fmt: skip
+    torch.manual_seed(7)
+    model = create_model(
+        "deit_tiny_patch16_224", num_classes=5, image_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=2,
+        drop_path_rate=drop_path_rate,
+    )  # fmt: skip
+    student = GuidedStudent(model, (0, 1, 2), (16, 32, 64), 16).to(device)
+    dtype = torch.bfloat16 if precision == "bf16" else None
+    teacher = Teacher(create_model("cifar_resnet8", 5).to(device), bn=bn, dtype=dtype, concurrent=streams == "on")
+    groups = param_groups(student.named_parameters(), 0.05)
+    makers = {
+        "adamw": lambda: FlatAdamW(groups, lr=3e-3),
+        "torch": lambda: torch.optim.AdamW(groups, lr=3e-3),
+        "sgd": lambda: torch.optim.SGD(groups, lr=0.1, momentum=0.9),
+    }
+    torch.manual_seed(8)  # of the steps to come
+    return TrainStep(
+        student, teacher, makers[optimizer](), TrainMeter(device), guidance_weight=2.5, precision=precision,
+        clip_norm=clip_norm, options=StepConfig(streams=streams, **options),
+    )  # fmt: skip
+
+
+def batches(count, device="cpu"):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        images = torch.randn(BATCH, 3, 16, 16, generator=generator)
+        labels = torch.randint(5, (BATCH,), generator=generator)
+        small = images[:, :, ::2, ::2].contiguous()
+        yield Batch(*(tensor.to(device) for tensor in (images, small, labels, torch.arange(BATCH))))
+
+
+def train(step, count=20, after_step=lambda: None):
+    """Losses of `count` steps, with the meter read after each."""
+    device = step.meter.sums.device
+    step.student.train()
+    losses = []
+    for batch in batches(count, device):
+        step(batch)
+        after_step()
+        losses.append(step.meter.read(TrainMeter.WINDOW)["loss"])
+        step.meter.reset(TrainMeter.WINDOW)
+    return losses
+
+
+def parameters(step):
+    return [p.detach().clone() for p in step.student.parameters()]
+
+
+def assert_near(actual, expected, bound):
+    """Every tensor's largest difference is at most `bound` times its largest value."""
+    for a, b in zip(actual, expected, strict=True):
+        assert (a - b).abs().max() <= bound * b.abs().max() + 1e-6
+
+
+# ---- nothing is read back -------------------------------------------------------------------------------------------
+
+
+class HostReads(TorchDispatchMode):
+    """Names of the dispatched operations whose result depends on data that the host must wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in HOST_READS:
+            self.found.append(str(func))
+        if func.overloadpacket.__name__ in ("index", "index_put", "index_put_"):
+            self.found += [str(func) for index in args[1] if index is not None and index.dtype == torch.bool]
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16-amp"])
+def test_a_step_reads_nothing_back(precision):
+    step = build(precision=precision, clip_norm=1.0, accumulate=2, ema_decay=0.9)
+    first, second = batches(2)
+    step(first)  # the loss scale is made in the first step
+    with HostReads() as reads:
+        step(second)
+    assert reads.found == []
+
+
+def test_the_host_read_counter_sees_reads():
+    x = torch.tensor([1.0, 2.0])
+    with HostReads() as reads:
+        x[0].item()
+        x[x > 1]
+    assert len(reads.found) >= 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graph", ["on", "off"])
+def test_a_step_never_synchronises(graph):
+    step = build(device="cuda", precision="bf16", graph=graph, clip_norm=1.0, ema_decay=0.9)
+    ready = list(batches(8, "cuda"))
+    for batch in ready[:5]:
+        step(batch)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in ready[5:]:
+            step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# ---- the same numbers in every way of running it ---------------------------------------------------------------------
+
+
+def plain_losses(count):
+    """The guided recipe written out: hooks, real 1x1 convolutions, interpolation, torch.optim.AdamW."""
+    reference = build(drop_path_rate=0.0)
+    student, teacher = copy.deepcopy(reference.student.model), copy.deepcopy(reference.teacher.model).train()
+    projections = copy.deepcopy(reference.student.guidance.projections)
+    tokens, maps, losses = [], [], []
+    for block in student.blocks:
+        block.register_forward_hook(lambda module, args, output: tokens.append(output))
+    for stage in (teacher.layer1, teacher.layer2, teacher.layer3):
+        stage.register_forward_hook(lambda module, args, output: maps.append(output.detach()))
+    named = [*student.named_parameters(), *projections.named_parameters()]
+    optimizer = torch.optim.AdamW(param_groups(named, 0.05), lr=3e-3)
+    for batch in batches(count):
+        tokens.clear(), maps.clear()
+        teacher(batch.teacher_images)
+        loss = F.cross_entropy(student(batch.images), batch.labels)
+        for x, linear, target in zip(tokens, projections, maps, strict=True):
+            x = x[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+            x = F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
+            size = max(x.shape[-1], target.shape[-1])
+            x, target = (F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for m in (x, target))
+            loss = loss + 2.5 * F.mse_loss(x, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_fp32_equals_the_plain_composition():
+    ours = train(build(drop_path_rate=0.0))
+    # Twenty steps at a high rate let the last bits of float32 sums, taken in another order, grow.
+    assert ours == pytest.approx(plain_losses(20), rel=1e-3)
+    assert ours[:3] == pytest.approx(plain_losses(3), rel=1e-6)
+
+
+def test_runs_repeat_bit_for_bit():
+    assert train(build()) == train(build())
+
+
+@pytest.mark.parametrize("bn", ["batch", "running"])
+def test_accumulation_equals_one_big_batch(bn):
+    """One optimizer step on the parts' summed gradients; the teacher sees the whole batch in either case."""
+    whole, split = (build("sgd", bn=bn, drop_path_rate=0.0, accumulate=count) for count in (1, 4))
+    assert train(split, 1) == pytest.approx(train(whole, 1), rel=1e-6)
+    assert_near(parameters(split), parameters(whole), 1e-5)
+    assert train(split, 5) == pytest.approx(train(whole, 5), rel=1e-4)
+
+
+def test_accumulation_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(ValueError, match=r"step.accumulate: 3 does not divide the batch of 8 images"):
+        train(build(accumulate=3), 1)
+
+
+def test_compiled_student_gives_the_same_losses(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
+    compiled = build(compile="on", drop_path_rate=0.0)
+    losses = train(compiled)
+    # aot_eager decomposes the same operations: the first steps agree to rounding, later ones within its growth.
+    expected = train(build(drop_path_rate=0.0))
+    assert losses[:3] == pytest.approx(expected[:3], rel=1e-6)
+    assert losses == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "torch", "sgd"])
+def test_clipping_equals_torch(optimizer):
+    ours = build(optimizer, clip_norm=0.5, drop_path_rate=0.0)
+    plain = build({"adamw": "torch"}.get(optimizer, optimizer), drop_path_rate=0.0)
+    update = plain.update
+
+    def clipped_update():
+        norm = torch.nn.utils.clip_grad_norm_(plain.student.parameters(), 0.5)
+        assert norm > 0.5
+        update()
+
+    plain.update = clipped_update
+    assert train(ours, 3) == pytest.approx(train(plain, 3), rel=1e-5)
+    assert_near(parameters(ours), parameters(plain), 1e-3)
+
+
+def test_average_equals_its_formula():
+    step = build(ema_decay=0.75)
+    expected = [p.detach().clone() for p in step.student.model.parameters()]
+    for batch in batches(5):
+        step(batch)
+        expected = [
+            0.75 * e + 0.25 * p.detach() for e, p in zip(expected, step.student.model.parameters(), strict=True)
+        ]
+    assert_near(list(step.model.parameters()), expected, 1e-6)
+    assert step.model is not step.student.model
+    assert not step.model.training
+
+
+def test_average_carries_the_buffers():
+    step = build(ema_decay=0.5)
+    step.student.model.register_buffer("seen", torch.zeros(3))
+    step.average = type(step.average)(step.student.model, 0.5)
+    step.student.model.seen.fill_(4.0)
+    train(step, 1)
+    assert step.model.seen.tolist() == [4.0] * 3
+
+
+# ---- precision ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_bf16_keeps_float32_masters_and_follows_fp32(optimizer, accumulate):
+    step = build(optimizer, precision="bf16", drop_path_rate=0.0, accumulate=accumulate)
+    losses = train(step, 10)
+    expected = train(build(optimizer, drop_path_rate=0.0), 10)
+    assert losses[0] == pytest.approx(expected[0], rel=2**-6)  # a few bfloat16 roundings of 2**-9
+    assert losses[-1] == pytest.approx(expected[-1], rel=0.1)
+    assert all(p.dtype == torch.float32 for p in step.student.parameters())
+    for leaf, master in zip(step.weights.leaves, step.weights.masters, strict=True):
+        assert torch.equal(leaf, master.bfloat16())
+
+
+def test_fp16_amp_skips_an_overflow_and_halves_the_scale():
+    step = build(precision="fp16-amp")
+    train(step, 1)
+    scale, before = step.scaler.get_scale(), parameters(step)
+    (batch,) = batches(1)
+    step(batch._replace(images=batch.images * 1e30))
+    assert step.scaler.get_scale() == scale / 2
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(step), strict=True))
+    assert step.optimizer.num_skipped.item() == 1
+
+
+@pytest.mark.parametrize("name", ["cvt_13", "t2t_vit_7", "pvt_v2_b0", "convit_tiny", "pit_ti_224"])
+def test_every_student_family_computes_in_bf16(name):
+    torch.manual_seed(0)
+    student = GuidedStudent(create_model(name, 3, image_size=64))
+    step = TrainStep(student, None, FlatAdamW(student.parameters()), TrainMeter("cpu"), precision="bf16")
+    statistics = {k: v.clone() for k, v in student.named_buffers() if "running" in k}
+    step(Batch(torch.randn(2, 3, 64, 64), None, torch.tensor([0, 2]), torch.arange(2)))
+    assert step.meter.first_bad_step() is None
+    assert all(leaf.grad is not None for leaf in step.weights.leaves)
+    assert all(not torch.equal(v, dict(student.named_buffers())[k]) for k, v in statistics.items())  # float32, updated
+
+
+# ---- continuation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16-amp"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_restored_step_continues_exactly(precision, optimizer):
+    options = {"optimizer": optimizer, "precision": precision, "drop_path_rate": 0.0, "ema_decay": 0.9}
+    step, file = build(**options), io.BytesIO()
+    train(step, 3)
+    torch.save((step.student.state_dict(), step.state_dict()), file)
+    expected = train(step, 3)
+    restored = build(**options)
+    file.seek(0)
+    weights, state = torch.load(file)
+    restored.student.load_state_dict(weights)
+    restored.load_state_dict(state)
+    assert train(restored, 3) == expected
+    assert all(torch.equal(a, b) for a, b in zip(restored.model.parameters(), step.model.parameters(), strict=True))
+
+
+# ---- one CUDA graph -------------------------------------------------------------------------------------------------
+
+
+def test_graph_on_without_cuda_is_refused():
+    with pytest.raises(ValueError, match=r"step.graph: CUDA graphs need a CUDA device, got cpu; use step.graph=auto"):
+        build(graph="on")
+
+
+def test_graph_auto_runs_eagerly_on_cpu():
+    assert build(graph="auto").graph is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16-amp"])
+def test_graph_and_streams_do_not_change_the_losses(precision):
+    options = {"device": "cuda", "precision": precision, "clip_norm": 1.0, "ema_decay": 0.9}
+    expected = train(build(graph="off", streams="off", **options))
+    assert train(build(graph="off", streams="on", **options)) == expected
+    assert train(build(graph="on", streams="off", **options)) == expected
+    assert train(build(graph="on", streams="on", **options)) == expected
+    assert train(build(graph="on", streams="on", **options), after_step=torch.cuda.synchronize) == expected
+
+
+@pytest.mark.gpu
+def test_a_graph_follows_rate_and_weight():
+    eager, graphed = (build(device="cuda", graph=graph) for graph in ("off", "on"))
+    for step in (eager, graphed):
+        train(step, 6)
+        for group in step.optimizer.param_groups:
+            group["lr"].fill_(1e-4)
+        step.guidance_weight.fill_(0.5)
+    assert train(graphed, 6) == train(eager, 6)
+
+
+@pytest.mark.gpu
+def test_a_graph_is_captured_per_batch_shape():
+    step = build(device="cuda", graph="on")
+    train(step, 5)
+    for batch in batches(5, "cuda"):
+        step(Batch(*(tensor[: BATCH // 2] for tensor in batch)))
+    assert len(step.graph._captured) == 2
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_cpu():
+    assert train(build(drop_path_rate=0.0), 5) == pytest.approx(
+        train(build(drop_path_rate=0.0, device="cuda"), 5), rel=1e-4
+    )
