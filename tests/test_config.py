@@ -104,5 +104,5 @@ def test_yaml_truth_values_mean_on_and_off(tmp_path):
 
 
 def test_accumulation_must_divide_the_batch():
-    with pytest.raises(ValueError, match="step.accumulate: 5 does not divide data.batch_size, 64"):
+    with pytest.raises(ValueError, match=r"step.accumulate: 5 does not divide data.batch_size, 64"):
         replace(Config(), {"step.accumulate": 5})

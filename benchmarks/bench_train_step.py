@@ -1,0 +1,328 @@
+"""The whole training step against plain PyTorch, and what each of its stages costs.
+
+    python -m benchmarks.bench_train_step [--providers paper,amp,lgfast,loop] [--shapes deit_tiny_224] [--batch 128]
+
+paper: the composition of the paper's code, eager float32. amp: a careful eager step (on CUDA bfloat16 autocast), SDPA
+and fused AdamW. compile: the same under torch.compile. bare: lgfast's own arithmetic written inline, without step
+object, meters and loop; loop: the same through the trainer's loop, its meters and log lines. Throughput: batch / median
+time. cpu_ms: median processor time of a call on the CPU, all threads together, which other programs on the machine
+disturb less. Stages run alone, one after the other; `rest` is what the step takes beyond their sum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks import harness
+from benchmarks.peers import GUIDANCE_WEIGHT, LR, PEERS, WEIGHT_DECAY
+from lgfast.config import Config, LogConfig, StepConfig, replace
+from lgfast.data.batch import Batch
+from lgfast.flat_adamw import FlatAdamW
+from lgfast.guidance import GuidedStudent, Teacher
+from lgfast.interrupt import InterruptFlag
+from lgfast.loop import Trainer
+from lgfast.metrics import TrainMeter
+from lgfast.models import create_model
+from lgfast.optim import param_groups
+from lgfast.step import TrainStep
+
+CHANNELS = (16, 32, 64)
+# The bytes a fused step moves per image, performance.md 4 (DeiT-Ti at 224 in bfloat16); other shapes have no figure.
+ROOFLINE_BYTES = {"student_fwd": 29.1e6, "backward": 48.3e6, "teacher": 2.7e6, "guidance": 0.9e6, "step": 81.0e6}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A student, its input and its teacher."""
+
+    image_size: int
+    teacher_size: int
+    classes: int
+    layers: tuple[int, ...]
+    teacher: str
+    model: dict
+
+
+SHAPES = {
+    "deit_tiny_224": Shape(224, 32, 100, (0, 6, 11), "cifar_resnet56", {}),
+    "digits": Shape(
+        16, 16, 10, (0, 3, 5), "cifar_resnet8", {"patch_size": 2, "embed_dim": 64, "depth": 6, "num_heads": 2}
+    ),
+}
+
+
+class Setup:
+    """One shape on one device: fresh networks for every provider from the same weights, and one batch."""
+
+    def __init__(self, name: str, batch: int, guided: bool, device: torch.device) -> None:
+        self.shape, self.guided, self.device = SHAPES[name], guided, device
+        torch.manual_seed(0)
+        shape = self.shape
+        self.student = self.make_student()
+        self.teacher = create_model(shape.teacher, shape.classes).to(device) if guided else None
+        images = torch.randn(batch, 3, shape.image_size, shape.image_size, device=device)
+        stride = shape.image_size // shape.teacher_size
+        small = images[:, :, stride // 2 :: stride, stride // 2 :: stride].contiguous()
+        labels = torch.randint(shape.classes, (batch,), device=device)
+        self.batch = Batch(images, small, labels, torch.arange(batch, device=device))
+
+    def make_student(self) -> GuidedStudent:
+        shape = self.shape
+        model = create_model(
+            "deit_tiny_patch16_224", shape.classes, image_size=shape.image_size, drop_path_rate=0.0, **shape.model
+        )
+        taps = (shape.layers, CHANNELS) if self.guided else ((), ())
+        return GuidedStudent(model, *taps, shape.image_size).to(self.device)
+
+    def fresh_student(self) -> GuidedStudent:
+        student = self.make_student()
+        student.load_state_dict(self.student.state_dict())
+        return student
+
+    def fresh_teacher(self, precision: str) -> Teacher | None:
+        if not self.guided:
+            return None
+        model = create_model(self.shape.teacher, self.shape.classes).to(self.device)
+        model.load_state_dict(self.teacher.state_dict())
+        return Teacher(model, dtype=torch.bfloat16 if precision == "bf16" else None)
+
+    def train_step(self, precision: str, compile: str = "off") -> TrainStep:
+        student = self.fresh_student()
+        optimizer = FlatAdamW(param_groups(student.named_parameters(), WEIGHT_DECAY), lr=LR)
+        return TrainStep(
+            student,
+            self.fresh_teacher(precision),
+            optimizer,
+            TrainMeter(self.device),
+            guidance_weight=GUIDANCE_WEIGHT,
+            precision=precision,
+            options=StepConfig(compile=compile),
+        )
+
+
+def bare_call(setup: Setup, precision: str) -> Callable[[], object]:
+    """The arithmetic of TrainStep inline."""
+    step = setup.train_step(precision)
+    student, teacher, optimizer, batch = step.weights or step.student, step.teacher, step.optimizer, setup.batch
+
+    def call():
+        targets = None if teacher is None else teacher.start(batch.teacher_images)
+        optimizer.zero_grad()
+        logits, guidance = student(batch.images, targets)
+        loss = F.cross_entropy(logits.float(), batch.labels)
+        loss = loss if guidance is None else loss + GUIDANCE_WEIGHT * guidance
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return call
+
+
+def loop_call(setup: Setup, precision: str) -> Callable[[], object]:
+    """One batch through the trainer's loop, with its meters, its schedule and a log line every 50 steps."""
+    step = setup.train_step(precision)
+    config = replace(Config(log=LogConfig(tensorboard=False)), {"optim.per_step": True, "data.batch_size": 1})
+    folder = tempfile.TemporaryDirectory()
+    loader = EndlessLoader(setup.batch)
+    trainer = Trainer(config, Path(folder.name), step.student, step, loader, [], {}, InterruptFlag())
+    trainer.begin_epoch()
+
+    def call(folder=folder):
+        trainer.train_batch(next(loader))
+
+    return call
+
+
+class EndlessLoader:
+    """One batch, for ever; an epoch too long to end."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch, self.batch_size = batch, len(batch.images)
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def __next__(self) -> Batch:
+        return self.batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Every epoch is the same."""
+
+
+def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], object]:
+    """A call that trains once; returns the loss where the provider gives it."""
+    batch = setup.batch
+    if provider in PEERS:
+        peer = PEERS[provider](setup.student, setup.teacher, setup.shape.layers)
+        return lambda: peer(batch.images, batch.teacher_images, batch.labels)
+    if provider == "bare":
+        return bare_call(setup, precision)
+    if provider == "loop":
+        return loop_call(setup, precision)
+    step = setup.train_step(precision, "on" if provider == "lgfast-compile" else "off")
+
+    def call():
+        step(batch)
+
+    call.step = step
+    return call
+
+
+def check(setup: Setup, precision: str) -> None:
+    """The step's first loss is that of the paper's composition."""
+    expected = make_call("paper", setup, "fp32")()
+    step = setup.train_step(precision)
+    step(setup.batch)
+    bound = 1e-5 if precision == "fp32" else 2**-6  # float32 sums in another order; a few bfloat16 roundings
+    torch.testing.assert_close(
+        torch.tensor(step.meter.read(TrainMeter.WINDOW)["loss"]), expected.cpu(), rtol=bound, atol=0, check_dtype=False
+    )
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts operations (views and host reads apart): launches at least, eagerly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = self.syncs = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.syncs += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
+        self.launches += not func.is_view and func.overloadpacket.__name__ not in ("_local_scalar_dense", "detach")
+        return func(*args, **kwargs or {})
+
+
+def count(call: Callable[[], object]) -> Dispatched:
+    """Operations and host reads of one eager call; backward included."""
+    with Dispatched() as dispatched:
+        call()
+    return dispatched
+
+
+def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]:
+    """The parts of the step, each alone on inputs that are ready."""
+    step, batch = setup.train_step(precision), setup.batch
+    student = step.weights or step.student
+    targets = None if step.teacher is None else step.teacher.start(batch.teacher_images)
+
+    def forward():
+        logits, guidance = student(batch.images, targets)
+        loss = F.cross_entropy(logits.float(), batch.labels)
+        return loss if guidance is None else loss + GUIDANCE_WEIGHT * guidance
+
+    def forward_backward():
+        step.optimizer.zero_grad()
+        forward().backward()
+
+    forward_backward()
+    calls = {"forward": forward, "forward_backward": forward_backward, "optimizer": step.optimizer.step}
+    calls["student_fwd"] = lambda: student(batch.images, None)
+    if step.teacher is not None:
+        calls["teacher"] = lambda: step.teacher.start(batch.teacher_images).wait()
+    calls["step"] = lambda: step(batch)
+    return calls
+
+
+def bench_stages(name: str, batch: int, precision: str, device: torch.device, rounds: int):
+    """Rows of microseconds per image by stage."""
+    setup = Setup(name, batch, True, device)
+    timings = harness.time_interleaved(stage_calls(setup, precision), device, rounds)
+    ms = {stage: timing.median_ms for stage, timing in timings.items()}
+    stages = {
+        "teacher": ms["teacher"],
+        "student_fwd": ms["student_fwd"],
+        "guidance": ms["forward"] - ms["student_fwd"],
+        "backward": ms["forward_backward"] - ms["forward"],
+        "optimizer": ms["optimizer"],
+    }
+    stages["rest"] = ms["step"] - sum(stages.values())
+    for stage, value in {**stages, "step": ms["step"]}.items():
+        figure = ROOFLINE_BYTES.get(stage) if (name, precision) == ("deit_tiny_224", "bf16") else None
+        yield {
+            "shape": f"{name} B={batch}",
+            "dtype": precision,
+            "stage": stage,
+            "us_per_image": value / batch * 1e3,
+            "roofline_bytes_per_image": figure,
+        }
+
+
+def processor_ms(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median processor time of each call, in turns."""
+    samples = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            started = time.process_time()
+            call()
+            samples[name].append((time.process_time() - started) * 1e3)
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def bench(name: str, providers: list[str], batch: int, guided: bool, precision: str, device: torch.device, rounds: int):
+    """Rows of one shape, all providers timed in turns."""
+    setup = Setup(name, batch, guided, device)
+    check(setup, precision)
+    calls = {provider: make_call(provider, setup, precision) for provider in providers}
+    counts = {provider: count(call) for provider, call in calls.items() if "compile" not in provider}
+    timings = harness.time_interleaved(calls, device, rounds)
+    cpu_ms = processor_ms(calls, rounds) if device.type == "cpu" else {}
+    for provider, timing in timings.items():
+        graph = getattr(getattr(calls[provider], "step", None), "graph", None)
+        counted = counts.get(provider)
+        yield {
+            "op": "train_step",
+            "provider": provider,
+            "mode": "guided" if guided else "plain",
+            "dtype": "fp32" if provider == "paper" else precision,
+            "shape": f"{name} B={batch}",
+            **vars(timing),
+            "images_per_s": batch / timing.median_ms * 1e3,
+            "cpu_ms": cpu_ms.get(provider),
+            "peak_mib": harness.peak_mib(calls[provider], device),
+            "launches": 1 if graph else counted and counted.launches,
+            "host_syncs": counted and counted.syncs,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--providers", default="paper,amp,bare,loop,lgfast", help="also compile, lgfast-compile")
+    parser.add_argument("--shapes", default="deit_tiny_224", help="of " + ", ".join(SHAPES))
+    parser.add_argument("--batch", default="", help="sizes, comma-separated; default 128,256,512 on CUDA, 8 on CPU")
+    parser.add_argument("--guidance", default="on,off")
+    parser.add_argument("--precision", default="", help="fp32 or bf16; default bf16 on CUDA, fp32 on CPU")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    is_cuda = device.type == "cuda"
+    batches = [int(size) for size in (options.batch or ("128,256,512" if is_cuda else "8")).split(",")]
+    precision = options.precision or ("bf16" if is_cuda else "fp32")
+    rows, stage_rows = [], []
+    for shape in options.shapes.split(","):
+        for batch in batches:
+            for guidance in options.guidance.split(","):
+                arguments = (batch, guidance == "on", precision, device, options.rounds)
+                for row in bench(shape, options.providers.split(","), *arguments):
+                    cpu = f"{row['cpu_ms']:9.1f} ms of processor" if row["cpu_ms"] else ""
+                    print(harness.describe(row), f"{row['images_per_s']:9.1f} images/s", cpu, flush=True)
+                    rows.append(row)
+            for row in bench_stages(shape, batch, precision, device, options.rounds):
+                print(f"{row['shape']:<24} {row['stage']:<12} {row['us_per_image']:10.1f} us/image", flush=True)
+                stage_rows.append(row)
+    print(harness.write_rows("train_step", rows, device))
+    print(harness.write_rows("train_step_stages", stage_rows, device))
+
+
+if __name__ == "__main__":
+    main()
