@@ -35,7 +35,7 @@ bench: build
 	for script in benchmarks/bench_*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 demo: build
-	$(PY) -m benchmarks.demo
+	$(PY) -m lgfast.reproduce --rows digits --seeds 0 1 2 --workers 2 --out runs/demo
 
 clean:
 	rm -rf build dist lgfast/*.so *.egg-info

@@ -290,6 +290,11 @@ def load_recipe(name: str) -> Config:
     return load_yaml(path)
 
 
+def published_top1(name: str) -> float | None:
+    """Accuracy (percent) that the paper's code reports for a recipe, where it does."""
+    return yaml.safe_load((RECIPES / f"{name}.yaml").read_text()).get("published_top1")
+
+
 def load_yaml(path: Path | str) -> Config:
     """Configuration from a YAML file; unknown keys are errors that name the nearest valid one."""
     try:
@@ -298,7 +303,8 @@ def load_yaml(path: Path | str) -> Config:
         raise ValueError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expected a mapping of configuration keys, got {type(tree).__name__}")
-    tree.pop("about", None)  # free text for people: what the recipe is, expected accuracy and its source
+    for note in ("about", "published_top1"):  # for people and tables: what the recipe is, its accuracy elsewhere
+        tree.pop(note, None)
     base = tree.pop("base", None)
     return from_dict(tree, load_recipe(base) if base else None)
 

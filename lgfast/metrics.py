@@ -144,6 +144,13 @@ class MetricsLog:
             self._writer.close()
 
 
+def read_curve(run_dir: Path) -> tuple[list[int], list[float]]:
+    """Epochs at which a run was evaluated, and its accuracy there (percent, selection images)."""
+    with (run_dir / "summary.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val_top1"]]
+    return [int(row["epoch"]) for row in rows], [float(row["val_top1"]) for row in rows]
+
+
 def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -1,0 +1,63 @@
+"""The table's cells find their recipes, its figures are those of the runs, and a second call only reads."""
+
+import csv
+import statistics
+
+import pytest
+
+from lgfast.config import published_top1
+from lgfast.metrics import read_curve
+from lgfast.reproduce import PAPER_ROWS, Cell, main
+from lgfast.run import read_result
+from tests.runs import TINY, teacher
+
+# README of the paper's code, CIFAR-100 top-1 (%), base and guided.
+PUBLISHED = {
+    "deit-ti": (65.08, 78.15), "t2t-vit-7": (69.37, 78.35), "pit-ti": (73.58, 78.48),
+    "pvt-ti": (69.22, 77.07), "pvtv2-b0": (77.44, 79.30), "convit-ti": (75.32, 78.95),
+}  # fmt: skip
+
+
+def test_rows_carry_the_published_figures():
+    assert set(PAPER_ROWS) == set(PUBLISHED)
+    for row, figures in PUBLISHED.items():
+        assert tuple(published_top1(Cell(row, variant).recipe) for variant in ("base", "guided")) == figures
+    assert published_top1("digits") is None
+
+
+def test_unknown_row_is_named():
+    with pytest.raises(ValueError, match="--rows: no recipe deit-base or cifar100-deit-base"):
+        _ = Cell("deit", "base").recipe
+
+
+def test_table_is_made_from_the_runs_and_made_again_from_disk(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    changes = {k: v for k, v in TINY.items() if k not in ("epochs", "guidance.student_layers", "model.depth")}
+    changes |= {"teacher.cache": tmp_path / "cache", "teacher.recipe": teacher(tmp_path)}
+    command = ["--rows", "digits", "--seeds", "3", "4", "--epochs", "1", "--out", str(tmp_path / "out")]
+    command += [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+    assert main(command) == 0
+    table = table_lines(capsys.readouterr().out)
+    with (tmp_path / "out" / "table.csv").open() as file:
+        base, guided = csv.DictReader(file)
+    results = [read_result(tmp_path / "out" / f"digits-guided-seed{seed}") for seed in (3, 4)]
+    assert float(guided["best_top1"]) == pytest.approx(statistics.mean(r.test_top1 for r in results))
+    assert float(guided["best_std"]) == pytest.approx(statistics.stdev(r.test_top1 for r in results))
+    assert (base["variant"], base["seeds"]) == ("base", "2")
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert read_curve(tmp_path / "out" / "digits-base-seed3")[0] == [1]
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+    assert main(command) == 0
+    assert table_lines(capsys.readouterr().out) == table
+    assert len(table) == 4
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+
+
+def table_lines(output):
+    return [line for line in output.splitlines() if line.startswith("|")]
+
+
+def test_bad_key_is_an_error(tmp_path, capsys):
+    assert main(["--rows", "digits", "--set", "optim.lrr=1", "--out", str(tmp_path)]) == 2
+    assert "did you mean 'optim.lr'" in capsys.readouterr().err
