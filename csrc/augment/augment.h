@@ -92,10 +92,17 @@ struct AugmentParams {
   float mean[3], std[3];
 };
 
+// How a batch is launched: one block per image where its working memory fits into shared memory, else a fixed number of
+// blocks that share the images, each with its own part of a workspace in global memory.
+struct AugmentLaunch {
+  int blocks, smem_bytes;
+  int64_t workspace_bytes;  // 0: none
+};
+AugmentLaunch plan_augment(int64_t batch, int image_size);
+
 // Null, or the text of a CUDA error.
 const char* launch_augment_plan(const AugmentPlanParams& params, void* stream);
-const char* launch_augment(const AugmentParams& params, AugmentDtype dtype, void* stream, void* workspace);
-// Bytes of global memory that launch_augment needs per image where shared memory is too small; usually 0.
-int64_t augment_workspace_bytes(int image_size);
+const char* launch_augment(const AugmentParams& params, AugmentDtype dtype, const AugmentLaunch& launch,
+                           void* workspace, void* stream);
 
 }  // namespace lgfast

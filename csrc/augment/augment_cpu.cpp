@@ -46,7 +46,8 @@ struct ThreadTeam {
 LGFAST_SIMD_CLONES void augment_images(const AugmentParams& params, AugmentDtype dtype, unsigned char* memory,
                                        int64_t begin, int64_t end) {
   const ThreadTeam team;
-  ImageAugmenter<ThreadTeam> augmenter(team, params, augment_layout(params.image_size), memory);
+  const AugmentLayout layout = augment_layout(params.image_size);
+  ImageAugmenter<ThreadTeam> augmenter(team, params, layout, memory);
   for (int64_t b = begin; b < end; ++b) {
     switch (dtype) {
       case AugmentDtype::kFloat: augmenter.run<float>(b); break;
@@ -95,9 +96,9 @@ std::tuple<Tensor, Tensor> augment(const Tensor& pixels, const Tensor& offsets, 
                                         erase_mode, fill, mean, std, dtype, channels_last);
   for (int64_t b = 0; b < call.params.batch; ++b) check_plan_row(call.params, sizes.size(0), pixels.numel(), b);
   advise_huge_pages(call.params.images, call.images.numel() * call.images.element_size());
-  const auto num_bytes = size_t(augment_layout(int(image_size)).num_bytes + 63) / 64 * 64;
+  const auto num_bytes = size_t(augment_layout(int(image_size)).num_bytes);
   torch::stable::parallel_for(0, call.params.batch, 1, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<void, decltype(&std::free)> memory(std::aligned_alloc(64, num_bytes), &std::free);
+    const std::unique_ptr<void, decltype(&std::free)> memory(std::aligned_alloc(128, num_bytes), &std::free);
     augment_images(call.params, call.dtype, static_cast<unsigned char*>(memory.get()), begin, end);
   });
   return {call.images, call.teacher_images};

@@ -44,12 +44,12 @@ LGFAST_HOST_DEVICE AugmentLayout augment_layout(int size) {
   l.spare = l.planes + 3 * plane;
   l.weights = l.spare + spare_bytes;
   l.taps = l.weights + kWeightCapacity * sizeof(int);
-  l.histogram = l.taps + int64_t(size) * sizeof(TapRange);
+  l.histogram = l.taps + int64_t(size) * sizeof(TapSpan);
   l.table = l.histogram;  // never needed at the same time
   l.lut = l.histogram + kTableSize * sizeof(uint32_t);
   l.fresh_lut = l.lut + kTableSize;
   l.total = l.fresh_lut + kTableSize;
-  l.num_bytes = l.total + 16;
+  l.num_bytes = (l.total + int64_t(sizeof(uint32_t)) + 127) / 128 * 128;
   return l;
 }
 
@@ -70,10 +70,10 @@ class ImageAugmenter {
  public:
   LGFAST_TEAM ImageAugmenter(const Team& team, const AugmentParams& params, const AugmentLayout& layout,
                              unsigned char* memory)
-      : team_(team), p_(params), size_(layout.size), pitch_(layout.pitch), spare_rows_(layout.spare_rows) {
+      : team_(team), p_(params), layout_(layout), size_(layout.size), pitch_(layout.pitch), spare_rows_(layout.spare_rows) {
     planes_ = memory + layout.planes;
     weights_ = reinterpret_cast<int*>(memory + layout.weights);
-    taps_ = reinterpret_cast<TapRange*>(memory + layout.taps);
+    taps_ = reinterpret_cast<TapSpan*>(memory + layout.taps);
     histogram_ = reinterpret_cast<uint32_t*>(memory + layout.histogram);
     table_ = reinterpret_cast<float*>(memory + layout.table);
     lut_ = memory + layout.lut;
@@ -85,17 +85,21 @@ class ImageAugmenter {
   LGFAST_TEAM void run(int64_t b) {
     row_ = p_.plan + b * p_.num_columns;
     for (int c = 0; c < 4; ++c) plane_[c] = planes_ + c * int64_t(size_) * pitch_;
+    T* image = static_cast<T*>(p_.images) + b * 3 * size_ * size_;
+    T* teacher = static_cast<T*>(p_.teacher) + b * 3 * p_.teacher_size * p_.teacher_size;
+    if (!crop_fits(layout_, p_.resample, plan_int(kCropHeight), plan_int(kCropWidth))) {  // a GPU cannot raise
+      team_.each(3 * size_ * size_, [&](int i) { image[i] = from_float<T>(NAN); });
+      team_.each(3 * p_.teacher_size * p_.teacher_size, [&](int i) { teacher[i] = from_float<T>(NAN); });
+      return;
+    }
     resize_crop(p_.indices[b]);
     is_pending_ = false;
     for (int column = kFirstOp; column + 1 < p_.num_columns; column += 2) {
       apply(AugmentOp(int(row_[column])), row_[column + 1]);
     }
-    T* image = static_cast<T*>(p_.images) + b * 3 * size_ * size_;
     write_image(image);
     erase(image);
-    if (p_.teacher_size > 0) {
-      write_teacher(image, static_cast<T*>(p_.teacher) + b * 3 * p_.teacher_size * p_.teacher_size);
-    }
+    if (p_.teacher_size > 0) write_teacher(image, teacher);
   }
 
  private:
@@ -129,7 +133,7 @@ class ImageAugmenter {
     for (int low = begin; low < end; low += band) {
       const int high = low + band < end ? low + band : end;
       const int first = resize_range(vertical, low).first;
-      const TapRange last = resize_range(vertical, high - 1);
+      const TapSpan last = resize_range(vertical, high - 1);
       resize_rows(horizontal, crop + first * width * 3, width, last.first + last.count - first);
       resize_columns(vertical, low, high, first, shift_y);
     }
@@ -155,7 +159,7 @@ class ImageAugmenter {
       team_.grid(num_rows, high - low, [&](int y, int i) {
         const int shifted = low + i - shift;
         if (shifted < 0 || shifted >= size_) return;
-        const TapRange taps = taps_[i];
+        const TapSpan taps = taps_[i];
         const int* weight = weights_ + i * stride;
         const uint8_t* pixel = crop + (y * width + taps.first) * 3;
         int sum[3] = {kFixedHalf, kFixedHalf, kFixedHalf};
@@ -174,7 +178,7 @@ class ImageAugmenter {
     team_.each(num_rows, [&](int i) { taps_[i] = resize_taps(axis, low + i, weights_ + i * stride); });
     team_.grid(3 * num_rows, num_strips(), [&](int channel_row, int s) {
       const int c = channel_row / num_rows, i = channel_row % num_rows;
-      const TapRange taps = taps_[i];
+      const TapSpan taps = taps_[i];
       const int* weight = weights_ + i * stride;
       int sum[kStrip];
       for (int l = 0; l < kStrip; ++l) sum[l] = kFixedHalf;
@@ -391,11 +395,12 @@ class ImageAugmenter {
 
   const Team& team_;
   const AugmentParams& p_;
+  const AugmentLayout& layout_;
   const int size_, pitch_, spare_rows_;
   uint8_t* planes_;
   uint8_t* plane_[4];  // red, green, blue, spare; in another order after operations on neighbours
   int* weights_;
-  TapRange* taps_;
+  TapSpan* taps_;
   uint32_t* histogram_;
   float* table_;  // normalised values, [3, 256]
   uint8_t* lut_;  // pending table, [3, 256]

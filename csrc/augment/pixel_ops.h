@@ -18,7 +18,7 @@ LGFAST_HOST_DEVICE int clamp(int value, int low, int high) {
 
 constexpr int kWeightBits = 22;  // 32 - 8 bits of pixel - 2 bits for negative weights and overshoot
 
-struct TapRange {
+struct TapSpan {
   int first, count;  // input pixels first ... first + count - 1
 };
 
@@ -48,7 +48,7 @@ LGFAST_HOST_DEVICE int to_fixed(double weight) {
 }
 
 // Input pixels that output pixel `position` is made of.
-LGFAST_HOST_DEVICE TapRange resize_range(const ResizeAxis& axis, int position) {
+LGFAST_HOST_DEVICE TapSpan resize_range(const ResizeAxis& axis, int position) {
   if (axis.resample == Resample::kNearest) {
     double source = axis.scale() * 0.5;  // Pillow steps along the axis, and its rounding errors add up
     for (int step = 0; step < position; ++step) source += axis.scale();
@@ -62,8 +62,8 @@ LGFAST_HOST_DEVICE TapRange resize_range(const ResizeAxis& axis, int position) {
 }
 
 // The same, with their weights: at most max_taps().
-LGFAST_HOST_DEVICE TapRange resize_taps(const ResizeAxis& axis, int position, int* weights) {
-  const TapRange range = resize_range(axis, position);
+LGFAST_HOST_DEVICE TapSpan resize_taps(const ResizeAxis& axis, int position, int* weights) {
+  const TapSpan range = resize_range(axis, position);
   if (axis.resample == Resample::kNearest) {
     weights[0] = 1 << kWeightBits;
     return range;

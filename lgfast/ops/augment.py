@@ -183,5 +183,5 @@ def _reference_augment(pixels, offsets, sizes, indices, plan, image_size, teache
     return images, teacher_input(images.float(), teacher_size).to(dtype).contiguous(memory_format=memory_format)
 
 
-_extension.register_reference("augment_plan", _reference_plan, native=("CPU",))
-_extension.register_reference("augment", _reference_augment, native=("CPU",))
+_extension.register_reference("augment_plan", _reference_plan)
+_extension.register_reference("augment", _reference_augment)

@@ -96,6 +96,7 @@ inline int grid_size() { return emulation::position().grid_x; }
 inline int grid_size_y() { return emulation::position().grid_y; }
 
 inline unsigned char* dynamic_smem() { return emulation::smem(); }
+inline void atomic_add(uint32_t* counter, uint32_t value) { *counter += value; }  // fibers switch at collectives only
 
 inline void sync_threads(LGFAST_SITE_ARGUMENTS) { emulation::block_barrier(LGFAST_SITE); }
 inline void sync_warp(LGFAST_SITE_ARGUMENTS) { emulation::warp_collective(LGFAST_SITE, nullptr, emulation::do_nothing); }

@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from real_images import pack, small_images
 
 from lgfast import _extension
 from lgfast.ops.augment import augment, augment_plan, eval_plan
 from lgfast.ops.augment_spec import PLAN_COLUMNS, AugmentSpec
 from lgfast.ops.reference.augment import apply_plan, erase_noise
 from lgfast.ops.reference.augment_plan import augment_plan as reference_plan
+from tests.ops.real_images import pack, small_images
 
 NUM_IMAGES = 24
 COUNTER = torch.tensor([7, 2])

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from real_images import pack, photographs, small_images
 from timm.data.auto_augment import LEVEL_TO_ARG
 
 from lgfast.ops.augment import augment, augment_plan, eval_plan
 from lgfast.ops.augment_spec import INTERPOLATIONS, RAND_AUGMENT_OPS, AugmentSpec
 from lgfast.ops.reference.augment import view_of
+from tests.ops.real_images import pack, photographs, small_images
 
 NUM_IMAGES = 2000
 MAGNITUDES = [*range(11), *(step + 0.5 for step in range(10)), 8.97, 9.03]  # 22, whole and fractional

@@ -17,6 +17,8 @@ __device__ __forceinline__ unsigned char* dynamic_smem() {
   return lgfast_dynamic_smem;
 }
 
+__device__ __forceinline__ void atomic_add(uint32_t* counter, uint32_t value) { atomicAdd(counter, value); }
+
 __device__ __forceinline__ void sync_threads() { __syncthreads(); }
 __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 

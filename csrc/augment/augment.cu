@@ -1,0 +1,33 @@
+// augment and augment_plan for every element type. Compiled without contraction of a * b + c, as the CPU kernel is.
+#include <algorithm>
+
+#include "augment/augment.cuh"
+
+namespace lgfast {
+
+constexpr int kWorkspaceBlocks = 528;  // four per SM of an H100
+
+AugmentLaunch plan_augment(int64_t batch, int image_size) {
+  int device = 0, largest_smem = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&largest_smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  const int64_t num_bytes = augment_layout(image_size).num_bytes;
+  if (num_bytes <= largest_smem) return {int(batch), int(num_bytes), 0};
+  const int blocks = int(std::min<int64_t>(batch, kWorkspaceBlocks));
+  return {blocks, 0, blocks * num_bytes};
+}
+
+const char* launch_augment_plan(const AugmentPlanParams& params, void* stream) {
+  return launch_augment_plan_kernel(params, stream);
+}
+
+const char* launch_augment(const AugmentParams& params, AugmentDtype dtype, const AugmentLaunch& plan, void* workspace,
+                           void* stream) {
+  switch (dtype) {
+    case AugmentDtype::kFloat: return launch_augment_kernel<float>(params, plan, kAugmentThreads, workspace, stream);
+    case AugmentDtype::kBFloat16: return launch_augment_kernel<bf16>(params, plan, kAugmentThreads, workspace, stream);
+    default: return launch_augment_kernel<fp16>(params, plan, kAugmentThreads, workspace, stream);
+  }
+}
+
+}  // namespace lgfast

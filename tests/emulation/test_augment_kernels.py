@@ -1,0 +1,94 @@
+"""The CUDA kernels of augment and augment_plan in the host emulation: the bytes of the CPU kernels."""
+
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from lgfast.ops.augment import augment, augment_plan, eval_plan
+from lgfast.ops.augment_spec import ERASE_MODES, INTERPOLATIONS, RAND_AUGMENT_OPS, AugmentSpec
+from tests.emulation.build import build
+from tests.ops.real_images import pack, photographs, small_images
+
+COUNTER = torch.tensor([11, 4])
+
+
+@pytest.fixture(scope="module")
+def driver():
+    return build("augment_driver", [Path(__file__).with_name("augment_driver.cpp")])
+
+
+def run(driver, folder, stored, plan, spec, dtype=torch.float32, threads=64, workspace_blocks=0, seeds=2):
+    """Emulated (images, teacher_images, recipe plan) of all stored images."""
+    batch, half = len(plan), dtype == torch.bfloat16
+    request = struct.pack(
+        "13q", len(stored[0]), len(stored[1]), batch, plan.shape[1], spec.image_size, spec.teacher_size,
+        INTERPOLATIONS.index(spec.resample), ERASE_MODES.index(spec.erase_mode), threads, workspace_blocks or batch,
+        workspace_blocks > 0, half, seeds,
+    )  # fmt: skip
+    for tensor in (*stored, torch.arange(batch), plan, COUNTER):
+        request += tensor.contiguous().numpy().tobytes()
+    (folder / "request").write_bytes(request)
+    result = subprocess.run([str(driver), "request", "result"], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    data = bytearray((folder / "result").read_bytes())
+    shapes = [(batch, 3, size, size) for size in (spec.image_size, spec.teacher_size)]
+    counts = [torch.Size(shape).numel() for shape in shapes]
+    views = torch.frombuffer(data, dtype=dtype, count=sum(counts)).split(counts)
+    drawn = torch.frombuffer(data, dtype=torch.float64, offset=sum(counts) * dtype.itemsize)
+    return *(view.view(shape) for view, shape in zip(views, shapes, strict=True)), drawn.view(batch, -1)
+
+
+def assert_equals_cpu(driver, folder, stored, plan, spec, **options):
+    images, teacher_images, drawn = run(driver, folder, stored, plan, spec, **options)
+    indices, dtype = torch.arange(len(plan)), options.get("dtype", torch.float32)
+    expected, expected_teacher = augment(*stored, indices, plan, spec, dtype)
+    assert torch.equal(images, expected)
+    assert torch.equal(teacher_images, expected_teacher)
+    recipe = AugmentSpec(image_size=spec.image_size, teacher_size=0)
+    assert torch.equal(drawn, augment_plan(recipe, stored[2][: len(plan)], indices, COUNTER))
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_every_operation_equals_the_cpu(driver, tmp_path, interpolation):
+    spec = AugmentSpec(image_size=22, teacher_size=5, interpolation=interpolation)
+    stored = pack(small_images(len(RAND_AUGMENT_OPS)))
+    plan = eval_plan(spec, stored[2])
+    plan[:, -4] = torch.arange(15)
+    plan[:, -3] = torch.tensor([0, 0, 0, 27.0, 1, 26, 99, 1.8, 0.2, 1.7, 1.8, 0.27, -0.25, 0.4, -0.3])
+    plan[:, -2] = torch.arange(15).flip(0)
+    plan[:, -1] = plan[:, -3].flip(0)
+    assert_equals_cpu(driver, tmp_path, stored, plan, spec)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ({"image_size": 24, "teacher_size": 8}, {"dtype": torch.bfloat16}),
+        ({"image_size": 33, "teacher_size": 4, "erase_prob": 1.0}, {"threads": 96}),
+        ({"image_size": 16, "teacher_size": 16, "erase_prob": 1.0, "erase_mode": "rand"}, {"workspace_blocks": 2}),
+        ({"image_size": 19, "teacher_size": 3, "weak": True}, {}),
+    ],
+    ids=["bf16", "erased, odd size", "in global memory", "weak"],
+)
+def test_random_views_equal_the_cpu(driver, tmp_path, arguments, options):
+    spec, stored = AugmentSpec(**arguments), pack(small_images(12))
+    plan = augment_plan(spec, stored[2], torch.arange(12), COUNTER)
+    assert_equals_cpu(driver, tmp_path, stored, plan, spec, **options)
+
+
+def test_large_ragged_photographs_equal_the_cpu(driver, tmp_path):
+    photo = photographs()[0]
+    spec = AugmentSpec(image_size=12, teacher_size=3)
+    stored = pack([photo[:, :90], photo[:50, 100:160], photo[200:240]])
+    assert_equals_cpu(driver, tmp_path, stored, eval_plan(spec, stored[2]), spec, seeds=1)
+
+
+def test_crop_beyond_the_limit_gives_nan(driver, tmp_path):
+    spec = AugmentSpec(image_size=1, teacher_size=1).for_evaluation()
+    stored = torch.zeros(3 * 40_000, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), torch.tensor([[40_000, 1]])
+    stored = (*stored[:2], stored[2].int())
+    images, teacher_images, _ = run(driver, tmp_path, stored, eval_plan(spec, stored[2]), spec)
+    assert images.isnan().all() and teacher_images.isnan().all()
