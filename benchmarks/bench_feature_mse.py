@@ -52,7 +52,8 @@ def check(call: Callable, student, teacher) -> None:
     exact = [maps.detach().double().requires_grad_() for maps in student]
     truth = composed(exact, [maps.double() for maps in teacher])
     loss = call(student, teacher)
-    bound = 4 * torch.finfo(student[0].dtype).eps  # resizing, difference, rounding of the result
+    # resizing, difference, rounding of the result; float32 positions up to 56 make weights err by as many roundings
+    bound = 4 * torch.finfo(student[0].dtype).eps + 64 * torch.finfo(torch.float32).eps
     torch.testing.assert_close(loss.double(), truth, rtol=bound, atol=0, check_dtype=False)
     for grad, true in zip(torch.autograd.grad(loss, student), torch.autograd.grad(truth, exact), strict=True):
         torch.testing.assert_close(grad.double(), true, rtol=bound, atol=2 * bound * true.abs().max().item())
@@ -97,6 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
+    torch.zeros(7 * 2**20)  # a freed 28 MiB block: malloc then keeps memory between calls, as in any training process
     rows = []
     for model in options.models.split(","):
         for dtype in options.dtypes.split(","):

@@ -23,4 +23,21 @@ LGFAST_HOST_DEVICE Tap<Acc> bilinear_tap(int x, int in, int out) {
   return {low, low + 1, source - static_cast<Acc>(low)};
 }
 
+// What input position i contributes to the output position of this tap.
+template <typename Acc>
+LGFAST_HOST_DEVICE Acc tap_weight(const Tap<Acc>& tap, int i) {
+  return (tap.low == i ? Acc(1) - tap.weight : Acc(0)) + (tap.high == i ? tap.weight : Acc(0));
+}
+
+// Output positions [begin, end) that can read input position i: those whose source lies in [i - 1, i + 1].
+struct TapRange {
+  int begin, end;
+};
+LGFAST_HOST_DEVICE TapRange tap_range(int i, int in, int out) {
+  if (in == out) return {i, i + 1};
+  const int low = (2 * i - 1) * out - in, high = (2 * i + 3) * out - in;  // source positions, times 2 * in
+  const int end = high / (2 * in) + 1;
+  return {low > 0 ? (low + 2 * in - 1) / (2 * in) : 0, end < out ? end : out};
+}
+
 }  // namespace lgfast

@@ -30,23 +30,6 @@ __device__ Acc bilinear_read(const T* __restrict__ map,  // [h, w, C] of one ima
   return a * (Acc(1) - ty.weight) + blend_x(high) * ty.weight;
 }
 
-// What input position i contributes to the output position of this tap.
-template <typename Acc>
-__device__ Acc tap_weight(const Tap<Acc>& tap, int i) {
-  return (tap.low == i ? Acc(1) - tap.weight : Acc(0)) + (tap.high == i ? tap.weight : Acc(0));
-}
-
-// Output positions [begin, end) that can read input position i: those whose source lies in [i - 1, i + 1].
-struct TapRange {
-  int begin, end;
-};
-__device__ inline TapRange tap_range(int i, int in, int out) {
-  if (in == out) return {i, i + 1};
-  const int low = (2 * i - 1) * out - in, high = (2 * i + 3) * out - in;  // source positions, times 2 * in
-  const int end = high / (2 * in) + 1;
-  return {low > 0 ? (low + 2 * in - 1) / (2 * in) : 0, end < out ? end : out};
-}
-
 template <typename Acc>
 __device__ void fill_taps(Tap<Acc>* taps, int in, int out) {
   for (int x = thread_index(); x < out; x += kFeatureMseThreads) taps[x] = bilinear_tap<Acc>(x, in, out);

@@ -63,14 +63,8 @@ class WideMap {
   }
 
   // One row of a wide gradient, [grid_w, C], into the map's gradient, [w, C], times scale.
-  void store_grad_row(const Acc* wide, Acc scale, T* out) {
-    const Acc* row = wide;
-    if (w_ != grid_w_) {
-      std::fill(converted_.begin(), converted_.end(), Acc(0));
-      reduce_columns(wide, converted_.data(), column_taps_.data(), grid_w_, channels_);
-      row = converted_.data();
-    }
-    for (int i = 0; i < w_ * channels_; ++i) out[i] = Accumulate<T>::store(row[i] * scale);
+  void store_grad_row(const Acc* wide, Acc scale, T* out) const {
+    reduce_columns(wide, out, column_taps_.data(), grid_w_, w_, channels_, scale);
   }
 
  private:
