@@ -8,7 +8,7 @@
 //   - threads of a block leave the kernel together: no early return of some of them before a later collective.
 //
 // Indices       thread_index() block_size() lane_index() warp_index() num_warps() block_index() block_index_y()
-//               grid_size() grid_size_y()
+//               block_index_z() grid_size() grid_size_y() grid_size_z()
 // Memory        dynamic_smem() -> unsigned char*, 128-byte aligned; atomic_add(counter, value), uint32_t
 // Barriers      sync_threads() sync_warp()
 // Warp          shfl(value, lane) shfl_xor(value, mask) shfl_down(value, delta) any_lane(predicate); 4-byte types
@@ -17,7 +17,7 @@
 // Matrices      ldmatrix_x4(r, row) ldmatrix_x4_trans(r, row): four 8x8 matrices of 16-bit values; lane i names the
 //               16-byte row i % 8 of matrix i / 8. mma_m16n8k16<T>(acc, a, b0, b1): T is bf16 or fp16, float32 sums
 // Arithmetic    fast_exp2(x) fast_log2(x): the hardware's approximations
-// Launch        launch(kernel, Grid{x, y}, block, smem_bytes, stream, args...) -> nullptr or the error's text
+// Launch        launch(kernel, Grid{x, y, z}, block, smem_bytes, stream, args...) -> nullptr or the error's text
 #pragma once
 
 #include "float16.h"
@@ -27,6 +27,7 @@ namespace lgfast {
 struct Grid {
   int x = 1;
   int y = 1;
+  int z = 1;
 };
 
 constexpr int kWarpSize = 32;

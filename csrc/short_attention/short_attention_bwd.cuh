@@ -28,7 +28,7 @@ struct ShortAttentionBwdTraits {
   static constexpr int kKeys = bwd_keys_per_warp(kHeadDim);
   static constexpr int kRowTiles = kRows / kTileRows;
   static constexpr int kKeyTiles = kKeys / kTileRows;
-  static constexpr int kMinBlocks = kHeadDim == 32 ? 3 : 2;
+  static constexpr int kMinBlocks = 2;
 };
 
 // What a block knows of its head: where things lie in shared memory.
@@ -45,12 +45,6 @@ struct BwdBlock {
 };
 
 
-template <typename T, int kHeadDim, int kTiles>
-__device__ __forceinline__ void load_operands(uint32_t (&a)[kTiles][kHeadDim / 16][4], SmemTile<T, kHeadDim> tile) {
-#pragma unroll
-  for (int r = 0; r < kTiles; ++r) load_a<T, kHeadDim>(a[r], tile.below(r * kTileRows));
-}
-
 // dq of one warp's queries += its share from the keys now in shared memory.
 template <typename Traits, int kTiles>
 __device__ __forceinline__ void add_dq(float (&dq)[kTiles][Traits::kD / 8][4],
@@ -58,9 +52,9 @@ __device__ __forceinline__ void add_dq(float (&dq)[kTiles][Traits::kD / 8][4],
                                        const float* delta, int keys_here) {
   using T = typename Traits::Element;
   constexpr int kD = Traits::kD;
-  uint32_t q[kTiles][kD / 16][4], dout[kTiles][kD / 16][4];
-  load_operands(q, block.queries.below(row));
-  load_operands(dout, block.douts.below(row));
+  uint32_t q[kD / 16][kTiles][4], dout[kD / 16][kTiles][4];
+  load_a(q, block.queries.below(row));
+  load_a(dout, block.douts.below(row));
   float row_lse[kTiles][2], row_delta[kTiles][2];
 #pragma unroll
   for (int i = 0; i < 2 * kTiles; ++i) {
@@ -71,8 +65,8 @@ __device__ __forceinline__ void add_dq(float (&dq)[kTiles][Traits::kD / 8][4],
   for (int key = 0; key < keys_here; key += kTileRows) {
     float p[kTiles][2][4] = {}, ds[kTiles][2][4] = {};
     uint32_t a[kTiles][4];
-    multiply_abt<T, kD, kTiles>(p, q, block.keys.below(key));
-    multiply_abt<T, kD, kTiles>(ds, dout, block.values.below(key));
+    multiply_abt(p, q, block.keys.below(key));
+    multiply_abt(ds, dout, block.values.below(key));
 #pragma unroll
     for (int r = 0; r < kTiles; ++r) {
 #pragma unroll
@@ -85,7 +79,7 @@ __device__ __forceinline__ void add_dq(float (&dq)[kTiles][Traits::kD / 8][4],
       }
       pack_a<T>(a[r], ds[r]);
     }
-    multiply_ab<T, kD, kTiles>(dq, a, block.keys.below(key));
+    multiply_ab(dq, a, block.keys.below(key));
   }
 }
 
@@ -97,15 +91,15 @@ __device__ __forceinline__ void add_dk_dv(float (&dk)[Traits::kKeyTiles][Traits:
                                           const float* delta, int queries_here, int part, int parts) {
   using T = typename Traits::Element;
   constexpr int kD = Traits::kD, kTiles = Traits::kKeyTiles;
-  uint32_t k[kTiles][kD / 16][4], v[kTiles][kD / 16][4];
-  load_operands(k, block.keys.below(key));
-  load_operands(v, block.values.below(key));
+  uint32_t k[kD / 16][kTiles][4], v[kD / 16][kTiles][4];
+  load_a(k, block.keys.below(key));
+  load_a(v, block.values.below(key));
 #pragma unroll 1
   for (int row = part * kTileRows; row < queries_here; row += parts * kTileRows) {
     float p[kTiles][2][4] = {}, ds[kTiles][2][4] = {};  // [key][query]
     uint32_t a[kTiles][4];
-    multiply_abt<T, kD, kTiles>(p, k, block.queries.below(row));
-    multiply_abt<T, kD, kTiles>(ds, v, block.douts.below(row));
+    multiply_abt(p, k, block.queries.below(row));
+    multiply_abt(ds, v, block.douts.below(row));
 #pragma unroll
     for (int column = 0; column < 4; ++column) {
       const int j = column / 2, query = row + 8 * j + 2 * (lane_index() % 4) + column % 2;
@@ -120,10 +114,10 @@ __device__ __forceinline__ void add_dk_dv(float (&dk)[Traits::kKeyTiles][Traits:
     }
 #pragma unroll
     for (int r = 0; r < kTiles; ++r) pack_a<T>(a[r], p[r]);
-    multiply_ab<T, kD, kTiles>(dv, a, block.douts.below(row));
+    multiply_ab(dv, a, block.douts.below(row));
 #pragma unroll
     for (int r = 0; r < kTiles; ++r) pack_a<T>(a[r], ds[r]);
-    multiply_ab<T, kD, kTiles>(dk, a, block.queries.below(row));
+    multiply_ab(dk, a, block.queries.below(row));
   }
 }
 
@@ -331,12 +325,12 @@ __global__ void __launch_bounds__(Traits::kWarps * kWarpSize, Traits::kMinBlocks
   block.values = block.keys.below(key_rows);
   block.queries = block.values.below(key_rows);
   block.douts = block.queries.below(query_rows);
-  block.lse_log2 = reinterpret_cast<float*>(block.douts.below(query_rows).data);
+  block.lse_log2 = reinterpret_cast<float*>(block.douts.below(query_rows).at(0, 0));
   block.delta = block.lse_log2 + stats;
   block.bias = params.dbias != nullptr ? block.delta + stats : nullptr;
   block.scratch = block.delta + stats + (params.dbias != nullptr ? Traits::kWarps * 3 * Traits::kD : 0);
-  block.b = block_index() / params.heads;
-  block.h = block_index() % params.heads;
+  block.b = block_index();
+  block.h = block_index_y();
   block.key_rows = key_rows;
   block.query_rows = query_rows;
   block.scale_log2 = params.softmax_scale * kLog2E;
@@ -367,7 +361,7 @@ const char* launch_short_attention_bwd(const ShortAttentionBwdParams& params, vo
   using Traits = ShortAttentionBwdTraits<T, kHeadDim>;
   const auto plan =
       plan_short_attention_bwd(params.num_queries, params.num_keys, kHeadDim, params.dbias != nullptr);
-  return launch(short_attention_bwd_kernel<Traits>, Grid{params.batch * params.heads, 1}, plan.warps * kWarpSize,
+  return launch(short_attention_bwd_kernel<Traits>, Grid{params.batch, params.heads}, plan.warps * kWarpSize,
                 plan.smem_bytes, stream, params, plan.key_rows, plan.query_rows);
 }
 

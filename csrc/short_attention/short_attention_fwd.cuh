@@ -21,16 +21,16 @@ struct ShortAttentionFwdTraits {
   static constexpr bool kIsFullRow = kFullRow;
   static constexpr int kRowTiles = kFullRow ? 1 : 2;
   static constexpr int kRows = kRowTiles * kTileRows;
-  static constexpr int kSlabKeys = kFullRow ? kFullRowKeys : 32;
+  static constexpr int kSlabKeys = kFullRow ? kFullRowKeys : kFwdSlabKeys;
   static constexpr int kSlabTiles = kSlabKeys / kTileRows;
-  static constexpr int kMaxThreads = kFullRow || kHeadDim == 64 ? 128 : 192;
-  static constexpr int kMinBlocks = kFullRow ? 3 : 2;
+  static constexpr int kMaxThreads = fwd_max_warps(kFullRow, kHeadDim) * kWarpSize;
+  static constexpr int kMinBlocks = kFullRow && kHeadDim == 32 ? 3 : 2;
 };
 
 // The running state of one warp's rows: maximum and sum of the scores, unnormalised output.
 template <typename Traits>
 struct FwdRows {
-  float maximum[Traits::kRowTiles][2];  // of the unscaled scores; rows g and g + 8
+  float maximum[Traits::kRowTiles][2];  // of the scores in units of log2; rows g and g + 8
   float sum[Traits::kRowTiles][2];      // this lane's share until reduced over its quad
   float out[Traits::kRowTiles][Traits::kD / 8][4];
 
@@ -53,7 +53,8 @@ struct FwdRows {
 
 // The slab of keys at the start of the tiles; `keys_left` of them exist.
 template <typename Traits, bool kTail>
-__device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows, const uint32_t (&q)[Traits::kRowTiles][Traits::kD / 16][4],
+__device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows,
+                                         const uint32_t (&q)[Traits::kD / 16][Traits::kRowTiles][4],
                                          SmemTile<typename Traits::Element, Traits::kD> keys,
                                          SmemTile<typename Traits::Element, Traits::kD> values, int keys_left,
                                          float scale_log2) {
@@ -61,19 +62,20 @@ __device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows, const uint32_t (
   constexpr int kRowTiles = Traits::kRowTiles, kSlabTiles = Traits::kSlabTiles;
   // The full row takes all its tiles: their number is what the kernel was chosen by.
   const int tiles = kTail && !Traits::kIsFullRow ? ceil_div(keys_left, kTileRows) : kSlabTiles;
-  float scores[kSlabTiles][kRowTiles][2][4];
+  float scores[kSlabTiles][kRowTiles][2][4] = {};
+#pragma unroll
+  for (int step = 0; step < Traits::kD / 16; ++step) {
+#pragma unroll
+    for (int t = 0; t < kSlabTiles; ++t) {
+      if (t < tiles) multiply_abt_step(scores[t], q[step], keys.below(t * kTileRows), step);
+    }
+  }
   float maximum[kRowTiles][2];
 #pragma unroll
-  for (int r = 0; r < kRowTiles; ++r) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) maximum[r][half] = rows.maximum[r][half];
-  }
+  for (int i = 0; i < kRowTiles * 2; ++i) maximum[i / 2][i % 2] = negative_infinity();
 #pragma unroll
   for (int t = 0; t < kSlabTiles; ++t) {
     if (t >= tiles) continue;
-#pragma unroll
-    for (int i = 0; i < kRowTiles * 8; ++i) scores[t][i / 8][i / 4 % 2][i % 4] = 0.0f;
-    multiply_abt<T, Traits::kD, kRowTiles>(scores[t], q, keys.below(t * kTileRows));
 #pragma unroll
     for (int i = 0; i < kRowTiles * 8; ++i) {
       float& score = scores[t][i / 8][i / 4 % 2][i % 4];
@@ -85,16 +87,15 @@ __device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows, const uint32_t (
       row_maximum = fmaxf(row_maximum, score);
     }
   }
-  float offset[kRowTiles][2];
 #pragma unroll
   for (int i = 0; i < kRowTiles * 2; ++i) {
     const int r = i / 2, half = i % 2;
     float value = maximum[r][half];
     value = fmaxf(value, shfl_xor(value, 1));
-    value = fmaxf(value, shfl_xor(value, 2));
-    offset[r][half] = value * scale_log2;
+    value = fmaxf(value, shfl_xor(value, 2)) * scale_log2;
     if constexpr (!Traits::kIsFullRow) {
-      const float factor = fast_exp2(rows.maximum[r][half] * scale_log2 - offset[r][half]);
+      value = fmaxf(value, rows.maximum[r][half]);
+      const float factor = fast_exp2(rows.maximum[r][half] - value);
       rows.sum[r][half] *= factor;
 #pragma unroll
       for (int j = 0; j < Traits::kD / 8; ++j) {
@@ -112,18 +113,18 @@ __device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows, const uint32_t (
     for (int i = 0; i < kRowTiles * 8; ++i) {
       const int r = i / 8, half = i / 2 % 2;
       float& score = scores[t][r][i / 4 % 2][i % 4];
-      score = fast_exp2(score * scale_log2 - offset[r][half]);
+      score = fast_exp2(score * scale_log2 - rows.maximum[r][half]);
       rows.sum[r][half] += score;
     }
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) pack_a<T>(p[r], scores[t][r]);
-    multiply_ab<T, Traits::kD, kRowTiles>(rows.out, p, values.below(t * kTileRows));
+    multiply_ab(rows.out, p, values.below(t * kTileRows));
   }
 }
 
 template <typename Traits>
 __device__ __forceinline__ void store_out(const FwdRows<Traits>& rows, const ShortAttentionFwdParams& params, int b,
-                                          int h, int first, float scale_log2) {
+                                          int h, int first) {
   using T = typename Traits::Element;
   T* out = head_rows<T>(params.out, b, h);
   float* lse = params.lse + (int64_t(b) * params.heads + h) * params.num_queries;
@@ -138,7 +139,7 @@ __device__ __forceinline__ void store_out(const FwdRows<Traits>& rows, const Sho
       inverse[half] = 1.0f / sum;
       const int row = first + r * kTileRows + 8 * half + lane_index() / 4;
       if (lane_index() % 4 == 0 && row < params.num_queries) {
-        lse[row] = (rows.maximum[r][half] * scale_log2 + fast_log2(sum)) * kLn2;
+        lse[row] = (rows.maximum[r][half] + fast_log2(sum)) * kLn2;
       }
     }
     store_rows<T, Traits::kD>(out, params.out.token_stride, rows.out[r], inverse[0], inverse[1],
@@ -148,20 +149,20 @@ __device__ __forceinline__ void store_out(const FwdRows<Traits>& rows, const Sho
 
 template <typename Traits>
 __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
-    short_attention_fwd_kernel(const ShortAttentionFwdParams params, const int key_rows) {
+    short_attention_fwd_kernel(const ShortAttentionFwdParams params, const int plan_key_rows) {
   using T = typename Traits::Element;
   using Tile = SmemTile<T, Traits::kD>;
   constexpr int kRows = Traits::kRows;
-  const int b = block_index() / params.heads, h = block_index() % params.heads;
+  const int key_rows = Traits::kIsFullRow ? kFullRowKeys : plan_key_rows;
+  const int b = block_index(), h = block_index_y();
   const int warp = warp_index();
   const float scale_log2 = params.softmax_scale * kLog2E;
 
-  T* smem = reinterpret_cast<T*>(dynamic_smem());
-  const Tile keys{smem}, values{smem + key_rows * Tile::kRowElements};
-  const Tile queries{smem + (2 * key_rows + warp * kRows) * Tile::kRowElements};  // this warp's
+  const Tile keys{reinterpret_cast<T*>(dynamic_smem())};
+  const Tile values = keys.below(key_rows), queries = values.below(key_rows + warp * kRows);  // queries: this warp's
 
   const int chunks = Traits::kIsFullRow ? 1 : ceil_div(params.num_keys, key_rows);
-  const int first_base = block_index_y() * num_warps() * kRows, step = grid_size_y() * num_warps() * kRows;
+  const int first_base = block_index_z() * num_warps() * kRows, step = grid_size_z() * num_warps() * kRows;
   const auto load_queries = [&](int first) {
     load_rows_async(queries, head_rows<T>(params.q, b, h), params.q.token_stride, first, kRows, params.num_queries,
                     lane_index(), kWarpSize);
@@ -179,12 +180,12 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
   cp_async_commit();
   cp_async_wait<0>();
   sync_threads();
-  #pragma unroll 1
+#pragma unroll 1
   for (int base = first_base; base < params.num_queries; base += step) {  // the same rounds for all warps
     const int first = base + warp * kRows;
     const bool has_rows = first < params.num_queries;
     FwdRows<Traits> rows;
-    uint32_t q[Traits::kRowTiles][Traits::kD / 16][4];
+    uint32_t q[Traits::kD / 16][Traits::kRowTiles][4];
     for (int chunk = 0; chunk < chunks; ++chunk) {
       if (chunks > 1 && (chunk > 0 || base > first_base)) {
         sync_threads();  // everyone is done with the keys before
@@ -197,33 +198,28 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
       if (chunk == 0) {
         cp_async_wait<0>();
         sync_warp();  // the other lanes' copies of the queries
-#pragma unroll
-        for (int r = 0; r < Traits::kRowTiles; ++r) load_a<T, Traits::kD>(q[r], queries.below(r * kTileRows));
+        load_a(q, queries);
         sync_warp();
         if (first + step < params.num_queries) load_queries(first + step);
         cp_async_commit();
       }
       const int keys_here = smaller(params.num_keys - chunk * key_rows, key_rows);
-      if constexpr (Traits::kIsFullRow) {
-        fwd_slab<Traits, true>(rows, q, keys, values, keys_here, scale_log2);
-      } else {
-        int slab = 0;
-        for (; slab + Traits::kSlabKeys <= keys_here; slab += Traits::kSlabKeys) {
-          fwd_slab<Traits, false>(rows, q, keys.below(slab), values.below(slab), Traits::kSlabKeys, scale_log2);
-        }
-        if (slab < keys_here) {
-          fwd_slab<Traits, true>(rows, q, keys.below(slab), values.below(slab), keys_here - slab, scale_log2);
-        }
+      int slab = 0;
+      for (; !Traits::kIsFullRow && slab + Traits::kSlabKeys <= keys_here; slab += Traits::kSlabKeys) {
+        fwd_slab<Traits, false>(rows, q, keys.below(slab), values.below(slab), Traits::kSlabKeys, scale_log2);
+      }
+      if (Traits::kIsFullRow || slab < keys_here) {
+        fwd_slab<Traits, true>(rows, q, keys.below(slab), values.below(slab), keys_here - slab, scale_log2);
       }
     }
-    if (has_rows) store_out<Traits>(rows, params, b, h, first, scale_log2);
+    if (has_rows) store_out<Traits>(rows, params, b, h, first);
   }
   cp_async_wait<0>();
 }
 
 template <typename Traits>
 const char* launch_fwd(const ShortAttentionFwdParams& params, const ShortAttentionFwdPlan& plan, void* stream) {
-  const Grid grid{params.batch * params.heads, plan.query_splits};
+  const Grid grid{params.batch, params.heads, plan.query_splits};
   return launch(short_attention_fwd_kernel<Traits>, grid, plan.warps * kWarpSize, plan.smem_bytes, stream, params,
                 plan.key_rows);
 }

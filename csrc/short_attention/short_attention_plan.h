@@ -29,32 +29,36 @@ struct ShortAttentionFwdPlan {
   int rows_per_warp;  // queries one warp holds at a time
   int key_rows;       // keys in shared memory at a time; all of them where they fit
   int query_splits;   // blocks that share one (batch, head)
-  int smem_bytes;     // K, V, and two buffers of queries a warp
+  int smem_bytes;     // K, V, and a buffer of queries a warp
 };
 
 constexpr bool uses_full_row(int num_keys) { return num_keys > kFullRowKeys - kTileRows && num_keys <= kFullRowKeys; }
 
+constexpr int kFwdSlabKeys = 32;
+// What the kernels are compiled for (__launch_bounds__): registers allow 8 warps a multiprocessor, 12 with D = 32.
+constexpr int fwd_max_warps(bool full_row, int head_dim) { return !full_row && head_dim == 32 ? 6 : 4; }
+
 inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_queries, int num_keys, int head_dim) {
-  constexpr int kSlabKeys = 64;
   constexpr int kBlocksAtOnce = 2 * 132;  // an H200 has 132 multiprocessors
+  constexpr int kMostKeyBytes = 96 * 1024;
   const int row_bytes = smem_row_bytes(head_dim);
   ShortAttentionFwdPlan plan{};
   plan.full_row = uses_full_row(num_keys);
   plan.rows_per_warp = plan.full_row ? kTileRows : 2 * kTileRows;
+  plan.warps = 4;
   if (plan.full_row) {
-    plan.warps = 4;  // three blocks on a multiprocessor at 168 registers; 13 row tiles of N = 197 in four rounds
     plan.key_rows = kFullRowKeys;
   } else {
-    const int most_rows = 96 * 1024 / (2 * row_bytes) / kSlabKeys * kSlabKeys;
     const int padded = round_up(num_keys, kTileRows);
-    const int chunks = ceil_div(padded, most_rows);
-    plan.key_rows = chunks == 1 ? padded : round_up(ceil_div(padded, chunks), kSlabKeys);
-    plan.warps = 2 * plan.key_rows * row_bytes > 48 * 1024 ? 8 : 4;
+    const int chunks = ceil_div(padded, kMostKeyBytes / (2 * row_bytes) / kFwdSlabKeys * kFwdSlabKeys);
+    plan.key_rows = chunks == 1 ? padded : round_up(ceil_div(padded, chunks), kFwdSlabKeys);
+    // Keys that leave room for two blocks only: more warps in each.
+    if (2 * plan.key_rows * row_bytes > kMostKeyBytes / 2) plan.warps = fwd_max_warps(false, head_dim);
   }
   const int rounds = ceil_div(num_queries, plan.warps * plan.rows_per_warp);
   const int blocks_wanted = num_keys <= kFewKeys ? 2 * kBlocksAtOnce : kBlocksAtOnce;
   plan.query_splits = std::clamp(blocks_wanted / std::max(batch_heads, 1), 1, std::max(rounds, 1));
-  plan.smem_bytes = 2 * row_bytes * (plan.key_rows + plan.warps * plan.rows_per_warp);
+  plan.smem_bytes = row_bytes * (2 * plan.key_rows + plan.warps * plan.rows_per_warp);
   return plan;
 }
 

@@ -22,18 +22,21 @@ __device__ __forceinline__ float negative_infinity() { return float_from_bits(0x
 template <typename T, int kHeadDim>
 struct SmemTile {
   static_assert(kHeadDim == 32 || kHeadDim == 48 || kHeadDim == 64, "swizzle is written for these widths");
-  static constexpr int kChunks = kHeadDim / 8;
-  static constexpr int kRowElements = smem_row_bytes(kHeadDim) / 2;
-  T* data;
+  static constexpr int kRowBytes = smem_row_bytes(kHeadDim);
+  static constexpr int kRowElements = kRowBytes / 2;
+  T* data;        // 128-byte aligned
+  int first = 0;  // the row the tile begins at, a multiple of 8
 
-  __device__ __forceinline__ T* at(int row, int chunk) const {
+  // Chunk `chunk + step` of a row; step is even and chunk is 0 or 1, unless step is 0.
+  __device__ __forceinline__ T* at(int row, int chunk, int step = 0) const {
     if constexpr (kHeadDim == 64) chunk ^= row & 7;
     if constexpr (kHeadDim == 32) chunk ^= (row >> 1) & 3;
-    return data + row * kRowElements + 8 * chunk;
+    const int in_row = 8 * (kHeadDim == 48 ? chunk + step : chunk ^ step);
+    return data + first * kRowElements + row * kRowElements + in_row;
   }
 
-  // The tile that begins at `row`, a multiple of 8: addresses inside it depend on the lane only.
-  __device__ __forceinline__ SmemTile below(int row) const { return {data + row * kRowElements}; }
+  // The tile that begins `rows` further down; a multiple of 8.
+  __device__ __forceinline__ SmemTile below(int rows) const { return {data, first + rows}; }
 };
 
 template <typename T, typename Pointer>
@@ -58,29 +61,40 @@ __device__ __forceinline__ void load_rows_async(SmemTile<T, kHeadDim> tile, cons
   }
 }
 
-// A operand: the first 16 rows of a tile, all of D.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void load_a(uint32_t (&a)[kHeadDim / 16][4], SmemTile<T, kHeadDim> tile) {
+// A operand: the first 16 kRows rows of a tile, columns [16 step, 16 step + 16) of D.
+template <typename T, int kHeadDim, int kRows>
+__device__ __forceinline__ void load_a(uint32_t (&a)[kRows][4], SmemTile<T, kHeadDim> tile, int step) {
   const int lane = lane_index();
 #pragma unroll
-  for (int k = 0; k < kHeadDim / 16; ++k) ldmatrix_x4(a[k], tile.at(lane % 16, 2 * k + lane / 16));
+  for (int r = 0; r < kRows; ++r) ldmatrix_x4(a[r], tile.below(r * kTileRows).at(lane % 16, lane / 16, 2 * step));
 }
 
-// acc[r] += a[r] * (first 16 rows)^T, summed over D: 16 x 16 scores for each of kRows row tiles.
 template <typename T, int kHeadDim, int kRows>
-__device__ __forceinline__ void multiply_abt(float (&acc)[kRows][2][4], const uint32_t (&a)[kRows][kHeadDim / 16][4],
-                                             SmemTile<T, kHeadDim> tile) {
+__device__ __forceinline__ void load_a(uint32_t (&a)[kHeadDim / 16][kRows][4], SmemTile<T, kHeadDim> tile) {
+#pragma unroll
+  for (int step = 0; step < kHeadDim / 16; ++step) load_a(a[step], tile, step);
+}
+
+// acc[r] += a[r] * (first 16 rows)^T over columns [16 step, 16 step + 16) of D: 16 x 16 scores for each row tile.
+template <typename T, int kHeadDim, int kRows>
+__device__ __forceinline__ void multiply_abt_step(float (&acc)[kRows][2][4], const uint32_t (&a)[kRows][4],
+                                                  SmemTile<T, kHeadDim> tile, int step) {
   const int lane = lane_index();
+  uint32_t b[4];
+  ldmatrix_x4(b, tile.at(lane % 8 + 8 * (lane / 16), lane / 8 % 2, 2 * step));
 #pragma unroll
-  for (int k = 0; k < kHeadDim / 16; ++k) {
-    uint32_t b[4];
-    ldmatrix_x4(b, tile.at(lane % 8 + 8 * (lane / 16), 2 * k + lane / 8 % 2));
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      mma_m16n8k16<T>(acc[r][0], a[r][k], b[0], b[1]);
-      mma_m16n8k16<T>(acc[r][1], a[r][k], b[2], b[3]);
-    }
+  for (int r = 0; r < kRows; ++r) {
+    mma_m16n8k16<T>(acc[r][0], a[r], b[0], b[1]);
+    mma_m16n8k16<T>(acc[r][1], a[r], b[2], b[3]);
   }
+}
+
+// The same over all of D.
+template <typename T, int kHeadDim, int kRows>
+__device__ __forceinline__ void multiply_abt(float (&acc)[kRows][2][4], const uint32_t (&a)[kHeadDim / 16][kRows][4],
+                                             SmemTile<T, kHeadDim> tile) {
+#pragma unroll
+  for (int step = 0; step < kHeadDim / 16; ++step) multiply_abt_step(acc, a[step], tile, step);
 }
 
 // acc[r] += a[r] * (first 16 rows), summed over them: 16 x D for each of kRows row tiles.
@@ -91,7 +105,7 @@ __device__ __forceinline__ void multiply_ab(float (&acc)[kRows][kHeadDim / 8][4]
 #pragma unroll
   for (int j = 0; j < kHeadDim / 8; j += 2) {
     uint32_t b[4];
-    ldmatrix_x4_trans(b, tile.at(lane % 16, j + lane / 16));
+    ldmatrix_x4_trans(b, tile.at(lane % 16, lane / 16, j));
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       mma_m16n8k16<T>(acc[r][j], a[r], b[0], b[1]);

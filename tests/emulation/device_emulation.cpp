@@ -132,7 +132,7 @@ void describe_main_stack() {
   main_fiber.stack_bottom = bottom;
 }
 
-void run_block(Grid grid, int block, int block_x, int block_y) {
+void run_block(Grid grid, int block, int index) {
   block_threads = block;
   block_waiting = finished = 0;
   warp_waiting.assign(size_t(block) / kWarpSize, 0);
@@ -142,7 +142,7 @@ void run_block(Grid grid, int block, int block_x, int block_y) {
     Thread& thread = *threads[i];
     thread.state = State::kRunnable;
     thread.group = 0;
-    thread.position = {i, block, block_x, block_y, grid.x, grid.y};
+    thread.position = {i, block, index % grid.x, index / grid.x % grid.y, index / (grid.x * grid.y), grid};
     prepare(thread.fiber, thread.stack, thread_entry);
   }
   runnable.pop_back();
@@ -157,7 +157,8 @@ void set_seed(uint64_t seed) { random_state = seed; }
 void fail(const char* format, ...) {
   std::fflush(stdout);
   if (current != nullptr) {
-    std::fprintf(stderr, "lgfast emulation: block (%d, %d): ", current->position.block_x, current->position.block_y);
+    std::fprintf(stderr, "lgfast emulation: block (%d, %d, %d): ", current->position.block_x,
+                 current->position.block_y, current->position.block_z);
   }
   va_list arguments;
   va_start(arguments, format);
@@ -278,11 +279,11 @@ template void mma<fp16>(void* const*);
 const char* launch_blocks(const std::function<void()>& kernel, Grid grid, int block, int smem_bytes) {
   if (block < kWarpSize || block > kMaxBlock || block % kWarpSize != 0) return "invalid block size";
   if (smem_bytes < 0 || smem_bytes > kMaxSmemBytes) return "invalid shared memory size";
-  if (grid.x < 1 || grid.y < 1 || grid.y > 65535) return "invalid grid";
+  if (grid.x < 1 || grid.y < 1 || grid.y > 65535 || grid.z < 1 || grid.z > 65535) return "invalid grid";
   while (threads.size() < size_t(block)) threads.push_back(std::make_unique<Thread>());
   describe_main_stack();
   body = &kernel;
-  std::vector<int> order(size_t(grid.x) * size_t(grid.y));
+  std::vector<int> order(size_t(grid.x) * size_t(grid.y) * size_t(grid.z));
   std::iota(order.begin(), order.end(), 0);
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[size_t(next_random() % i)]);
   for (const int index : order) {
@@ -291,7 +292,7 @@ const char* launch_blocks(const std::function<void()>& kernel, Grid grid, int bl
     smem_block = static_cast<unsigned char*>(memory);
     smem_block_bytes = smem_bytes;
     std::memset(smem_block, 0xff, size_t(smem_bytes));
-    run_block(grid, block, index % grid.x, index / grid.x);
+    run_block(grid, block, index);
     std::free(memory);
   }
   current = nullptr;

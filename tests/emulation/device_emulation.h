@@ -29,7 +29,8 @@ struct Site {
 };
 
 struct ThreadPosition {
-  int thread, block_size, block_x, block_y, grid_x, grid_y;
+  int thread, block_size, block_x, block_y, block_z;
+  Grid grid;
 };
 
 void set_seed(uint64_t seed);
@@ -92,8 +93,9 @@ inline int thread_index() { return emulation::position().thread; }
 inline int block_size() { return emulation::position().block_size; }
 inline int block_index() { return emulation::position().block_x; }
 inline int block_index_y() { return emulation::position().block_y; }
-inline int grid_size() { return emulation::position().grid_x; }
-inline int grid_size_y() { return emulation::position().grid_y; }
+inline int block_index_z() { return emulation::position().block_z; }
+inline int grid_size() { return emulation::position().grid.x; }
+inline int grid_size_z() { return emulation::position().grid.z; }
 
 inline unsigned char* dynamic_smem() { return emulation::smem(); }
 inline void atomic_add(uint32_t* counter, uint32_t value) { *counter += value; }  // fibers switch at collectives only

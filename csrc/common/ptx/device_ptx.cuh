@@ -9,8 +9,9 @@ __device__ __forceinline__ int thread_index() { return threadIdx.x; }
 __device__ __forceinline__ int block_size() { return blockDim.x; }
 __device__ __forceinline__ int block_index() { return blockIdx.x; }
 __device__ __forceinline__ int block_index_y() { return blockIdx.y; }
+__device__ __forceinline__ int block_index_z() { return blockIdx.z; }
 __device__ __forceinline__ int grid_size() { return gridDim.x; }
-__device__ __forceinline__ int grid_size_y() { return gridDim.y; }
+__device__ __forceinline__ int grid_size_z() { return gridDim.z; }
 
 __device__ __forceinline__ unsigned char* dynamic_smem() {
   extern __shared__ __align__(128) unsigned char lgfast_dynamic_smem[];
@@ -104,7 +105,7 @@ const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_byt
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes);
   }
   if (error == cudaSuccess) {
-    kernel<<<dim3(grid.x, grid.y), block, smem_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
+    kernel<<<dim3(grid.x, grid.y, grid.z), block, smem_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
     error = cudaGetLastError();
   }
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);

@@ -1,0 +1,216 @@
+"""short_attention against PyTorch's attention backends, at the shapes of small vision transformers.
+
+    python -m benchmarks.bench_short_attention [--providers lgfast,flash,cudnn] [--shapes deit_tiny] [--batches 256]
+
+Every provider starts from the packed projection (qkv, or q and kv) and ends with its packed gradient, so the copies
+that autograd adds count. On a GPU each mode is a CUDA graph over as many copies of the inputs as exceed twice the L2
+cache, timed by events. gb_per_s: bytes of q, k, v, out (forward) and twice that (backward), read or written once, over
+the median time. copy_share: that over the bandwidth of a device copy measured in the same run.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
+
+from benchmarks import harness
+from lgfast.ops import reference, short_attention, short_attention_qkvpacked
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+MODES = ("fwd", "bwd", "both")
+
+
+@dataclass(frozen=True)
+class Shape:
+    heads: int
+    queries: int
+    keys: int
+    head_dim: int
+
+    def num_bytes(self, batch: int, mode: str) -> int:
+        forward = batch * self.heads * self.head_dim * 2 * (2 * self.queries + 2 * self.keys)
+        return {"fwd": forward, "bwd": 2 * forward, "both": 3 * forward}[mode]
+
+
+SHAPES = {
+    "deit_tiny": Shape(3, 197, 197, 64),
+    "t2t_vit_7": Shape(4, 197, 197, 64),
+    "vit_small": Shape(6, 197, 197, 64),
+    "pit_ti": Shape(2, 730, 730, 32),
+    "pvt_v2_b0_stage1": Shape(1, 3136, 49, 32),
+    "pvt_v2_b0_stage2": Shape(2, 784, 49, 32),
+    "pvt_v2_b0_stage3": Shape(5, 196, 49, 32),
+    "pvt_v2_b0_stage4": Shape(8, 49, 49, 32),
+}
+
+
+def split(leaves: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v [B, N, H, D] of one qkv [B, N, 3, H, D], or of q [B, N, H, D] and kv [B, M, 2, H, D]."""
+    return leaves[0].unbind(2) if len(leaves) == 1 else (leaves[0], *leaves[1].unbind(2))
+
+
+def lgfast(leaves):
+    return short_attention_qkvpacked(*leaves) if len(leaves) == 1 else short_attention(*split(leaves)).flatten(2)
+
+
+def sdpa(backend: SDPBackend) -> Callable:
+    def call(leaves):
+        with sdpa_kernel(backend):
+            out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in split(leaves)))
+        return out.transpose(1, 2).flatten(2)
+
+    return call
+
+
+compiled_flex = torch.compile(flex_attention, dynamic=False)
+
+
+def flex(leaves):
+    return compiled_flex(*(x.transpose(1, 2) for x in split(leaves))).transpose(1, 2).flatten(2)
+
+
+PROVIDERS: dict[str, Callable] = {
+    "lgfast": lgfast,
+    "flash": sdpa(SDPBackend.FLASH_ATTENTION),
+    "cudnn": sdpa(SDPBackend.CUDNN_ATTENTION),
+    "efficient": sdpa(SDPBackend.EFFICIENT_ATTENTION),
+    "math": sdpa(SDPBackend.MATH),
+    "flex": flex,
+}
+
+
+def make_inputs(
+    shape: Shape, batch: int, dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Leaves and the gradient of the output [B, N, H * D]."""
+    sizes = (shape.heads, shape.head_dim)
+    if shape.queries == shape.keys:
+        leaf_sizes = [(batch, shape.queries, 3, *sizes)]
+    else:
+        leaf_sizes = [(batch, shape.queries, *sizes), (batch, shape.keys, 2, *sizes)]
+    leaves = tuple(torch.randn(size, dtype=dtype, device=device, requires_grad=True) for size in leaf_sizes)
+    return leaves, torch.randn(batch, shape.queries, shape.heads * shape.head_dim, dtype=dtype, device=device)
+
+
+def check(call: Callable, leaves, dout) -> None:
+    """Output and gradients of the first images agree with the float64 reference within the rounding of the dtype."""
+    leaves, dout = tuple(x[:2].detach().requires_grad_() for x in leaves), dout[:2]
+    exact = tuple(x.detach().double().requires_grad_() for x in leaves)
+    q, k, v = split(exact)
+    out, truth = call(leaves), reference.short_attention(q, k, v, q.shape[-1] ** -0.5)[0].flatten(2)
+    values = [out, *torch.autograd.grad(out, leaves, dout)]
+    for value, true in zip(values, [truth, *torch.autograd.grad(truth, exact, dout.double())], strict=True):
+        bound = 4 * torch.finfo(value.dtype).eps * true.abs().max().item()
+        torch.testing.assert_close(value.double(), true, rtol=0, atol=bound)
+
+
+def run_mode(call: Callable, mode: str, inputs) -> Callable[[], None]:
+    """A function without arguments that runs `mode` on every copy of the inputs."""
+    if mode == "fwd":
+
+        def forward():
+            with torch.no_grad():
+                for leaves, _ in inputs:
+                    call(leaves)
+
+        return forward
+    if mode == "both":
+        return lambda: [torch.autograd.grad(call(leaves), leaves, dout) for leaves, dout in inputs]
+    graphs = [(call(leaves), leaves, dout) for leaves, dout in inputs]
+    return lambda: [torch.autograd.grad(out, leaves, dout, retain_graph=True) for out, leaves, dout in graphs]
+
+
+def captured(make_run: Callable[[], Callable[[], None]]) -> Callable[[], None]:
+    """The replay of a CUDA graph of what `make_run` returns; autograd needs one stream for all of it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run = make_run()
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        run()
+    return graph.replay
+
+
+def copy_gb_per_s(device: torch.device) -> float:
+    source = torch.empty(2**30 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    timing = harness.time_interleaved({"copy": lambda: target.copy_(source)}, device, rounds=20)["copy"]
+    return 2 * source.numel() / timing.median_ms / 1e6
+
+
+def available(providers: list[str], name: str, inputs) -> list[str]:
+    """The providers that take the shape; the others are named with their reason."""
+    found = []
+    for provider in providers:
+        try:
+            check(PROVIDERS[provider], *inputs)
+            found.append(provider)
+        except RuntimeError as error:
+            print(f"{name} {provider}: not available: {str(error).splitlines()[0]}")
+    return found
+
+
+def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: torch.device, copy_speed, rounds: int):
+    shape = SHAPES[name]
+    is_cuda = device.type == "cuda"
+    l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size if is_cuda else 0
+    num_copies = 1 + 2 * l2_bytes // shape.num_bytes(batch, "fwd")
+    inputs = [make_inputs(shape, batch, DTYPES[dtype_name], device) for _ in range(num_copies)]
+    providers = available(providers, name, inputs[0])
+    for mode in MODES:
+        calls = {}
+        for provider in providers:
+            make_run = lambda call=PROVIDERS[provider], mode=mode: run_mode(call, mode, inputs)  # noqa: E731
+            calls[provider] = captured(make_run) if is_cuda else make_run()
+        timings = harness.time_interleaved(calls, device, rounds)
+        peers = [timing.median_ms for provider, timing in timings.items() if provider != "lgfast"]
+        for provider, timing in timings.items():
+            gb_per_s = shape.num_bytes(batch, mode) * num_copies / timing.median_ms / 1e6
+            yield {
+                "op": "short_attention",
+                "provider": provider,
+                "mode": mode,
+                "dtype": dtype_name,
+                "shape": f"{name} B={batch}",
+                **{key: value / num_copies for key, value in vars(timing).items()},
+                "gb_per_s": gb_per_s,
+                "copy_share": gb_per_s / copy_speed,
+                "times_best_peer": min(peers) / timing.median_ms if peers else None,
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--providers", default=",".join(PROVIDERS))
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--batches", default="128,256,512")
+    parser.add_argument("--dtypes", default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    copy_speed = copy_gb_per_s(device)
+    print(f"copy: {copy_speed:.0f} GB/s")
+    rows = []
+    for name in options.shapes.split(","):
+        for batch in map(int, options.batches.split(",")):
+            for dtype in options.dtypes.split(","):
+                arguments = (name, batch, dtype, options.providers.split(","), device, copy_speed, options.rounds)
+                for row in bench(*arguments):
+                    print(harness.describe(row), f"{row['copy_share']:.0%} of copy", flush=True)
+                    rows.append(row)
+    print(harness.write_rows("short_attention", rows, device))
+
+
+if __name__ == "__main__":
+    main()

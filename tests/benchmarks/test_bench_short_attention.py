@@ -1,0 +1,21 @@
+"""The attention benchmark runs end to end on the CPU, where lgfast falls back to scaled_dot_product_attention."""
+
+import torch
+
+from benchmarks.bench_short_attention import SHAPES, Shape, bench
+
+
+def test_rows_have_a_throughput_and_a_ratio_to_the_best_peer():
+    rows = list(bench("pvt_v2_b0_stage4", 1, "bfloat16", ["lgfast", "math"], torch.device("cpu"), 10.0, rounds=3))
+    assert [(row["provider"], row["mode"]) for row in rows] == [
+        (provider, mode) for mode in ("fwd", "bwd", "both") for provider in ("lgfast", "math")
+    ]
+    assert all(row["gb_per_s"] > 0 and row["copy_share"] == row["gb_per_s"] / 10 for row in rows)
+    assert all(row["times_best_peer"] == 1 for row in rows if row["provider"] == "math")
+
+
+def test_bytes_of_deit_tiny():
+    """101 KB a head forward: q, k, v read and out written once."""
+    assert SHAPES["deit_tiny"] == Shape(heads=3, queries=197, keys=197, head_dim=64)
+    assert SHAPES["deit_tiny"].num_bytes(1, "fwd") == 3 * 4 * 197 * 64 * 2
+    assert SHAPES["deit_tiny"].num_bytes(1, "both") == 3 * SHAPES["deit_tiny"].num_bytes(1, "fwd")

@@ -1,0 +1,76 @@
+"""What the compiler says of the attention kernels: no spilled registers, no local memory, shared memory that fits."""
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import lgfast
+from lgfast import _extension
+from lgfast.ops.short_attention import FEW_KEYS, HEAD_DIMS, MAX_QUERIES_FEW_KEYS, MAX_TOKENS
+
+ROOT = Path(lgfast.__file__).resolve().parents[1]
+INSTANCES = sorted((ROOT / "csrc" / "short_attention" / "instances").glob("*.cu"))
+ARCHS = {"80": "sm_80", "90a": "sm_90a", "100": "sm_100"}
+BLOCK_SMEM_BYTES = {"sm_80": 163 * 1024, "sm_90a": 227 * 1024, "sm_100": 227 * 1024}
+
+
+def resource_report(source: Path) -> list[dict]:
+    """One entry a kernel and architecture, from `ptxas -v`."""
+    targets = [f"-gencode=arch=compute_{number},code={name}" for number, name in ARCHS.items()]
+    command = ["nvcc", "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", "-Xptxas", "-v", *targets, "-c", str(source)]
+    run = subprocess.run([*command, "-o", os.devnull], capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stderr
+    pattern = re.compile(
+        r"Compiling entry function '(?P<kernel>\w+)' for '(?P<arch>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
+        r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers"
+        r"(?P<rest>[^\n]*)",
+        flags=re.DOTALL,
+    )
+    return [match.groupdict() for match in pattern.finditer(run.stderr)]
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_kernels_fit_in_registers_on_every_architecture():
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reports = dict(zip((source.stem for source in INSTANCES), pool.map(resource_report, INSTANCES), strict=True))
+    assert len(reports) == 2 * 2 * len(HEAD_DIMS)  # forward and backward, bf16 and fp16
+    for name, report in reports.items():
+        kernels = 2 if name.startswith("fwd") else 1  # full row and slabs
+        assert len(report) == kernels * len(ARCHS), name
+        for entry in report:
+            where = f"{name} {entry['kernel']} {entry['arch']}"
+            assert entry["stack"] == entry["stores"] == entry["loads"] == "0", f"{where}: local memory {entry}"
+            assert int(entry["registers"]) <= 255, where
+            assert "smem" not in entry["rest"], f"{where}: shared memory beside the planned: {entry['rest']}"
+
+
+@pytest.mark.skipif(not _extension.has_native(), reason="needs lgfast._C")
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_shared_memory_fits_for_every_supported_shape(head_dim):
+    from lgfast import _C
+
+    shapes = [(n, n) for n in range(1, MAX_TOKENS + 1)]
+    shapes += [(MAX_TOKENS, m) for m in range(1, MAX_TOKENS + 1, 15)] + [(1, m) for m in range(1, MAX_TOKENS + 1, 15)]
+    shapes += [(n, m) for n in (65, 3136, MAX_QUERIES_FEW_KEYS) for m in range(1, FEW_KEYS + 1)]
+    for n, m in shapes:
+        plan = _C.short_attention_plan(768, n, m, head_dim, has_bias=True)
+        for part in (plan["fwd"], plan["bwd"]):
+            assert 0 < part["smem_bytes"] <= min(BLOCK_SMEM_BYTES.values()), (n, m, part)
+        rows = plan["fwd"]["warps"] * plan["fwd"]["rows_per_warp"]
+        assert plan["fwd"]["blocks"] >= 768 and plan["fwd"]["blocks"] // 768 <= -(-n // rows)
+
+
+@pytest.mark.skipif(not _extension.has_native(), reason="needs lgfast._C")
+def test_two_blocks_of_deit_tiny_share_a_multiprocessor():
+    from lgfast import _C
+
+    plan = _C.short_attention_plan(256 * 3, 197, 197, 64, has_bias=True)
+    multiprocessor, reserved_a_block = 228 * 1024, 1024
+    assert plan["fwd"]["full_row"] and plan["bwd"]["resident"]
+    assert 2 * (plan["bwd"]["smem_bytes"] + reserved_a_block) <= multiprocessor
+    assert 3 * (plan["fwd"]["smem_bytes"] + reserved_a_block) <= multiprocessor
