@@ -51,44 +51,45 @@ struct FwdRows {
   }
 };
 
-// The slab of keys at the start of the tiles; `keys_left` of them exist.
-template <typename Traits, bool kTail>
-__device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows,
-                                         const uint32_t (&q)[Traits::kD / 16][Traits::kRowTiles][4],
-                                         SmemTile<typename Traits::Element, Traits::kD> keys,
-                                         SmemTile<typename Traits::Element, Traits::kD> values, int keys_left,
-                                         float scale_log2) {
-  using T = typename Traits::Element;
-  constexpr int kRowTiles = Traits::kRowTiles, kSlabTiles = Traits::kSlabTiles;
-  // The full row takes all its tiles: their number is what the kernel was chosen by.
-  const int tiles = kTail && !Traits::kIsFullRow ? ceil_div(keys_left, kTileRows) : kSlabTiles;
-  float scores[kSlabTiles][kRowTiles][2][4] = {};
+template <typename Traits>
+using FwdTile = SmemTile<typename Traits::Element, Traits::kD>;
+template <typename Traits>
+using FwdScores = float[Traits::kSlabTiles][Traits::kRowTiles][2][4];
+template <typename Traits>
+using FwdQueries = uint32_t[Traits::kD / 16][Traits::kRowTiles][4];
+
+// Masks the scores of keys from `keys_left` on; the full row has such keys in its last tile only.
+template <typename Traits>
+__device__ __forceinline__ void mask_scores(FwdScores<Traits>& scores, int keys_left) {
+  constexpr int kFirst = Traits::kIsFullRow ? Traits::kSlabTiles - 1 : 0;
 #pragma unroll
-  for (int step = 0; step < Traits::kD / 16; ++step) {
+  for (int t = kFirst; t < Traits::kSlabTiles; ++t) {
 #pragma unroll
-    for (int t = 0; t < kSlabTiles; ++t) {
-      if (t < tiles) multiply_abt_step(scores[t], q[step], keys.below(t * kTileRows), step);
+    for (int i = 0; i < Traits::kRowTiles * 8; ++i) {
+      const int key = t * kTileRows + 8 * (i / 4 % 2) + 2 * (lane_index() % 4) + i % 2;
+      if (key >= keys_left) scores[t][i / 8][i / 4 % 2][i % 4] = negative_infinity();
     }
   }
-  float maximum[kRowTiles][2];
+}
+
+// Takes the slab's scores into the rows' maximum; what was summed before is rescaled to it.
+template <typename Traits>
+__device__ __forceinline__ void update_maximum(FwdRows<Traits>& rows, const FwdScores<Traits>& scores, int tiles,
+                                               float scale_log2) {
+  float maximum[Traits::kRowTiles][2];
 #pragma unroll
-  for (int i = 0; i < kRowTiles * 2; ++i) maximum[i / 2][i % 2] = negative_infinity();
+  for (int i = 0; i < Traits::kRowTiles * 2; ++i) maximum[i / 2][i % 2] = negative_infinity();
 #pragma unroll
-  for (int t = 0; t < kSlabTiles; ++t) {
+  for (int t = 0; t < Traits::kSlabTiles; ++t) {
     if (t >= tiles) continue;
 #pragma unroll
-    for (int i = 0; i < kRowTiles * 8; ++i) {
-      float& score = scores[t][i / 8][i / 4 % 2][i % 4];
-      const int key = t * kTileRows + 8 * (i / 4 % 2) + 2 * (lane_index() % 4) + i % 2;
-      if (kTail && t >= kSlabTiles - (Traits::kIsFullRow ? 1 : kSlabTiles) && key >= keys_left) {
-        score = negative_infinity();
-      }
-      float& row_maximum = maximum[i / 8][i / 2 % 2];
-      row_maximum = fmaxf(row_maximum, score);
+    for (int i = 0; i < Traits::kRowTiles * 8; ++i) {
+      float& value = maximum[i / 8][i / 2 % 2];
+      value = fmaxf(value, scores[t][i / 8][i / 4 % 2][i % 4]);
     }
   }
 #pragma unroll
-  for (int i = 0; i < kRowTiles * 2; ++i) {
+  for (int i = 0; i < Traits::kRowTiles * 2; ++i) {
     const int r = i / 2, half = i % 2;
     float value = maximum[r][half];
     value = fmaxf(value, shfl_xor(value, 1));
@@ -105,6 +106,25 @@ __device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows,
     }
     rows.maximum[r][half] = value;
   }
+}
+
+// The slab of keys at the start of the tiles; `keys_left` of them exist.
+template <typename Traits, bool kTail>
+__device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows, const FwdQueries<Traits>& q, FwdTile<Traits> keys,
+                                         FwdTile<Traits> values, int keys_left, float scale_log2) {
+  constexpr int kRowTiles = Traits::kRowTiles, kSlabTiles = Traits::kSlabTiles;
+  // The full row takes all its tiles: their number is what the kernel was chosen by.
+  const int tiles = kTail && !Traits::kIsFullRow ? ceil_div(keys_left, kTileRows) : kSlabTiles;
+  FwdScores<Traits> scores = {};
+#pragma unroll
+  for (int step = 0; step < Traits::kD / 16; ++step) {
+#pragma unroll
+    for (int t = 0; t < kSlabTiles; ++t) {
+      if (t < tiles) multiply_abt_step(scores[t], q[step], keys.below(t * kTileRows), step);
+    }
+  }
+  if constexpr (kTail) mask_scores<Traits>(scores, keys_left);
+  update_maximum<Traits>(rows, scores, tiles, scale_log2);
 #pragma unroll
   for (int t = 0; t < kSlabTiles; ++t) {
     if (t >= tiles) continue;
@@ -117,7 +137,7 @@ __device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows,
       rows.sum[r][half] += score;
     }
 #pragma unroll
-    for (int r = 0; r < kRowTiles; ++r) pack_a<T>(p[r], scores[t][r]);
+    for (int r = 0; r < kRowTiles; ++r) pack_a<typename Traits::Element>(p[r], scores[t][r]);
     multiply_ab(rows.out, p, values.below(t * kTileRows));
   }
 }
@@ -151,7 +171,7 @@ template <typename Traits>
 __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
     short_attention_fwd_kernel(const ShortAttentionFwdParams params, const int plan_key_rows) {
   using T = typename Traits::Element;
-  using Tile = SmemTile<T, Traits::kD>;
+  using Tile = FwdTile<Traits>;
   constexpr int kRows = Traits::kRows;
   const int key_rows = Traits::kIsFullRow ? kFullRowKeys : plan_key_rows;
   const int b = block_index(), h = block_index_y();
@@ -185,7 +205,7 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
     const int first = base + warp * kRows;
     const bool has_rows = first < params.num_queries;
     FwdRows<Traits> rows;
-    uint32_t q[Traits::kD / 16][Traits::kRowTiles][4];
+    FwdQueries<Traits> q;
     for (int chunk = 0; chunk < chunks; ++chunk) {
       if (chunks > 1 && (chunk > 0 || base > first_base)) {
         sync_threads();  // everyone is done with the keys before
