@@ -1,9 +1,9 @@
 // augment_plan and augment on the GPU: the algorithm is augment_image.h's, and a block is the team that runs it.
 //
-// augment: a block makes one image after the other, its planes in shared memory (222 KB for 224 x 224: one block per SM)
-// or, where that is too small, in a workspace in global memory. Work is dealt out to threads in strips of four pixels,
-// so planes are read and written as 4-byte words. Histograms use atomics on shared memory; integer sums, so two runs
-// agree bit for bit. augment_plan: a thread draws one row, in double precision.
+// augment: a block makes one image after the other, its planes in shared memory (222 KB for 224 x 224: one block per
+// SM) or, where that is too small, in a workspace in global memory. Work is dealt out to threads in strips of four
+// pixels, so planes are read and written as 4-byte words. Histograms use atomics on shared memory; integer sums, so two
+// runs agree bit for bit. augment_plan: a thread draws one row, in double precision.
 #pragma once
 
 #include "augment/augment_image.h"

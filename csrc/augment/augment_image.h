@@ -2,10 +2,11 @@
 // for a team that is one CPU thread or one CUDA block.
 //
 // Memory: three planes [S, pitch] of uint8 and a spare. The resize makes the crop's rows S wide in the spare (all three
-// channels), then columns S tall into the planes, in bands where the crop is tall. An operation that looks at neighbours
-// writes one channel into the spare, which then becomes that channel. Operations that look at one value only are kept as
-// a pending lookup table per channel, applied by whoever reads the planes next: most views need no pass for them.
-// Work is dealt out in strips of kStrip neighbouring pixels of a row: a SIMD loop on the CPU, 4-byte accesses on the GPU.
+// channels), then columns S tall into the planes, in bands where the crop is tall. An operation that looks at
+// neighbours writes one channel into the spare, which then becomes that channel. Operations that look at one value only
+// are kept as a pending lookup table per channel, applied by whoever reads the planes next: most views need no pass for
+// them. Work is dealt out in strips of kStrip neighbouring pixels of a row: a SIMD loop on the CPU, 4-byte accesses on
+// the GPU.
 //
 // Team: kStrip; each(n, f(i)); grid(rows, columns, f(y, x)); add(counter, value); add_to_total(counter, value).
 // each and grid end with a barrier of the team.
@@ -22,9 +23,9 @@
 
 namespace lgfast {
 
-constexpr int kPlaneAlignment = 32;         // rows start at multiples of it; at least every team's kStrip
-constexpr int kMinSpareBytes = 56 * 1024;   // with 3 planes of 224 x 224 this fills an H100's shared memory
-constexpr int kWeightCapacity = 2048;       // resize weights in memory at a time
+constexpr int kPlaneAlignment = 32;        // rows start at multiples of it; at least every team's kStrip
+constexpr int kMinSpareBytes = 56 * 1024;  // with 3 planes of 224 x 224 this fills an H100's shared memory
+constexpr int kWeightCapacity = 2048;      // resize weights in memory at a time
 constexpr int kTableSize = 3 * 256;
 
 // Byte offsets of the working memory of one image.
@@ -70,7 +71,12 @@ class ImageAugmenter {
  public:
   LGFAST_TEAM ImageAugmenter(const Team& team, const AugmentParams& params, const AugmentLayout& layout,
                              unsigned char* memory)
-      : team_(team), p_(params), layout_(layout), size_(layout.size), pitch_(layout.pitch), spare_rows_(layout.spare_rows) {
+      : team_(team),
+        p_(params),
+        layout_(layout),
+        size_(layout.size),
+        pitch_(layout.pitch),
+        spare_rows_(layout.spare_rows) {
     planes_ = memory + layout.planes;
     weights_ = reinterpret_cast<int*>(memory + layout.weights);
     taps_ = reinterpret_cast<TapSpan*>(memory + layout.taps);
@@ -331,9 +337,8 @@ class ImageAugmenter {
 
   template <typename T>
   LGFAST_TEAM void write_image(T* image) {
-    team_.each(kTableSize, [&](int i) {
-      table_[i] = (float(pending(i)) / 255.0f - p_.mean[i / 256]) / p_.std[i / 256];
-    });
+    team_.each(kTableSize,
+               [&](int i) { table_[i] = (float(pending(i)) / 255.0f - p_.mean[i / 256]) / p_.std[i / 256]; });
     team_.grid(3 * size_, num_strips(), [&](int channel_row, int s) {
       const int c = channel_row / size_, y = channel_row % size_;
       const Strip values = strip(plane_[c], y, s);
@@ -391,7 +396,9 @@ class ImageAugmenter {
     const float coordinate = (position + 0.5f) * scale - 0.5f;
     return coordinate < 0 ? 0 : coordinate;
   }
-  LGFAST_TEAM static float mix(float a, float b, float weight) { return weight == 0 ? a : (1 - weight) * a + weight * b; }
+  LGFAST_TEAM static float mix(float a, float b, float weight) {
+    return weight == 0 ? a : (1 - weight) * a + weight * b;
+  }
 
   const Team& team_;
   const AugmentParams& p_;

@@ -1,6 +1,6 @@
 // One row of augment_plan: timm's distributions from Philox words, a function of (seed, epoch, sample index) alone.
-// lgfast/ops/reference/augment_plan.py is the same in PyTorch. Numbers are double, as in Python, so that rounding agrees;
-// compile without contraction of a * b + c.
+// lgfast/ops/reference/augment_plan.py is the same in PyTorch. Numbers are double, as in Python, so that rounding
+// agrees; compile without contraction of a * b + c.
 #pragma once
 
 #include "augment/augment.h"

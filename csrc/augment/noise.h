@@ -1,6 +1,6 @@
 // Normal noise of an erased pixel, for host and device: one Philox block per pixel, two Box-Muller pairs, one deviate
-// unused. Logarithm, sine and cosine are polynomials, so that the loop over pixels vectorises and every device draws the
-// same noise; absolute error below 2e-6.
+// unused. Logarithm, sine and cosine are polynomials, so that the loop over pixels vectorises and every device draws
+// the same noise; absolute error below 2e-6.
 #pragma once
 
 #include "common/philox.h"
@@ -28,7 +28,8 @@ LGFAST_HOST_DEVICE SineCosine sine_cosine_turn(uint32_t bits) {
   const uint32_t quadrant = (bits + 0x20000000u) >> 30;
   const float angle = float(int32_t(bits - (quadrant << 30))) * (6.2831853f * 0x1p-32f);
   const float a2 = angle * angle;
-  const float sine = angle * (1.0f + a2 * (-1.6666667e-1f + a2 * (8.3333333e-3f + a2 * (-1.9841270e-4f + a2 * 2.7557319e-6f))));
+  const float sine =
+      angle * (1.0f + a2 * (-1.6666667e-1f + a2 * (8.3333333e-3f + a2 * (-1.9841270e-4f + a2 * 2.7557319e-6f))));
   const float cosine =
       1.0f + a2 * (-0.5f + a2 * (4.1666667e-2f + a2 * (-1.3888889e-3f + a2 * (2.4801587e-5f - a2 * 2.7557319e-7f))));
   const float s = quadrant & 1 ? cosine : sine;

@@ -1,5 +1,5 @@
-// Pillow's arithmetic on 8-bit pixels, for host and device: the CPU kernel that the tests compare with Pillow bit for bit
-// is the code the GPU runs. Compile without contraction of a * b + c: Pillow's x86 wheels have none.
+// Pillow's arithmetic on 8-bit pixels, for host and device: the CPU kernel that the tests compare with Pillow bit for
+// bit is the code the GPU runs. Compile without contraction of a * b + c: Pillow's x86 wheels have none.
 #pragma once
 
 #include <cmath>
@@ -10,11 +10,10 @@
 
 namespace lgfast {
 
-LGFAST_HOST_DEVICE int clamp(int value, int low, int high) {
-  return value < low ? low : value > high ? high : value;
-}
+LGFAST_HOST_DEVICE int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
 
-// ---- resize: separable, fixed point, taps limited to the crop and normalised -----------------------------------------
+// ---- resize: separable, fixed point, taps limited to the crop and normalised
+// -----------------------------------------
 
 constexpr int kWeightBits = 22;  // 32 - 8 bits of pixel - 2 bits for negative weights and overshoot
 
@@ -43,9 +42,7 @@ LGFAST_HOST_DEVICE double resize_filter(Resample resample, double x) {
   return 0.0;
 }
 
-LGFAST_HOST_DEVICE int to_fixed(double weight) {
-  return int((weight < 0 ? -0.5 : 0.5) + weight * (1 << kWeightBits));
-}
+LGFAST_HOST_DEVICE int to_fixed(double weight) { return int((weight < 0 ? -0.5 : 0.5) + weight * (1 << kWeightBits)); }
 
 // Input pixels that output pixel `position` is made of.
 LGFAST_HOST_DEVICE TapSpan resize_range(const ResizeAxis& axis, int position) {
@@ -84,7 +81,8 @@ LGFAST_HOST_DEVICE TapSpan resize_taps(const ResizeAxis& axis, int position, int
 LGFAST_HOST_DEVICE uint8_t from_fixed(int sum) { return uint8_t(clamp(sum >> kWeightBits, 0, 255)); }
 constexpr int kFixedHalf = 1 << (kWeightBits - 1);
 
-// ---- operations on one value ------------------------------------------------------------------------------------------
+// ---- operations on one value
+// ------------------------------------------------------------------------------------------
 
 LGFAST_HOST_DEVICE int luma(int r, int g, int b) { return (19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16; }
 
@@ -149,7 +147,8 @@ LGFAST_HOST_DEVICE void autocontrast_table(const uint32_t* h, uint8_t* table) {
   for (int value = 0; value < 256; ++value) table[value] = autocontrast_value(value, low, high);
 }
 
-// ---- rotate, shear, translate: output pixel (x, y) shows source point M (x + 0.5, y + 0.5, 1) -------------------------
+// ---- rotate, shear, translate: output pixel (x, y) shows source point M (x + 0.5, y + 0.5, 1)
+// -------------------------
 
 struct Affine {
   double m[6];  // X = m0 x + m1 y + m2, Y = m3 x + m4 y + m5
@@ -282,7 +281,8 @@ LGFAST_HOST_DEVICE uint8_t affine_pixel(const Affine& a, Resample resample, cons
   return inside ? sample_bilinear(plane, size, pitch, X, Y) : uint8_t(fill);
 }
 
-// One source coordinate of kCount neighbouring output pixels, minus 0.5: whole part, fraction, and whether it is inside.
+// One source coordinate of kCount neighbouring output pixels, minus 0.5: whole part, fraction, and whether it is
+// inside.
 template <int kCount>
 struct SourceLine {
   int first[kCount];

@@ -16,10 +16,10 @@ struct PhiloxWords {
 
 // Blocks of four words per (seed, epoch, sample index).
 enum PhiloxBlock : uint32_t {
-  kCropBlock = 0,  // ... 9, one per try: area, ratio, top, left
-  kFlipBlock = 10,  // flip, erase or not, shift_y, shift_x
-  kNoiseBlock = 11,  // key of the erase noise (two words)
-  kEraseBlock = 12,  // ... 21, one per try: area, ratio, top, left
+  kCropBlock = 0,          // ... 9, one per try: area, ratio, top, left
+  kFlipBlock = 10,         // flip, erase or not, shift_y, shift_x
+  kNoiseBlock = 11,        // key of the erase noise (two words)
+  kEraseBlock = 12,        // ... 21, one per try: area, ratio, top, left
   kRandAugmentBlock = 32,  // two per slot: fire, op, sign, uniform magnitude; normal magnitude (two words)
 };
 

@@ -2,8 +2,10 @@
 
 import torch
 
+from lgfast.data.dali_loader import DaliLoader
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.eval_loader import EvalLoader
+from lgfast.data.file_set import FileSet
 from lgfast.data.image_set import ImageSet
 from lgfast.data.resident_loader import ResidentLoader
 from lgfast.data.timm_loader import TimmLoader
@@ -12,13 +14,14 @@ from lgfast.ops.augment_spec import AugmentSpec
 # kind -> EpochLoader class
 TRAIN_LOADERS = {
     "resident": ResidentLoader,
+    "dali": DaliLoader,
     "timm": TimmLoader,
 }
 
 
 def build_train_loader(
     kind: str,
-    image_set: ImageSet,
+    image_set: ImageSet | FileSet,
     spec: AugmentSpec,
     batch_size: int,
     seed: int = 0,
@@ -28,7 +31,10 @@ def build_train_loader(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> EpochLoader:
-    """A training loader of the given kind; all kinds give the same batches. Arguments as `EpochLoader`."""
+    """A training loader of the given kind; all kinds give the same batches. Arguments as `EpochLoader`.
+
+    "dali" reads a FileSet (`load_files`); the others an ImageSet (`load_dataset`).
+    """
     if kind not in TRAIN_LOADERS:
         raise ValueError(f"loader: must be one of {', '.join(TRAIN_LOADERS)}, got {kind!r}")
     return TRAIN_LOADERS[kind](

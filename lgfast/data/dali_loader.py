@@ -1,0 +1,130 @@
+"""The `dali` loader: NVIDIA DALI decodes image files, `augment` makes the views.
+
+For sets too large to keep decoded. Needs the extra [dali] (package nvidia-dali-cuda130). Files are decoded by nvJPEG on
+a GPU and by DALI's threads on a CPU, one batch ahead; on CPU the pixels are Pillow's.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lgfast.data.batch import Batch
+from lgfast.data.decode import num_cores
+from lgfast.data.epoch_loader import EpochLoader
+from lgfast.data.file_set import FileSet, decode_error
+from lgfast.data.resident_loader import native_device
+from lgfast.ops.augment import augment, augment_plan
+from lgfast.ops.augment_spec import AugmentSpec
+
+BATCHES_AHEAD = 2  # that DALI works on while the caller uses one
+
+
+class DaliDecoder:
+    """Decodes batches of encoded files in the background, some batches ahead of `take`.
+
+    Args:
+        batches: lists of encoded files, uint8 arrays; read as decoding goes on.
+        batch_size: files in each list.
+        threads: of DALI.
+        device: where pixels are delivered; on a GPU nvJPEG decodes.
+    """
+
+    def __init__(
+        self, batches: Iterator[list[np.ndarray]], batch_size: int, threads: int, device: torch.device
+    ) -> None:
+        try:
+            from nvidia.dali import fn, pipeline_def, types
+        except ImportError as error:
+            raise ImportError("the dali loader needs NVIDIA DALI: pip install lgfast[dali]") from error
+        on_gpu = device.type == "cuda"
+
+        @pipeline_def
+        def decode():
+            encoded = fn.external_source(source=batches, dtype=types.UINT8, ndim=1)
+            options = {"output_type": types.RGB, "adjust_orientation": False}  # as Pillow
+            images = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", **options)
+            return fn.pad(fn.reshape(images, shape=[-1]), axes=(0,)), images.shape()
+
+        self.device = device
+        self.pipeline = decode(
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=(device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=BATCHES_AHEAD,
+        )
+        self.pipeline.build()
+
+    def take(self) -> tuple[Tensor, Tensor, Tensor]:
+        """pixels, offsets and sizes of the next batch, as `augment` wants them."""
+        padded, shapes = self.pipeline.run()
+        rows = to_torch(padded, torch.uint8, self.device)  # (B, bytes of the largest)
+        sizes = to_torch(shapes, torch.int64, torch.device("cpu"))[:, :2].to(torch.int32).contiguous()
+        offsets = torch.arange(len(rows), device=self.device) * rows.shape[1]
+        return rows.flatten(), offsets, sizes.to(self.device)
+
+
+def to_torch(outputs, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A copy of a uniform DALI output, made on the current stream."""
+    from nvidia.dali.plugin.pytorch import feed_ndarray
+
+    dense = outputs.as_tensor()
+    result = torch.empty(dense.shape(), dtype=dtype, device=device)
+    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+    return feed_ndarray(dense, result, cuda_stream=stream)
+
+
+class DaliLoader(EpochLoader):
+    """Training batches from image files; arguments as `EpochLoader`, with a FileSet for the images.
+
+    workers: DALI's decoding threads; 0: one per core.
+    Raises:
+        ImportError: DALI is not installed.
+        ValueError: the images are not a FileSet; or, while iterating, a file cannot be decoded: the message names it.
+    """
+
+    def __init__(self, image_set: FileSet, spec: AugmentSpec, *, workers: int = 0, **kwargs) -> None:
+        if not isinstance(image_set, FileSet):
+            raise ValueError(
+                f"the dali loader reads image files: pass load_files(...), got {type(image_set).__name__}; "
+                "the resident loader takes decoded images"
+            )
+        super().__init__(image_set, spec, **kwargs)
+        self.threads = workers or num_cores()
+
+    def produce(self, first: int) -> Iterator[Batch]:
+        device = native_device(self.device)
+        steps = self.epoch_indices()[first:]
+        if len(steps) == 0:
+            return
+        read = deque()  # batches that DALI has been given and that are not delivered yet
+        decoder = DaliDecoder(self.read_batches(steps, read), self.batch_size // self.world, self.threads, device)
+        counter = torch.tensor([self.seed, self.epoch], device=device)
+        for indices in steps:
+            try:
+                pixels, offsets, sizes = decoder.take()
+            except RuntimeError as error:
+                raise ValueError(self.explain(read, error)) from error
+            read.popleft()
+            on_device = indices.to(device)
+            plan = augment_plan(self.spec, sizes, on_device, counter)
+            places = torch.arange(len(indices), device=device)
+            views = augment(pixels, offsets, sizes, places, plan, self.spec, self.dtype)
+            yield Batch(*views, self.image_set.labels[indices], indices).to(self.device)
+
+    def read_batches(self, steps: Tensor, read: deque[Tensor]) -> Iterator[list[np.ndarray]]:
+        for indices in steps:
+            read.append(indices)
+            yield [read_file(self.image_set.paths[index]) for index in indices.tolist()]
+
+    def explain(self, read: deque[Tensor], error: RuntimeError) -> str:
+        """Which file DALI failed on: it does not say."""
+        errors = (decode_error(self.image_set.paths[index]) for indices in read for index in indices.tolist())
+        return next(filter(None, errors), f"DALI cannot decode a file, though Pillow can: {error}")
+
+
+def read_file(path) -> np.ndarray:
+    data = np.fromfile(path, dtype=np.uint8)
+    return data if len(data) else np.zeros(1, dtype=np.uint8)  # an empty file fails in the decoder, with its name

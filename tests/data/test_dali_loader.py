@@ -1,0 +1,111 @@
+"""The dali loader on real JPEG files: the timm loader's batches, resume, shards, broken files. Runs without a GPU."""
+
+import pytest
+import torch
+from PIL import Image
+
+from lgfast.data import build_train_loader, load_dataset, load_files
+from lgfast.ops.augment_spec import AugmentSpec
+from tests.ops.real_images import photographs
+
+pytest.importorskip("nvidia.dali", reason="needs the extra [dali]")
+SPEC = AugmentSpec(image_size=28, teacher_size=4)
+NUM_IMAGES, BATCH = 14, 4
+NOISE_ERROR = 1e-5  # erase noise: float32 polynomials against float32 libm
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A class-per-folder tree of photographs of several sizes; one file is a PNG, one is grey."""
+    root = tmp_path_factory.mktemp("photographs")
+    for i in range(NUM_IMAGES):
+        folder = root / "train" / ("lake" if i % 2 else "temple")
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(photographs()[i % 2][10 * i : 10 * i + 60 + i, 30 * i : 30 * i + 90 - 2 * i])
+        if i == 3:
+            picture.save(folder / f"{i}.png")
+        else:
+            (picture.convert("L") if i == 5 else picture).save(folder / f"{i}.jpg", quality=90)
+    return root
+
+
+def dali(root, epoch=0, **options):
+    arguments = {"spec": SPEC, "batch_size": BATCH, "seed": 5, "workers": 1} | options
+    loader = build_train_loader("dali", load_files("folder", root), **arguments)
+    loader.set_epoch(epoch)
+    return loader
+
+
+def assert_same_batches(got, expected, tolerance=0.0):
+    got, expected = list(got), list(expected)
+    assert len(got) == len(expected)
+    for left, right in zip(got, expected, strict=True):
+        assert torch.equal(left.indices, right.indices) and torch.equal(left.labels, right.labels)
+        torch.testing.assert_close(left.images, right.images, rtol=0, atol=tolerance)
+        torch.testing.assert_close(left.teacher_images, right.teacher_images, rtol=0, atol=tolerance)
+
+
+def test_all_loaders_give_the_same_batches(root, tmp_path):
+    image_set = load_dataset("folder", root, cache_dir=tmp_path)
+    for epoch in (0, 2):
+        timm, resident = (build_train_loader(kind, image_set, SPEC, BATCH, seed=5) for kind in ("timm", "resident"))
+        timm.set_epoch(epoch)
+        resident.set_epoch(epoch)
+        batches = list(dali(root, epoch))
+        assert len(batches) == NUM_IMAGES // BATCH
+        assert_same_batches(batches, timm, NOISE_ERROR)
+        assert_same_batches(batches, resident)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_resume_gives_the_remaining_batches(root, stop):
+    loader = dali(root, epoch=1)
+    batches = iter(loader)
+    for _ in range(stop):
+        next(batches)
+    resumed = dali(root)
+    resumed.load_state_dict(loader.state_dict())
+    assert_same_batches(resumed, list(dali(root, epoch=1))[stop:])
+
+
+def test_ranks_together_give_the_same_batches(root):
+    for whole, *parts in zip(dali(root), *(dali(root, rank=rank, world=2) for rank in range(2)), strict=True):
+        for rank, part in enumerate(parts):
+            assert torch.equal(part.images, whole.images[rank::2])
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", None], ids=["empty", "text", "cut off"])
+def test_broken_file_is_named_or_skipped_and_counted(root, tmp_path, content):
+    broken = root / "train" / "lake" / "13.jpg"
+    good = broken.read_bytes()
+    try:
+        broken.write_bytes(good[: len(good) // 3] if content is None else content)
+        with pytest.raises(ValueError, match=r"13\.jpg: cannot be decoded"):
+            list(dali(root, batch_size=NUM_IMAGES))
+        with pytest.warns(UserWarning, match=r"1 broken images skipped, first .*13\.jpg"):
+            files = load_files("folder", root, skip_broken=True)
+        assert len(files) == NUM_IMAGES - 1
+        with pytest.warns(UserWarning, match="1 "):
+            image_set = load_dataset("folder", root, skip_broken=True, cache_dir=tmp_path)
+        assert_same_batches(
+            build_train_loader("dali", files, SPEC, BATCH, workers=1),
+            build_train_loader("resident", image_set, SPEC, BATCH),
+        )
+    finally:
+        broken.write_bytes(good)
+
+
+def test_rejects_what_is_not_files(root):
+    digits = load_dataset("digits")
+    with pytest.raises(ValueError, match=r"the dali loader reads image files: pass load_files\(\.\.\.\), got ImageSet"):
+        build_train_loader("dali", digits, SPEC, BATCH)
+    with pytest.raises(ValueError, match="split must be one of train, test, got 'val'"):
+        load_files("folder", root, "val")
+
+
+@pytest.mark.gpu
+def test_gpu_gives_the_batches_of_the_cpu(root):
+    """nvJPEG rounds its own way: a level or two per decoded pixel."""
+    for left, right in zip(dali(root, device="cuda"), dali(root), strict=True):
+        assert torch.equal(left.indices.cpu(), right.indices)
+        assert (left.images.cpu() - right.images).abs().mean() < 0.05
