@@ -192,19 +192,23 @@ def check(setup: Setup, precision: str) -> None:
 class Dispatched(TorchDispatchMode):
     """Counts operations (views and host reads apart): launches at least, eagerly."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
+        self.device = device
         self.launches = self.syncs = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.syncs += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
+        reads = func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
+        self.syncs += (
+            reads and args[0].device.type == self.device.type
+        )  # step counts on the host are read without waiting
         self.launches += not func.is_view and func.overloadpacket.__name__ not in ("_local_scalar_dense", "detach")
         return func(*args, **kwargs or {})
 
 
-def count(call: Callable[[], object]) -> Dispatched:
+def count(call: Callable[[], object], device: torch.device) -> Dispatched:
     """Operations and host reads of one eager call; backward included."""
-    with Dispatched() as dispatched:
+    with Dispatched(device) as dispatched:
         call()
     return dispatched
 
@@ -273,7 +277,7 @@ def bench(name: str, providers: list[str], batch: int, guided: bool, precision: 
     setup = Setup(name, batch, guided, device)
     check(setup, precision)
     calls = {provider: make_call(provider, setup, precision) for provider in providers}
-    counts = {provider: count(call) for provider, call in calls.items() if "compile" not in provider}
+    counts = {provider: count(call, device) for provider, call in calls.items() if "compile" not in provider}
     timings = harness.time_interleaved(calls, device, rounds)
     cpu_ms = processor_ms(calls, rounds) if device.type == "cpu" else {}
     for provider, timing in timings.items():

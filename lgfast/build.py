@@ -43,6 +43,8 @@ def resolve_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {name} was asked for, but torch sees no CUDA device; use --device cpu")
+    if device.index is not None:
+        torch.cuda.set_device(device)  # streams and graphs are made on the current device
     return device
 
 
@@ -73,6 +75,7 @@ def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> L
         seed=config.view_seed,
         workers=data.workers,
         device=device,
+        dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
     )
     if len(train) == 0:
         raise ValueError(
