@@ -61,11 +61,7 @@ def train_run(config: Config, resume: bool = False, interrupt: InterruptFlag | N
     started = time.perf_counter()
     device = resolve_device(config.device)
     splits = load_splits(config)
-    teacher, teacher_run = None, None
-    if config.guidance.weight > 0:
-        train_teacher = partial(train_run, resume=True, interrupt=interrupt)
-        teacher_run = teacher_source(config, splits.train, train_teacher)
-        teacher = load_teacher(config, teacher_run, splits.train, device)
+    teacher, teacher_run = prepare_teacher(config, splits, device, interrupt)
     run_dir = open_run_dir(config, resume)
     trainer = build_trainer(dataclasses.replace(config, run_dir=str(run_dir)), splits, teacher, device, interrupt)
     if resume and trainer.resume():
@@ -73,6 +69,16 @@ def train_run(config: Config, resume: bool = False, interrupt: InterruptFlag | N
     trainer.fit()
     result = report(config, run_dir, trainer, splits, device, teacher_run, time.perf_counter() - started)
     return result
+
+
+def prepare_teacher(
+    config: Config, splits: DataSplits, device: torch.device, interrupt: InterruptFlag
+) -> tuple[Teacher | None, Path | None]:
+    """The teacher, trained first if need be, and where it comes from; None where the run is not guided."""
+    if config.guidance.weight == 0:
+        return None, None
+    source = teacher_source(config, splits.train, partial(train_run, resume=True, interrupt=interrupt))
+    return load_teacher(config, source, splits.train, device), source
 
 
 def open_run_dir(config: Config, resume: bool) -> Path:

@@ -29,8 +29,7 @@ def teacher_source(config: Config, images: ImageSet, train: Callable[[Config], o
     """
     if config.teacher.checkpoint != "auto":
         return Path(config.teacher.checkpoint)
-    teacher = teacher_config(config)
-    run_dir = teacher_cache(config) / f"{teacher.name}-{teacher_digest(teacher, images)}"
+    teacher, run_dir = teacher_config(config), teacher_folder(config, images)
     run_dir.mkdir(parents=True, exist_ok=True)
     with file_lock(run_dir / "lock"):
         if not (run_dir / "result.json").exists():
@@ -51,6 +50,12 @@ def teacher_config(config: Config) -> Config:
     return dataclasses.replace(
         teacher, device=config.device, data=data, model=model, augment=augment, eval=config.eval, log=log, run_dir=""
     )
+
+
+def teacher_folder(config: Config, images: ImageSet) -> Path:
+    """Where the teacher that `auto` trains on these images is kept."""
+    teacher = teacher_config(config)
+    return teacher_cache(config) / f"{teacher.name}-{teacher_digest(teacher, images)}"
 
 
 def teacher_cache(config: Config) -> Path:

@@ -24,6 +24,7 @@ from lgfast.config import (
 from lgfast.interrupt import Interrupted, InterruptFlag
 from lgfast.pycls_config import load_pycls_config
 from lgfast.run import Result, read_result, resume_config, train_run
+from lgfast.sweep.options import add_sweep_options, is_sweep
 
 DEFAULT_RECIPE = "digits"
 DESCRIPTION = "Train a vision transformer with locality guidance. Without arguments: the digits demo, on CPU or GPU."
@@ -31,14 +32,17 @@ DESCRIPTION = "Train a vision transformer with locality guidance. Without argume
 
 def launch_parser() -> argparse.ArgumentParser:
     """The few options that are not configuration keys."""
-    parser = argparse.ArgumentParser(prog="python -m lgfast.train", description=DESCRIPTION, add_help=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m lgfast.train", description=DESCRIPTION, add_help=False, allow_abbrev=False
+    )
     parser.add_argument("--recipe", help=f"recipe of the package ({', '.join(recipe_names())}) or a YAML file")
     parser.add_argument("--config", help="YAML file of configuration keys, as a run folder's config.yaml")
     parser.add_argument("--from-pycls", metavar="FILE", help="YAML of the paper's code; prints and runs the equivalent")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key; repeatable")
-    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    parser.add_argument("--resume", metavar="RUN", help="continue the run or the sweep in this folder")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("-h", "--help", action="store_true", help="show this text and every configuration key")
+    add_sweep_options(parser)
     return parser
 
 
@@ -46,18 +50,22 @@ def parse(argv: list[str]) -> tuple[Config, argparse.Namespace]:
     """The configuration and the launch options of a command line."""
     parser = launch_parser()
     options, rest = parser.parse_known_args(argv)
+    return read_config(parser, options, rest), options
+
+
+def read_config(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> Config:
+    """The configuration of a command line; `rest` are the arguments that set configuration keys."""
     if options.help:
         parser.print_help()
         print("\nconfiguration keys (--data.batch-size 64 and --set data.batch_size=64 mean the same):\n", flush=True)
         rest = ["--help"]
     changes = dict(split_assignment(text) for text in options.set)
     if options.resume:
-        base = resume_config(options.resume, changes | key_values(rest))
-        return base, options
+        return resume_config(options.resume, changes | key_values(rest))
     base = base_config(options)
     check_flags(rest)
     base = replace(base, changes)
-    return tyro.cli(Config, default=base, args=rest, prog="python -m lgfast.train", description=DESCRIPTION), options
+    return tyro.cli(Config, default=base, args=rest, prog="python -m lgfast.train", description=DESCRIPTION)
 
 
 def base_config(options: argparse.Namespace) -> Config:
@@ -119,10 +127,23 @@ def print_result(result: Result) -> None:
     print(f"{result.seconds:.0f} s; metrics, curves and weights are in {result.run_dir}", flush=True)
 
 
+def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> int:
+    """Start, join or continue a sweep."""
+    from lgfast.sweep import command  # needs Optuna
+
+    if options.sweep or options.sweep_space:
+        return command.start(read_config(parser, options, rest), options)
+    return command.join(options, dict(split_assignment(text) for text in options.set) | key_values(rest))
+
+
 def main(argv: list[str] | None = None) -> int:
     interrupt = InterruptFlag()
     try:
-        config, options = parse(sys.argv[1:] if argv is None else argv)
+        parser = launch_parser()
+        options, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+        if is_sweep(options) and not options.help:
+            return sweep(parser, options, rest)
+        config = read_config(parser, options, rest)
         if options.print_config or options.from_pycls:
             print(dump_yaml(config), end="", flush=True)
         if options.print_config:

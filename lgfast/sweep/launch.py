@@ -1,0 +1,62 @@
+"""Worker processes of one machine: on its cores, or several on each GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lgfast.interrupt import InterruptFlag
+
+
+def worker_environments(workers: int, per_gpu: int) -> list[dict[str, str]]:
+    """Extra environment of each worker: its GPU, or its share of the cores.
+
+    Raises:
+        ValueError: workers per GPU without a GPU.
+    """
+    if not per_gpu:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return [{"OMP_NUM_THREADS": str(max(1, cores // workers))}] * workers
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    if not torch.cuda.is_available():
+        raise ValueError("--workers-per-gpu: torch sees no CUDA device here; use --workers N")
+    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus for _ in range(per_gpu)]
+
+
+def start_workers(command: list[str], environments: list[dict[str, str]], logs: Path) -> list[subprocess.Popen]:
+    """Start a worker for each environment, writing to a file each. Ctrl-C reaches them through the launcher only."""
+    logs.mkdir(parents=True, exist_ok=True)
+    processes = []
+    for number, extra in enumerate(environments):
+        with (logs / f"worker-{number}.log").open("a") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "lgfast.train", *command],
+                    env=os.environ | extra,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+    return processes
+
+
+def supervise(processes: list[subprocess.Popen], interrupt: InterruptFlag, on_poll: Callable[[], None]) -> list[int]:
+    """Wait for the workers, passing an interrupt on; their exit codes."""
+    was_told = False
+    while any(process.poll() is None for process in processes):
+        if interrupt.requested and not was_told:
+            was_told = True
+            for process in processes:
+                process.send_signal(signal.SIGINT)
+        on_poll()
+        time.sleep(0.2)
+    return [process.returncode for process in processes]

@@ -1,0 +1,42 @@
+"""What a sweep's command line can say. Imports nothing of the sweep, so that plain runs do not load Optuna."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+PRUNERS = ("none", "median", "hyperband")
+SWEEP_FILE = "sweep.json"  # in a sweep's folder: which study it belongs to
+
+
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sweeps")
+    add = group.add_argument
+    add("--sweep", action="append", default=[], metavar="KEY=V1,V2", help="every combination of values; repeatable")
+    add("--sweep-space", metavar="FILE", help="YAML of ranges and choices, from which Optuna samples")
+    add("--trials", type=int, metavar="N", help="settings to sample from --sweep-space")
+    add("--budget", type=seconds, metavar="TIME", help="stop and save after this long: 90s, 30m, 2h")
+    add("--pruner", choices=PRUNERS, help="stops settings that lose (default: median with --sweep-space, else none)")
+    add("--study", metavar="PLACE", help="journal file or Optuna URL; naming an existing study joins it")
+    add("--study-name", default="lgfast", metavar="NAME", help="which study of a database")
+    add("--out", metavar="FOLDER", help="folder of the sweep's runs and results (default: runs/sweep-...)")
+    add("--group", type=int, default=8, metavar="K", help="trials that share one process, batch and teacher pass")
+    add("--workers", type=int, default=1, metavar="N", help="worker processes to start on this machine")
+    add("--workers-per-gpu", type=int, default=0, metavar="K", help="start K worker processes on every GPU instead")
+    add("--worker", action="store_true", help=argparse.SUPPRESS)  # a process that --workers started
+    add("--dry-run", action="store_true", help="print the trials and the predicted time, start none")
+
+
+def is_sweep(options: argparse.Namespace) -> bool:
+    """Whether a parsed command line asks for a sweep, or to continue or join one."""
+    named = options.sweep or options.sweep_space or options.study
+    return bool(named or (options.resume and (Path(options.resume) / SWEEP_FILE).is_file()))
+
+
+def seconds(text: str) -> float:
+    """ "90s", "30m", "2h" or a plain number of seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected a time such as 90s, 30m or 2h, got {text!r}")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]

@@ -1,0 +1,115 @@
+"""How long a sweep will take: some steps of each group, measured, times what is to be done."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lgfast.build import DataSplits, build_loaders, build_model, load_splits, resolve_device
+from lgfast.config import Config, replace
+from lgfast.data.epoch_loader import EpochLoader
+from lgfast.guidance import Teacher
+from lgfast.interrupt import InterruptFlag
+from lgfast.loop import evaluate_all
+from lgfast.models.stages import teacher_stages
+from lgfast.run import read_result
+from lgfast.sweep.group import SharedTeacher, Student, group_key, most_guided
+from lgfast.teachers import teacher_config, teacher_folder
+
+WARMUP_STEPS, PROBE_STEPS = 2, 10
+PROBED_GROUPS = 4  # further groups are taken to cost the mean of these
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Seconds that a sweep is expected to take."""
+
+    groups: int
+    students: float  # seconds of all groups, one after another
+    teacher: float  # seconds to train the teacher first; 0 if it is there already
+
+    def total(self, workers: int) -> float:
+        return self.teacher + self.students / max(1, min(workers, self.groups))
+
+
+def predict(configs: Sequence[Config], group: int) -> Prediction:
+    """Measure and add up.
+
+    Args:
+        configs: of all runs.
+        group: trials that share a process.
+    """
+    by_key = defaultdict(list)
+    for config in configs:
+        by_key[group_key(config)].append(config)
+    chunks = [runs[i : i + group] for runs in by_key.values() for i in range(0, len(runs), group)]
+    measured = [measure(chunk) for chunk in chunks[:PROBED_GROUPS]]
+    students = sum(measured) * len(chunks) / len(measured)
+    return Prediction(len(chunks), students, teacher_seconds(configs))
+
+
+def teacher_seconds(configs: Sequence[Config]) -> float:
+    guided = next((config for config in configs if config.guidance.weight > 0), None)
+    if guided is None or guided.teacher.checkpoint != "auto":
+        return 0.0
+    if read_result(teacher_folder(guided, load_splits(guided).train)) is not None:
+        return 0.0
+    return measure([teacher_config(guided)])
+
+
+def measure(configs: Sequence[Config]) -> float:
+    """Predicted seconds of one group. The teacher is an untrained one: its time does not depend on its weights."""
+    config, device = most_guided(configs), resolve_device(configs[0].device)
+    splits = load_splits(config)
+    teacher = SharedTeacher(untrained_teacher(config, splits, device)) if config.guidance.weight > 0 else None
+    loaders = build_loaders(config, splits, device)
+    with tempfile.TemporaryDirectory() as folder:
+        students = []
+        for number, own in enumerate(configs):
+            own = replace(own, {"run_dir": str(Path(folder) / str(number)), "log.tensorboard": False})
+            students.append(Student(own).build(splits, teacher, device, InterruptFlag(), loaders))
+        failed = [student.error for student in students if student.trainer is None]
+        if failed:
+            raise ValueError(failed[0])
+        step_s = seconds_per_step(students, teacher, loaders.train)
+        started = time.perf_counter()
+        evaluate_all([student.trainer.student.model for student in students], loaders.select, device)
+        evaluation_s = time.perf_counter() - started
+        for student in students:
+            student.trainer.log.close()
+    evaluations = math.ceil(config.epochs / config.eval.every_epochs)
+    steps = config.epochs * len(loaders.train)
+    return min(steps, config.max_steps or steps) * step_s + evaluations * evaluation_s
+
+
+def seconds_per_step(students: Sequence[Student], teacher: SharedTeacher | None, loader: EpochLoader) -> float:
+    started, done = 0.0, 0
+    for student in students:
+        student.trainer.begin_epoch()
+    while done < WARMUP_STEPS + PROBE_STEPS:
+        for batch in loader:
+            if done == WARMUP_STEPS:
+                started = time.perf_counter()
+            if teacher is not None:
+                teacher.prepare(batch.teacher_images)
+            for student in students:
+                student.trainer.step(batch)
+            done += 1
+            if done == WARMUP_STEPS + PROBE_STEPS:
+                break
+    students[0].trainer.meter.read(0)  # sync: the steps are done when their sums can be read
+    return (time.perf_counter() - started) / PROBE_STEPS
+
+
+def untrained_teacher(config: Config, splits: DataSplits, device: torch.device) -> Teacher:
+    """A teacher of the right shape."""
+    model = build_model(teacher_config(config), splits.train.num_classes).to(device)
+    stages = config.teacher.stages or teacher_stages(model, config.augment.teacher_size)[0]
+    return Teacher(model, stages, config.teacher.bn)

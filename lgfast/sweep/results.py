@@ -1,0 +1,143 @@
+"""What came of a sweep: runs, settings with mean and spread over seeds, the winner and its test."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lgfast.checkpoint import atomic_path
+from lgfast.config import dump_yaml
+from lgfast.evaluate import evaluate_checkpoint
+from lgfast.sweep.study import Study, is_live, is_outstanding
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run: a setting with one seed."""
+
+    setting: int
+    seed: int
+    changes: dict[str, Any] | None  # None: not sampled yet
+    state: str  # waiting, running, complete, pruned, failed, saved, lost
+    val_top1: float | None  # best so far, percent
+    epoch: int  # epochs reported
+    seconds: float | None
+    run_dir: str
+    error: str
+    curve: dict[int, float]  # epoch -> validation accuracy
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """A setting over its seeds."""
+
+    setting: int
+    changes: dict[str, Any]
+    states: tuple[str, ...]
+    mean: float | None  # of val_top1 over the seeds that have one
+    spread: float  # sample standard deviation; 0 for one seed
+    seeds: int  # runs with a value
+
+    @property
+    def is_complete(self) -> bool:
+        return all(state == "complete" for state in self.states)
+
+
+def read_runs(study: Study) -> list[RunRow]:
+    """Every run of the study, in order."""
+    rows = []
+    for (setting, seed), trials in sorted(study.by_run().items()):
+        trial = next((trial for trial in trials if is_live(trial)), trials[-1])
+        attrs, result = trial.user_attrs, trial.user_attrs.get("result", {})
+        state, error = trial.state.name.lower(), ""
+        if state == "fail":
+            reason = attrs.get("reason", "lost")
+            state = reason if reason in ("saved", "lost") else "failed"
+            error = "" if is_outstanding(trials) else reason
+        curve = {int(epoch): value for epoch, value in sorted(trial.intermediate_values.items())}
+        best = trial.value if trial.value is not None else max(curve.values(), default=None)
+        epoch = max(curve, default=0)
+        seconds, run_dir = result.get("seconds"), result.get("run_dir", "")
+        rows.append(RunRow(setting, seed, attrs.get("changes"), state, best, epoch, seconds, run_dir, error, curve))
+    return rows
+
+
+def by_setting(runs: Sequence[RunRow], seeds: int) -> list[SettingRow]:
+    """Settings in order of their mean, best first; those without a value come last.
+
+    Args:
+        seeds: how many each setting has, so that one whose other seeds are not queued yet is not complete.
+    """
+    groups = defaultdict(list)
+    for run in runs:
+        if run.changes is not None:
+            groups[run.setting].append(run)
+    rows = []
+    for setting, members in groups.items():
+        values = [run.val_top1 for run in members if run.val_top1 is not None]
+        mean = statistics.mean(values) if values else None
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        states = tuple(run.state for run in members) + ("waiting",) * (seeds - len(members))
+        rows.append(SettingRow(setting, members[0].changes, states, mean, spread, len(values)))
+    return sorted(rows, key=lambda row: (row.mean is None, -(row.mean or 0), row.setting))
+
+
+def find_winner(settings: Sequence[SettingRow]) -> SettingRow | None:
+    """The best setting on validation among those whose every seed is complete."""
+    return next((row for row in settings if row.is_complete), None)
+
+
+def write_csv(runs: Sequence[RunRow], keys: Sequence[str], path: Path) -> None:
+    """sweep.csv: one line per run."""
+    names = ("setting", "seed", "state", "val_top1", "epoch", "seconds", "run_dir", "error")
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*names[:2], *keys, *names[2:]])
+        for run in runs:
+            head, tail = (run.setting, run.seed), [getattr(run, name) for name in names[2:]]
+            writer.writerow([*head, *((run.changes or {}).get(key, "") for key in keys), *tail])
+
+
+def write_best(study: Study, winner: SettingRow, path: Path) -> None:
+    """best.yaml: the winner's configuration with its first seed, for --config."""
+    config = study.plan.config_of(winner.changes, study.plan.space.seeds[0])
+    with atomic_path(path) as temporary:
+        temporary.write_text(dump_yaml(dataclasses.replace(config, run_dir="")))
+
+
+def measure_winner(
+    study: Study, winner: SettingRow, runs: Sequence[RunRow], root: str | None, device: str
+) -> dict | None:
+    """Test accuracy of the winner's runs; measured once per study and kept in it. None if the weights are elsewhere."""
+    known = study.optuna.user_attrs.get("test")
+    if known and known["setting"] == winner.setting:
+        return known
+    folders = [run.run_dir for run in runs if run.setting == winner.setting]
+    if not all(Path(folder).is_dir() for folder in folders):
+        return None
+    top1 = [evaluate_checkpoint(folder, root=root, device=device)["top1"] for folder in folders]
+    spread = statistics.stdev(top1) if len(top1) > 1 else 0.0
+    test = {"setting": winner.setting, "top1": top1, "mean": statistics.mean(top1), "spread": spread}
+    study.optuna.set_user_attr("test", test)
+    return test
+
+
+def write_results(study: Study, out: Path) -> tuple[list[RunRow], list[SettingRow]]:
+    """Bring sweep.csv, best.yaml and results.json in `out` up to date."""
+    runs = read_runs(study)
+    settings = by_setting(runs, len(study.plan.space.seeds))
+    write_csv(runs, [axis.key for axis in study.plan.space.axes], out / "sweep.csv")
+    winner = find_winner(settings)
+    if winner:
+        write_best(study, winner, out / "best.yaml")
+    tree = {"settings": [dataclasses.asdict(row) for row in settings], "test": study.optuna.user_attrs.get("test")}
+    with atomic_path(out / "results.json") as temporary:
+        temporary.write_text(json.dumps(tree, indent=2) + "\n")
+    return runs, settings

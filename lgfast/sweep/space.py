@@ -1,0 +1,186 @@
+"""The space of a sweep: axes over configuration keys, checked before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lgfast.config import Config, check_key, convert, get, replace, valid_keys
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+MAX_CHECKED = 10_000  # combinations of a grid that are checked one by one
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One configuration key and what it may be: `choices`, or a range from `low` to `high`.
+
+    `when` restricts the axis to settings in which other keys have one of the given values.
+    """
+
+    key: str
+    choices: tuple[Any, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+    def suggest(self, trial: Trial) -> Any:
+        """The trial's value, asked of Optuna."""
+        if self.choices:
+            labels = {label(value): value for value in self.choices}
+            return labels[trial.suggest_categorical(self.key, list(labels))]
+        if valid_keys()[self.key] in (int, int | None):
+            return trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+        return trial.suggest_float(self.key, self.low, self.high, log=self.log, step=self.step)
+
+    def applies(self, config: Config) -> bool:
+        return all(get(config, key) in values for key, values in self.when)
+
+
+@dataclass(frozen=True)
+class Space:
+    """Axes in order, and the seeds with which every setting is repeated."""
+
+    axes: tuple[Axis, ...]
+    seeds: tuple[int, ...]
+    is_grid: bool
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of the axes' choices, as key -> value."""
+        columns = [[(axis.key, value) for value in axis.choices] for axis in self.axes]
+        return [dict(row) for row in itertools.product(*columns)]
+
+    def sample(self, trial: Trial, base: Config) -> dict[str, Any]:
+        """A setting chosen by Optuna; axes whose condition does not hold keep the base value."""
+        changes: dict[str, Any] = {}
+        for axis in self.axes:
+            if axis.applies(replace(base, changes)):
+                changes[axis.key] = plain(axis.suggest(trial))
+        return changes
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> Space:
+        axes = tuple(Axis(**{name: freeze(value) for name, value in axis.items()}) for axis in tree["axes"])
+        return cls(axes, tuple(tree["seeds"]), tree["is_grid"])
+
+
+def label(value: Any) -> Any:
+    """A choice as Optuna stores it: plain values as they are, lists as text."""
+    return json.dumps(value) if isinstance(value, (list, tuple)) else value
+
+
+def plain(value: Any) -> Any:
+    """As JSON returns it."""
+    return json.loads(json.dumps(value))
+
+
+def freeze(value: Any) -> Any:
+    return tuple(map(freeze, value)) if isinstance(value, (list, tuple)) else value
+
+
+def read_space(assignments: list[str], file: str | None, base: Config) -> Space:
+    """The space of `--sweep KEY=V1,V2 ...` and of a `--sweep-space` file.
+
+    Raises:
+        ValueError: an unknown key, a value that the key cannot take, or a malformed file.
+    """
+    axes = [axis_from_text(text) for text in assignments]
+    if file:
+        axes += [axis_from_yaml(key, entry) for key, entry in read_yaml(file).items()]
+    repeated = {axis.key for axis in axes if sum(other.key == axis.key for other in axes) > 1}
+    if repeated:
+        raise ValueError(f"--sweep: {repeated.pop()} is given twice; list all its values once")
+    seeds = next((axis for axis in axes if axis.key == "seed"), Axis("seed", (base.seed,)))
+    if not seeds.choices:
+        raise ValueError("seed: a sweep repeats every setting with each seed; list them, e.g. seed: [0, 1, 2]")
+    space = Space(tuple(axis for axis in axes if axis.key != "seed"), seeds.choices, is_grid=not file)
+    check_space(space, base)
+    return space
+
+
+def axis_from_text(text: str) -> Axis:
+    """`KEY=V1,V2`; for keys that hold several numbers, `KEY=0,1,2;0,3,5`."""
+    key, equals, values = text.partition("=")
+    if not equals or not values:
+        raise ValueError(f"--sweep: expected KEY=V1,V2,..., got {text!r}")
+    check_sweepable(key)
+    is_list = getattr(valid_keys()[key], "__origin__", None) is tuple
+    parts = values.split(";") if is_list or ";" in values else values.split(",")
+    return Axis(key, choices=tuple(convert(part.strip(), valid_keys()[key], key) for part in parts))
+
+
+def axis_from_yaml(key: str, entry: Any) -> Axis:
+    """A list of choices, or a mapping with `choices` or `low` and `high`, and optionally `log`, `step`, `when`."""
+    check_sweepable(key)
+    hint = valid_keys()[key]
+    entry = {"choices": entry} if isinstance(entry, list) else entry
+    if not isinstance(entry, dict) or ("choices" in entry) == ("low" in entry and "high" in entry):
+        raise ValueError(f"{key}: expected a list of choices or a mapping with low and high, got {entry!r}")
+    unknown = set(entry) - {field.name for field in dataclasses.fields(Axis)}
+    if unknown:
+        raise ValueError(f"{key}: {unknown.pop()!r} is none of choices, low, high, log, step, when")
+    when = tuple((parent, conditions(parent, values)) for parent, values in (entry.get("when") or {}).items())
+    if "choices" in entry:
+        return Axis(key, tuple(convert(value, hint, key) for value in entry["choices"]), when=when)
+    if hint not in (int, float, int | None, float | None):
+        raise ValueError(f"{key}: low and high need a number, and this key holds {hint}; list choices instead")
+    low, high, step = (convert(entry.get(name), hint | None, key) for name in ("low", "high", "step"))
+    is_log = convert(entry.get("log", False), bool, f"{key} log")
+    if not low < high or (is_log and low <= 0):
+        raise ValueError(f"{key}: expected low < high{' and low > 0 on a log scale' if is_log else ''}, got {entry}")
+    if is_log and step:
+        raise ValueError(f"{key}: a log scale has no step; drop one of the two")
+    return Axis(key, low=low, high=high, log=is_log, step=step, when=when)
+
+
+def conditions(key: str, values: Any) -> tuple[Any, ...]:
+    check_key(key)
+    values = values if isinstance(values, list) else [values]
+    return tuple(convert(value, valid_keys()[key], key) for value in values)
+
+
+def check_sweepable(key: str) -> None:
+    check_key(key)
+    if key == "run_dir":
+        raise ValueError("run_dir: a sweep names the folder of each run itself; set --out for the whole sweep")
+
+
+def check_space(space: Space, base: Config) -> None:
+    """Every value must make a valid configuration."""
+    if base.eval.protocol == "paper":
+        raise ValueError(
+            "eval.protocol: paper selects on the test images, and a sweep selects on validation; "
+            "add --eval.protocol holdout"
+        )
+    for axis in space.axes:
+        for value in axis.choices or (axis.low, axis.high):
+            replace(base, {axis.key: value})
+    if space.is_grid:
+        for changes in itertools.islice(space.grid(), MAX_CHECKED):
+            replace(base, changes)
+
+
+def read_yaml(file: str) -> dict[str, Any]:
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"--sweep-space: no file {file}")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict) or not tree:
+        raise ValueError(f"{file}: expected a mapping of configuration keys to choices or ranges")
+    return tree

@@ -1,0 +1,265 @@
+"""The Optuna study behind a sweep: what has to run, who runs it, and what came of it.
+
+Every trial is one run: a setting and a seed. The study holds the base configuration and the space, so a process that
+knows its place can join. What has to run follows from the space (`fill`); a trial whose worker died is failed and its
+run queued again (`repair`). Both may happen in several processes at once: of two live trials of one run the lower
+number wins when it is claimed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lgfast.config import Config, from_dict, replace, to_dict
+from lgfast.sweep.group import group_key
+from lgfast.sweep.liveness import Heartbeat, Observer
+from lgfast.sweep.space import Space, label
+
+try:
+    import optuna
+    from optuna.trial import FrozenTrial, Trial, TrialState
+except ImportError as error:
+    raise ValueError("sweeps need Optuna: pip install 'lgfast[sweep]' (or: pip install 'optuna>=5')") from error
+
+MAX_LOST = 3  # a run whose worker died this often is given up
+READY_S = 60.0  # how long a joining process waits for the plan to be written
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is; stored in the study."""
+
+    base: Config
+    space: Space
+    trials: int | None  # settings to sample; None: the grid, or as many as the budget allows
+    pruner: str
+    group: int  # trials per process
+
+    def to_dict(self) -> dict[str, Any]:
+        rest = {"trials": self.trials, "pruner": self.pruner, "group": self.group}
+        return {"base": to_dict(self.base), "space": json.loads(json.dumps(self.space.to_dict())), **rest}
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> Plan:
+        return cls(**tree | {"base": from_dict(tree["base"]), "space": Space.from_dict(tree["space"])})
+
+    def config_of(self, changes: dict[str, Any], seed: int) -> Config:
+        return replace(self.base, changes | {"seed": seed})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A claimed trial: one setting with one seed."""
+
+    trial: Trial
+    setting: int
+    seed: int
+    changes: dict[str, Any]
+
+
+class Study:
+    """Access to one sweep's study; every process has its own.
+
+    Args:
+        place: journal file or Optuna URL.
+        name: of the study in that storage.
+    """
+
+    def __init__(self, place: str, name: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.place, self.name = place, name
+        self.storage = open_storage(place)
+        self.observer = Observer()
+        self.heartbeat: Heartbeat | None = None
+
+    def exists(self) -> bool:
+        return self.name in optuna.get_all_study_names(self.storage)
+
+    def create(self, plan: Plan) -> None:
+        """Write a new study.
+
+        Raises:
+            ValueError: the storage has a study of this name already.
+        """
+        try:
+            self.optuna = optuna.create_study(study_name=self.name, storage=self.storage, direction="maximize")
+        except optuna.exceptions.DuplicatedStudyError:
+            raise ValueError(f"--study: {self.place} already holds a study {self.name!r}") from None
+        self.optuna.set_user_attr("plan", plan.to_dict())
+        self.use(plan)
+        self.fill()
+
+    def join(self) -> Plan:
+        """Open the existing study and return its plan."""
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            if self.exists():
+                self.optuna = optuna.load_study(study_name=self.name, storage=self.storage)
+                tree = self.optuna.user_attrs.get("plan")
+                if tree:
+                    self.use(Plan.from_dict(tree))
+                    return self.plan
+            time.sleep(0.2)
+        raise ValueError(f"--study: {self.place} holds no sweep named {self.name!r}; start one with --sweep")
+
+    def use(self, plan: Plan) -> None:
+        self.plan = plan
+        self.grid = plan.space.grid() if plan.space.is_grid else None
+        self.optuna.sampler = optuna.samplers.TPESampler()
+        self.optuna.pruner = build_pruner(plan)
+
+    def announce(self) -> None:
+        """Become a worker of this study."""
+        self.heartbeat = Heartbeat(self.optuna).start()
+
+    # ---- what has to run ---------------------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Queue every run of the plan that is neither queued, running nor finished."""
+        by_run = self.by_run()
+        trials = [trial for of_run in by_run.values() for trial in of_run if "changes" in trial.user_attrs]
+        settings = {trial.user_attrs["setting"]: trial.user_attrs["changes"] for trial in trials}
+        outstanding = []
+        for setting in range(self.number_of_settings(settings)):
+            changes = self.grid[setting] if self.grid is not None else settings.get(setting)
+            seeds = self.plan.space.seeds
+            for seed in seeds if changes is not None else seeds[:1]:
+                if is_outstanding(by_run[setting, seed]):
+                    outstanding.append((setting, seed, changes))
+        for setting, seed, changes in self.in_groups(outstanding):
+            self.queue(setting, seed, changes)
+
+    def in_groups(self, runs: list[tuple[int, int, dict | None]]) -> list[tuple[int, int, dict | None]]:
+        """Runs that can share a process next to each other, otherwise in order."""
+        by_key = defaultdict(list)
+        for setting, seed, changes in runs:
+            by_key[self.key_of(changes, seed)].append((setting, seed, changes))
+        return [run for members in by_key.values() for run in members]
+
+    def number_of_settings(self, settings: dict[int, Any]) -> int:
+        if self.grid is not None:
+            return len(self.grid)
+        return self.plan.trials if self.plan.trials is not None else len(settings) + self.plan.group
+
+    def queue(self, setting: int, seed: int, changes: dict[str, Any] | None) -> None:
+        """Add a waiting trial; without changes its setting is sampled when it is claimed."""
+        attrs = {"setting": setting, "seed": seed}
+        params = {key: label(value) for key, value in (changes or {}).items()}
+        self.optuna.enqueue_trial(params, attrs if changes is None else attrs | {"changes": changes})
+
+    def by_run(self) -> dict[tuple[int, int], list[FrozenTrial]]:
+        """The trials of every run, in order of their numbers."""
+        runs: dict[tuple[int, int], list[FrozenTrial]] = defaultdict(list)
+        for trial in self.optuna.get_trials(deepcopy=False):
+            if "setting" in trial.user_attrs:
+                runs[trial.user_attrs["setting"], trial.user_attrs["seed"]].append(trial)
+        return runs
+
+    # ---- who runs it -------------------------------------------------------------------------------------------------
+
+    def claim(self) -> list[Run]:
+        """Take this worker's share of the waiting trials that can run as one group; empty if none waits."""
+        waiting = self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if not waiting:
+            return []
+        attrs = [trial.user_attrs for trial in waiting[: self.plan.group]]
+        keys = [self.key_of(own.get("changes"), own["seed"]) for own in attrs]
+        together = next((i for i, key in enumerate(keys) if key != keys[0]), len(keys))
+        share = math.ceil(len(waiting) / max(1, self.observer.count_alive(self.optuna.user_attrs)))
+        runs = [self.take() for _ in range(min(share, together))]
+        claimed = [run for run in runs if run is not None]
+        if self.grid is None and claimed:
+            self.fill()  # the other seeds of what was sampled just now
+        return claimed
+
+    def key_of(self, changes: dict[str, Any] | None, seed: int) -> str:
+        """Which runs may share a process; settings still to be sampled are taken together."""
+        return "" if changes is None else group_key(self.plan.config_of(changes, seed))
+
+    def take(self) -> Run | None:
+        """The next waiting trial, or None if another process was faster or the run is taken care of."""
+        trial = self.optuna.ask()
+        trial.set_user_attr("worker", self.heartbeat.id)
+        attrs = trial.user_attrs
+        if "setting" not in attrs or self.is_duplicate(trial):
+            self.fail(trial, "duplicate")
+            return None
+        changes = self.plan.space.sample(trial, self.plan.base)
+        if "changes" not in attrs:
+            trial.set_user_attr("changes", changes)
+        return Run(trial, attrs["setting"], attrs["seed"], changes)
+
+    def is_duplicate(self, trial: Trial) -> bool:
+        run = trial.user_attrs["setting"], trial.user_attrs["seed"]
+        return any(is_live(other) and other.number < trial.number for other in self.by_run()[run])
+
+    def repair(self) -> list[int]:
+        """Fail the running trials of dead workers and queue their runs again; the numbers of those trials."""
+        attrs, lost = self.optuna.user_attrs, []
+        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            worker = trial.user_attrs.get("worker")
+            if worker is None and self.observer.is_fresh(f"trial {trial.number}", 0):
+                continue  # claimed a moment ago
+            if worker is None or not self.observer.is_alive(worker, attrs):
+                self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                lost.append(trial.number)
+        self.fill()
+        return lost
+
+    def is_busy(self) -> bool:
+        """Whether any trial waits or runs."""
+        return bool(self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)))
+
+    # ---- what came of it ---------------------------------------------------------------------------------------------
+
+    def complete(self, trial: Trial, val_top1: float) -> None:
+        self.optuna.tell(trial, val_top1)
+
+    def prune(self, trial: Trial) -> None:
+        self.optuna.tell(trial, state=TrialState.PRUNED)
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        """End a trial without a value: `saved` (to be continued), `duplicate`, or the error of the run."""
+        trial.set_user_attr("reason", reason)
+        self.optuna.tell(trial, state=TrialState.FAIL)
+
+
+def is_live(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.FAIL
+
+
+def is_outstanding(trials: list[FrozenTrial]) -> bool:
+    """Whether a run has to be queued (again), given its trials so far."""
+    reasons = [trial.user_attrs.get("reason", "lost") for trial in trials if trial.state == TrialState.FAIL]
+    has_error = any(reason not in ("lost", "saved", "duplicate") for reason in reasons)
+    return not any(map(is_live, trials)) and not has_error and reasons.count("lost") < MAX_LOST
+
+
+def build_pruner(plan: Plan) -> optuna.pruners.BasePruner:
+    if plan.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=plan.base.epochs // 5)
+    if plan.pruner == "hyperband":
+        lowest = max(1, plan.base.epochs // 9)
+        return optuna.pruners.HyperbandPruner(min_resource=lowest, max_resource=plan.base.epochs)
+    return optuna.pruners.NopPruner()
+
+
+def open_storage(place: str) -> optuna.storages.BaseStorage:
+    """Storage of a journal file's path or of a database URL."""
+    if "://" not in place:
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        backend = optuna.storages.journal.JournalFileBackend(place)
+        return optuna.storages.JournalStorage(backend)
+    if place.startswith("sqlite"):
+        patient = {"connect_args": {"timeout": 60}}  # seconds to wait while another process writes
+        return optuna.storages.RDBStorage(place, engine_kwargs=patient)
+    try:
+        return optuna.storages.RDBStorage(place)
+    except ImportError as error:
+        raise ValueError(f"--study: {place} needs a database driver ({error}); e.g. pip install psycopg2") from None

@@ -1,0 +1,142 @@
+"""A process that takes trials of a study, trains them in groups and reports, until nothing is left."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from lgfast.config import Config, replace
+from lgfast.interrupt import Interrupted, InterruptFlag
+from lgfast.sweep.group import Student, group_key, run_group
+from lgfast.sweep.study import Run, Study
+
+POLL_S = 1.0  # how often an idle worker looks for new or abandoned trials
+
+
+class StopFlag(InterruptFlag):
+    """Also set when a time budget (seconds) is used up."""
+
+    def __init__(self, budget: float | None = None) -> None:
+        self._deadline = time.monotonic() + budget if budget is not None else math.inf
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        return self._requested or time.monotonic() >= self._deadline
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        self._requested = value
+
+    @property
+    def is_out_of_time(self) -> bool:
+        return not self._requested and self.requested
+
+
+class Worker:
+    """Works on a study.
+
+    Args:
+        study: joined or created, and announced.
+        out: folder of the runs.
+        here: keys that this machine sets differently (data.root, device, ...); they do not change what is computed.
+        interrupt: tells when to save and stop.
+        on_change: called when a trial starts, reports or ends.
+    """
+
+    def __init__(
+        self, study: Study, out: Path, here: dict, interrupt: InterruptFlag, on_change: Callable[[], None]
+    ) -> None:
+        self.study, self.out, self.here, self.interrupt, self.on_change = study, out, here, interrupt, on_change
+
+    def work(self) -> None:
+        """Until every trial has ended, wherever it runs, or until interrupted."""
+        while not self.interrupt.requested:
+            self.study.repair()
+            runs = self.study.claim()
+            if runs:
+                self.run(runs)
+            elif self.study.is_busy():
+                time.sleep(POLL_S)
+            else:
+                return
+
+    def run(self, runs: list[Run]) -> None:
+        """Train the runs, those that can share a group together; what an interrupt leaves is given back."""
+        groups: dict[str, list[tuple[Run, Config]]] = defaultdict(list)
+        for run in runs:
+            config = self.config_of(run)
+            groups[group_key(config)].append((run, config))
+        for members in groups.values():
+            self.train([run for run, _ in members], [config for _, config in members])
+
+    def config_of(self, run: Run) -> Config:
+        """The run's configuration, quiet and in its own folder."""
+        folder = self.out / "runs" / f"{run.setting:03d}-seed{run.seed}"
+        fixed = {"run_dir": str(folder), "log.print_epochs": False}
+        return replace(self.study.plan.config_of(run.changes, run.seed), self.here | fixed)
+
+    def train(self, runs: list[Run], configs: list[Config]) -> None:
+        started = time.monotonic()
+        reporters = {c.run_dir: Reporter(run, Path(c.run_dir)) for run, c in zip(runs, configs, strict=True)}
+
+        def on_epoch(student: Student, row: dict[str, float]) -> bool:
+            is_losing = reporters[student.config.run_dir].report(row) and not student.trainer.is_finished()
+            self.on_change()
+            return is_losing
+
+        self.on_change()
+        try:
+            if self.interrupt.requested:
+                raise Interrupted(self.out, self.out)
+            students = run_group(configs, self.interrupt, on_epoch)
+            for run, student in zip(runs, students, strict=True):
+                self.tell(run, student, time.monotonic() - started)
+        except Interrupted:  # before the first step
+            for run in runs:
+                self.study.fail(run.trial, "saved")
+        except Exception as error:
+            for run in runs:
+                self.study.fail(run.trial, f"{type(error).__name__}: {error}")
+        self.on_change()
+
+    def tell(self, run: Run, student: Student, seconds: float) -> None:
+        trial = run.trial
+        if student.trainer is not None:
+            progress = dataclasses.asdict(student.progress)
+            trial.set_user_attr("result", progress | {"seconds": seconds, "run_dir": student.config.run_dir})
+        if student.status == "complete":
+            self.study.complete(trial, student.progress.best_top1)
+        elif student.status == "pruned":
+            self.study.prune(trial)
+        else:
+            self.study.fail(trial, student.error or "saved")
+
+
+class Reporter:
+    """Passes a run's validation accuracy on to its trial, with the epochs before a resume."""
+
+    def __init__(self, run: Run, run_dir: Path) -> None:
+        self.trial, self.run_dir = run.trial, run_dir
+        self._has_past = False
+
+    def report(self, row: dict[str, float]) -> bool:
+        """Returns whether the pruner would stop the trial."""
+        if "val_top1" not in row:
+            return False
+        past = [] if self._has_past else read_curve(self.run_dir)
+        self._has_past = True
+        for epoch, top1 in past or [(row["epoch"], row["val_top1"])]:
+            self.trial.report(top1, epoch)
+        return self.trial.should_prune()
+
+
+def read_curve(run_dir: Path) -> list[tuple[int, float]]:
+    """Epochs and validation accuracy so far, from the run's summary.csv."""
+    with (run_dir / "summary.csv").open() as file:
+        return [(int(row["epoch"]), float(row["val_top1"])) for row in csv.DictReader(file) if row["val_top1"]]

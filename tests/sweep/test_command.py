@@ -1,0 +1,136 @@
+"""`lgfast.train.main` with sweep options, in this process, on tiny runs."""
+
+import csv
+import json
+import signal
+
+import pytest
+
+from lgfast.config import dump_yaml, load_yaml, replace
+from lgfast.sweep import results
+from lgfast.train import main
+from tests.runs import tiny_config
+
+GRID = ["--sweep", "optim.lr=1e-3,4e-3", "--sweep", "seed=0,1"]
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A configuration file; its teacher is shared by the tests."""
+    tmp_path = tmp_path_factory.mktemp("base")
+    path = tmp_path / "base.yaml"
+    config = replace(tiny_config(tmp_path), {"run_dir": "", "epochs": 2, "data.seed": 0})
+    path.write_text(dump_yaml(config))
+    return str(path)
+
+
+def rows(out):
+    with (out / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_grid_gives_table_best_configuration_and_page(base, tmp_path, capsys, monkeypatch):
+    tested, evaluate = [], results.evaluate_checkpoint
+    monkeypatch.setattr(results, "evaluate_checkpoint", lambda *a, **k: tested.append(a[0]) or evaluate(*a, **k))
+    out = tmp_path / "out"
+    assert main(["--config", base, *GRID, "--out", str(out)]) == 0
+    assert [(row["setting"], row["seed"], row["state"]) for row in rows(out)] == [
+        (s, seed, "complete") for s in "01" for seed in "01"
+    ]
+    assert {float(row["optim.lr"]) for row in rows(out)} == {1e-3, 4e-3}
+    report = json.loads((out / "results.json").read_text())
+    winner = report["settings"][0]
+    assert winner["mean"] == max(row["mean"] for row in report["settings"])
+    assert len(tested) == 2 and all(f"{winner['setting']:03d}-seed" in folder for folder in tested)
+    best = load_yaml(out / "best.yaml")
+    assert best == replace(load_yaml(base), {"optim.lr": winner["changes"]["optim.lr"], "seed": 0})
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "http" not in page  # one key: nothing to weigh
+    assert (out / "curves.png").is_file() and (out / "parallel.png").is_file()
+    assert "best: setting" in capsys.readouterr().out
+    assert main(["--resume", str(out)]) == 0  # nothing left: the test images stay untouched
+    assert len(tested) == 2
+
+
+def test_budget_saves_what_runs_and_resume_finishes_it(base, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["--config", base, *GRID, "--out", str(out), "--budget", "0.001s"]) == 0
+    assert {row["state"] for row in rows(out)} == {"waiting"}
+    assert f"continue with: python -m lgfast.train --resume {out}" in capsys.readouterr().err
+    assert main(["--resume", str(out)]) == 0
+    assert {row["state"] for row in rows(out)} == {"complete"}
+
+
+def test_sampled_space_with_pruning(base, tmp_path):
+    file, out = tmp_path / "space.yaml", tmp_path / "out"
+    file.write_text(
+        "optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\n"
+        "optim.name: [adamw, sgd]\n"
+        "optim.momentum: {low: 0.5, high: 0.9, when: {optim.name: sgd}}\n"
+    )
+    arguments = ["--sweep-space", str(file), "--trials", "5", "--pruner", "hyperband", "--group", "3"]
+    assert main(["--config", base, *arguments, "--out", str(out)]) == 0
+    found = rows(out)
+    assert len(found) == 5 and {row["state"] for row in found} <= {"complete", "pruned"}
+    assert all((row["optim.momentum"] != "") == (row["optim.name"] == "sgd") for row in found)
+
+
+def test_a_bad_model_fails_its_trials_and_leaves_the_rest(base, tmp_path):
+    out = tmp_path / "out"
+    assert main(["--config", base, "--sweep", "model.name=no_such_model,deit_tiny_patch16_224", "--out", str(out)]) == 0
+    states = {row["model.name"]: (row["state"], row["error"]) for row in rows(out)}
+    assert states["deit_tiny_patch16_224"] == ("complete", "")
+    assert states["no_such_model"][0] == "failed" and "no_such_model" in states["no_such_model"][1]
+
+
+def test_dry_run_prints_trials_and_time_and_leaves_nothing(base, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["--config", base, *GRID, "--out", str(out), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "2 settings x 2 seeds = 4 trials" in text
+    assert "setting 1: optim.lr=0.004" in text
+    assert "1 groups of up to 8; predicted" in text and "with 1 worker(s)" in text
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sweep", "optim.lrr=1"], "did you mean 'optim.lr'?"),
+        (["--sweep", "optim.lr=fast"], "optim.lr: expected float, got 'fast'"),
+        ([*GRID, "--trials", "4"], "--sweep runs every combination"),
+        ([*GRID, "--optim.foo", "1"], "unknown configuration key 'optim.foo'"),
+        (["--sweep-space", "none.yaml", "--trials", "4"], "no file none.yaml"),
+        ([*GRID, "--workers-per-gpu", "2"], "torch sees no CUDA device here"),
+        (["--study", "no.journal"], "no journal file no.journal"),
+        (["--study", "sqlite:///empty.db"], "holds no sweep named 'lgfast'"),
+    ],
+)
+def test_mistakes_fail_before_anything_starts(base, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lgfast.sweep.study.READY_S", 0.1)
+    config = [] if "--study" in arguments else ["--config", base, "--out", "out"]
+    assert main([*config, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_study_with_another_plan_is_not_mixed(base, tmp_path, capsys):
+    place = str(tmp_path / "study.journal")
+    start = ["--config", base, "--study", place, "--budget", "0.001s"]
+    assert main([*start, *GRID]) == 0
+    assert main([*start, *GRID]) == 0  # the same sweep: joins
+    assert main([*start, "--sweep", "optim.lr=5e-3"]) == 2
+    assert "holds another sweep" in capsys.readouterr().err
+    assert main(["--study", place, "--optim.lr", "1"]) == 2
+    assert "optim.lr is fixed by the sweep" in capsys.readouterr().err
+    assert main(["--config", base, *GRID, "--out", str(tmp_path)]) == 2
+    assert f"join it with --resume {tmp_path}" in capsys.readouterr().err
