@@ -52,6 +52,7 @@ RECIPE = {
     "model.patch_size": 4,
     "teacher.recipe": "cifar100-resnet56",
     "data.seed": 0,
+    "data.loader": "timm",
     "log.tensorboard": False,
     "log.every_steps": 10**9,
     "device": "cpu",

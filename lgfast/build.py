@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lgfast import ranks
 from lgfast.config import Config, from_dict, to_dict
 from lgfast.data import ImageSet, build_eval_loader, build_train_loader, load_dataset, split_holdout
 from lgfast.data.epoch_loader import EpochLoader
@@ -39,8 +40,10 @@ class DataSplits:
 
 def resolve_device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if ranks.was_launched_by_torchrun() and device == torch.device("cuda"):
+        device = torch.device("cuda", ranks.local_rank())
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {name} was asked for, but torch sees no CUDA device; use --device cpu")
     if device.index is not None:
@@ -74,6 +77,8 @@ def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> L
         batch_size=data.batch_size,
         seed=config.view_seed,
         workers=data.workers,
+        rank=ranks.rank(),
+        world=ranks.world(),
         device=device,
         dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
     )
@@ -85,8 +90,15 @@ def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> L
 
 
 def eval_loader(config: Config, images: ImageSet, device: torch.device) -> EvalLoader:
+    """Every image once, over all ranks."""
     return build_eval_loader(
-        images, config.augment, batch_size=config.data.eval_batch_size, workers=config.data.workers, device=device
+        images,
+        config.augment,
+        batch_size=config.data.eval_batch_size,
+        workers=config.data.workers,
+        rank=ranks.rank(),
+        world=ranks.world(),
+        device=device,
     )
 
 

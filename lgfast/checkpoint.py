@@ -116,10 +116,13 @@ class CheckpointStore:
     def all(self) -> list[Path]:
         return sorted(self.folder.glob("step_*"))
 
+    def path(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}"
+
     def save(self, step: int, model: nn.Module, metadata: dict[str, Any], state: dict[str, Any]) -> Path:
         """Write one checkpoint whole, then drop the oldest beyond `keep`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step_{step:08d}"
+        path = self.path(step)
         with atomic_path(path) as temporary:
             temporary.mkdir()
             write_weights(temporary / "model.safetensors", model, metadata)

@@ -57,7 +57,9 @@ class TeacherConfig:
     recipe: str = "digits-resnet8"  # recipe that trains it when checkpoint=auto
     name: str = ""  # another CNN than the recipe's, any of timm's; "": the recipe's
     checkpoint: str = "auto"  # auto: train once per (images, recipe) and reuse; otherwise a run folder or weights file
-    bn: Literal["batch", "running"] = "batch"  # batch: statistics of the current batch, as the paper's code does
+    # batch: statistics of the current batch (of this rank), as the paper's code does; synced: of all ranks' batches;
+    # running: the trained statistics
+    bn: Literal["batch", "synced", "running"] = "batch"
     stages: tuple[int, ...] = ()  # teacher stages to imitate; (): the model's default three
     cache: str = ""  # folder of trained teachers; "": $LGFAST_CACHE or ~/.cache/lgfast
 

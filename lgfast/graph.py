@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lgfast import ranks
 from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
 
@@ -18,6 +19,8 @@ def graph_obstacle(device: torch.device, optimizer: torch.optim.Optimizer) -> st
     """Why a step cannot be captured, or None."""
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, got {device}"
+    if ranks.world() > 1:
+        return "a step of several ranks exchanges gradients, which is not captured"
     if not isinstance(optimizer, FlatAdamW):
         return (
             f"{type(optimizer).__name__} keeps numbers on the host, which a graph would freeze (optim.name=adamw fits)"

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from lgfast import ranks
 from lgfast.checkpoint import CheckpointStore, load_weights, save_weights
 from lgfast.config import Config
 from lgfast.data.batch import Batch
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import Interrupted, InterruptFlag
-from lgfast.metrics import EvalMeter, MetricsLog, TrainMeter
+from lgfast.metrics import EvalMeter, MetricsLog, SilentLog, TrainMeter
 from lgfast.optim import learning_rate, set_learning_rate
 from lgfast.step import TrainStep
 
@@ -67,7 +68,7 @@ class Trainer:
         self.interrupt = interrupt
         self.device = next(student.parameters()).device
         self.store = CheckpointStore(run_dir, config.log.keep_checkpoints)
-        self.log = MetricsLog(run_dir, config.log.tensorboard)
+        self.log = MetricsLog(run_dir, config.log.tensorboard) if ranks.is_writer() else SilentLog()
         self.progress = Progress()
 
     @property
@@ -112,8 +113,12 @@ class Trainer:
 
     def finish(self) -> None:
         """Write the last weights and close the files."""
-        save_weights(self.run_dir / "last.safetensors", self.step.model, self.weights_metadata())
+        self.write_weights("last.safetensors")
         self.log.close()
+
+    def write_weights(self, name: str) -> None:
+        if ranks.is_writer():
+            save_weights(self.run_dir / name, self.step.model, self.weights_metadata())
 
     def after_step(self, is_last: bool) -> None:
         """Log, save and stop where due. Host reads happen here only."""
@@ -127,8 +132,14 @@ class Trainer:
             return
         if log.save_every_steps and step % log.save_every_steps == 0:
             self.save()
-        if self.interrupt.requested:
+        if self.is_stop_requested():
             raise Interrupted(self.save(), self.run_dir)
+
+    def is_stop_requested(self) -> bool:
+        """Whether to save and leave. Several ranks agree on it where they log, alone it is known at once."""
+        if ranks.world() > 1 and self.progress.step % self.config.log.every_steps:
+            return False
+        return ranks.any_rank(self.interrupt.requested, self.device)
 
     def finish_epoch(self, seconds: float, scores: dict[str, float] | None = None) -> dict[str, float]:
         """Evaluate, remember the best epoch, write the epoch's rows and checkpoint.
@@ -154,9 +165,10 @@ class Trainer:
         self.log.write_epoch(row | {"seconds": round(seconds, 3)})
         self.say(row, seconds)
         is_due = self.progress.epoch % self.config.log.save_every_epochs == 0
-        if self.is_finished() or is_due or self.interrupt.requested:
+        is_stopping = ranks.any_rank(self.interrupt.requested, self.device)
+        if self.is_finished() or is_due or is_stopping:
             path = self.save()
-            if self.interrupt.requested and not self.is_finished():
+            if is_stopping and not self.is_finished():
                 raise Interrupted(path, self.run_dir)
         return row
 
@@ -170,7 +182,7 @@ class Trainer:
         """Keep the weights of the epoch with the best accuracy on the selection images."""
         if scores["top1"] > self.progress.best_top1:
             self.progress.best_top1, self.progress.best_epoch = scores["top1"], self.progress.epoch
-            save_weights(self.run_dir / "best.safetensors", self.step.model, self.weights_metadata())
+            self.write_weights("best.safetensors")
 
     def check_finite(self) -> None:
         bad = self.meter.first_bad_step()
@@ -189,14 +201,29 @@ class Trainer:
             "progress": dataclasses.asdict(self.progress),
             "guidance": self.student.guidance.state_dict() if self.student.guidance else {},
             **self.step.state_dict(),
-            "meter": self.meter.state_dict(),
             "loader": self.train_loader.state_dict(),
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "ranks": ranks.gather(self.rank_state()),
             "log_position": self.log.position(),
             "content_hash": self.metadata["content_hash"],
         }
+        if not ranks.is_writer():
+            return self.store.path(self.progress.step)
         return self.store.save(self.progress.step, self.student.model, self.weights_metadata(), state)
+
+    def rank_state(self) -> dict[str, Any]:
+        """What each rank has for itself: the sums of its meters and its random numbers."""
+        cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"meter": self.meter.state_dict(), "torch_rng": torch.get_rng_state(), "cuda_rng": cuda_rng}
+
+    def load_rank_state(self, states: list[dict[str, Any]]) -> None:
+        """Continue from this rank's state; with another number of ranks each keeps the random numbers it began with."""
+        if len(states) != ranks.world():
+            return
+        own = states[ranks.rank()]
+        self.meter.load_state_dict(own["meter"])
+        torch.set_rng_state(own["torch_rng"])
+        if own["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda_rng"], self.device)
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint; False where there is none."""
@@ -213,11 +240,8 @@ class Trainer:
         if self.student.guidance:
             self.student.guidance.load_state_dict(state["guidance"])
         self.step.load_state_dict(state)
-        self.meter.load_state_dict(state["meter"])
         self.train_loader.load_state_dict(state["loader"])
-        torch.set_rng_state(state["torch_rng"])
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        self.load_rank_state(state["ranks"])
         self.log.rewind(state["log_position"])
         self.progress = Progress(**state["progress"])
         return True
@@ -237,10 +261,16 @@ class Trainer:
     def progress_bar(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """A bar on a terminal; nothing in a file."""
         title = f"epoch {self.progress.epoch + 1}/{self.config.epochs}"
-        return tqdm(batches, title, leave=False, disable=not sys.stderr.isatty(), total=len(self.train_loader))
+        return tqdm(
+            batches,
+            title,
+            leave=False,
+            disable=not (sys.stderr.isatty() and ranks.is_writer()),
+            total=len(self.train_loader),
+        )
 
     def say(self, row: dict[str, float], seconds: float) -> None:
-        if not self.config.log.print_epochs:
+        if not (self.config.log.print_epochs and ranks.is_writer()):
             return
         val = f"  val {row['val_top1']:.2f} %" if "val_top1" in row else ""
         guidance = f"  guidance {row['guidance_loss']:.4f}" if row["guidance_loss"] else ""

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgfast import ranks
+
 
 class TrainMeter:
     """Sums over training steps, kept on the device; reading is the only synchronisation.
@@ -42,8 +44,8 @@ class TrainMeter:
         self.step += 1
 
     def read(self, row: int) -> dict[str, float]:
-        """Means per step since the row's last reset, and training accuracy in percent."""
-        sums = dict(zip(self.COLUMNS, self.sums[row].tolist(), strict=True))  # sync: log steps only
+        """Over all ranks, means per step since the row's last reset, and training accuracy in percent."""
+        sums = dict(zip(self.COLUMNS, ranks.total(self.sums[row]).tolist(), strict=True))  # sync: log steps only
         steps, images = max(sums["steps"], 1), max(sums["images"], 1)
         return {
             "loss": sums["loss"] / steps,
@@ -54,7 +56,7 @@ class TrainMeter:
 
     def first_bad_step(self) -> int | None:
         """Index of the first step whose loss was not finite, or None."""
-        step = int(self.bad_step)  # sync: log steps and before a checkpoint only
+        step = int(ranks.highest(self.bad_step))  # sync: log steps and before a checkpoint only
         return None if step < 0 else step
 
     def reset(self, row: int) -> None:
@@ -85,7 +87,7 @@ class EvalMeter:
         self.sums += torch.stack([v.double() for v in (hits[:, 0].sum(), hits.any(1).sum(), loss, count)])
 
     def read(self) -> dict[str, float]:
-        top1, top5, loss, count = self.sums.tolist()  # sync: once per evaluation
+        top1, top5, loss, count = ranks.total(self.sums).tolist()  # sync: once per evaluation
         if count == 0:
             raise ValueError("evaluation saw no image; check data.test_limit and the dataset's test split")
         return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "images": int(count)}
@@ -149,6 +151,25 @@ def read_curve(run_dir: Path) -> tuple[list[int], list[float]]:
     with (run_dir / "summary.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["val_top1"]]
     return [int(row["epoch"]) for row in rows], [float(row["val_top1"]) for row in rows]
+
+
+class SilentLog:
+    """In place of a MetricsLog on ranks that write nothing."""
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        pass
+
+    def write_epoch(self, row: dict[str, Any]) -> None:
+        pass
+
+    def position(self) -> dict[str, int]:
+        return {}
+
+    def rewind(self, position: dict[str, int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def finite_or_none(value: Any) -> Any:

@@ -54,6 +54,11 @@ class ComputeWeights:
         }
         return functional_call(self.module, stand_ins | self.constants, (images.to(self.dtype), *args))
 
+    @property
+    def receivers(self) -> list[Tensor]:
+        """Where the gradients of a step are found after `collect`."""
+        return self.masters if self.feeds_masters else self.leaves
+
     @torch.no_grad()
     def collect(self) -> None:
         """Move a backward pass's gradients to the masters, where the optimizer looks for them there."""

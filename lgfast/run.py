@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lgfast import ranks
 from lgfast.build import (
     DataSplits,
     Loaders,
@@ -51,24 +53,27 @@ class Result:
     teacher_test_top1: float | None = None
 
 
-def train_run(config: Config, resume: bool = False, interrupt: InterruptFlag | None = None) -> Result:
+def train_run(
+    config: Config, resume: bool = False, interrupt: InterruptFlag | None = None, alone: bool = False
+) -> Result:
     """Train as `config` says (its teacher first, if it needs one) and test the result.
 
     Args:
         resume: continue from the newest checkpoint of `config.run_dir` (start anew where there is none).
+        alone: in this process, whatever torchrun launched beside it; so a teacher is trained by the first rank to come.
     """
     interrupt = interrupt or InterruptFlag()
     started = time.perf_counter()
     device = resolve_device(config.device)
     splits = load_splits(config)
     teacher, teacher_run = prepare_teacher(config, splits, device, interrupt)
-    run_dir = open_run_dir(config, resume)
-    trainer = build_trainer(dataclasses.replace(config, run_dir=str(run_dir)), splits, teacher, device, interrupt)
-    if resume and trainer.resume():
-        print(f"continuing {run_dir} after step {trainer.progress.step}", flush=True)
-    trainer.fit()
-    result = report(config, run_dir, trainer, splits, device, teacher_run, time.perf_counter() - started)
-    return result
+    with contextlib.nullcontext() if alone else ranks.joined(device):
+        run_dir = open_run_dir(config, resume)
+        trainer = build_trainer(dataclasses.replace(config, run_dir=str(run_dir)), splits, teacher, device, interrupt)
+        if resume and trainer.resume() and ranks.is_writer():
+            print(f"continuing {run_dir} after step {trainer.progress.step}", flush=True)
+        trainer.fit()
+        return report(config, run_dir, trainer, splits, device, teacher_run, time.perf_counter() - started)
 
 
 def prepare_teacher(
@@ -77,20 +82,26 @@ def prepare_teacher(
     """The teacher, trained first if need be, and where it comes from; None where the run is not guided."""
     if config.guidance.weight == 0:
         return None, None
-    source = teacher_source(config, splits.train, partial(train_run, resume=True, interrupt=interrupt))
+    source = teacher_source(config, splits.train, partial(train_run, resume=True, interrupt=interrupt, alone=True))
     return load_teacher(config, source, splits.train, device), source
 
 
 def open_run_dir(config: Config, resume: bool) -> Path:
     """Create the run's folder with its configuration and environment; refuse one that holds another run."""
-    run_dir = Path(config.run_dir or f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    mark = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}" if ranks.world() == 1 else ranks.run_name()
+    run_dir = Path(config.run_dir or f"runs/{config.name}-{mark}")
+    config = dataclasses.replace(config, run_dir=str(run_dir))
     if not resume and (run_dir / "config.yaml").exists():
         raise ValueError(
             f"run_dir: {run_dir} already holds a run; continue it with --resume {run_dir}, or name another"
         )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(dump_yaml(dataclasses.replace(config, run_dir=str(run_dir))))
-    (run_dir / "environment.json").write_text(json.dumps(describe_environment(), indent=2) + "\n")
+    if ranks.restart_count() and (run_dir / "config.yaml").exists() and load_yaml(run_dir / "config.yaml") != config:
+        raise ValueError(f"run_dir: {run_dir} holds a run of another configuration; name another folder")
+    ranks.barrier()
+    if ranks.is_writer():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(dump_yaml(config))
+        (run_dir / "environment.json").write_text(json.dumps(describe_environment(), indent=2) + "\n")
     return run_dir
 
 
@@ -123,6 +134,8 @@ def build_trainer(
         clip_norm=config.optim.clip_norm,
         options=config.step,
     )
+    if ranks.rank() > 0:  # every rank drops its own paths; the weights are equal by now
+        torch.manual_seed(config.seed + (ranks.rank() << 32))
     metadata = weights_metadata(config, splits.train)
     run_dir = Path(config.run_dir)
     return Trainer(config, run_dir, student, step, loaders.train, loaders.select, metadata, interrupt)
@@ -140,6 +153,7 @@ def report(
     """Test the last and the selected weights, once each, and write result.json."""
     model, loader = trainer.step.model, eval_loader(config, splits.test, device)
     last = evaluate(model, loader, device)
+    ranks.barrier()  # the writer has written
     best_path = run_dir / "best.safetensors"
     load_weights(model, read_weights(best_path)[0], best_path)
     best = evaluate(model, loader, device)
@@ -155,8 +169,9 @@ def report(
         teacher_run=str(teacher_run) if teacher_run else None,
         teacher_test_top1=teacher_test_top1(teacher_run),
     )
-    with atomic_path(run_dir / "result.json") as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+    if ranks.is_writer():
+        with atomic_path(run_dir / "result.json") as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
     return result
 
 

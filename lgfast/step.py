@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lgfast import ranks
 from lgfast.average import WeightAverage
 from lgfast.config import StepConfig
 from lgfast.data.batch import Batch
@@ -67,6 +68,7 @@ class TrainStep:
             self.weights = ComputeWeights(student, optimizer, torch.bfloat16, self.options.accumulate)
         if self.options.compile == "on":
             student.run_model = torch.compile(student.run_model)
+        self.forward = self.weights or ranks.distribute(student)
         self.average = WeightAverage(student.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
         self.graph = self.build_graph(device)
 
@@ -116,7 +118,7 @@ class TrainStep:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Losses (weighted sum, cross entropy, guidance) and logits of one part; its gradients are added."""
         with self.autocast():
-            logits, guidance_loss = (self.weights or self.student)(images, targets)
+            logits, guidance_loss = self.forward(images, targets)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         cls_loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         loss = cls_loss if guidance_loss is None else cls_loss + self.guidance_weight * guidance_loss
@@ -129,6 +131,8 @@ class TrainStep:
 
     def update(self) -> None:
         """One optimizer step, and what follows the parameters."""
+        if self.weights is not None:  # their gradients bypass DistributedDataParallel
+            ranks.average_gradients(self.weights.receivers)
         if self.clip_norm > 0 and not self.is_flat:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)

@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from lgfast import ranks
 from lgfast.config import (
     Config,
     check_key,
@@ -129,6 +130,8 @@ def print_result(result: Result) -> None:
 
 def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> int:
     """Start, join or continue a sweep."""
+    if ranks.was_launched_by_torchrun():
+        raise ValueError("--sweep starts its own processes; run it without torchrun, with --workers-per-gpu K")
     from lgfast.sweep import command  # needs Optuna
 
     if options.sweep or options.sweep_space:
@@ -153,7 +156,9 @@ def main(argv: list[str] | None = None) -> int:
             print_result(done)
             return 0
         interrupt.install()
-        print_result(train_run(config, resume=bool(options.resume), interrupt=interrupt))
+        result = train_run(config, bool(options.resume) or ranks.restart_count() > 0, interrupt)
+        if ranks.is_speaker():
+            print_result(result)
         return 0
     except Interrupted as stop:
         print(stop, file=sys.stderr)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lgfast.guidance.synced_norm import use_synced_statistics
+
 
 class TeacherTargets:
     """Feature maps that may still be computing; `wait` orders the current stream after them."""
@@ -38,8 +40,8 @@ class Teacher:
         model: CNN with timm's `forward_intermediates`. Its parameters are frozen and its buffers never change.
         stages: indices of the stages to return.
         bn: "batch" normalises with the statistics of the current batch, which is what the paper's code does (its
-            trainer puts the whole wrapper, teacher included, in train mode); "running" uses the trained statistics,
-            folded into the convolutions.
+            trainer puts the whole wrapper, teacher included, in train mode), each rank with its own; "synced" with those
+            of all ranks' batches together; "running" uses the trained statistics, folded into the convolutions.
         dtype: to compute in; None: as the model is.
         concurrent: on CUDA, run on a stream beside the student's.
     """
@@ -48,17 +50,19 @@ class Teacher:
         self,
         model: nn.Module,
         stages: Sequence[int] = (0, 1, 2),
-        bn: Literal["batch", "running"] = "batch",
+        bn: Literal["batch", "synced", "running"] = "batch",
         *,
         dtype: torch.dtype | None = None,
         concurrent: bool = True,
     ) -> None:
-        if bn not in ("batch", "running"):
-            raise ValueError(f"teacher.bn: expected batch or running, got {bn!r}")
+        if bn not in ("batch", "synced", "running"):
+            raise ValueError(f"teacher.bn: expected batch, synced or running, got {bn!r}")
         model = model.eval().requires_grad_(False)
         self.stages = list(stages)
         if bn == "batch":
             use_batch_statistics(model)
+        elif bn == "synced":
+            use_synced_statistics(model)
         else:
             model = fold_batch_norm(model)
         # channels_last is what feature_mse reads without a copy, and what tensor cores convolve.

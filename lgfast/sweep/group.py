@@ -172,7 +172,7 @@ class Group:
 
     def finish_epoch(self, students: Sequence[Student], seconds: float) -> None:
         judged = [student for student in students if student.trainer.is_evaluated()]
-        models = [student.trainer.student.model for student in judged]
+        models = [student.trainer.step.model for student in judged]
         scores = evaluate_all(models, self.loaders.select, judged[0].trainer.device) if judged else []
         by_student = dict(zip(judged, scores, strict=True))
         for student in students:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from lgfast.config import Config, replace
 from lgfast.interrupt import Interrupted, InterruptFlag
+from lgfast.metrics import read_curve
 from lgfast.sweep.group import Student, group_key, run_group
 from lgfast.sweep.study import Run, Study
 
@@ -129,14 +129,8 @@ class Reporter:
         """Returns whether the pruner would stop the trial."""
         if "val_top1" not in row:
             return False
-        past = [] if self._has_past else read_curve(self.run_dir)
+        past = [] if self._has_past else list(zip(*read_curve(self.run_dir), strict=True))
         self._has_past = True
         for epoch, top1 in past or [(row["epoch"], row["val_top1"])]:
             self.trial.report(top1, epoch)
         return self.trial.should_prune()
-
-
-def read_curve(run_dir: Path) -> list[tuple[int, float]]:
-    """Epochs and validation accuracy so far, from the run's summary.csv."""
-    with (run_dir / "summary.csv").open() as file:
-        return [(int(row["epoch"]), float(row["val_top1"])) for row in csv.DictReader(file) if row["val_top1"]]

@@ -137,7 +137,7 @@ def test_resnet18_folds_too():
 
 
 def test_unknown_bn_mode_is_refused():
-    with pytest.raises(ValueError, match=r"teacher.bn: expected batch or running, got 'eval'"):
+    with pytest.raises(ValueError, match=r"teacher.bn: expected batch, synced or running, got 'eval'"):
         Teacher(small_teacher(), bn="eval")
 
 
