@@ -40,8 +40,8 @@ class Teacher:
         model: CNN with timm's `forward_intermediates`. Its parameters are frozen and its buffers never change.
         stages: indices of the stages to return.
         bn: "batch" normalises with the statistics of the current batch, which is what the paper's code does (its
-            trainer puts the whole wrapper, teacher included, in train mode), each rank with its own; "synced" with those
-            of all ranks' batches together; "running" uses the trained statistics, folded into the convolutions.
+            trainer puts the whole wrapper, teacher included, in train mode), each rank with its own; "synced" with
+            those of all ranks' batches together; "running" uses the trained statistics, folded into the convolutions.
         dtype: to compute in; None: as the model is.
         concurrent: on CUDA, run on a stream beside the student's.
     """
