@@ -8,7 +8,7 @@
 //   - threads of a block leave the kernel together: no early return of some of them before a later collective.
 //
 // Indices       thread_index() block_size() lane_index() warp_index() num_warps() block_index() block_index_y()
-//               block_index_z() grid_size() grid_size_y() grid_size_z()
+//               block_index_z() grid_size() grid_size_z()
 // Memory        dynamic_smem() -> unsigned char*, 128-byte aligned; atomic_add(counter, value), uint32_t
 // Barriers      sync_threads() sync_warp()
 // Warp          shfl(value, lane) shfl_xor(value, mask) shfl_down(value, delta) any_lane(predicate); 4-byte types
