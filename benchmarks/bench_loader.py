@@ -156,7 +156,9 @@ def main() -> None:
     options = parser.parse_args()
     rows = list(bench(options.providers.split(","), options.images, options.cores, options.rounds, torch.device("cpu")))
     for row in rows:
-        print(f"{harness.describe(row)}  {row['images_per_s']:7.0f} images/s, {row['images_per_s_per_core']:.0f} a core")
+        print(
+            f"{harness.describe(row)}  {row['images_per_s']:7.0f} images/s, {row['images_per_s_per_core']:.0f} a core"
+        )
     print(harness.write_rows("loader", rows, torch.device("cpu")))
 
 

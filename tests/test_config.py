@@ -42,7 +42,7 @@ def test_replace_converts_text_to_the_field_type():
         ("optim.lr", "fast", "optim.lr: expected float, got 'fast'"),
         ("optim.lr", 0, "optim.lr: expected a number above 0, got 0"),
         ("epochs", 1.5, "epochs: expected int, got 1.5"),
-        ("teacher.bn", "eval", "teacher.bn: expected one of batch, running, got 'eval'"),
+        ("teacher.bn", "eval", "teacher.bn: expected one of batch, synced, running, got 'eval'"),
         ("eval.holdout_fraction", 1.5, "eval.holdout_fraction: expected 0 < fraction < 1, got 1.5"),
         ("augment.crop_scale", "0.5", "augment.crop_scale: expected 2 values, got '0.5'"),
         ("optim.per_step", "maybe", "optim.per_step: expected true or false, got 'maybe'"),
