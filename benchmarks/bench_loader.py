@@ -3,8 +3,8 @@
     python -m benchmarks.bench_loader [--providers timm,torchvision,resident] [--cores 2] [--images 256]
 
 timm: timm's create_transform on Pillow images in a torch DataLoader, the pipeline of the paper's code.
-torchvision: transforms.v2 on tensors, nearest recipe (its RandAugment always applies both operations), one batch at a
-time in this process. dali: the dali loader, decoding JPEG files first. resident: the resident loader.
+torchvision: transforms.v2 on tensors, nearest recipe (RandAugment always applies both operations, bilinearly), a batch
+at a time in this process. dali: the dali loader, decoding JPEG files first. resident: the resident loader.
 One call is one epoch of the images. cores: worker processes for timm, threads for the others, from 1 up to --cores.
 """
 
@@ -73,7 +73,7 @@ def torchvision_epoch(images: np.ndarray, cores: int) -> Callable[[], object]:
         [
             v2.RandomResizedCrop(SPEC.image_size, interpolation=bicubic, antialias=True),
             v2.RandomHorizontalFlip(),
-            v2.RandAugment(2, 9, interpolation=bicubic, fill=list(SPEC.fill)),
+            v2.RandAugment(2, 9, interpolation=v2.InterpolationMode.BILINEAR, fill=list(SPEC.fill)),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(SPEC.mean, SPEC.std),
             v2.RandomErasing(SPEC.erase_prob),
@@ -156,9 +156,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = list(bench(options.providers.split(","), options.images, options.cores, options.rounds, torch.device("cpu")))
     for row in rows:
-        print(
-            f"{harness.describe(row)}  {row['images_per_s']:7.0f} images/s, {row['images_per_s_per_core']:.0f} a core"
-        )
+        per_s, per_core = row["images_per_s"], row["images_per_s_per_core"]
+        print(f"{harness.describe(row)}  {per_s:7.0f} images/s, {per_core:.0f} a core")
     print(harness.write_rows("loader", rows, torch.device("cpu")))
 
 
