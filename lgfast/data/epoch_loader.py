@@ -1,5 +1,6 @@
 """The contract of the training loaders: order, sharding, position and resume. A loader kind adds `produce`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from lgfast.data.permutation import epoch_permutation
 from lgfast.ops.augment_spec import AugmentSpec
 
 
-class EpochLoader:
+class EpochLoader(ABC):
     """Iterates over the shuffled, augmented batches of one epoch; the last partial batch is dropped.
 
     The order depends on (seed, epoch) alone and an image's view on (seed, epoch, index) alone: neither the loader
@@ -48,9 +49,9 @@ class EpochLoader:
         self.position = 0  # batches of this epoch handed out
         self._continues = False  # the next iter() starts at `position`
 
+    @abstractmethod
     def produce(self, first: int) -> Iterator[Batch]:
         """This rank's share of batches `first`, `first + 1`, ... of the current epoch."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.image_set) // self.batch_size
