@@ -81,6 +81,7 @@ def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> L
         world=ranks.world(),
         device=device,
         dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+        num_views=data.views,
     )
     if len(train) == 0:
         raise ValueError(

@@ -28,6 +28,7 @@ class DataConfig:
     loader: str = "resident"  # resident (native, images in memory), timm (Pillow workers)
     workers: int = 0  # processes that prepare images (timm loader); 0: in this process
     seed: int | None = None  # of the order of the images and of their views; none: the run's seed
+    views: int = 0  # distinct views of each image, which then recur; 0: a new one every epoch
     batch_size: int = 64  # images of one optimisation step, over all ranks
     eval_batch_size: int = 200
     train_limit: int = 0  # keep this many training images, classes balanced; 0: all
@@ -147,7 +148,7 @@ class Config:
         check_positive(self, "log.every_steps", "log.keep_checkpoints", "log.save_every_epochs")
         check_not_negative(self, "guidance.weight", "optim.min_lr", "optim.weight_decay", "optim.warmup_epochs")
         check_not_negative(self, "data.train_limit", "data.test_limit", "data.workers", "max_steps", "optim.clip_norm")
-        check_not_negative(self, "log.save_every_steps")
+        check_not_negative(self, "log.save_every_steps", "data.views")
         check_positive(self, "step.accumulate")
         if self.data.batch_size % self.step.accumulate:
             raise ValueError(

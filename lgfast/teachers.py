@@ -45,7 +45,8 @@ def teacher_config(config: Config) -> Config:
         raise ValueError(f"teacher.recipe: {config.teacher.recipe} is itself guided; name a recipe of a plain CNN")
     model = dataclasses.replace(teacher.model, name=config.teacher.name or teacher.model.name)
     augment = dataclasses.replace(teacher.augment, image_size=config.augment.teacher_size, teacher_size=0)
-    data = dataclasses.replace(config.data, batch_size=teacher.data.batch_size, seed=teacher.data.seed)
+    own = {name: getattr(teacher.data, name) for name in ("batch_size", "seed", "views")}
+    data = dataclasses.replace(config.data, **own)
     log = dataclasses.replace(teacher.log, tensorboard=config.log.tensorboard)
     return dataclasses.replace(
         teacher, device=config.device, data=data, model=model, augment=augment, eval=config.eval, log=log, run_dir=""

@@ -94,14 +94,13 @@ class DaliLoader(EpochLoader):
         super().__init__(image_set, spec, **kwargs)
         self.threads = workers or num_cores()
 
-    def produce(self, first: int) -> Iterator[Batch]:
+    def views(self, steps: Tensor, epoch: int) -> Iterator[Batch]:
         device = native_device(self.device)
-        steps = self.epoch_indices()[first:]
         if len(steps) == 0:
             return
         read = deque()  # batches that DALI has been given and that are not delivered yet
         decoder = DaliDecoder(self.read_batches(steps, read), self.batch_size // self.world, self.threads, device)
-        counter = torch.tensor([self.seed, self.epoch], device=device)
+        counter = torch.tensor([self.seed, epoch], device=device)
         for indices in steps:
             try:
                 pixels, offsets, sizes = decoder.take()

@@ -1,4 +1,4 @@
-"""The contract of the training loaders: order, sharding, position and resume. A loader kind adds `produce`."""
+"""The contract of the training loaders: order, sharding, position and resume. A loader kind adds `views`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -28,6 +28,7 @@ class EpochLoader(ABC):
         rank, world: this process and the number of processes.
         device: where batches are delivered.
         dtype: of images and teacher_images.
+        num_views: epoch e shows the views of epoch e modulo this; 0: new ones every epoch.
     """
 
     def __init__(
@@ -41,17 +42,30 @@ class EpochLoader(ABC):
         world: int = 1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        num_views: int = 0,
     ) -> None:
         check_sharding(batch_size, rank, world)
         self.image_set, self.spec, self.batch_size, self.seed = image_set, spec, batch_size, seed
         self.rank, self.world, self.device, self.dtype = rank, world, torch.device(device), dtype
+        self.num_views = num_views
         self.epoch = 0
         self.position = 0  # batches of this epoch handed out
         self._continues = False  # the next iter() starts at `position`
 
     @abstractmethod
-    def produce(self, first: int) -> Iterator[Batch]:
-        """This rank's share of batches `first`, `first + 1`, ... of the current epoch."""
+    def views(self, steps: Tensor, epoch: int) -> Iterator[Batch]:
+        """A batch for each row of `steps` (int64 [steps, batch_size / world], on `index_device`): the images' views in
+        `epoch`."""
+
+    @property
+    def index_device(self) -> torch.device:
+        """Where `views` wants its indices."""
+        return torch.device("cpu")
+
+    @property
+    def view_epoch(self) -> int:
+        """The epoch whose views the current epoch shows."""
+        return self.epoch % self.num_views if self.num_views else self.epoch
 
     def __len__(self) -> int:
         return len(self.image_set) // self.batch_size
@@ -60,7 +74,7 @@ class EpochLoader(ABC):
         first = self.position if self._continues else 0
         self._continues = False
         self.position = first
-        for batch in self.produce(first):
+        for batch in self.views(self.epoch_indices(self.index_device)[first:], self.view_epoch):
             self.position += 1
             yield batch
 

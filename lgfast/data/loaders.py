@@ -30,6 +30,7 @@ def build_train_loader(
     world: int = 1,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    num_views: int = 0,
 ) -> EpochLoader:
     """A training loader of the given kind; all kinds give the same batches. Arguments as `EpochLoader`.
 
@@ -47,6 +48,7 @@ def build_train_loader(
         world=world,
         device=device,
         dtype=dtype,
+        num_views=num_views,
     )
 
 

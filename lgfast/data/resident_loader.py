@@ -113,10 +113,13 @@ class ResidentLoader(EpochLoader):
         super().__init__(image_set, spec, **kwargs)
         self.images = ResidentImages(image_set, native_device(self.device), limit_bytes)
 
-    def produce(self, first: int) -> Iterator[Batch]:
+    @property
+    def index_device(self) -> torch.device:
+        return self.images.index_device
+
+    def views(self, steps: Tensor, epoch: int) -> Iterator[Batch]:
         device = self.images.device
-        counter = torch.tensor([self.seed, self.epoch], device=device)
-        steps = self.epoch_indices(self.images.index_device)[first:]
+        counter = torch.tensor([self.seed, epoch], device=device)
         batches = ahead(steps, lambda indices: self.images.make(indices, counter, self.spec, self.dtype), device)
         return (batch.to(self.device) for batch in batches)
 

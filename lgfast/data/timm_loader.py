@@ -89,5 +89,5 @@ class TimmLoader(EpochLoader):
         super().__init__(image_set, spec, **kwargs)
         self.pool = WorkerPool(PillowViews(image_set, spec, self.seed, self.dtype), workers, self.device)
 
-    def produce(self, first: int) -> Iterator[Batch]:
-        return self.pool.run([Task(indices, self.epoch) for indices in self.epoch_indices()[first:]])
+    def views(self, steps: Tensor, epoch: int) -> Iterator[Batch]:
+        return self.pool.run([Task(indices, epoch) for indices in steps])

@@ -56,6 +56,22 @@ def test_order_and_views_do_not_depend_on_the_batch_size(image_set):
     assert torch.equal(joined[1], joined[3])
 
 
+@pytest.mark.parametrize("kind", ["timm", "resident"])
+def test_views_recur_while_the_order_does_not(image_set, kind):
+    recurring = build_train_loader(kind, image_set, SPEC, BATCH, seed=5, num_views=2)
+    endless = build_train_loader(kind, image_set, SPEC, NUM_IMAGES, seed=5)
+
+    def views(loader, epoch):
+        loader.set_epoch(epoch)
+        return {int(index): image for batch in loader for index, image in zip(batch.indices, batch.images, strict=True)}
+
+    for epoch in range(4):
+        expected = views(endless, epoch % 2)
+        found = views(recurring, epoch)
+        assert all(torch.equal(image, expected[index]) for index, image in found.items())
+        assert list(found) == epoch_permutation(NUM_IMAGES, seed=5, epoch=epoch)[: len(found)].tolist()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(image_set, workers):
     alone, pooled = train_loader(image_set), train_loader(image_set, workers=workers)
