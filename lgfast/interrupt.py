@@ -19,12 +19,20 @@ class InterruptFlag:
     def __init__(self) -> None:
         self.requested = False
         self.signal_number = 0
+        self.repeat_ends = True
 
-    def install(self) -> InterruptFlag:
+    def install(self, repeat_ends: bool = True) -> InterruptFlag:
+        """Listen from now on.
+
+        Args:
+            repeat_ends: False under torchrun, which passes on the Ctrl-C that its ranks got from the terminal too.
+        """
+        self.repeat_ends = repeat_ends
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         return self
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.requested, self.signal_number = True, number
-        signal.signal(number, signal.SIG_DFL)
+        if self.repeat_ends:
+            signal.signal(number, signal.SIG_DFL)

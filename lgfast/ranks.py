@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,14 +14,11 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from lgfast.rendezvous import Start, meet, open_store
+
 
 def was_launched_by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
-
-
-def restart_count() -> int:
-    """How often torchrun has started this run again after a rank was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def local_rank() -> int:
@@ -34,23 +32,26 @@ def is_speaker() -> bool:
 
 
 def run_name() -> str:
-    """A name that all ranks share and that survives torchrun's restarts (single machine)."""
-    return f"torchrun-{os.getppid()}"
+    """A name that all ranks share and that survives torchrun's restarts."""
+    return gather({"name": f"torchrun-{os.getppid()}"})[0]["name"]
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def joined(device: torch.device) -> Iterator[Start]:
     """Within it the ranks that torchrun launched work together: NCCL on GPUs, gloo on CPUs."""
     if not was_launched_by_torchrun() or dist.is_initialized():
-        yield
+        yield Start()
         return
+    here, count, store = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), open_store()
+    start = meet(store, here, count, dist.default_pg_timeout)
+    place = {"store": dist.PrefixStore(f"start-{start.number}", store), "rank": here, "world_size": count}
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
+        dist.init_process_group("nccl", device_id=device, **place)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", **place)
     try:
-        yield
+        yield start
     finally:
         dist.destroy_process_group()
 
@@ -112,8 +113,10 @@ def distribute(module: nn.Module) -> nn.Module:
         return module
     device = next(module.parameters()).device
     has_statistics = any(isinstance(child, _BatchNorm) for child in module.modules())
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.14
     return DistributedDataParallel(
-        module, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=has_statistics
+        module, device_ids=[device] if device.type == "cuda" else None, **{option: has_statistics}
     )
 
 

@@ -67,13 +67,28 @@ def train_run(
     device = resolve_device(config.device)
     splits = load_splits(config)
     teacher, teacher_run = prepare_teacher(config, splits, device, interrupt)
-    with contextlib.nullcontext() if alone else ranks.joined(device):
+    with contextlib.nullcontext(ranks.Start()) if alone else ranks.joined(device) as start:
+        resume = resume or start.is_restart
         run_dir = open_run_dir(config, resume)
+        start.begin()
         trainer = build_trainer(dataclasses.replace(config, run_dir=str(run_dir)), splits, teacher, device, interrupt)
-        if resume and trainer.resume() and ranks.is_writer():
-            print(f"continuing {run_dir} after step {trainer.progress.step}", flush=True)
+        if resume:
+            continue_run(trainer)
         trainer.fit()
         return report(config, run_dir, trainer, splits, device, teacher_run, time.perf_counter() - started)
+
+
+def continue_run(trainer: Trainer) -> None:
+    """Go on from the newest checkpoint, which every rank must see."""
+    is_found = trainer.resume()
+    steps = [state["step"] for state in ranks.gather({"step": trainer.progress.step})]
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"run_dir: the ranks found checkpoints of different steps in {trainer.run_dir} ({sorted(set(steps))}); "
+            "all machines of a run must see one folder"
+        )
+    if is_found and ranks.is_writer():
+        print(f"continuing {trainer.run_dir} after step {steps[0]}", flush=True)
 
 
 def prepare_teacher(
@@ -95,8 +110,6 @@ def open_run_dir(config: Config, resume: bool) -> Path:
         raise ValueError(
             f"run_dir: {run_dir} already holds a run; continue it with --resume {run_dir}, or name another"
         )
-    if ranks.restart_count() and (run_dir / "config.yaml").exists() and load_yaml(run_dir / "config.yaml") != config:
-        raise ValueError(f"run_dir: {run_dir} holds a run of another configuration; name another folder")
     ranks.barrier()
     if ranks.is_writer():
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -155,8 +155,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{options.resume} is already complete")
             print_result(done)
             return 0
-        interrupt.install()
-        result = train_run(config, bool(options.resume) or ranks.restart_count() > 0, interrupt)
+        interrupt.install(repeat_ends=not ranks.was_launched_by_torchrun())
+        result = train_run(config, bool(options.resume), interrupt)
         if ranks.is_speaker():
             print_result(result)
         return 0

@@ -1,6 +1,7 @@
 """Runs of two real gloo processes under torchrun."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgfast.checkpoint import read_weights
+from lgfast.checkpoint import CheckpointStore, read_weights
 from lgfast.config import dump_yaml, load_recipe, replace
 from lgfast.data import build_eval_loader, load_dataset
 from lgfast.run import read_result, train_run
-from tests.runs import metrics, tiny_config
+from tests.runs import metrics, tiny_config, wait_for_step
 
 CHANGES = {
     "epochs": 5,
@@ -67,6 +68,23 @@ def test_two_ranks_equal_one_with_the_same_global_batch(two_ranks, folder):
         torch.testing.assert_close(weights[name], tensor, rtol=0, atol=0.02 * moved)
     assert out.count("student test accuracy") == 1 and out.count("epoch 5/5") == 1  # one rank speaks
     assert read_result(config.run_dir).test_top1 == pytest.approx(read_result(alone.run_dir).test_top1, abs=2)
+
+
+def test_a_killed_rank_is_restarted_from_the_last_checkpoint(two_ranks, folder):
+    config, _ = two_ranks
+    killed = replace(config, {"run_dir": str(folder / "killed")})
+    process = torchrun(killed, folder, "--max-restarts", "1")
+    wait_for_step(Path(killed.run_dir), 6, process, timeout=300)
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(ranks[0]), signal.SIGKILL)  # the writer
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert f"continuing {killed.run_dir} after step" in out
+    assert metrics(killed.run_dir) == metrics(config.run_dir)
+    for name in ("best.safetensors", "last.safetensors"):
+        weights, expected = (read_weights(Path(c.run_dir) / name)[0] for c in (killed, config))
+        assert all(torch.equal(weights[key], expected[key]) for key in expected)
+    assert len(CheckpointStore(Path(killed.run_dir)).load_newest()[1]["ranks"]) == 2
 
 
 def test_ranks_evaluate_every_image_once():
