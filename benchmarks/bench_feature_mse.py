@@ -3,16 +3,16 @@
     python -m benchmarks.bench_feature_mse [--providers torch,compile,lgfast] [--models deit_tiny] [--batch 32]
 
 torch: F.interpolate of both maps and F.mse_loss, pair by pair. compile: the same under torch.compile.
-Throughput: batch / median time.
+images_per_s: batch / median time. gb_per_s: both maps read once (fwd), and the gradient written once too (both), over
+the median time; copy_share: that over the bandwidth of a device copy.
 """
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks import harness
+from benchmarks import ceilings, harness
 from lgfast.ops import feature_mse
 
 TEACHER_MAPS = [(16, 32), (32, 16), (64, 8)]  # channels, h = w
@@ -59,7 +59,21 @@ def check(call: Callable, student, teacher) -> None:
         torch.testing.assert_close(grad.double(), true, rtol=bound, atol=2 * bound * true.abs().max().item())
 
 
-def bench(model: str, providers: list[str], batch: int, dtype_name: str, device: torch.device, rounds: int):
+def num_bytes(student, teacher, mode: str) -> int:
+    """Bytes that every map is read once, and for `both` every gradient written once."""
+    passes = {"fwd": 1, "both": 2}[mode]
+    return sum(m.nbytes for m in teacher) + passes * sum(m.nbytes for m in student)
+
+
+def bench(
+    model: str,
+    providers: list[str],
+    batch: int,
+    dtype_name: str,
+    device: torch.device,
+    rounds: int,
+    limits: ceilings.Ceilings,
+):
     student, teacher = make_maps(model, batch, DTYPES[dtype_name], device)
 
     def forward(call):
@@ -82,30 +96,35 @@ def bench(model: str, providers: list[str], batch: int, dtype_name: str, device:
                 "dtype": dtype_name,
                 "shape": f"{model} B={batch}",
                 **vars(timing),
-                "images_per_s": batch / timing.median_ms * 1e3,
-                "peak_mib": harness.peak_mib(calls[name], device),
+                "images_per_s": timing.per_s(batch),
+                **limits.shares(timing, num_bytes(student, teacher, mode)),
             }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = harness.parser(__doc__, rounds=50)
     parser.add_argument("--providers", default="torch,lgfast", help="of " + ", ".join(PROVIDERS))
     parser.add_argument("--models", default=",".join(STUDENT_SIDES))
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-    device = torch.device(options.device)
+    options = parser.parse_args(argv)
+    device = harness.chosen_device(options)
+    limits = ceilings.load(options.ceilings, device)
     torch.manual_seed(0)
     torch.zeros(7 * 2**20)  # a freed 28 MiB block: malloc then keeps memory between calls, as in any training process
-    rows = []
-    for model in options.models.split(","):
-        for dtype in options.dtypes.split(","):
-            for row in bench(model, options.providers.split(","), options.batch, dtype, device, options.rounds):
-                print(harness.describe(row), flush=True)
-                rows.append(row)
-    print(harness.write_rows("feature_mse", rows, device))
+    providers = options.providers.split(",")
+    rows = (
+        row
+        for model in options.models.split(",")
+        for dtype in options.dtypes.split(",")
+        for row in harness.survive(
+            bench(model, providers, options.batch, dtype, device, options.rounds, limits),
+            op="feature_mse",
+            dtype=dtype,
+            shape=f"{model} B={options.batch}",
+        )
+    )
+    harness.record("feature_mse", rows, device, options.out)
 
 
 if __name__ == "__main__":

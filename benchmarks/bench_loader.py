@@ -8,9 +8,8 @@ at a time in this process. dali: the dali loader, decoding JPEG files first. res
 One call is one epoch of the images. cores: worker processes for timm, threads for the others, from 1 up to --cores.
 """
 
-import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +133,7 @@ def bench(providers: list[str], num_images: int, cores: int, rounds: int, device
     calls = {(name, n): PROVIDERS[name](images, n) for name in providers for n in range(1, cores + 1)}
     timings = harness.time_interleaved(calls, device, rounds, warmup=1)
     for (name, n), timing in timings.items():
-        images_per_s = num_images // BATCH * BATCH / timing.median_ms * 1e3
+        images_per_s = timing.per_s(num_images // BATCH * BATCH)
         yield {
             "op": "loader",
             "provider": name,
@@ -143,22 +142,20 @@ def bench(providers: list[str], num_images: int, cores: int, rounds: int, device
             "shape": f"32->224 B={BATCH}",
             **vars(timing),
             "images_per_s": images_per_s,
-            "images_per_s_per_core": images_per_s / n,
+            "images_per_s_per_core": images_per_s and images_per_s / n,
         }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = harness.parser(__doc__, rounds=5)
     parser.add_argument("--providers", default="timm,torchvision,resident", help="of " + ", ".join(PROVIDERS))
     parser.add_argument("--images", type=int, default=256, help="per epoch")
     parser.add_argument("--cores", type=int, default=torch.get_num_threads(), help="measure 1 up to so many")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    rows = list(bench(options.providers.split(","), options.images, options.cores, options.rounds, torch.device("cpu")))
-    for row in rows:
-        per_s, per_core = row["images_per_s"], row["images_per_s_per_core"]
-        print(f"{harness.describe(row)}  {per_s:7.0f} images/s, {per_core:.0f} a core")
-    print(harness.write_rows("loader", rows, torch.device("cpu")))
+    parser.set_defaults(device="cpu")
+    options = parser.parse_args(argv)
+    device = harness.chosen_device(options)
+    rows = bench(options.providers.split(","), options.images, options.cores, options.rounds, device)
+    harness.record("loader", harness.survive(rows, op="loader"), device, options.out)
 
 
 if __name__ == "__main__":

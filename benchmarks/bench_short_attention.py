@@ -5,11 +5,10 @@
 Every provider starts from the packed projection (qkv, or q and kv) and ends with its packed gradient, so the copies
 that autograd adds count. On a GPU each mode is a CUDA graph over as many copies of the inputs as exceed twice the L2
 cache, timed by events. gb_per_s: bytes of q, k, v, out (forward) and twice that (backward), read or written once, over
-the median time. copy_share: that over the bandwidth of a device copy measured in the same run.
+the median time. copy_share: that over the bandwidth of a device copy. peak_mib: of a run outside the graph.
 """
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
-from benchmarks import harness
+from benchmarks import ceilings, harness
 from lgfast.ops import reference, short_attention, short_attention_qkvpacked
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -140,13 +139,6 @@ def captured(make_run: Callable[[], Callable[[], None]]) -> Callable[[], None]:
     return graph.replay
 
 
-def copy_gb_per_s(device: torch.device) -> float:
-    source = torch.empty(2**30 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    timing = harness.time_interleaved({"copy": lambda: target.copy_(source)}, device, rounds=20)["copy"]
-    return 2 * source.numel() / timing.median_ms / 1e6
-
-
 def available(providers: list[str], name: str, inputs) -> list[str]:
     """The providers that take the shape; the others are named with their reason."""
     found = []
@@ -159,7 +151,7 @@ def available(providers: list[str], name: str, inputs) -> list[str]:
     return found
 
 
-def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: torch.device, copy_speed, rounds: int):
+def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: torch.device, limits, rounds: int):
     shape = SHAPES[name]
     is_cuda = device.type == "cuda"
     l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size if is_cuda else 0
@@ -167,49 +159,53 @@ def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: 
     inputs = [make_inputs(shape, batch, DTYPES[dtype_name], device) for _ in range(num_copies)]
     providers = available(providers, name, inputs[0])
     for mode in MODES:
-        calls = {}
+        calls, peaks = {}, {}
         for provider in providers:
             make_run = lambda call=PROVIDERS[provider], mode=mode: run_mode(call, mode, inputs)  # noqa: E731
-            calls[provider] = captured(make_run) if is_cuda else make_run()
+            calls[provider] = harness.ready(lambda make=make_run: captured(make) if is_cuda else make())
+            run = harness.ready(lambda call=PROVIDERS[provider], mode=mode: run_mode(call, mode, inputs[:1]))
+            peaks[provider] = harness.peak_mib(run, device)
         timings = harness.time_interleaved(calls, device, rounds)
-        peers = [timing.median_ms for provider, timing in timings.items() if provider != "lgfast"]
+        timings = {provider: timing.per_call(num_copies) for provider, timing in timings.items()}
+        peers = [timing.median_ms for provider, timing in timings.items() if provider != "lgfast" and not timing.error]
         for provider, timing in timings.items():
-            gb_per_s = shape.num_bytes(batch, mode) * num_copies / timing.median_ms / 1e6
             yield {
                 "op": "short_attention",
                 "provider": provider,
                 "mode": mode,
                 "dtype": dtype_name,
                 "shape": f"{name} B={batch}",
-                **{key: value / num_copies for key, value in vars(timing).items()},
-                "gb_per_s": gb_per_s,
-                "copy_share": gb_per_s / copy_speed,
-                "times_best_peer": min(peers) / timing.median_ms if peers else None,
+                **vars(timing),
+                "peak_mib": peaks[provider],
+                **limits.shares(timing, shape.num_bytes(batch, mode)),
+                "times_best_peer": timing.per_s(min(peers) / 1e3) if peers else None,
             }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = harness.parser(__doc__, rounds=50)
     parser.add_argument("--providers", default=",".join(PROVIDERS))
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--batches", default="128,256,512")
     parser.add_argument("--dtypes", default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-    device = torch.device(options.device)
+    options = parser.parse_args(argv)
+    device = harness.chosen_device(options)
+    limits = ceilings.load(options.ceilings, device)
     torch.manual_seed(0)
-    copy_speed = copy_gb_per_s(device)
-    print(f"copy: {copy_speed:.0f} GB/s")
-    rows = []
-    for name in options.shapes.split(","):
-        for batch in map(int, options.batches.split(",")):
-            for dtype in options.dtypes.split(","):
-                arguments = (name, batch, dtype, options.providers.split(","), device, copy_speed, options.rounds)
-                for row in bench(*arguments):
-                    print(harness.describe(row), f"{row['copy_share']:.0%} of copy", flush=True)
-                    rows.append(row)
-    print(harness.write_rows("short_attention", rows, device))
+    providers = options.providers.split(",")
+    rows = (
+        row
+        for name in options.shapes.split(",")
+        for batch in map(int, options.batches.split(","))
+        for dtype in options.dtypes.split(",")
+        for row in harness.survive(
+            bench(name, batch, dtype, providers, device, limits, options.rounds),
+            op="short_attention",
+            dtype=dtype,
+            shape=f"{name} B={batch}",
+        )
+    )
+    harness.record("short_attention", rows, device, options.out)
 
 
 if __name__ == "__main__":

@@ -6,24 +6,27 @@ paper: the composition of the paper's code, eager float32. amp: a careful eager 
 and fused AdamW. compile: the same under torch.compile. bare: lgfast's own arithmetic written inline, without step
 object, meters and loop; loop: the same through the trainer's loop, its meters and log lines. Throughput: batch / median
 time. cpu_ms: median processor time of a call on the CPU, all threads together, which other programs on the machine
-disturb less. Stages run alone, one after the other; `rest` is what the step takes beyond their sum.
+disturb less. Stages run alone, one after the other; `rest` is what the step takes beyond their sum. matmul_share: the
+multiplications of the paper's step (counted) over the median time, as a share of a large matrix product; copy_share:
+the bytes of a fused step (DeiT-Ti in bfloat16 only), as a share of a device copy.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import harness
+from benchmarks import ceilings, harness
 from benchmarks.peers import GUIDANCE_WEIGHT, LR, PEERS, WEIGHT_DECAY
 from lgfast.config import Config, LogConfig, StepConfig, replace
 from lgfast.data.batch import Batch
@@ -213,6 +216,14 @@ def count(call: Callable[[], object], device: torch.device) -> Dispatched:
     return dispatched
 
 
+def count_flops(setup: Setup) -> int:
+    """Multiplications and additions of matrix products and convolutions in one step, forward and backward."""
+    paper = make_call("paper", setup, "fp32")
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # attention as products
+        paper()
+    return counter.get_total_flops()
+
+
 def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]:
     """The parts of the step, each alone on inputs that are ready."""
     step, batch = setup.train_step(precision), setup.batch
@@ -237,10 +248,20 @@ def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]
     return calls
 
 
-def bench_stages(name: str, batch: int, precision: str, device: torch.device, rounds: int):
+def has_figure(name: str, precision: str) -> bool:
+    """Whether ROOFLINE_BYTES are those of the shape."""
+    return (name, precision) == ("deit_tiny_224", "bf16")
+
+
+def bench_stages(name: str, batch: int, precision: str, device: torch.device, rounds: int, limits: ceilings.Ceilings):
     """Rows of microseconds per image by stage."""
     setup = Setup(name, batch, True, device)
     timings = harness.time_interleaved(stage_calls(setup, precision), device, rounds)
+    shape = f"{name} B={batch}"
+    about = {"op": "train_step", "provider": "lgfast", "mode": "stage", "dtype": precision, "shape": shape}
+    if errors := {timing.error for timing in timings.values() if timing.error}:
+        yield {**about, "error": errors.pop()}
+        return
     ms = {stage: timing.median_ms for stage, timing in timings.items()}
     stages = {
         "teacher": ms["teacher"],
@@ -251,14 +272,9 @@ def bench_stages(name: str, batch: int, precision: str, device: torch.device, ro
     }
     stages["rest"] = ms["step"] - sum(stages.values())
     for stage, value in {**stages, "step": ms["step"]}.items():
-        figure = ROOFLINE_BYTES.get(stage) if (name, precision) == ("deit_tiny_224", "bf16") else None
-        yield {
-            "shape": f"{name} B={batch}",
-            "dtype": precision,
-            "stage": stage,
-            "us_per_image": value / batch * 1e3,
-            "roofline_bytes_per_image": figure,
-        }
+        figure = ROOFLINE_BYTES.get(stage) if has_figure(name, precision) else None
+        shares = limits.shares(harness.Timing(value), figure and figure * batch)
+        yield {**about, "stage": stage, "median_ms": value, "us_per_image": value / batch * 1e3, **shares}
 
 
 def processor_ms(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -272,16 +288,28 @@ def processor_ms(calls: dict[str, Callable[[], object]], rounds: int) -> dict[st
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
-def bench(name: str, providers: list[str], batch: int, guided: bool, precision: str, device: torch.device, rounds: int):
+def bench(
+    name: str,
+    providers: list[str],
+    batch: int,
+    guided: bool,
+    precision: str,
+    device: torch.device,
+    rounds: int,
+    limits: ceilings.Ceilings,
+):
     """Rows of one shape, all providers timed in turns."""
     setup = Setup(name, batch, guided, device)
     check(setup, precision)
-    calls = {provider: make_call(provider, setup, precision) for provider in providers}
-    counts = {provider: count(call, device) for provider, call in calls.items() if "compile" not in provider}
+    num_flops = count_flops(setup)
+    num_bytes = ROOFLINE_BYTES["step"] * batch if guided and has_figure(name, precision) else None
+    calls = {p: harness.ready(lambda p=p: make_call(p, setup, precision)) for p in providers}
     timings = harness.time_interleaved(calls, device, rounds)
+    calls = {provider: call for provider, call in calls.items() if not timings[provider].error}
+    counts = {provider: count(call, device) for provider, call in calls.items() if "compile" not in provider}
     cpu_ms = processor_ms(calls, rounds) if device.type == "cpu" else {}
     for provider, timing in timings.items():
-        graph = getattr(getattr(calls[provider], "step", None), "graph", None)
+        graph = getattr(getattr(calls.get(provider), "step", None), "graph", None)
         counted = counts.get(provider)
         yield {
             "op": "train_step",
@@ -290,42 +318,47 @@ def bench(name: str, providers: list[str], batch: int, guided: bool, precision: 
             "dtype": "fp32" if provider == "paper" else precision,
             "shape": f"{name} B={batch}",
             **vars(timing),
-            "images_per_s": batch / timing.median_ms * 1e3,
+            "images_per_s": timing.per_s(batch),
             "cpu_ms": cpu_ms.get(provider),
-            "peak_mib": harness.peak_mib(calls[provider], device),
+            **limits.shares(timing, num_bytes, num_flops),
             "launches": 1 if graph else counted and counted.launches,
             "host_syncs": counted and counted.syncs,
         }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = harness.parser(__doc__, rounds=20)
     parser.add_argument("--providers", default="paper,amp,bare,loop,lgfast", help="also compile, lgfast-compile")
     parser.add_argument("--shapes", default="deit_tiny_224", help="of " + ", ".join(SHAPES))
     parser.add_argument("--batch", default="", help="sizes, comma-separated; default 128,256,512 on CUDA, 8 on CPU")
     parser.add_argument("--guidance", default="on,off")
     parser.add_argument("--precision", default="", help="fp32 or bf16; default bf16 on CUDA, fp32 on CPU")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-    device = torch.device(options.device)
+    parser.add_argument("--no-stages", action="store_true", help="whole steps only")
+    options = parser.parse_args(argv)
+    device = harness.chosen_device(options)
+    limits = ceilings.load(options.ceilings, device)
     is_cuda = device.type == "cuda"
     batches = [int(size) for size in (options.batch or ("128,256,512" if is_cuda else "8")).split(",")]
     precision = options.precision or ("bf16" if is_cuda else "fp32")
-    rows, stage_rows = [], []
-    for shape in options.shapes.split(","):
-        for batch in batches:
-            for guidance in options.guidance.split(","):
-                arguments = (batch, guidance == "on", precision, device, options.rounds)
-                for row in bench(shape, options.providers.split(","), *arguments):
-                    cpu = f"{row['cpu_ms']:9.1f} ms of processor" if row["cpu_ms"] else ""
-                    print(harness.describe(row), f"{row['images_per_s']:9.1f} images/s", cpu, flush=True)
-                    rows.append(row)
-            for row in bench_stages(shape, batch, precision, device, options.rounds):
-                print(f"{row['shape']:<24} {row['stage']:<12} {row['us_per_image']:10.1f} us/image", flush=True)
-                stage_rows.append(row)
-    print(harness.write_rows("train_step", rows, device))
-    print(harness.write_rows("train_step_stages", stage_rows, device))
+    providers, shapes = options.providers.split(","), options.shapes.split(",")
+    arguments = (precision, device, options.rounds)
+    rows = (
+        row
+        for shape in shapes
+        for batch in batches
+        for guidance in options.guidance.split(",")
+        for row in harness.survive(
+            bench(shape, providers, batch, guidance == "on", *arguments, limits),
+            op="train_step",
+            mode="guided" if guidance == "on" else "plain",
+            shape=f"{shape} B={batch}",
+        )
+    )
+    harness.record("train_step", rows, device, options.out)
+    if not options.no_stages:
+        pairs = [(shape, batch) for shape in shapes for batch in batches]
+        stages = (row for pair in pairs for row in bench_stages(*pair, *arguments, limits))
+        harness.record("train_step_stages", harness.survive(stages, op="train_step"), device, options.out)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Timing, memory, provenance and result files, shared by the benchmarks.
 
-A bench function returns rows (dicts); `write_rows` adds where and when they were measured and writes one CSV per run to
-benchmarks/results/<date>_<hardware>_<bench>.csv. A file is never edited afterwards.
+A bench function yields rows (dicts); a `RowFile` adds where and when they were measured and keeps one CSV per run,
+<folder>/<date>_<hardware>_<bench>.csv. A row that ran out of memory stays in it and says so.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import datetime
 import platform
@@ -13,43 +14,123 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from lgfast import _extension
 from lgfast.environment import git_commit
 
 RESULTS = Path(__file__).parent / "results"
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call: median, 20th and 80th percentile."""
+    """Milliseconds of one call (median, 20th and 80th percentile) and its peak memory; None where `error` says why."""
 
-    median_ms: float
-    p20_ms: float
-    p80_ms: float
+    median_ms: float | None = None
+    p20_ms: float | None = None
+    p80_ms: float | None = None
+    peak_mib: float | None = None  # beyond what was allocated before the call; None on the CPU
+    error: str = ""
+
+    def per_s(self, count: float) -> float | None:
+        """Things per second, when one call makes `count` of them."""
+        return None if self.median_ms is None else count / self.median_ms * 1e3
+
+    def per_call(self, num_calls: int) -> Timing:
+        """Of one call, when `num_calls` of them were timed as one."""
+        if self.error:
+            return self
+        return Timing(*(t / num_calls for t in (self.median_ms, self.p20_ms, self.p80_ms)), self.peak_mib)
+
+
+def parser(doc: str, rounds: int) -> argparse.ArgumentParser:
+    """The options that every benchmark has; its text is the first line of the script's docstring."""
+    options = argparse.ArgumentParser(description=doc.splitlines()[0])
+    options.add_argument("--rounds", type=int, default=rounds, help="times each call is timed")
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV")
+    options.add_argument("--ceilings", type=Path, help="CSV of benchmarks.ceilings; default: measured first")
+    return options
+
+
+def chosen_device(options: argparse.Namespace) -> torch.device:
+    """The device of a command line; on a GPU without lgfast's kernels there is nothing to measure."""
+    device = torch.device(options.device)
+    if device.type == "cuda" and not _extension.has_cuda_kernels():
+        raise SystemExit(
+            "lgfast._cuda is not built, so its rows would be those of the reference; build it "
+            "(python setup.py build_ext --inplace) or measure with --device cpu"
+        )
+    return device
 
 
 def time_interleaved(
     calls: dict[str, Callable[[], object]], device: torch.device, rounds: int = 50, warmup: int = 5
 ) -> dict[str, Timing]:
-    """Times every call once a round, so that a busy moment of the machine meets all of them alike."""
-    for call in calls.values():
-        for _ in range(warmup):
-            call()
+    """Times every call once a round, so that a busy moment of the machine meets all of them alike.
+
+    A call that runs out of memory is left out from then on; its Timing holds the error.
+    """
     once = _cuda_ms if device.type == "cuda" else _cpu_ms
-    samples = {name: [] for name in calls}
+    samples, peaks, errors = {name: [] for name in calls}, {}, {}
+
+    def attempt(name: str, measure: Callable[[], float | None]) -> float | None:
+        try:
+            return None if name in errors else measure()
+        except OUT_OF_MEMORY as error:
+            errors[name] = out_of_memory(error)
+
+    for name, call in calls.items():
+        for _ in range(warmup):
+            attempt(name, call)
+        peaks[name] = attempt(name, lambda call=call: peak_mib(call, device))
     for _ in range(rounds):
         for name, call in calls.items():
-            samples[name].append(once(call))
-    return {name: _timing(values) for name, values in samples.items()}
+            samples[name].append(attempt(name, lambda call=call: once(call)))
+    return {
+        name: Timing(error=errors[name]) if name in errors else _timing(values, peaks[name])
+        for name, values in samples.items()
+    }
+
+
+def out_of_memory(error: BaseException) -> str:
+    """What a row says in place of times; frees what the failed call held, so that the next row has room."""
+    traceback.clear_frames(error.__traceback__)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return "out of memory"
+
+
+def ready(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+    """The call that `make` returns; where making it runs out of memory, one that runs out of memory too."""
+    try:
+        return make()
+    except OUT_OF_MEMORY as error:
+        out_of_memory(error)
+        failure = MemoryError(str(error))
+
+        def call():
+            raise failure
+
+        return call
+
+
+def survive(rows: Iterable[dict], **about: str) -> Iterator[dict]:
+    """The rows of one shape; where they run out of memory (in set-up, say), a row of `about` says so in their place."""
+    try:
+        yield from rows
+    except OUT_OF_MEMORY as error:
+        yield {"op": "", "provider": "", "mode": "", "dtype": "", "shape": "", **about, "error": out_of_memory(error)}
 
 
 def peak_mib(call: Callable[[], object], device: torch.device) -> float | None:
-    """Device memory a call needs beyond what is already allocated; None on the CPU."""
+    """Device memory a call needs beyond what is already allocated; None on the CPU, where it is not called."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize()
@@ -63,7 +144,9 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float | None:
 def provenance(device: torch.device) -> dict[str, str]:
     """Where, with what and when a row was measured."""
     return {
+        "device": device.type,
         "hardware": hardware(device),
+        "kernels": _kernels(device),
         "driver": _driver() if device.type == "cuda" else "",
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
@@ -84,21 +167,50 @@ def hardware(device: torch.device) -> str:
 
 def describe(row: dict) -> str:
     """One line of a row for the terminal."""
-    name = " ".join(str(row[key]) for key in ("op", "shape", "dtype", "mode", "provider"))
-    return f"{name:<60} {row['median_ms']:9.3f} ms  ({row['p20_ms']:.3f} to {row['p80_ms']:.3f})"
+    name = " ".join(str(row.get(key, "")) for key in ("op", "shape", "dtype", "mode", "stage", "provider"))
+    if row.get("median_ms") is None:
+        return f"{name:<60} {row.get('error', '')}"
+    spread = f"({row['p20_ms']:.3f} to {row['p80_ms']:.3f})" if row.get("p20_ms") is not None else ""
+    shares = [f"{row[key]:.0%} of {key[:-6]}" for key in ("copy_share", "matmul_share") if row.get(key)]
+    rate = [f"{row['images_per_s']:.0f} images/s"] if row.get("images_per_s") else []
+    return f"{name:<60} {row['median_ms']:9.3f} ms  {spread}  {', '.join(rate + shares)}"
 
 
-def write_rows(bench: str, rows: list[dict], device: torch.device, folder: Path = RESULTS) -> Path:
+class RowFile:
+    """The CSV of one run: rows with their provenance, written at every row, so that a run cut short keeps its rows."""
+
+    def __init__(self, bench: str, device: torch.device, folder: Path = RESULTS) -> None:
+        self.common = provenance(device)
+        slug = re.sub(r"[^a-z0-9]+", "-", self.common["hardware"].lower()).strip("-")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = _unused(folder / f"{self.common['date'][:10]}_{slug}_{bench}.csv")
+        self.rows: list[dict] = []
+
+    def add(self, row: dict) -> None:
+        self.rows.append(row)
+        columns = dict.fromkeys([key for row in self.rows for key in row] + list(self.common))
+        with open(self.path, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+            writer.writeheader()
+            for row in self.rows:
+                writer.writerow({key: _format(value) for key, value in {**row, **self.common}.items()})
+
+
+def record(bench: str, rows: Iterable[dict], device: torch.device, folder: Path = RESULTS) -> None:
+    """Measures rows one after the other, showing and keeping each."""
+    file = RowFile(bench, device, folder)
+    for row in rows:
+        print(describe(row), flush=True)
+        file.add(row)
+    print(file.path if file.rows else f"{bench}: nothing was measured")
+
+
+def write_rows(bench: str, rows: Sequence[dict], device: torch.device, folder: Path = RESULTS) -> Path:
     """Writes rows with their provenance to a new file and returns its path."""
-    common = provenance(device)
-    slug = re.sub(r"[^a-z0-9]+", "-", common["hardware"].lower()).strip("-")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = _unused(folder / f"{common['date'][:10]}_{slug}_{bench}.csv")
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[*rows[0], *common])
-        writer.writeheader()
-        writer.writerows({key: _format(value) for key, value in {**row, **common}.items()} for row in rows)
-    return path
+    file = RowFile(bench, device, folder)
+    for row in rows:
+        file.add(row)
+    return file.path
 
 
 def _unused(path: Path) -> Path:
@@ -113,9 +225,15 @@ def _format(value: object) -> object:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _timing(samples: list[float]) -> Timing:
-    fifths = statistics.quantiles(samples, n=5)
-    return Timing(statistics.median(samples), fifths[0], fifths[-1])
+def _timing(samples: list[float], peak: float | None) -> Timing:
+    fifths = statistics.quantiles(samples, n=5, method="inclusive")
+    return Timing(statistics.median(samples), fifths[0], fifths[-1], peak)
+
+
+def _kernels(device: torch.device) -> str:
+    """Which of lgfast's kernels a row ran: native (C++, CUDA) or the reference in PyTorch."""
+    built = _extension.has_cuda_kernels() if device.type == "cuda" else _extension.has_native()
+    return "native" if built else "reference"
 
 
 def _cpu_ms(call: Callable[[], object]) -> float:

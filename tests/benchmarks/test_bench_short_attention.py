@@ -3,10 +3,13 @@
 import torch
 
 from benchmarks.bench_short_attention import SHAPES, Shape, bench
+from benchmarks.ceilings import Ceilings
 
 
 def test_rows_have_a_throughput_and_a_ratio_to_the_best_peer():
-    rows = list(bench("pvt_v2_b0_stage4", 1, "bfloat16", ["lgfast", "math"], torch.device("cpu"), 10.0, rounds=3))
+    rows = list(
+        bench("pvt_v2_b0_stage4", 1, "bfloat16", ["lgfast", "math"], torch.device("cpu"), Ceilings(10, 1), rounds=3)
+    )
     assert [(row["provider"], row["mode"]) for row in rows] == [
         (provider, mode) for mode in ("fwd", "bwd", "both") for provider in ("lgfast", "math")
     ]

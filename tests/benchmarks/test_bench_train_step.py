@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks import bench_train_step as bench
+from benchmarks.ceilings import Ceilings
 from benchmarks.peers import PaperStep
 
 CPU = torch.device("cpu")
@@ -11,13 +12,13 @@ PROVIDERS = ["paper", "amp", "bare", "loop", "lgfast"]
 
 
 def test_rows_of_every_provider():
-    rows = list(bench.bench("digits", PROVIDERS, 2, True, "fp32", CPU, rounds=2))
+    rows = list(bench.bench("digits", PROVIDERS, 2, True, "fp32", CPU, rounds=2, limits=Ceilings(10, 1)))
     assert [row["provider"] for row in rows] == PROVIDERS
     syncs = {row["provider"]: row["host_syncs"] for row in rows}
     assert syncs["paper"] >= 5  # five values; on CPU also AdamW's step count of every parameter
     assert syncs["lgfast"] == syncs["bare"] == syncs["loop"] == 0
     launches = {row["provider"]: row["launches"] for row in rows}
-    assert launches["lgfast"] < launches["amp"] < launches["paper"]
+    assert launches["bare"] < launches["amp"] < launches["paper"]  # lgfast and loop also keep meters
 
 
 def test_providers_give_the_same_loss():
@@ -35,6 +36,6 @@ def test_a_wrong_step_is_not_timed(monkeypatch):
 
 
 def test_stages_add_up_to_the_step():
-    rows = list(bench.bench_stages("digits", 2, "fp32", CPU, rounds=2))
+    rows = list(bench.bench_stages("digits", 2, "fp32", CPU, rounds=2, limits=Ceilings(10, 1)))
     us = {row["stage"]: row["us_per_image"] for row in rows}
     assert us.pop("step") == pytest.approx(sum(us.values()))

@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 
-from benchmarks import bench_feature_mse, harness
+from benchmarks import bench_feature_mse, ceilings, harness
+from benchmarks.ceilings import Ceilings
 
 CPU = torch.device("cpu")
 
@@ -34,10 +35,67 @@ def test_every_run_writes_its_own_file_with_provenance(tmp_path):
 
 
 def test_feature_mse_rows_check_agreement_before_timing():
-    options = {"batch": 2, "dtype_name": "bfloat16", "device": CPU, "rounds": 2}
+    options = {"batch": 2, "dtype_name": "bfloat16", "device": CPU, "rounds": 2, "limits": Ceilings(10, 1)}
     rows = list(bench_feature_mse.bench("deit_tiny", ["torch", "lgfast"], **options))
     assert [(row["mode"], row["provider"]) for row in rows] == [
         ("fwd", "torch"), ("fwd", "lgfast"), ("both", "torch"), ("both", "lgfast")]  # fmt: skip
     with pytest.raises(AssertionError):
         student, teacher = bench_feature_mse.make_maps("deit_tiny", 2, torch.float32, CPU)
         bench_feature_mse.check(lambda s, t: 1.01 * bench_feature_mse.composed(s, t), student, teacher)
+
+
+def exhaust():
+    raise torch.OutOfMemoryError("a GPU says so")
+
+
+def test_a_call_that_runs_out_of_memory_leaves_the_others_timed():
+    calls = {"big": exhaust, "small": lambda: time.sleep(0.001)}
+    timings = harness.time_interleaved(calls, CPU, rounds=2, warmup=1)
+    assert timings["big"] == harness.Timing(error="out of memory")
+    assert timings["big"].per_s(10) is None and timings["big"].per_call(4) == timings["big"]
+    assert timings["small"].median_ms >= 1 and timings["small"].error == ""
+
+
+def test_a_provider_that_cannot_be_set_up_is_a_failing_call():
+    assert harness.ready(lambda: sum) is sum
+    timings = harness.time_interleaved({"big": harness.ready(exhaust)}, CPU, rounds=2)
+    assert timings["big"].error == "out of memory"
+
+
+def test_rows_survive_a_shape_that_runs_out_of_memory(tmp_path):
+    def rows():
+        yield {"op": "x", "shape": "small", "median_ms": 1.0}
+        exhaust()
+
+    harness.record("x", harness.survive(rows(), op="x", shape="large"), CPU, tmp_path)
+    kept, failed = csv.DictReader(next(tmp_path.iterdir()).open())
+    assert (kept["median_ms"], kept["error"]) == ("1", "")
+    assert (failed["shape"], failed["median_ms"], failed["error"]) == ("large", "", "out of memory")
+
+
+def test_rows_are_on_disk_before_the_run_ends(tmp_path):
+    """A run killed at its time limit keeps what it measured."""
+    file = harness.RowFile("x", CPU, tmp_path)
+    for number in (1, 2):
+        file.add({"op": "x", "median_ms": float(number)})
+        assert [row["median_ms"] for row in csv.DictReader(file.path.open())] == ["1", "2"][:number]
+
+
+def test_shares_of_the_ceilings():
+    timing = harness.Timing(median_ms=2.0)
+    shares = Ceilings(copy_gb_per_s=100, matmul_tflop_per_s=4).shares(timing, num_bytes=1e8, num_flops=4e9)
+    assert shares == pytest.approx(
+        {"gb_per_s": 50, "copy_share": 0.5, "tflop_per_s": 2, "matmul_share": 0.5}
+    )  # 0.1 GB and 4 GFLOP in 2 ms
+    assert Ceilings(1, 1).shares(timing) == {}
+    assert set(Ceilings(1, 1).shares(harness.Timing(error="out of memory"), 1e8).values()) == {None}
+
+
+def test_ceilings_are_read_back_and_refused_on_other_hardware(tmp_path):
+    rows = list(ceilings.measure(CPU, rounds=2, scale=1 / 16))
+    path = harness.write_rows("ceilings", rows, CPU, tmp_path)
+    read, measured = ceilings.load(path, CPU), ceilings.from_rows(rows)
+    assert vars(read) == pytest.approx(vars(measured), rel=1e-3)  # four digits are kept
+    path.write_text(path.read_text().replace(harness.hardware(CPU), "another processor"))
+    with pytest.raises(ValueError, match="was measured on another processor"):
+        ceilings.load(path, CPU)

@@ -1,0 +1,100 @@
+"""What the hardware at hand can do: bandwidth of a large copy, rate of a large matrix product.
+
+    python -m benchmarks.ceilings [--out FOLDER]
+
+copy: device to device, bytes read plus bytes written. matmul: square, bfloat16 on CUDA, float32 on CPU, 2 n^3
+operations. Other benchmarks give their rows as a share of the two (`Ceilings.shares`).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import harness
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Measured limits of one device."""
+
+    copy_gb_per_s: float
+    matmul_tflop_per_s: float
+
+    def shares(
+        self, timing: harness.Timing, num_bytes: float | None = None, num_flops: float | None = None
+    ) -> dict[str, float | None]:
+        """Columns of a row: throughput, and its share of the ceiling, of what one call moves and computes."""
+        columns = {}
+        if num_bytes is not None:
+            gb_per_s = timing.per_s(num_bytes / 1e9)
+            columns |= {"gb_per_s": gb_per_s, "copy_share": _ratio(gb_per_s, self.copy_gb_per_s)}
+        if num_flops is not None:
+            tflop_per_s = timing.per_s(num_flops / 1e12)
+            columns |= {"tflop_per_s": tflop_per_s, "matmul_share": _ratio(tflop_per_s, self.matmul_tflop_per_s)}
+        return columns
+
+
+def measure(device: torch.device, rounds: int = 20, scale: float = 1.0) -> Iterator[dict]:
+    """Rows `copy` and `matmul`. Sizes are multiplied by `scale`, below 1 for a rough figure."""
+    yield copy_row(int(scale * (2**30 if device.type == "cuda" else 2**26)), device, rounds)
+    yield matmul_row(int(scale * (8192 if device.type == "cuda" else 1024)), device, rounds)
+
+
+def copy_row(num_bytes: int, device: torch.device, rounds: int) -> dict:
+    source = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    timing = harness.time_interleaved({"copy": lambda: target.copy_(source)}, device, rounds)["copy"]
+    row = {"op": "ceiling", "provider": "copy", "mode": "", "dtype": "uint8", "shape": f"{num_bytes} B"}
+    return {**row, **vars(timing), "gb_per_s": timing.per_s(2 * num_bytes / 1e9)}
+
+
+def matmul_row(n: int, device: torch.device, rounds: int) -> dict:
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    a, b = torch.randn(2, n, n, dtype=dtype, device=device).unbind()
+    timing = harness.time_interleaved({"matmul": lambda: a @ b}, device, rounds)["matmul"]
+    row = {"op": "ceiling", "provider": "matmul", "mode": "", "dtype": str(dtype)[6:], "shape": f"{n}x{n}x{n}"}
+    return {**row, **vars(timing), "tflop_per_s": timing.per_s(2 * n**3 / 1e12)}
+
+
+def from_rows(rows: Sequence[dict]) -> Ceilings:
+    by_name = {row["provider"]: row for row in rows}
+    return Ceilings(float(by_name["copy"]["gb_per_s"]), float(by_name["matmul"]["tflop_per_s"]))
+
+
+def load(path: Path | None, device: torch.device) -> Ceilings:
+    """Those of a CSV that this script wrote on the same hardware; measured now where there is none.
+
+    Raises:
+        ValueError: the file is of other hardware.
+    """
+    if path is None:
+        return from_rows(list(measure(device)))
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    if rows[0]["hardware"] != harness.hardware(device):
+        raise ValueError(
+            f"--ceilings: {path} was measured on {rows[0]['hardware']}, this is {harness.hardware(device)}; "
+            "leave it out, or run python -m benchmarks.ceilings here"
+        )
+    return from_rows(rows)
+
+
+def _ratio(value: float | None, limit: float) -> float | None:
+    return None if value is None else value / limit
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = harness.parser(__doc__, rounds=20)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the sizes; below 1 for a rough figure")
+    options = parser.parse_args(argv)
+    device = torch.device(options.device)
+    harness.record("ceilings", measure(device, options.rounds, options.scale), device, options.out)
+
+
+if __name__ == "__main__":
+    main()
