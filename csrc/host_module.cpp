@@ -36,7 +36,7 @@ py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, in
   const auto fwd = lgfast::plan_short_attention_fwd(batch_heads, num_queries, num_keys, head_dim);
   const auto bwd = lgfast::plan_short_attention_bwd(num_queries, num_keys, head_dim, has_bias);
   py::dict fwd_plan, bwd_plan, plan;
-  fwd_plan["full_row"] = fwd.full_row;
+  fwd_plan["row_capacity"] = fwd.row_capacity;
   fwd_plan["warps"] = fwd.warps;
   fwd_plan["rows_per_warp"] = fwd.rows_per_warp;
   fwd_plan["key_rows"] = fwd.key_rows;

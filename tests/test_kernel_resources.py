@@ -15,6 +15,7 @@ from lgfast.ops.short_attention import FEW_KEYS, HEAD_DIMS, MAX_QUERIES_FEW_KEYS
 
 ROOT = Path(lgfast.__file__).resolve().parents[1]
 INSTANCES = sorted((ROOT / "csrc" / "short_attention" / "instances").glob("*.cu"))
+ROW_CAPACITIES = [64, 128, 192, 208, 256]  # keys of the longest row that a forward kernel holds whole
 ARCHS = {"80": "sm_80", "90a": "sm_90a", "100": "sm_100"}
 BLOCK_SMEM_BYTES = {"sm_80": 163 * 1024, "sm_90a": 227 * 1024, "sm_100": 227 * 1024}
 
@@ -40,7 +41,7 @@ def test_kernels_fit_in_registers_on_every_architecture():
         reports = dict(zip((source.stem for source in INSTANCES), pool.map(resource_report, INSTANCES), strict=True))
     assert len(reports) == 2 * 2 * len(HEAD_DIMS)  # forward and backward, bf16 and fp16
     for name, report in reports.items():
-        kernels = 2 if name.startswith("fwd") else 1  # full row and slabs
+        kernels = len(ROW_CAPACITIES) + 1 if name.startswith("fwd") else 1  # full rows, and slabs
         assert len(report) == kernels * len(ARCHS), name
         for entry in report:
             where = f"{name} {entry['kernel']} {entry['arch']}"
@@ -66,11 +67,23 @@ def test_shared_memory_fits_for_every_supported_shape(head_dim):
 
 
 @pytest.mark.skipif(not _extension.has_native(), reason="needs lgfast._C")
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_up_to_256_keys_the_row_of_scores_is_whole(head_dim):
+    from lgfast import _C
+
+    for keys in range(1, MAX_TOKENS + 1):
+        plan = _C.short_attention_plan(768, keys, keys, head_dim)["fwd"]
+        whole = [capacity for capacity in ROW_CAPACITIES if capacity >= keys]
+        assert plan["row_capacity"] == (whole[0] if keys <= 256 else 0)  # 0: online softmax over slabs
+        assert keys > 256 or plan["key_rows"] == -(-keys // 16) * 16
+
+
+@pytest.mark.skipif(not _extension.has_native(), reason="needs lgfast._C")
 def test_two_blocks_of_deit_tiny_share_a_multiprocessor():
     from lgfast import _C
 
     plan = _C.short_attention_plan(256 * 3, 197, 197, 64, has_bias=True)
     multiprocessor, reserved_a_block = 228 * 1024, 1024
-    assert plan["fwd"]["full_row"] and plan["bwd"]["resident"]
+    assert plan["fwd"]["row_capacity"] == 208 and plan["bwd"]["resident"]
     assert 2 * (plan["bwd"]["smem_bytes"] + reserved_a_block) <= multiprocessor
     assert 3 * (plan["fwd"]["smem_bytes"] + reserved_a_block) <= multiprocessor

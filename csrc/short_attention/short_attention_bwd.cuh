@@ -6,12 +6,12 @@
 // A block owns one (batch, head), so every sum ends on chip: no atomics, no workspace, and two runs agree bit for bit.
 // Two passes, each with its operands in registers and no barrier inside: in the first a warp owns keys and walks the
 // queries (dk, dv), in the second it owns queries and walks the keys (dq). Scores are computed in both: seven products
-// in place of five, for which nothing crosses between warps. Resident: q, k, v and dout of the head lie in shared memory
-// together. Streamed: they come in chunks; with one chunk of keys (few keys under many queries) dq is formed while the
-// queries pass by, so each is read once. With fewer key groups than warps the warps share the queries out and add up
-// their dk, dv in a fixed order at the end.
-// Numerics: as forward; p and ds are rounded to T before their products. The optional bias sums are of the unrounded
-// gradients. Follows FlashAttention-2 (arXiv 2307.08691) and, for the structure, apex's contrib fmha.
+// in place of five, for which nothing crosses between warps. Resident: q, k, v and dout of the head lie in shared
+// memory together. Streamed: they come in chunks; with one chunk of keys (few keys under many queries) dq is formed
+// while the queries pass by, so each is read once. With fewer key groups than warps the warps share the queries out and
+// add up their dk, dv in a fixed order at the end. Numerics: as forward; p and ds are rounded to T before their
+// products. The optional bias sums are of the unrounded gradients. Follows FlashAttention-2 (arXiv 2307.08691) and, for
+// the structure, apex's contrib fmha.
 #pragma once
 
 #include "short_attention/tiles.cuh"
@@ -44,12 +44,10 @@ struct BwdBlock {
   float scale_log2;
 };
 
-
 // dq of one warp's queries += its share from the keys now in shared memory.
 template <typename Traits, int kTiles>
-__device__ __forceinline__ void add_dq(float (&dq)[kTiles][Traits::kD / 8][4],
-                                       const BwdBlock<Traits>& block, int row, const float* lse_log2,
-                                       const float* delta, int keys_here) {
+__device__ __forceinline__ void add_dq(float (&dq)[kTiles][Traits::kD / 8][4], const BwdBlock<Traits>& block, int row,
+                                       const float* lse_log2, const float* delta, int keys_here) {
   using T = typename Traits::Element;
   constexpr int kD = Traits::kD;
   uint32_t q[kD / 16][kTiles][4], dout[kD / 16][kTiles][4];
@@ -73,8 +71,7 @@ __device__ __forceinline__ void add_dq(float (&dq)[kTiles][Traits::kD / 8][4],
       for (int i = 0; i < 8; ++i) {
         const int j = i / 4, half = i / 2 % 2;
         const bool exists = key + 8 * j + 2 * (lane_index() % 4) + i % 2 < keys_here;
-        const float probability =
-            exists ? fast_exp2(p[r][j][i % 4] * block.scale_log2 - row_lse[r][half]) : 0.0f;
+        const float probability = exists ? fast_exp2(p[r][j][i % 4] * block.scale_log2 - row_lse[r][half]) : 0.0f;
         ds[r][j][i % 4] = probability * (ds[r][j][i % 4] - row_delta[r][half]);
       }
       pack_a<T>(a[r], ds[r]);
@@ -234,7 +231,8 @@ __device__ __forceinline__ void wait_for_copies() {
   sync_threads();
 }
 
-// dq of the chunk of queries in shared memory, all keys being there: the warps take turns at groups of kTiles x 16 rows.
+// dq of the chunk of queries in shared memory, all keys being there: the warps take turns at groups of kTiles x 16
+// rows.
 template <typename Traits, int kTiles>
 __device__ __forceinline__ void write_dq_of_chunk(const BwdBlock<Traits>& block, const ShortAttentionBwdParams& params,
                                                   int first_query) {
@@ -314,7 +312,7 @@ __device__ __forceinline__ void write_dq_streamed(const BwdBlock<Traits>& block,
 }
 
 template <typename Traits>
-__global__ void __launch_bounds__(Traits::kWarps * kWarpSize, Traits::kMinBlocks)
+__global__ void __launch_bounds__(Traits::kWarps* kWarpSize, Traits::kMinBlocks)
     short_attention_bwd_kernel(const ShortAttentionBwdParams params, const int key_rows, const int query_rows) {
   using T = typename Traits::Element;
   using Tile = typename Traits::Tile;
@@ -359,8 +357,7 @@ __global__ void __launch_bounds__(Traits::kWarps * kWarpSize, Traits::kMinBlocks
 template <typename T, int kHeadDim>
 const char* launch_short_attention_bwd(const ShortAttentionBwdParams& params, void* stream) {
   using Traits = ShortAttentionBwdTraits<T, kHeadDim>;
-  const auto plan =
-      plan_short_attention_bwd(params.num_queries, params.num_keys, kHeadDim, params.dbias != nullptr);
+  const auto plan = plan_short_attention_bwd(params.num_queries, params.num_keys, kHeadDim, params.dbias != nullptr);
   return launch(short_attention_bwd_kernel<Traits>, Grid{params.batch, params.heads}, plan.warps * kWarpSize,
                 plan.smem_bytes, stream, params, plan.key_rows, plan.query_rows);
 }

@@ -50,8 +50,8 @@ void check_limits(const Shape& s, ScalarType dtype) {
   LGFAST_CHECK(s.head_dim == 32 || s.head_dim == 48 || s.head_dim == 64, kOp, "head dim must be 32, 48 or 64, got ",
                s.head_dim);
   const int most_queries = s.keys <= kFewKeys ? kMaxQueriesFewKeys : kMaxSequence;
-  LGFAST_CHECK(s.keys >= 1 && s.keys <= kMaxSequence && s.queries >= 1 && s.queries <= most_queries, kOp,
-               "needs 1 to ", kMaxSequence, " tokens, got ", s.queries, " queries and ", s.keys, " keys");
+  LGFAST_CHECK(s.keys >= 1 && s.keys <= kMaxSequence && s.queries >= 1 && s.queries <= most_queries, kOp, "needs 1 to ",
+               kMaxSequence, " tokens, got ", s.queries, " queries and ", s.keys, " keys");
 }
 
 void check_like(const char* name, const Tensor& x, const Tensor& q) {
@@ -205,8 +205,7 @@ std::tuple<Tensor, Tensor> qkvpacked_bwd(const Tensor& dout_in, const Tensor& qk
   const DeviceGuard guard(qkv_in.get_device_index());
   const Tensor qkv = aligned(qkv_in), out = aligned(out_in), dout = aligned(dout_in);
   Tensor dqkv = torch::stable::new_empty(qkv, {s.batch, s.queries, 3, s.heads, s.head_dim});
-  Tensor dbias =
-      torch::stable::new_empty(qkv, {needs_bias ? s.batch : 0, 3, s.heads, s.head_dim}, ScalarType::Float);
+  Tensor dbias = torch::stable::new_empty(qkv, {needs_bias ? s.batch : 0, 3, s.heads, s.head_dim}, ScalarType::Float);
   ShortAttentionBwdParams params{};
   params.q = input_part(qkv, 0);
   params.k = input_part(qkv, 1);

@@ -1,10 +1,11 @@
 // out = softmax(softmax_scale * q k^T) v and lse = log sum exp, for short sequences.
 //
-// A block owns one (batch, head), or a share of its queries; K and V of the head lie in shared memory, all of them where
-// they fit. A warp owns tiles of 16 or 32 queries: scores = q k^T in registers, softmax, out += p v. The next tile's q is
-// copied while this one is computed. Two shapes of the loop over keys:
-//   full row  193..208 keys (the 14 x 14 + 1 tokens of a ViT): one slab, so one maximum, one sum and no rescaling;
-//   slabs     of 32 keys with online softmax, 32 queries a warp, so that each key read serves two products.
+// A block owns one (batch, head), or a share of its queries; K and V of the head lie in shared memory, all of them
+// where they fit. A warp owns tiles of 16 or 32 queries: scores = q k^T in registers, softmax, out += p v. The next
+// tile's q is copied while this one is computed. Two shapes of the loop over keys:
+//   full row  up to 256 keys: the whole row of scores in registers, so one maximum, one sum and no rescaling; compiled
+//             for a few capacities, the tiles a length does not need are skipped by a branch all lanes take alike;
+//   slabs     more keys: 32 at a time with online softmax.
 // Numerics: products of T summed in float32, softmax in float32 by exp2 with log2(e) in the scale, p rounded to T, out
 // rounded once. Deterministic. Follows FlashAttention-2 (arXiv 2307.08691), and NVIDIA apex's contrib fmha for the
 // one-block-per-head structure.
@@ -14,17 +15,18 @@
 
 namespace lgfast {
 
-template <typename T, int kHeadDim, bool kFullRow>
+// kRowCapacity: one of kRowCapacities, or kSlabs.
+template <typename T, int kHeadDim, int kRowCapacity>
 struct ShortAttentionFwdTraits {
   using Element = T;
   static constexpr int kD = kHeadDim;
-  static constexpr bool kIsFullRow = kFullRow;
-  static constexpr int kRowTiles = kFullRow ? 1 : 2;
+  static constexpr bool kIsFullRow = kRowCapacity != kSlabs;
+  static constexpr int kRowTiles = fwd_row_tiles(kRowCapacity);
   static constexpr int kRows = kRowTiles * kTileRows;
-  static constexpr int kSlabKeys = kFullRow ? kFullRowKeys : kFwdSlabKeys;
-  static constexpr int kSlabTiles = kSlabKeys / kTileRows;
-  static constexpr int kMaxThreads = fwd_max_warps(kFullRow, kHeadDim) * kWarpSize;
-  static constexpr int kMinBlocks = kFullRow && kHeadDim == 32 ? 3 : 2;
+  static constexpr int kSlabTiles = (kIsFullRow ? kRowCapacity : kSlabKeys) / kTileRows;
+  static constexpr int kSureTiles = kIsFullRow ? fewest_tiles(kRowCapacity) : 1;  // of the last slab
+  static constexpr int kMaxThreads = fwd_max_warps(kRowCapacity, kHeadDim) * kWarpSize;
+  static constexpr int kMinBlocks = fwd_blocks(kRowCapacity, kHeadDim);
 };
 
 // The running state of one warp's rows: maximum and sum of the scores, unnormalised output.
@@ -58,12 +60,11 @@ using FwdScores = float[Traits::kSlabTiles][Traits::kRowTiles][2][4];
 template <typename Traits>
 using FwdQueries = uint32_t[Traits::kD / 16][Traits::kRowTiles][4];
 
-// Masks the scores of keys from `keys_left` on; the full row has such keys in its last tile only.
+// Masks the scores of keys from `keys_left` on; the tiles before the last sure one have none of them.
 template <typename Traits>
 __device__ __forceinline__ void mask_scores(FwdScores<Traits>& scores, int keys_left) {
-  constexpr int kFirst = Traits::kIsFullRow ? Traits::kSlabTiles - 1 : 0;
 #pragma unroll
-  for (int t = kFirst; t < Traits::kSlabTiles; ++t) {
+  for (int t = Traits::kSureTiles - 1; t < Traits::kSlabTiles; ++t) {
 #pragma unroll
     for (int i = 0; i < Traits::kRowTiles * 8; ++i) {
       const int key = t * kTileRows + 8 * (i / 4 % 2) + 2 * (lane_index() % 4) + i % 2;
@@ -113,15 +114,17 @@ template <typename Traits, bool kTail>
 __device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows, const FwdQueries<Traits>& q, FwdTile<Traits> keys,
                                          FwdTile<Traits> values, int keys_left, float scale_log2) {
   constexpr int kRowTiles = Traits::kRowTiles, kSlabTiles = Traits::kSlabTiles;
-  // The full row takes all its tiles: their number is what the kernel was chosen by.
-  const int tiles = kTail && !Traits::kIsFullRow ? ceil_div(keys_left, kTileRows) : kSlabTiles;
+  constexpr int kSureTiles = kTail ? Traits::kSureTiles : kSlabTiles;  // these without a branch
+  const int tiles = kSureTiles < kSlabTiles ? ceil_div(keys_left, kTileRows) : kSlabTiles;
   FwdScores<Traits> scores = {};
 #pragma unroll
   for (int step = 0; step < Traits::kD / 16; ++step) {
 #pragma unroll
-    for (int t = 0; t < kSlabTiles; ++t) {
-      if (t < tiles) multiply_abt_step(scores[t], q[step], keys.below(t * kTileRows), step);
-    }
+    for (int t = 0; t < kSureTiles; ++t) multiply_abt_step(scores[t], q[step], keys.below(t * kTileRows), step);
+  }
+#pragma unroll
+  for (int t = kSureTiles; t < kSlabTiles; ++t) {
+    if (t < tiles) multiply_abt(scores[t], q, keys.below(t * kTileRows));
   }
   if constexpr (kTail) mask_scores<Traits>(scores, keys_left);
   update_maximum<Traits>(rows, scores, tiles, scale_log2);
@@ -162,18 +165,17 @@ __device__ __forceinline__ void store_out(const FwdRows<Traits>& rows, const Sho
         lse[row] = (rows.maximum[r][half] + fast_log2(sum)) * kLn2;
       }
     }
-    store_rows<T, Traits::kD>(out, params.out.token_stride, rows.out[r], inverse[0], inverse[1],
-                              first + r * kTileRows, params.num_queries);
+    store_rows<T, Traits::kD>(out, params.out.token_stride, rows.out[r], inverse[0], inverse[1], first + r * kTileRows,
+                              params.num_queries);
   }
 }
 
 template <typename Traits>
 __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
-    short_attention_fwd_kernel(const ShortAttentionFwdParams params, const int plan_key_rows) {
+    short_attention_fwd_kernel(const ShortAttentionFwdParams params, const int key_rows) {
   using T = typename Traits::Element;
   using Tile = FwdTile<Traits>;
   constexpr int kRows = Traits::kRows;
-  const int key_rows = Traits::kIsFullRow ? kFullRowKeys : plan_key_rows;
   const int b = block_index(), h = block_index_y();
   const int warp = warp_index();
   const float scale_log2 = params.softmax_scale * kLog2E;
@@ -225,8 +227,8 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
       }
       const int keys_here = smaller(params.num_keys - chunk * key_rows, key_rows);
       int slab = 0;
-      for (; !Traits::kIsFullRow && slab + Traits::kSlabKeys <= keys_here; slab += Traits::kSlabKeys) {
-        fwd_slab<Traits, false>(rows, q, keys.below(slab), values.below(slab), Traits::kSlabKeys, scale_log2);
+      for (; !Traits::kIsFullRow && slab + kSlabKeys <= keys_here; slab += kSlabKeys) {
+        fwd_slab<Traits, false>(rows, q, keys.below(slab), values.below(slab), kSlabKeys, scale_log2);
       }
       if (Traits::kIsFullRow || slab < keys_here) {
         fwd_slab<Traits, true>(rows, q, keys.below(slab), values.below(slab), keys_here - slab, scale_log2);
@@ -248,8 +250,14 @@ template <typename T, int kHeadDim>
 const char* launch_short_attention_fwd(const ShortAttentionFwdParams& params, void* stream) {
   const auto plan =
       plan_short_attention_fwd(params.batch * params.heads, params.num_queries, params.num_keys, kHeadDim);
-  return plan.full_row ? launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, true>>(params, plan, stream)
-                       : launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, false>>(params, plan, stream);
+  switch (plan.row_capacity) {
+    case 64: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 64>>(params, plan, stream);
+    case 128: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 128>>(params, plan, stream);
+    case 192: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 192>>(params, plan, stream);
+    case 208: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 208>>(params, plan, stream);
+    case 256: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 256>>(params, plan, stream);
+    default: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, kSlabs>>(params, plan, stream);
+  }
 }
 
 }  // namespace lgfast

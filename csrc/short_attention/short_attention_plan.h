@@ -8,11 +8,10 @@
 
 namespace lgfast {
 
-constexpr int kTileRows = 16;          // rows of one mma tile
-constexpr int kMaxSequence = 1024;     // queries and keys
-constexpr int kFewKeys = 64;           // up to here, kMaxQueriesFewKeys queries are taken
+constexpr int kTileRows = 16;       // rows of one mma tile
+constexpr int kMaxSequence = 1024;  // queries and keys
+constexpr int kFewKeys = 64;        // up to here, kMaxQueriesFewKeys queries are taken
 constexpr int kMaxQueriesFewKeys = 4096;
-constexpr int kFullRowKeys = 208;      // 197 keys, tiled by 16: the whole row of scores stays in registers
 constexpr int kHalfSmSmemBytes = 113 * 1024;  // two blocks on one sm_90 multiprocessor (228 KB, 1 KB reserved a block)
 
 LGFAST_HOST_DEVICE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -23,8 +22,42 @@ LGFAST_HOST_DEVICE constexpr int round_up(int a, int b) { return ceil_div(a, b) 
 // row spreads eight rows over all banks; D = 32 and 64 do it by swizzling (SmemTile in tiles.cuh).
 LGFAST_HOST_DEVICE constexpr int smem_row_bytes(int head_dim) { return head_dim == 48 ? 112 : 2 * head_dim; }
 
+// Up to 256 keys a whole row of scores stays in registers. A kernel is compiled for each of these capacities; one of
+// them takes the lengths above the capacity before it, and counts its tiles at run time. 208 is for 193 to 208 keys
+// alone, 14 x 14 + 1 tokens of a ViT, whose number of tiles is thereby a constant.
+constexpr int kRowCapacities[] = {64, 128, 192, 208, 256};
+constexpr int kSlabs = 0;  // in place of a capacity: more keys, online softmax over slabs of them
+constexpr int kSlabKeys = 32;
+
+// The smallest capacity that holds the keys, or kSlabs.
+constexpr int row_capacity(int num_keys) {
+  for (const int capacity : kRowCapacities) {
+    if (num_keys <= capacity) return capacity;
+  }
+  return kSlabs;
+}
+
+// Tiles of keys that every length served by a capacity has.
+constexpr int fewest_tiles(int capacity) {
+  int below = 0;
+  for (const int other : kRowCapacities) {
+    if (other < capacity) below = other;
+  }
+  return below / kTileRows + 1;
+}
+
+// Tiles of queries a warp holds: two where registers allow, so that each key read serves two products.
+constexpr int fwd_row_tiles(int capacity) { return capacity <= 128 ? 2 : 1; }
+// What the kernels are compiled for (__launch_bounds__): warps of a block, and blocks on a multiprocessor at once.
+// Three blocks of four warps leave a thread 168 registers, two leave 255; which kernels fit in 168 is the compiler's
+// report.
+constexpr int fwd_blocks(int capacity, int head_dim) {
+  return capacity == 64 || capacity == 192 || (capacity == 208 && head_dim < 64) ? 3 : 2;
+}
+constexpr int fwd_max_warps(int capacity, int head_dim) { return capacity == kSlabs && head_dim == 32 ? 6 : 4; }
+
 struct ShortAttentionFwdPlan {
-  bool full_row;      // one pass over a whole row of scores, no rescaling; else online softmax over slabs of keys
+  int row_capacity;   // keys of the longest row the kernel keeps whole, or kSlabs
   int warps;          // of a block
   int rows_per_warp;  // queries one warp holds at a time
   int key_rows;       // keys in shared memory at a time; all of them where they fit
@@ -32,29 +65,20 @@ struct ShortAttentionFwdPlan {
   int smem_bytes;     // K, V, and a buffer of queries a warp
 };
 
-constexpr bool uses_full_row(int num_keys) { return num_keys > kFullRowKeys - kTileRows && num_keys <= kFullRowKeys; }
-
-constexpr int kFwdSlabKeys = 32;
-// What the kernels are compiled for (__launch_bounds__): registers allow 8 warps a multiprocessor, 12 with D = 32.
-constexpr int fwd_max_warps(bool full_row, int head_dim) { return !full_row && head_dim == 32 ? 6 : 4; }
-
 inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_queries, int num_keys, int head_dim) {
   constexpr int kBlocksAtOnce = 2 * 132;  // an H200 has 132 multiprocessors
   constexpr int kMostKeyBytes = 96 * 1024;
   const int row_bytes = smem_row_bytes(head_dim);
+  const int padded = round_up(num_keys, kTileRows);
+  const int chunks = ceil_div(padded, kMostKeyBytes / (2 * row_bytes) / kSlabKeys * kSlabKeys);
   ShortAttentionFwdPlan plan{};
-  plan.full_row = uses_full_row(num_keys);
-  plan.rows_per_warp = plan.full_row ? kTileRows : 2 * kTileRows;
-  plan.warps = 4;
-  if (plan.full_row) {
-    plan.key_rows = kFullRowKeys;
-  } else {
-    const int padded = round_up(num_keys, kTileRows);
-    const int chunks = ceil_div(padded, kMostKeyBytes / (2 * row_bytes) / kFwdSlabKeys * kFwdSlabKeys);
-    plan.key_rows = chunks == 1 ? padded : round_up(ceil_div(padded, chunks), kFwdSlabKeys);
-    // Keys that leave room for two blocks only: more warps in each.
-    if (2 * plan.key_rows * row_bytes > kMostKeyBytes / 2) plan.warps = fwd_max_warps(false, head_dim);
-  }
+  plan.row_capacity = row_capacity(num_keys);
+  plan.rows_per_warp = fwd_row_tiles(plan.row_capacity) * kTileRows;
+  plan.key_rows = chunks == 1 ? padded : round_up(ceil_div(padded, chunks), kSlabKeys);
+  // Keys that leave room for two blocks only: more warps in each.
+  const bool is_large = 2 * plan.key_rows * row_bytes > kMostKeyBytes / 2;
+  plan.warps = is_large ? fwd_max_warps(plan.row_capacity, head_dim) : 4;
+  plan.warps = std::min(plan.warps, ceil_div(num_queries, plan.rows_per_warp));
   const int rounds = ceil_div(num_queries, plan.warps * plan.rows_per_warp);
   const int blocks_wanted = num_keys <= kFewKeys ? 2 * kBlocksAtOnce : kBlocksAtOnce;
   plan.query_splits = std::clamp(blocks_wanted / std::max(batch_heads, 1), 1, std::max(rounds, 1));

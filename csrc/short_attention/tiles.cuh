@@ -18,7 +18,8 @@ constexpr float kLn2 = 0.69314718055994530942f;
 
 __device__ __forceinline__ float negative_infinity() { return float_from_bits(0xff800000u); }
 
-// Row-major [rows][D] tile; 16-byte chunks are swizzled (or rows padded) so that ldmatrix's eight rows meet no bank twice.
+// Row-major [rows][D] tile; 16-byte chunks are swizzled (or rows padded) so that ldmatrix's eight rows meet no bank
+// twice.
 template <typename T, int kHeadDim>
 struct SmemTile {
   static_assert(kHeadDim == 32 || kHeadDim == 48 || kHeadDim == 64, "swizzle is written for these widths");
@@ -48,7 +49,8 @@ __device__ __forceinline__ auto head_rows(const HeadsView<Pointer>& view, int b,
   }
 }
 
-// Starts copying rows [first, first + rows) of a head into a tile, by `threads` threads; rows from `limit` on are zeros.
+// Starts copying rows [first, first + rows) of a head into a tile, by `threads` threads; rows from `limit` on are
+// zeros.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void load_rows_async(SmemTile<T, kHeadDim> tile, const T* head, int64_t token_stride,
                                                 int first, int rows, int limit, int thread, int threads) {

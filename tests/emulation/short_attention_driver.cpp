@@ -44,9 +44,16 @@ const char* run(const Header& header, Memory& memory) {
   const int batch = int(header.batch), heads = int(header.heads);
   const int queries = int(header.queries), keys = int(header.keys);
   const float scale = float(header.softmax_scale);
-  ShortAttentionFwdParams fwd{input(header.q), input(header.k), input(header.v), output(header.out),
-                              memory.lse.data(), batch,         heads,           queries,
-                              keys,              scale};
+  ShortAttentionFwdParams fwd{input(header.q),
+                              input(header.k),
+                              input(header.v),
+                              output(header.out),
+                              memory.lse.data(),
+                              batch,
+                              heads,
+                              queries,
+                              keys,
+                              scale};
   const char* error = launch_short_attention_fwd<T, kHeadDim>(fwd, nullptr);
   if (error != nullptr) return error;
   ShortAttentionBwdParams bwd{fwd.q,

@@ -4,12 +4,17 @@ import pytest
 import torch
 
 from lgfast.ops import short_attention, short_attention_qkvpacked, unsupported_reason
-from tests.helpers import assert_as_exact_as_plain
+from tests.attention_truth import (
+    DTYPES,
+    HEAD_DIMS,
+    LENGTHS,
+    ROW_CAPACITY_EDGES,
+    UNEQUAL,
+    check,
+    check_bias_gradient,
+)
 
 pytestmark = pytest.mark.gpu
-
-LENGTHS = [1, 7, 16, 17, 49, 64, 65, 196, 197, 208, 256, 730, 1024]
-DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 
 
 def make_qkv(n, m, dim, dtype=torch.bfloat16, batch=2, heads=3):
@@ -17,70 +22,66 @@ def make_qkv(n, m, dim, dtype=torch.bfloat16, batch=2, heads=3):
     return [torch.randn(shape, device="cuda").to(dtype).requires_grad_() for shape in shapes]
 
 
-def attention(q, k, v, dout, scale):
-    leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
-    scores = torch.einsum("bnhd,bmhd->bhnm", leaves[0], leaves[1]) * scale
-    out = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), leaves[2])
-    return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
-
-
-def check(got, q, k, v, dout, scale):
-    exact = attention(*(x.double() for x in (q, k, v, dout)), scale)
-    plain = attention(q, k, v, dout, scale)
-    for name, value, plain_value, exact_value in zip(("out", "dq", "dk", "dv"), got, plain, exact, strict=True):
-        assert_as_exact_as_plain(value.detach(), plain_value, exact_value, name)
+def gradients(out, dout, *leaves):
+    return [out, *torch.autograd.grad(out, leaves, dout)]
 
 
 def run(q, k, v, scale=None):
     assert unsupported_reason(q, k, v, scale) is None
     out = short_attention(q, k, v, scale)
     dout = torch.randn_like(out)
-    return [out, *torch.autograd.grad(out, (q, k, v), dout)], dout
+    return gradients(out, dout, q, k, v), dout
 
 
-@DTYPES
-@pytest.mark.parametrize("dim", [32, 48, 64])
-@pytest.mark.parametrize("n", LENGTHS)
+def check_case(n, m, dim, dtype):
+    q, k, v = make_qkv(n, m, dim, DTYPES[dtype])
+    got, dout = run(q, k, v)
+    check(dict(zip(("out", "dq", "dk", "dv"), got, strict=True)), q, k, v, dout, dim**-0.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", HEAD_DIMS)
+@pytest.mark.parametrize("n", [*LENGTHS, 1024])
 def test_matches_float64(n, dim, dtype):
-    q, k, v = make_qkv(n, n, dim, dtype)
-    got, dout = run(q, k, v)
-    check(got, q, k, v, dout, dim**-0.5)
+    check_case(n, n, dim, dtype)
 
 
-@DTYPES
-@pytest.mark.parametrize("n, m, dim", [(196, 49, 32), (3136, 49, 32), (784, 49, 64), (17, 1, 48), (65, 197, 64)])
+@pytest.mark.parametrize("dim", HEAD_DIMS)
+@pytest.mark.parametrize("m", ROW_CAPACITY_EDGES)
+def test_every_number_of_key_tiles_matches_float64(m, dim):
+    check_case(20, m, dim, "bf16")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", HEAD_DIMS)
+@pytest.mark.parametrize("n, m", [*UNEQUAL, (784, 49), (3136, 49)])
 def test_keys_and_queries_differ_in_number(n, m, dim, dtype):
-    q, k, v = make_qkv(n, m, dim, dtype)
-    got, dout = run(q, k, v)
-    check(got, q, k, v, dout, dim**-0.5)
+    check_case(n, m, dim, dtype)
 
 
-@DTYPES
-@pytest.mark.parametrize("dim", [32, 48, 64])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", HEAD_DIMS)
 @pytest.mark.parametrize("n", [17, 197, 730])
 def test_packed_equals_unpacked_and_sums_the_bias_gradient(n, dim, dtype):
-    q, k, v = make_qkv(n, n, dim, dtype)
+    q, k, v = make_qkv(n, n, dim, DTYPES[dtype])
     qkv = torch.stack((q, k, v), 2).detach().requires_grad_()
     bias = torch.zeros(3 * 3 * dim, device="cuda", requires_grad=True)
     out = short_attention_qkvpacked(qkv, added_bias=bias)
     dout = torch.randn_like(out)
     dqkv, dbias = torch.autograd.grad(out, (qkv, bias), dout)
     unpacked = short_attention(q, k, v)
-    grads = torch.autograd.grad(unpacked, (q, k, v), dout.view_as(unpacked))
-    assert torch.equal(out, unpacked.flatten(2))
-    assert all(torch.equal(got, want) for got, want in zip(dqkv.unbind(2), grads, strict=True))
-    floor = 2**-7 * dqkv.float().abs().sum((0, 1)).max().item()  # dqkv is rounded, the kernel's sums are not
-    torch.testing.assert_close(dbias, dqkv.float().sum((0, 1)).flatten(), rtol=0, atol=floor)
+    expected = gradients(unpacked, dout.view_as(unpacked), q, k, v)
+    assert torch.equal(out, expected[0].flatten(2))
+    assert all(torch.equal(got, want) for got, want in zip(dqkv.unbind(2), expected[1:], strict=True))
+    check_bias_gradient(dbias.view(1, 3, 3, dim), [x.flatten(0, 1)[None] for x in expected[1:]])
 
 
-@pytest.mark.parametrize("n, m, dim", [(197, 197, 64), (730, 730, 32), (3136, 49, 32)])
+@pytest.mark.parametrize("n, m, dim", [(197, 197, 64), (256, 256, 64), (730, 730, 32), (3136, 49, 32)])
 def test_two_runs_agree_bit_for_bit(n, m, dim):
     q, k, v = make_qkv(n, m, dim)
-    out = short_attention(q, k, v)
-    dout = torch.randn_like(out)
-    first = [out, *torch.autograd.grad(out, (q, k, v), dout)]
-    out = short_attention(q, k, v)
-    assert all(torch.equal(a, b) for a, b in zip(first, [out, *torch.autograd.grad(out, (q, k, v), dout)], strict=True))
+    dout = torch.randn_like(q)
+    first, second = (gradients(short_attention(q, k, v), dout, q, k, v) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_strided_unaligned_and_expanded_inputs():
@@ -92,32 +93,32 @@ def test_strided_unaligned_and_expanded_inputs():
     out = short_attention(head_major, shifted, v)
     grads = torch.autograd.grad(out, (head_major, shifted, v), dout)
     assert all(torch.equal(a, b) for a, b in zip([out, *grads], expected, strict=True))
-    out = short_attention(q, k, v)
-    ones = torch.autograd.grad(out.sum(), (q, k, v), retain_graph=True)
-    assert all(
-        torch.equal(a, b) for a, b in zip(ones, torch.autograd.grad(out, (q, k, v), torch.ones_like(out)), strict=True)
-    )
+    ones = gradients(short_attention(q, k, v), torch.ones((), device="cuda", dtype=q.dtype).expand_as(q), q, k, v)
+    dense = gradients(short_attention(q, k, v), torch.ones_like(q), q, k, v)
+    assert all(torch.equal(a, b) for a, b in zip(ones, dense, strict=True))
 
 
 def test_side_stream_gives_the_same():
     q, k, v = make_qkv(197, 197, 64)
-    expected = short_attention(q, k, v)
+    expected, dout = run(q, k, v)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        out = short_attention(q, k, v)
+        got = gradients(short_attention(q, k, v), dout, q, k, v)
     torch.cuda.current_stream().wait_stream(stream)
-    assert torch.equal(out, expected)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-def test_captures_in_a_cuda_graph():
+@pytest.mark.parametrize("packed", [False, True])
+def test_captures_in_a_cuda_graph_and_replays_on_new_values(packed):
     q, k, v = make_qkv(197, 197, 64)
+    leaves = (torch.stack((q, k, v), 2).detach().requires_grad_(),) if packed else (q, k, v)
+    op = short_attention_qkvpacked if packed else short_attention
 
     def step():
-        out = short_attention(q, k, v)
-        return [out, *torch.autograd.grad(out, (q, k, v), torch.ones_like(out))]
+        out = op(*leaves)
+        return gradients(out, torch.ones_like(out), *leaves)
 
-    expected = step()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -126,13 +127,18 @@ def test_captures_in_a_cuda_graph():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = step()
+    with torch.no_grad():
+        for leaf in leaves:
+            leaf.normal_()
     graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(captured, step(), strict=True))
 
 
 def test_compiles_fullgraph():
     q, k, v = make_qkv(197, 197, 64)
-    assert torch.equal(torch.compile(short_attention, fullgraph=True)(q, k, v), short_attention(q, k, v))
+    expected, dout = run(q, k, v)
+    got = gradients(torch.compile(short_attention, fullgraph=True)(q, k, v), dout, q, k, v)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 def test_opcheck():

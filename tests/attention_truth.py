@@ -1,0 +1,36 @@
+"""What short_attention's kernels are held to in the emulation and on a GPU alike: one matrix, one truth, one bound."""
+
+import torch
+from torch import Tensor
+
+from tests.helpers import assert_as_exact_as_plain
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HEAD_DIMS = (32, 48, 64)
+LENGTHS = (1, 7, 16, 17, 49, 64, 65, 196, 197, 208, 256, 730)
+ROW_CAPACITY_EDGES = (112, 128, 129, 150, 192, 193, 209, 240, 257)  # where forward changes kernel or number of tiles
+UNEQUAL = ((196, 49), (1, 17), (17, 1), (65, 197), (33, 256), (40, 300), (300, 16))  # queries, keys
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, scale: float) -> dict[str, Tensor]:
+    """Plain PyTorch in the dtype of its arguments: out, dq, dk, dv as [B, N, H, D] and lse [B, H, N]."""
+    q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
+    scores = torch.einsum("bnhd,bmhd->bhnm", q, k) * scale
+    out = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v)
+    values = [out, *torch.autograd.grad(out, (q, k, v), dout), scores.logsumexp(-1)]
+    return {name: x.detach() for name, x in zip(("out", "dq", "dk", "dv", "lse"), values, strict=True)}
+
+
+def check(results: dict[str, Tensor], q: Tensor, k: Tensor, v: Tensor, dout: Tensor, scale: float) -> None:
+    """Every result errs from float64 by at most twice what plain PyTorch in the same dtype does, plus rounding."""
+    exact = attention(*(x.double() for x in (q, k, v, dout)), scale)
+    plain = attention(q, k, v, dout, scale)
+    for name, value in results.items():
+        assert_as_exact_as_plain(value.detach(), plain[name], exact[name], name)
+
+
+def check_bias_gradient(dbias: Tensor, gradients: list[Tensor]) -> None:
+    """dbias [B, 3, H, D] sums unrounded gradients over tokens: what rounding them first would add bounds the error."""
+    for i, gradient in enumerate(gradients):
+        bound = 2**-7 * gradient.double().abs().sum(1).max().item()
+        torch.testing.assert_close(dbias[:, i].double(), gradient.double().sum(1), rtol=2**-7, atol=bound)
