@@ -17,17 +17,17 @@ from timm.models import convit as timm_convit
 from timm.models import pvt_v2, swin_transformer, swin_transformer_v2
 from torch import Tensor, nn
 
-from lgfast.models import convit, cvt
+from lgfast.models import convit, cvt, t2t
 from lgfast.models.layers import merge_heads, split_heads
 from lgfast.ops import short_attention, short_attention_qkvpacked
 from lgfast.ops.short_attention import HEAD_DIMS, unsupported_shape_reason
 
 _fused_classes: dict[type, type] = {}  # attention class -> its fused subclass
+_PROJECTIONS = ("qkv", "qk", "kv", "q", "k", "v")
 _refusals: dict[type, str] = {  # attention classes that short_attention cannot compute
     swin_transformer.WindowAttention: "adds a relative position bias to the scores",
     swin_transformer_v2.WindowAttention: "its scores are cosines plus a relative position bias",
-    convit.PositionalAttention: "mixes two softmaxes, one of positions only",
-    timm_convit.GPSA: "mixes two softmaxes, one of positions only",
+    t2t.PerformerLayer: "linear attention: its scores take no softmax",
 }
 
 
@@ -87,7 +87,9 @@ def register_fused(attention: type[nn.Module]) -> Callable[[type], type]:
 
 
 def _is_attention(module: nn.Module) -> bool:
-    return type(module) in _fused_classes or type(module) in _refusals or "Attention" in type(module).__name__
+    name = type(module).__name__
+    is_named_so = "Attention" in name or (name.endswith("Attn") and "Block" not in name)
+    return type(module) in _fused_classes or type(module) in _refusals or is_named_so
 
 
 def _refusal(module: nn.Module) -> str | None:
@@ -99,7 +101,7 @@ def _refusal(module: nn.Module) -> str | None:
         return f"head dim must be 32, 48 or 64, got {_head_dim(module)}"
     if module.attn_drop.p > 0:
         return f"attention dropout {module.attn_drop.p} needs the probabilities, which the kernels do not keep"
-    if any(type(part) is not nn.Linear for name, part in module.named_children() if name in ("qkv", "q", "k", "v")):
+    if any(type(part) is not nn.Linear for name, part in module.named_children() if name in _PROJECTIONS):
         return "a projection is not a plain nn.Linear"
     return None
 
@@ -185,3 +187,27 @@ class FusedConvitAttention(convit.Attention):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(third, self.num_heads) for third in self.qkv(x).chunk(3, dim=-1))
         return self.proj_drop(self.proj(merge_heads(_attention_of_heads(q, k, v, self.scale))))
+
+
+@register_fused(convit.PositionalAttention)
+class FusedPositionalAttention(convit.PositionalAttention):
+    """ConViT's gated attention: its content part; the position part is one [H, N, N] matrix for all images."""
+
+    def content_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return _attention_of_heads(q, k, v, self.scale)
+
+
+@register_fused(timm_convit.MHSA)
+class FusedTimmConvitAttention(FusedConvitAttention):
+    """The same of timm's own ConViT."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if _is_served(self, x, x.shape[1]) else timm_convit.MHSA.forward(self, x)
+
+
+@register_fused(timm_convit.GPSA)
+class FusedTimmPositionalAttention(FusedPositionalAttention):
+    """The same of timm's own ConViT, whose renormalising divides by one: two softmaxes mixed by g and 1 - g."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if _is_served(self, x, x.shape[1]) else timm_convit.GPSA.forward(self, x)

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+from collections import Counter
 
 import pytest
 import timm
@@ -13,11 +14,14 @@ from lgfast import fuse, unfuse
 from lgfast.models import create_model
 from tests.helpers import assert_as_exact_as_plain
 
-SMALL = {  # head dim 32 everywhere, two blocks or stages of one
+CONVIT = {"num_classes": 5, "depth": 2, "local_up_to_layer": 1, "drop_path_rate": 0.0}  # one block of each kind
+SMALL = {  # head dim 32, ConViT's 48; two blocks or stages of one
     "vit": lambda: vit(),
     "vit_qk_norm": lambda: vit(qk_norm=True),
     "vit_no_bias": lambda: vit(qkv_bias=False),
     "pvt_v2": lambda: timm.create_model("pvt_v2_b0", num_classes=5, depths=(1, 1, 1, 1), drop_path_rate=0.0),
+    "convit": lambda: create_model("convit_tiny", image_size=64, **CONVIT),
+    "convit_timm": lambda: timm.create_model("convit_tiny", img_size=64, **CONVIT),
     "cvt": lambda: create_model("cvt_13", num_classes=5, depths=(1, 1, 1), image_size=64, drop_path_rate=0.0),
 }
 
@@ -87,15 +91,16 @@ def test_kernels_are_called(kernels_on_cpu, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, count",
-    [("deit_tiny_patch16_224", 12), ("t2t_vit_7", 7), ("pit_ti_224", 12), ("pvt_tiny", 8), ("pvt_v2_b0", 8),
-     ("cvt_13", 13)],
+    "name, count, refused",
+    [("deit_tiny_patch16_224", 12, {}), ("pit_ti_224", 12, {}), ("pvt_tiny", 8, {}), ("pvt_v2_b0", 8, {}),
+     ("cvt_13", 13, {}), ("convit_tiny", 12, {}), ("t2t_vit_7", 7, {"PerformerLayer": 2})],
 )  # fmt: skip
-def test_every_attention_of_the_family_is_fused(name, count):
+def test_every_softmax_attention_of_the_family_is_fused(name, count, refused):
     model = create_model(name, num_classes=3)
     keys = list(model.state_dict())
     report = fuse(model)
-    assert len(report.fused) == count and not report.refused
+    assert len(report.fused) == count
+    assert Counter(class_name for _, class_name, _ in report.refused) == refused
     assert list(model.state_dict()) == keys
 
 
@@ -122,7 +127,8 @@ def test_a_copy_of_a_fused_model_stays_fused():
         (lambda: timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)), "relative position bias"),
         (lambda: vit(num_heads=4), "head dim must be 32, 48 or 64, got 16"),
         (lambda: vit(attn_drop_rate=0.1), "attention dropout 0.1"),
-        (lambda: create_model("convit_tiny", num_classes=3, depth=11, local_up_to_layer=11), "mixes two softmaxes"),
+        (lambda: timm.create_model("convit_tiny", **CONVIT, attn_drop_rate=0.1), "attention dropout 0.1"),
+        (lambda: create_model("t2t_vit_7", num_classes=3).patch_embed, "linear attention: its scores take no softmax"),
         (lambda: nn.Sequential(nn.MultiheadAttention(64, 2)), "no fused form is registered"),
     ],
 )
