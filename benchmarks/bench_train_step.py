@@ -119,7 +119,7 @@ def bare_call(setup: Setup, precision: str) -> Callable[[], object]:
     student, teacher, optimizer, batch = step.weights or step.student, step.teacher, step.optimizer, setup.batch
 
     def call():
-        targets = None if teacher is None else teacher.start(batch.teacher_images)
+        targets = None if teacher is None else teacher.start(batch)
         optimizer.zero_grad()
         logits, guidance = student(batch.images, targets)
         loss = F.cross_entropy(logits.float(), batch.labels)
@@ -228,7 +228,7 @@ def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]
     """The parts of the step, each alone on inputs that are ready."""
     step, batch = setup.train_step(precision), setup.batch
     student = step.weights or step.student
-    targets = None if step.teacher is None else step.teacher.start(batch.teacher_images)
+    targets = None if step.teacher is None else step.teacher.start(batch)
 
     def forward():
         logits, guidance = student(batch.images, targets)
@@ -243,7 +243,7 @@ def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]
     calls = {"forward": forward, "forward_backward": forward_backward, "optimizer": step.optimizer.step}
     calls["student_fwd"] = lambda: student(batch.images, None)
     if step.teacher is not None:
-        calls["teacher"] = lambda: step.teacher.start(batch.teacher_images).wait()
+        calls["teacher"] = lambda: step.teacher.start(batch).wait()
     calls["step"] = lambda: step(batch)
     return calls
 

@@ -69,11 +69,11 @@ def load_splits(config: Config) -> DataSplits:
 
 def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> Loaders:
     """The loaders of a run, or of a group of runs that share views. The teacher's input is made if it is needed."""
-    data, is_guided = config.data, config.guidance.weight > 0
+    data = config.data
     train = build_train_loader(
         data.loader,
         splits.train,
-        config.augment if is_guided else dataclasses.replace(config.augment, teacher_size=0),
+        config.augment if config.needs_teacher else dataclasses.replace(config.augment, teacher_size=0),
         batch_size=data.batch_size,
         seed=config.view_seed,
         workers=data.workers,
@@ -116,9 +116,11 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
 
 
 def build_student(config: Config, num_classes: int, teacher: Teacher | None) -> GuidedStudent:
-    """The network with its taps and projections; without them where there is no teacher."""
+    """The network with its taps and projections; without them where there is no guidance."""
     model = build_model(config, num_classes)
-    if teacher is None:
+    if config.distill.mode != "none" and hasattr(model, "set_distilled_training"):
+        model.set_distilled_training(True)  # two heads in training, their mean in evaluation
+    if teacher is None or config.guidance.weight == 0:
         return GuidedStudent(model)
     layers = config.guidance.student_layers or default_layers(model)
     channels = teacher.channels(config.augment.teacher_size)

@@ -69,9 +69,21 @@ class TeacherConfig:
 class GuidanceConfig:
     """How the student imitates the teacher (Li et al., ECCV 2022)."""
 
-    weight: float = 2.5  # factor of the feature loss; 0: no teacher at all
+    weight: float = 2.5  # factor of the feature loss; 0: none, and no teacher unless it is distilled
     student_layers: tuple[int, ...] = ()  # flat block indices; (): the paper's choice for the model
     transform: Literal["linear", "attention", "similarity"] = "linear"  # what the maps are compared by
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Distillation of the teacher's logits, beside guidance or alone.
+
+    A model with a distillation token (deit_tiny_distilled_patch16_224) learns it with that token's head.
+    """
+
+    mode: Literal["none", "soft", "hard"] = "none"  # soft: the teacher's probabilities; hard: its most likely class
+    temperature: float = 1.0  # both logits are divided by it (soft)
+    weight: float = 0.5  # loss: (1 - weight) * cross entropy + weight * distillation + guidance
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     step: StepConfig = field(default_factory=StepConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -158,11 +171,19 @@ class Config:
             raise ValueError(f"step.ema_decay: expected 0 <= decay < 1, got {self.step.ema_decay}")
         if not 0 < self.eval.holdout_fraction < 1:
             raise ValueError(f"eval.holdout_fraction: expected 0 < fraction < 1, got {self.eval.holdout_fraction}")
-        if self.guidance.weight > 0 and self.augment.teacher_size <= 0:
+        check_positive(self, "distill.temperature")
+        if not 0 <= self.distill.weight <= 1:
+            raise ValueError(f"distill.weight: expected 0 <= weight <= 1, got {self.distill.weight}")
+        if self.needs_teacher and self.augment.teacher_size <= 0:
             raise ValueError(
-                "augment.teacher_size: guidance needs the teacher's input size, got 0; set it (32), "
-                "or guidance.weight=0 to train without a teacher"
+                "augment.teacher_size: the teacher needs an input size, got 0; set it (32), "
+                "or guidance.weight=0 and distill.mode=none to train without a teacher"
             )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher's maps or logits are targets."""
+        return self.guidance.weight > 0 or self.distill.mode != "none"
 
     @property
     def view_seed(self) -> int:

@@ -273,10 +273,11 @@ class Trainer:
         if not (self.config.log.print_epochs and ranks.is_writer()):
             return
         val = f"  val {row['val_top1']:.2f} %" if "val_top1" in row else ""
-        guidance = f"  guidance {row['guidance_loss']:.4f}" if row["guidance_loss"] else ""
+        named = ((name, row[f"{name}_loss"]) for name in ("guidance", "distill"))
+        parts = "".join(f"  {name} {loss:.4f}" for name, loss in named if loss)
         print(
             f"{self.config.name}  epoch {row['epoch']}/{self.config.epochs}  loss {row['loss']:.4f}"
-            f"{guidance}  train {row['train_top1']:.2f} %{val}  lr {row['lr']:.2e}  {seconds:.1f} s",
+            f"{parts}  train {row['train_top1']:.2f} %{val}  lr {row['lr']:.2e}  {seconds:.1f} s",
             flush=True,
         )
 

@@ -18,12 +18,13 @@ from lgfast import ranks
 class TrainMeter:
     """Sums over training steps, kept on the device; reading is the only synchronisation.
 
-    Columns: loss, cross entropy, guidance (unweighted), correct, images, steps; one row since the last log line
-    (window), one since the start of the epoch. The first step with a non-finite loss is remembered (-1: none).
+    Columns: loss, cross entropy, guidance and distillation (unweighted), correct, images, steps; one row since the
+    last log line (window), one since the start of the epoch. The first step with a non-finite loss is remembered
+    (-1: none).
     """
 
     WINDOW, EPOCH = 0, 1
-    COLUMNS = ("loss", "cls_loss", "guidance_loss", "correct", "images", "steps")
+    COLUMNS = ("loss", "cls_loss", "guidance_loss", "distill_loss", "correct", "images", "steps")
 
     def __init__(self, device: torch.device | str) -> None:
         self.sums = torch.zeros(2, len(self.COLUMNS), dtype=torch.float64, device=device)
@@ -31,13 +32,21 @@ class TrainMeter:
         self.step = torch.zeros((), dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def update(self, loss: Tensor, cls_loss: Tensor, guidance_loss: Tensor | None, logits: Tensor, labels: Tensor):
+    def update(
+        self,
+        loss: Tensor,
+        cls_loss: Tensor,
+        guidance_loss: Tensor | None,
+        logits: Tensor,
+        labels: Tensor,
+        distill_loss: Tensor | None = None,
+    ) -> None:
         """Add one step. All arguments are on the device; labels [B] are class indices or [B, K] mixed."""
         hard = labels.argmax(1) if labels.ndim == 2 else labels
         correct = (logits.argmax(1) == hard).sum()
-        guidance = torch.zeros_like(loss) if guidance_loss is None else guidance_loss
+        guidance, distill = (torch.zeros_like(loss) if x is None else x for x in (guidance_loss, distill_loss))
         images = torch.full_like(correct, len(logits))
-        row = [loss, cls_loss, guidance, correct, images, torch.ones_like(correct)]
+        row = [loss, cls_loss, guidance, distill, correct, images, torch.ones_like(correct)]
         self.sums += torch.stack([value.double() for value in row])
         bad = ~torch.isfinite(loss) & (self.bad_step < 0)
         self.bad_step.copy_(torch.where(bad, self.step, self.bad_step))
@@ -51,6 +60,7 @@ class TrainMeter:
             "loss": sums["loss"] / steps,
             "cls_loss": sums["cls_loss"] / steps,
             "guidance_loss": sums["guidance_loss"] / steps,
+            "distill_loss": sums["distill_loss"] / steps,
             "train_top1": 100 * sums["correct"] / images,
         }
 
@@ -94,7 +104,8 @@ class EvalMeter:
 
 
 EPOCH_COLUMNS = (
-    "epoch", "lr", "loss", "cls_loss", "guidance_loss", "train_top1", "val_top1", "val_top5", "val_loss", "seconds",
+    "epoch", "lr", "loss", "cls_loss", "guidance_loss", "distill_loss", "train_top1", "val_top1", "val_top5",
+    "val_loss", "seconds",
 )  # fmt: skip
 
 

@@ -59,7 +59,11 @@ GUIDANCE = {
     "DISTILLATION.INTER_TEACHER_INDEX": "teacher.stages",
     "DISTILLATION.INTER_WEIGHT": "guidance.weight",
     "DISTILLATION.INTER_TRANSFORM": "guidance.transform",
-    "DISTILLATION.TEACHER_IMG_SIZE": "augment.teacher_size",
+}
+LOGITS = {
+    "DISTILLATION.LOGIT_LOSS": "distill.mode",
+    "DISTILLATION.LOGIT_TEMP": "distill.temperature",
+    "DISTILLATION.LOGIT_WEIGHT": "distill.weight",
 }
 # Values of the paper code's optimizer where its YAML is silent and lgfast's recipe says otherwise.
 DEFAULTS = {
@@ -71,6 +75,7 @@ DEFAULTS = {
     "OPTIM.WEIGHT_DECAY": 5e-4,
     "OPTIM.WARMUP_FACTOR": 0.1,
     "OPTIM.WARMUP_EPOCHS": 0,
+    "DISTILLATION.LOGIT_LOSS": "soft",
 }
 # Keys whose only supported value is this one.
 FIXED = {
@@ -89,17 +94,18 @@ FIXED = {
     "RESNET.WIDTH_PER_GROUP": 64,
     "TRANSFORMER.DROP_RATE": 0.0,
     "TRANSFORMER.ATTENTION_DROP_RATE": 0.0,
-    "DISTILLATION.ENABLE_LOGIT": False,
     "DISTILLATION.OFFLINE": False,
     "DISTILLATION.TEACHER_MODEL": "ResNet",
 }
 # Read elsewhere in this file, or without influence on the result (machine, logging, details fixed by the network).
 READ = {"MODEL.TYPE", "CNN.DEPTH", "TRANSFORMER.DEPTH", "TRANSFORMER.HIDDEN_DIM", "TRANSFORMER.DROP_PATH_RATE"}
 READ |= {"TRAIN.DATASET", "TEST.DATASET", "TRAIN.SPLIT", "TEST.SPLIT", "TRAIN.MIXED_PRECISION", "MODEL.NUM_CLASSES"}
-READ |= {"TRAIN.STRONG_AUGMENTATION", "DISTILLATION.ENABLE_INTER", "DISTILLATION.TEACHER_WEIGHTS"}
+READ |= {"TRAIN.STRONG_AUGMENTATION"}
+READ |= {f"DISTILLATION.{name}" for name in ("ENABLE_INTER", "ENABLE_LOGIT", "TEACHER_WEIGHTS", "TEACHER_IMG_SIZE")}
 NO_INFLUENCE = ("CUDNN.", "PREC_TIME.", "LAUNCH.", "NUM_GPUS", "MAX_GPUS_PER_NODE", "DESC", "VERBOSE", "CFG_DEST")
 NO_INFLUENCE += ("LOG_DEST", "LOG_PERIOD", "DIST_BACKEND", "HOST", "PORT_RANGE", "DOWNLOAD_CACHE", "TEST.WEIGHTS")
-NO_INFLUENCE += ("DATA_LOADER.PIN_MEMORY", "TRAIN.AUTO_RESUME", "DISTILLATION.INTER_LOSS", "DISTILLATION.LOGIT_")
+NO_INFLUENCE += ("DATA_LOADER.PIN_MEMORY", "TRAIN.AUTO_RESUME", "DISTILLATION.INTER_LOSS")
+# The features of FEATURE_FILE are computed anew from the teacher's weights.
 NO_INFLUENCE += ("DISTILLATION.FEATURE_FILE", "OPTIM.EMA_ALPHA", "OPTIM.STEPS", "OPTIM.LR_MULT", "CNN.", "T2T.", "PIT.")
 NO_INFLUENCE += ("PVT.", "CONVIT.", "CVT.", "TRANSFORMER.")
 
@@ -141,7 +147,7 @@ def check_understood(keys: dict[str, Any], path: str | Path) -> None:
         if key in FIXED:
             if any(item != FIXED[key] for item in values):
                 raise ValueError(f"{path}: {key}: only {FIXED[key]!r} has an equivalent in lgfast, got {value!r}")
-        elif key not in SAME_VALUE | GUIDANCE and key not in READ and not key.startswith(NO_INFLUENCE):
+        elif key not in SAME_VALUE | GUIDANCE | LOGITS and key not in READ and not key.startswith(NO_INFLUENCE):
             raise ValueError(f"{path}: {key}: not a key of the paper's code that lgfast understands")
 
 
@@ -170,11 +176,15 @@ def changes(keys: dict[str, Any], is_guided: bool) -> dict[str, Any]:
     stated = DEFAULTS | keys
     changed = {ours: stated[theirs] for theirs, ours in SAME_VALUE.items() if stated.get(theirs) is not None}
     changed["data.dataset"] = dataset(keys)
+    is_distilled = bool(keys.get("DISTILLATION.ENABLE_LOGIT"))
     if is_guided:
         changed |= {ours: keys[theirs] for theirs, ours in GUIDANCE.items() if theirs in keys}
-        weights = keys.get("DISTILLATION.TEACHER_WEIGHTS")
-        changed["teacher.checkpoint"] = weights if weights and Path(weights).exists() else "auto"
-        changed["teacher.recipe"] = teacher_recipe(changed["data.dataset"])
+    if is_distilled:
+        changed |= {ours: stated[theirs] for theirs, ours in LOGITS.items() if theirs in stated}
+        if keys.get("MODEL.TYPE") == "DeiT":  # the paper's code gives it, and no other student, a token for this
+            changed["model.name"] = "deit_tiny_distilled_patch16_224"
+    if is_guided or is_distilled:
+        changed |= teacher_changes(keys, changed["data.dataset"])
     if keys.get("TRAIN.MIXED_PRECISION"):
         changed["precision"] = "fp16-amp"
     if keys.get("TRAIN.STRONG_AUGMENTATION") is False:
@@ -182,6 +192,18 @@ def changes(keys: dict[str, Any], is_guided: bool) -> dict[str, Any]:
     rate = keys.get("TRANSFORMER.DROP_PATH_RATE")
     if rate is not None:
         changed["model.drop_path_rate"] = max(rate) if isinstance(rate, tuple) else rate
+    return changed
+
+
+def teacher_changes(keys: dict[str, Any], dataset_name: str) -> dict[str, Any]:
+    """Our keys that say which teacher, at which size, and how its features are had."""
+    weights = keys.get("DISTILLATION.TEACHER_WEIGHTS")
+    changed = {
+        "teacher.checkpoint": weights if weights and Path(weights).exists() else "auto",
+        "teacher.recipe": teacher_recipe(dataset_name),
+    }
+    if "DISTILLATION.TEACHER_IMG_SIZE" in keys:
+        changed["augment.teacher_size"] = keys["DISTILLATION.TEACHER_IMG_SIZE"]
     return changed
 
 

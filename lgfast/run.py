@@ -94,8 +94,8 @@ def continue_run(trainer: Trainer) -> None:
 def prepare_teacher(
     config: Config, splits: DataSplits, device: torch.device, interrupt: InterruptFlag
 ) -> tuple[Teacher | None, Path | None]:
-    """The teacher, trained first if need be, and where it comes from; None where the run is not guided."""
-    if config.guidance.weight == 0:
+    """The teacher, trained first if need be, and where it comes from; None where the run has none."""
+    if not config.needs_teacher:
         return None, None
     source = teacher_source(config, splits.train, partial(train_run, resume=True, interrupt=interrupt, alone=True))
     return load_teacher(config, source, splits.train, device), source
@@ -129,7 +129,7 @@ def build_trainer(
     """The trainer of one run; the model's initial weights depend on `config.seed` alone.
 
     Args:
-        teacher: None where the run is not guided.
+        teacher: None where the run has none.
         loaders: shared with other trainers; None to build the run's own.
     """
     loaders = loaders or build_loaders(config, splits, device)
@@ -145,6 +145,7 @@ def build_trainer(
         precision=config.precision,
         label_smoothing=config.optim.label_smoothing,
         clip_norm=config.optim.clip_norm,
+        distill=config.distill,
         options=config.step,
     )
     if ranks.rank() > 0:  # every rank drops its own paths; the weights are equal by now

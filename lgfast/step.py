@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from lgfast import ranks
 from lgfast.average import WeightAverage
-from lgfast.config import StepConfig
+from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
 from lgfast.graph import StepGraph, graph_obstacle
+from lgfast.guidance.distillation import distillation_loss
 from lgfast.guidance.student import GuidedStudent
 from lgfast.guidance.teacher import Teacher, TeacherTargets
 from lgfast.metrics import TrainMeter
@@ -27,7 +28,7 @@ class TrainStep:
 
     Args:
         student: the student with its taps and projections.
-        teacher: None for training without guidance.
+        teacher: None for training without one; it gives logits where they are distilled.
         optimizer: over the student's parameters, projections included.
         meter: receives the step's losses and hits.
         guidance_weight: factor of the guidance loss (the paper's beta, 2.5).
@@ -35,6 +36,7 @@ class TrainStep:
             loss scaling).
         label_smoothing: of the cross entropy.
         clip_norm: global gradient norm; 0 for no clipping.
+        distill: whether and how the teacher's logits are targets too.
         options: graph, compilation, gradient accumulation, weight average.
     Raises:
         ValueError: options.graph=on where the step cannot be captured.
@@ -51,10 +53,11 @@ class TrainStep:
         precision: str = "fp32",
         label_smoothing: float = 0.0,
         clip_norm: float = 0.0,
+        distill: DistillConfig | None = None,
         options: StepConfig | None = None,
     ) -> None:
         self.student, self.teacher, self.optimizer, self.meter = student, teacher, optimizer, meter
-        self.options = options or StepConfig()
+        self.options, self.distill = options or StepConfig(), distill or DistillConfig()
         device = next(student.parameters()).device
         self.guidance_weight = torch.tensor(guidance_weight, device=device)
         self.label_smoothing, self.clip_norm = label_smoothing, clip_norm
@@ -91,13 +94,14 @@ class TrainStep:
         targets = None
         if self.teacher is not None:
             with self.autocast():
-                targets = self.teacher.start(batch.teacher_images)
+                targets = self.teacher.start(batch)
         self.optimizer.zero_grad()
         results = [self.forward_backward(*part) for part in self.parts(batch, targets)]
         self.update()
-        losses, cls_losses, guidance_losses, logits = zip(*results, strict=True)
-        guidance_loss = None if guidance_losses[0] is None else mean(guidance_losses)
-        self.meter.update(mean(losses), mean(cls_losses), guidance_loss, join(logits), batch.labels)
+        losses, cls_losses, guidance_losses, distill_losses, logits = zip(*results, strict=True)
+        self.meter.update(
+            mean(losses), mean(cls_losses), mean(guidance_losses), join(logits), batch.labels, mean(distill_losses)
+        )
 
     def parts(
         self, batch: Batch, targets: TeacherTargets | None
@@ -115,19 +119,26 @@ class TrainStep:
 
     def forward_backward(
         self, images: Tensor, labels: Tensor, targets: TeacherTargets | None
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Losses (weighted sum, cross entropy, guidance) and logits of one part; its gradients are added."""
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
+        """Losses (weighted sum, cross entropy, guidance, distillation) and logits of one part; its gradients are
+        added."""
         with self.autocast():
-            logits, guidance_loss = self.forward(images, targets)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        cls_loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        loss = cls_loss if guidance_loss is None else cls_loss + self.guidance_weight * guidance_loss
+            outputs, guidance_loss = self.forward(images, targets)
+        logits, distilled = (widen(x) for x in (outputs if isinstance(outputs, tuple) else (outputs, outputs)))
+        loss = cls_loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        distill_loss, weight = None, self.distill.weight
+        if self.distill.mode != "none":
+            teacher_logits = targets.wait().logits
+            distill_loss = distillation_loss(distilled, teacher_logits, self.distill.mode, self.distill.temperature)
+            loss = (1 - weight) * cls_loss + weight * distill_loss
+        if guidance_loss is not None:
+            loss = loss + self.guidance_weight * guidance_loss
         count = self.options.accumulate
         self.scaler.scale(loss if count == 1 else loss / count).backward()
         if self.weights is not None:
             self.weights.collect()
-        detached = None if guidance_loss is None else guidance_loss.detach()
-        return loss.detach(), cls_loss.detach(), detached, logits.detach()
+        results = (loss, cls_loss, guidance_loss, distill_loss, logits)
+        return tuple(None if result is None else result.detach() for result in results)
 
     def update(self) -> None:
         """One optimizer step, and what follows the parameters."""
@@ -162,8 +173,14 @@ def fp16_autocast(device: torch.device) -> Callable[[], contextlib.AbstractConte
     return lambda: torch.autocast(device.type, torch.float16)
 
 
-def mean(values: tuple[Tensor, ...]) -> Tensor:
-    return values[0] if len(values) == 1 else torch.stack(values).mean()
+def widen(logits: Tensor) -> Tensor:
+    """In float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def mean(values: tuple[Tensor | None, ...]) -> Tensor | None:
+    """None where there are no values."""
+    return values[0] if len(values) == 1 or values[0] is None else torch.stack(values).mean()
 
 
 def join(parts: tuple[Tensor, ...]) -> Tensor:

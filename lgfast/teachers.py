@@ -41,8 +41,8 @@ def teacher_source(config: Config, images: ImageSet, train: Callable[[Config], o
 def teacher_config(config: Config) -> Config:
     """The teacher's recipe on the student's images, at the teacher's input size."""
     teacher = load_recipe(config.teacher.recipe)
-    if teacher.guidance.weight > 0:
-        raise ValueError(f"teacher.recipe: {config.teacher.recipe} is itself guided; name a recipe of a plain CNN")
+    if teacher.needs_teacher:
+        raise ValueError(f"teacher.recipe: {config.teacher.recipe} itself has a teacher; name a recipe of a plain CNN")
     model = dataclasses.replace(teacher.model, name=config.teacher.name or teacher.model.name)
     augment = dataclasses.replace(teacher.augment, image_size=config.augment.teacher_size, teacher_size=0)
     own = {name: getattr(teacher.data, name) for name in ("batch_size", "seed", "views")}
@@ -69,7 +69,7 @@ def teacher_digest(teacher: Config, images: ImageSet) -> str:
     tree = to_dict(teacher)
     for name in ("root", "download", "loader", "workers", "eval_batch_size"):
         del tree["data"][name]
-    for name in ("name", "device", "run_dir", "log", "teacher"):
+    for name in ("name", "device", "run_dir", "log", "teacher", "distill"):
         del tree[name]
     return digest([tree, images.content_hash])
 
@@ -84,8 +84,14 @@ def load_teacher(config: Config, source: Path, images: ImageSet, device: torch.d
     read = read_pyth_teacher if source.suffix == ".pyth" else read_own_teacher
     model = read(source, images).to(device)
     stages = config.teacher.stages or teacher_stages(model, config.augment.teacher_size)[0]
-    dtype = torch.bfloat16 if config.precision == "bf16" else None
-    return Teacher(model, stages, config.teacher.bn, dtype=dtype, concurrent=config.step.streams == "on")
+    return Teacher(
+        model,
+        stages,
+        config.teacher.bn,
+        dtype=torch.bfloat16 if config.precision == "bf16" else None,
+        concurrent=config.step.streams == "on",
+        gives_logits=config.distill.mode != "none",
+    )
 
 
 def read_own_teacher(source: Path, images: ImageSet) -> nn.Module:

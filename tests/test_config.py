@@ -44,6 +44,8 @@ def test_replace_converts_text_to_the_field_type():
         ("epochs", 1.5, "epochs: expected int, got 1.5"),
         ("teacher.bn", "eval", "teacher.bn: expected one of batch, synced, running, got 'eval'"),
         ("eval.holdout_fraction", 1.5, "eval.holdout_fraction: expected 0 < fraction < 1, got 1.5"),
+        ("distill.weight", 1.5, "distill.weight: expected 0 <= weight <= 1, got 1.5"),
+        ("distill.temperature", 0, "distill.temperature: expected a number above 0, got 0"),
         ("augment.crop_scale", "0.5", "augment.crop_scale: expected 2 values, got '0.5'"),
         ("optim.per_step", "maybe", "optim.per_step: expected true or false, got 'maybe'"),
     ],
@@ -53,9 +55,10 @@ def test_bad_values_and_keys_are_named(key, value, message):
         replace(Config(), {key: value})
 
 
-def test_guidance_without_a_teacher_size_is_refused():
-    with pytest.raises(ValueError, match=r"augment\.teacher_size: guidance needs the teacher's input size"):
-        replace(Config(), {"augment.teacher_size": 0})
+@pytest.mark.parametrize("changes", [{}, {"guidance.weight": 0, "distill.mode": "soft"}])
+def test_a_teacher_without_an_input_size_is_refused(changes):
+    with pytest.raises(ValueError, match=r"augment\.teacher_size: the teacher needs an input size"):
+        replace(Config(), changes | {"augment.teacher_size": 0})
 
 
 def test_unknown_key_in_yaml_names_the_nearest(tmp_path):

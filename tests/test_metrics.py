@@ -11,10 +11,12 @@ from lgfast.metrics import EvalMeter, MetricsLog, TrainMeter
 def test_train_meter_means():
     meter = TrainMeter("cpu")
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0]])
-    meter.update(torch.tensor(3.0), torch.tensor(1.0), torch.tensor(0.8), logits, torch.tensor([0, 0]))
+    loss, cls_loss, guidance_loss, distill_loss = torch.tensor([3.0, 1.0, 0.8, 4.0])
+    meter.update(loss, cls_loss, guidance_loss, logits, torch.tensor([0, 0]), distill_loss)
     meter.update(torch.tensor(1.0), torch.tensor(1.0), None, logits, torch.tensor([0, 1]))
     row = meter.read(TrainMeter.WINDOW)
-    assert row == {"loss": 2.0, "cls_loss": 1.0, "guidance_loss": row["guidance_loss"], "train_top1": 75.0}
+    expected = {"loss": 2.0, "cls_loss": 1.0, "distill_loss": 2.0, "train_top1": 75.0}
+    assert row == expected | {"guidance_loss": row["guidance_loss"]}
     assert math.isclose(row["guidance_loss"], 0.4, rel_tol=1e-6)
     meter.reset(TrainMeter.WINDOW)
     assert meter.read(TrainMeter.WINDOW)["loss"] == 0
@@ -57,7 +59,7 @@ def test_log_rewinds_to_a_position(tmp_path):
     assert [row["step"] for row in rows] == [1]
     header, *lines = (tmp_path / "summary.csv").read_text().splitlines()
     assert header.startswith("epoch,lr,loss")
-    assert lines == ["1,,1.0,,,,,,,"]
+    assert lines == ["1,,1.0,,,,,,,,"]
 
 
 def test_non_finite_values_stay_valid_json(tmp_path):

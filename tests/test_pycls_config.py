@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
-from lgfast.config import load_recipe
+from lgfast.config import DistillConfig, load_recipe
 from lgfast.pycls_config import load_pycls_config
 from lgfast.train import parse
 
@@ -61,6 +61,27 @@ def test_the_teacher_equals_its_recipe(tmp_path):
     config, recipe = load_pycls_config(path), load_recipe("cifar100-resnet56")
     warmup = dataclasses.replace(config.optim, warmup_factor=recipe.optim.warmup_factor)  # unused without warm-up
     assert dataclasses.replace(config, name=recipe.name, optim=warmup) == recipe
+
+
+@pytest.mark.parametrize("is_guided", [True, False])
+def test_logit_distillation_carries_over(tmp_path, is_guided):
+    keys = {"ENABLE_LOGIT": True, "LOGIT_TEMP": 3.0, "LOGIT_WEIGHT": 0.25, "TEACHER_IMG_SIZE": 32}
+    if is_guided:
+        keys |= guided([0, 6, 11])
+    sections = {"MODEL": {"TYPE": "DeiT"}, "TRANSFORMER": DEIT | RATES}
+    config = load_pycls_config(write(tmp_path, DISTILLATION=keys, **sections))
+    assert config.distill == DistillConfig("soft", 3.0, 0.25)
+    assert config.guidance.weight == (2.5 if is_guided else 0)
+    assert config.model.name == "deit_tiny_distilled_patch16_224"
+    assert config.teacher.recipe == "cifar100-resnet56"
+    hard = load_pycls_config(write(tmp_path, DISTILLATION=keys | {"LOGIT_LOSS": "hard"}, **sections))
+    assert hard.distill.mode == "hard"
+
+
+def test_other_students_distil_their_own_logits(tmp_path):
+    sections = {"MODEL": {"TYPE": "PVT"}, "TRANSFORMER": PVT | RATES}
+    config = load_pycls_config(write(tmp_path, DISTILLATION={"ENABLE_LOGIT": True}, **sections))
+    assert (config.model.name, config.distill) == ("pvt_tiny", DistillConfig("soft", 1.0, 0.5))
 
 
 def test_command_line_prints_the_equivalent(tmp_path):

@@ -41,20 +41,25 @@ class GuidedStudent(nn.Module):
             self.guidance = Guidance(channels, teacher_channels, transform)
             self._taps = FeatureTaps(model, layers)
 
-    def run_model(self, images: Tensor) -> Tensor:
-        """Logits. A step may put a compiled function in its place: evaluation keeps the plain model."""
+    def run_model(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits; of both heads where a distillation token is trained.
+
+        A step may put a compiled function in its place: evaluation keeps the plain model.
+        """
         return self.model(images)
 
-    def forward(self, images: Tensor, targets: TeacherTargets | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, images: Tensor, targets: TeacherTargets | None = None
+    ) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None]:
         """
         Args:
             images: [B, 3, H, W].
             targets: what `Teacher.start` returned for the same batch; None for no guidance.
         Returns:
-            Logits [B, K] and the unweighted guidance loss (None without targets).
+            What `run_model` gives, [B, K] each, and the unweighted guidance loss (None without targets).
         """
         logits = self.run_model(images)
         student_maps = self._taps.take() if self._taps is not None else None
         if targets is None or self.guidance is None:
             return logits, None
-        return logits, self.guidance(student_maps, targets.wait())
+        return logits, self.guidance(student_maps, targets.wait().maps)

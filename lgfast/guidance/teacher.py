@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lgfast.data.batch import Batch
 from lgfast.guidance.synced_norm import use_synced_statistics
 
 
-class TeacherTargets:
-    """Feature maps that may still be computing; `wait` orders the current stream after them."""
+class TeacherOutputs(NamedTuple):
+    """What a teacher says of some images."""
 
-    def __init__(self, maps: list[Tensor], done: torch.cuda.Event | None = None) -> None:
-        self._maps = maps
+    maps: list[Tensor]  # [B, C, h, w] of each chosen stage
+    logits: Tensor | None  # [B, K]; None where nobody asked for them
+
+
+class TeacherTargets:
+    """Outputs that may still be computing; `wait` orders the current stream after them."""
+
+    def __init__(self, outputs: TeacherOutputs, done: torch.cuda.Event | None = None) -> None:
+        self._outputs = outputs
         self._done = done
 
-    def wait(self) -> list[Tensor]:
+    def wait(self) -> TeacherOutputs:
         # Memory needs no record_stream: the teacher's stream waits for the student's before it starts again.
         if self._done is not None:
             torch.cuda.current_stream().wait_event(self._done)
-        return self._maps
+        return self._outputs
 
     def chunk(self, count: int) -> list[TeacherTargets]:
         """The targets of `count` equal parts of the batch."""
-        parts = zip(*(feature_map.chunk(count) for feature_map in self._maps), strict=True)
-        return [TeacherTargets(list(maps), self._done) for maps in parts]
+        maps, logits = self._outputs
+        parts = zip(*(feature_map.chunk(count) for feature_map in maps), strict=True)
+        logit_parts = [None] * count if logits is None else logits.chunk(count)
+        return [
+            TeacherTargets(TeacherOutputs(list(part), logit_part), self._done)
+            for part, logit_part in zip(parts, logit_parts, strict=True)
+        ]
 
 
 class Teacher:
@@ -44,6 +58,7 @@ class Teacher:
             those of all ranks' batches together; "running" uses the trained statistics, folded into the convolutions.
         dtype: to compute in; None: as the model is.
         concurrent: on CUDA, run on a stream beside the student's.
+        gives_logits: run the classifier too, for distillation.
     """
 
     def __init__(
@@ -54,11 +69,12 @@ class Teacher:
         *,
         dtype: torch.dtype | None = None,
         concurrent: bool = True,
+        gives_logits: bool = False,
     ) -> None:
         if bn not in ("batch", "synced", "running"):
             raise ValueError(f"teacher.bn: expected batch, synced or running, got {bn!r}")
         model = model.eval().requires_grad_(False)
-        self.stages = list(stages)
+        self.stages, self.gives_logits = list(stages), gives_logits
         if bn == "batch":
             use_batch_statistics(model)
         elif bn == "synced":
@@ -75,24 +91,32 @@ class Teacher:
         return next(self.model.parameters()).dtype
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Maps [B, C, h, w] of the chosen stages, computed on the current stream. The classifier is not run."""
-        images = images.to(dtype=self.dtype, memory_format=torch.channels_last)
-        return self.model.forward_intermediates(images, indices=self.stages, output_fmt="NCHW", intermediates_only=True)
-
-    def start(self, images: Tensor) -> TeacherTargets:
-        """Enqueue the teacher beside the student; returns at once on CUDA.
+    def outputs(self, images: Tensor) -> TeacherOutputs:
+        """Maps of the chosen stages, and logits where they are wanted, computed on the current stream.
 
         Args:
-            images: [B, 3, s, s], ready on the current stream.
+            images: [B, 3, s, s].
         """
+        images = images.to(dtype=self.dtype, memory_format=torch.channels_last)
+        stages = partial(self.model.forward_intermediates, images, indices=self.stages, output_fmt="NCHW")
+        if not self.gives_logits:
+            return TeacherOutputs(stages(intermediates_only=True), None)
+        last, maps = stages()
+        return TeacherOutputs(maps, self.model.forward_head(last))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The maps of `outputs`."""
+        return self.outputs(images).maps
+
+    def start(self, batch: Batch) -> TeacherTargets:
+        """Enqueue the teacher on a batch's `teacher_images`, beside the student; returns at once on CUDA."""
         if self._stream is None:
-            return TeacherTargets(self.features(images))
+            return TeacherTargets(self.outputs(batch.teacher_images))
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            maps = self.features(images)
+            outputs = self.outputs(batch.teacher_images)
             done = self._stream.record_event()
-        return TeacherTargets(maps, done)
+        return TeacherTargets(outputs, done)
 
     def channels(self, image_size: int) -> list[int]:
         """Width of each chosen stage."""

@@ -38,6 +38,7 @@ class PaperModel:
 CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56, 110))
 PAPER_MODELS = {
     "deit_tiny_patch16_224": PaperModel(fix=init_deit),
+    "deit_tiny_distilled_patch16_224": PaperModel(fix=init_deit),
     "pit_ti_224": PaperModel(drop_path_scale=11 / 12),  # block i of 12 drops at rate * i / 12, timm at rate * i / 11
     "pvt_v2_b0": PaperModel(fix=partial(set_layer_norm_eps, eps=1e-6)),
     "convit_tiny": PaperModel(fix=use_fast_attention),

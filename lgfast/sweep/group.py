@@ -16,13 +16,13 @@ from torch import Tensor
 from lgfast.build import DataSplits, Loaders, build_loaders, load_splits, resolve_device
 from lgfast.config import Config, digest, to_dict
 from lgfast.data import Batch
-from lgfast.guidance.teacher import Teacher, TeacherTargets
+from lgfast.guidance.teacher import Teacher, TeacherOutputs, TeacherTargets
 from lgfast.interrupt import Interrupted, InterruptFlag
 from lgfast.loop import Progress, Trainer, evaluate_all
 from lgfast.run import build_trainer, open_run_dir, prepare_teacher
 
 # What students of one group may differ in; everything else shapes the batch or the teacher.
-OWN_KEYS = ("optim", "guidance.weight", "model.drop_path_rate", "seed", "name", "run_dir")
+OWN_KEYS = ("optim", "guidance.weight", "distill", "model.drop_path_rate", "seed", "name", "run_dir")
 
 
 def group_key(config: Config) -> str:
@@ -38,28 +38,35 @@ def group_key(config: Config) -> str:
     return digest(tree)
 
 
-class SharedTeacher(Teacher):
-    """The teacher of a group: computes a batch's features once, for every student that then asks for them.
+class SharedTeacher:
+    """The teacher of a group: says once what it has to say of a batch, for every student that then asks.
 
-    The features stay in the same memory from batch to batch, where a student's captured step finds them.
+    The outputs stay in the same memory from batch to batch, where a student's captured step finds them.
     """
 
     def __init__(self, teacher: Teacher) -> None:
-        self.__dict__.update(teacher.__dict__)
-        self._maps: list[Tensor] = []
+        self.teacher = teacher
+        self._kept: TeacherOutputs | None = None
 
     @torch.no_grad()
-    def prepare(self, images: Tensor) -> None:
-        """Compute the features of a batch, before its students step."""
-        maps = self.features(images)
-        if not self._maps:
-            self._maps = [torch.empty_like(feature_map) for feature_map in maps]
-        for kept, feature_map in zip(self._maps, maps, strict=True):
+    def prepare(self, batch: Batch) -> None:
+        """Run the teacher on a batch, before its students step."""
+        maps, logits = self.teacher.start(batch).wait()
+        if self._kept is None:
+            empty = [torch.empty_like(feature_map) for feature_map in maps]
+            self._kept = TeacherOutputs(empty, None if logits is None else torch.empty_like(logits))
+        for kept, feature_map in zip(self._kept.maps, maps, strict=True):
             kept.copy_(feature_map)
+        if logits is not None:
+            self._kept.logits.copy_(logits)
 
-    def start(self, images: Tensor) -> TeacherTargets:
-        """The features of the prepared batch; `images` must be its teacher's input."""
-        return TeacherTargets(self._maps)
+    def start(self, batch: Batch) -> TeacherTargets:
+        """The outputs for the prepared batch, which must be this one."""
+        return TeacherTargets(self._kept)
+
+    def channels(self, image_size: int) -> list[int]:
+        """Width of each chosen stage."""
+        return self.teacher.channels(image_size)
 
 
 class Student:
@@ -77,7 +84,7 @@ class Student:
     ) -> Student:
         """Make the trainer, continuing from the run's newest checkpoint if there is one."""
         with self.acting():
-            own_teacher = teacher if self.config.guidance.weight > 0 else None
+            own_teacher = teacher if self.config.needs_teacher else None
             open_run_dir(self.config, resume=True)
             self.trainer = build_trainer(self.config, splits, own_teacher, device, flag, loaders)
             self.trainer.resume()
@@ -117,7 +124,7 @@ class Group:
 
     Args:
         students: of one `group_key`.
-        loaders, teacher: shared by all; None for a group without guidance.
+        loaders, teacher: shared by all; None for a group without a teacher.
         on_epoch: called with a student and its epoch's row; True stops the student (pruning).
     """
 
@@ -165,7 +172,7 @@ class Group:
         guided = [student for student in due if student.trainer.step.teacher is not None]
         if guided:
             with guided[0].trainer.step.autocast():
-                self.teacher.prepare(batch.teacher_images)
+                self.teacher.prepare(batch)
         for student in due:
             with student.acting():
                 student.trainer.train_batch(batch)
@@ -205,7 +212,7 @@ def run_group(
     if len({group_key(config) for config in configs}) != 1:
         raise ValueError(f"a group shares everything but {', '.join(OWN_KEYS)}; these configurations differ in more")
     device, splits = resolve_device(configs[0].device), load_splits(configs[0])
-    teacher, _ = prepare_teacher(most_guided(configs), splits, device, interrupt)
+    teacher, _ = prepare_teacher(most_demanding(configs), splits, device, interrupt)
     teacher = SharedTeacher(teacher) if teacher else None
     return train_group(configs, splits, teacher, device, interrupt, on_epoch)
 
@@ -218,12 +225,12 @@ def train_group(
     interrupt: InterruptFlag,
     on_epoch: Callable[[Student, dict[str, float]], bool],
 ) -> list[Student]:
-    loaders = build_loaders(most_guided(configs), splits, device)
+    loaders = build_loaders(most_demanding(configs), splits, device)
     students = [Student(config).build(splits, teacher, device, interrupt, loaders) for config in configs]
     Group(students, loaders, teacher, on_epoch).run()
     return students
 
 
-def most_guided(configs: Sequence[Config]) -> Config:
-    """The one that decides whether the group has a teacher."""
-    return max(configs, key=lambda config: config.guidance.weight)
+def most_demanding(configs: Sequence[Config]) -> Config:
+    """The one that decides whether the group has a teacher, and whether that gives logits."""
+    return max(configs, key=lambda config: (config.distill.mode != "none", config.guidance.weight))

@@ -20,7 +20,7 @@ from lgfast.interrupt import InterruptFlag
 from lgfast.loop import evaluate_all
 from lgfast.models.stages import teacher_stages
 from lgfast.run import read_result
-from lgfast.sweep.group import SharedTeacher, Student, group_key, most_guided
+from lgfast.sweep.group import SharedTeacher, Student, group_key, most_demanding
 from lgfast.teachers import teacher_config, teacher_folder
 
 WARMUP_STEPS, PROBE_STEPS = 2, 10
@@ -56,7 +56,7 @@ def predict(configs: Sequence[Config], group: int) -> Prediction:
 
 
 def teacher_seconds(configs: Sequence[Config]) -> float:
-    guided = next((config for config in configs if config.guidance.weight > 0), None)
+    guided = next((config for config in configs if config.needs_teacher), None)
     if guided is None or guided.teacher.checkpoint != "auto":
         return 0.0
     if read_result(teacher_folder(guided, load_splits(guided).train)) is not None:
@@ -66,9 +66,9 @@ def teacher_seconds(configs: Sequence[Config]) -> float:
 
 def measure(configs: Sequence[Config]) -> float:
     """Predicted seconds of one group. The teacher is an untrained one: its time does not depend on its weights."""
-    config, device = most_guided(configs), resolve_device(configs[0].device)
+    config, device = most_demanding(configs), resolve_device(configs[0].device)
     splits = load_splits(config)
-    teacher = SharedTeacher(untrained_teacher(config, splits, device)) if config.guidance.weight > 0 else None
+    teacher = SharedTeacher(untrained_teacher(config, splits, device)) if config.needs_teacher else None
     loaders = build_loaders(config, splits, device)
     with tempfile.TemporaryDirectory() as folder:
         students = []
@@ -98,7 +98,7 @@ def seconds_per_step(students: Sequence[Student], teacher: SharedTeacher | None,
             if done == WARMUP_STEPS:
                 started = time.perf_counter()
             if teacher is not None:
-                teacher.prepare(batch.teacher_images)
+                teacher.prepare(batch)
             for student in students:
                 student.trainer.step(batch)
             done += 1
@@ -112,4 +112,4 @@ def untrained_teacher(config: Config, splits: DataSplits, device: torch.device) 
     """A teacher of the right shape."""
     model = build_model(teacher_config(config), splits.train.num_classes).to(device)
     stages = config.teacher.stages or teacher_stages(model, config.augment.teacher_size)[0]
-    return Teacher(model, stages, config.teacher.bn)
+    return Teacher(model, stages, config.teacher.bn, gives_logits=config.distill.mode != "none")

@@ -108,8 +108,9 @@ def test_teacher_never_changes(bn):
     before = copy.deepcopy(dict(model.named_parameters()))
     teacher = Teacher(model, bn=bn)
     images = torch.randn(4, 3, 16, 16, requires_grad=True)
-    first = teacher.start(images).wait()
-    second = teacher.start(images).wait()
+    batch = Batch(images, images, torch.zeros(4, dtype=torch.int64), torch.arange(4))
+    first = teacher.start(batch).wait().maps
+    second = teacher.start(batch).wait().maps
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)  # batch statistics leave no trace
         assert not a.requires_grad

@@ -57,7 +57,7 @@ def loss_of(student, teacher, image_set):
     """Guided loss of one augmented batch, in evaluation mode."""
     batch = next(iter(build_train_loader("timm", image_set, SPEC, batch_size=32, seed=1)))
     student.eval()
-    targets = None if teacher is None else teacher.start(batch.teacher_images)
+    targets = None if teacher is None else teacher.start(batch)
     logits, guidance = student(batch.images, targets)
     loss = F.cross_entropy(logits, batch.labels)
     return (loss if guidance is None else loss + 2.5 * guidance).item()

@@ -18,6 +18,7 @@ VARIANTS = {
     "lr": {"optim.lr": 1e-3, "optim.per_step": "false"},
     "sgd": {"optim.name": "sgd", "optim.lr": 0.05, "optim.clip_norm": 1.0},
     "unguided": {"guidance.weight": 0.0},
+    "distilled": {"guidance.weight": 0.0, "distill.mode": "soft", "distill.temperature": 2.0},
     "seed": {"seed": 7, "model.drop_path_rate": 0.4},
 }
 
@@ -84,8 +85,8 @@ def test_one_student_can_fail_or_be_pruned_without_touching_the_others(alone, tm
 
 
 def test_teacher_runs_once_a_batch(alone, tmp_path, monkeypatch):
-    calls, features = [], Teacher.features
-    monkeypatch.setattr(Teacher, "features", lambda self, images: calls.append(len(images)) or features(self, images))
+    calls, outputs = [], Teacher.outputs
+    monkeypatch.setattr(Teacher, "outputs", lambda self, images: calls.append(len(images)) or outputs(self, images))
     run_group([replace(config, {"max_steps": 3}) for config in moved(alone, tmp_path)], InterruptFlag())
     assert calls.count(16) == 3  # batches of 16; the width of the stages is found with a batch of 2
 

@@ -70,7 +70,7 @@ def test_a_key_given_twice_is_refused():
 
 
 def test_a_combination_that_makes_no_run_is_refused():
-    with pytest.raises(ValueError, match="guidance needs the teacher's input size"):
+    with pytest.raises(ValueError, match="the teacher needs an input size"):
         grid("augment.teacher_size=0,16", "guidance.weight=0,2.5")
 
 
