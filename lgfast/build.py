@@ -70,10 +70,11 @@ def load_splits(config: Config) -> DataSplits:
 def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> Loaders:
     """The loaders of a run, or of a group of runs that share views. The teacher's input is made if it is needed."""
     data = config.data
+    reads_images = config.needs_teacher and config.teacher.targets != "offline"
     train = build_train_loader(
         data.loader,
         splits.train,
-        config.augment if config.needs_teacher else dataclasses.replace(config.augment, teacher_size=0),
+        config.augment if reads_images else dataclasses.replace(config.augment, teacher_size=0),
         batch_size=data.batch_size,
         seed=config.view_seed,
         workers=data.workers,

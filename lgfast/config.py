@@ -61,8 +61,11 @@ class TeacherConfig:
     # batch: statistics of the current batch (of this rank), as the paper's code does; synced: of all ranks' batches;
     # running: the trained statistics
     bn: Literal["batch", "synced", "running"] = "batch"
+    # live: computed in every step; cached: once per image and view, then read (exact; data.views=K, bn=running);
+    # offline: as the paper's code has it, maps of the un-augmented images, cropped and flipped as the images are
+    targets: Literal["live", "cached", "offline"] = "live"
     stages: tuple[int, ...] = ()  # teacher stages to imitate; (): the model's default three
-    cache: str = ""  # folder of trained teachers; "": $LGFAST_CACHE or ~/.cache/lgfast
+    cache: str = ""  # folder of trained teachers and stored targets; "": $LGFAST_CACHE or ~/.cache/lgfast
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,9 @@ class Config:
                 "or guidance.weight=0 and distill.mode=none to train without a teacher"
             )
 
+        if obstacle := targets_obstacle(self):
+            raise ValueError(f"teacher.targets: {self.teacher.targets} cannot be: {obstacle}")
+
     @property
     def needs_teacher(self) -> bool:
         """Whether a teacher's maps or logits are targets."""
@@ -189,6 +195,24 @@ class Config:
     def view_seed(self) -> int:
         """Seed of the order of the images and of their views."""
         return self.seed if self.data.seed is None else self.data.seed
+
+
+def targets_obstacle(config: Config) -> str | None:
+    """Why the teacher's targets cannot be computed ahead of the step as asked, or None."""
+    targets, augment, is_batch = config.teacher.targets, config.augment, config.teacher.bn != "running"
+    if targets == "live" or not config.needs_teacher:
+        return None
+    if augment.mixup_alpha > 0 or augment.cutmix_alpha > 0:
+        return "mixed images are new every time; set augment.mixup_alpha=0 and augment.cutmix_alpha=0"
+    if targets == "cached":
+        if config.data.views == 0:
+            return "only views that recur can be kept; set data.views=K"
+        return "a map depends on the batch's other images; use teacher.bn=running" if is_batch else None
+    if config.distill.mode != "none":
+        return "logits of whole images are no targets for crops; use distill.mode=none"
+    if augment.weak:
+        return "maps of whole images have no black border to shift in; use augment.weak=false"
+    return "one process computes the maps; use teacher.bn=batch or running" if config.teacher.bn == "synced" else None
 
 
 def get(config: Any, key: str) -> Any:

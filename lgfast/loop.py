@@ -92,6 +92,7 @@ class Trainer:
         """Start the pass over the training images, or go on with it after a resume."""
         self.student.train()
         self.train_loader.set_epoch(self.progress.epoch)
+        self.step.begin_epoch(self.progress.epoch)
         self.set_lr(self.progress.epoch, self.step_in_epoch())
 
     def train_batch(self, batch: Batch) -> None:

@@ -94,14 +94,13 @@ FIXED = {
     "RESNET.WIDTH_PER_GROUP": 64,
     "TRANSFORMER.DROP_RATE": 0.0,
     "TRANSFORMER.ATTENTION_DROP_RATE": 0.0,
-    "DISTILLATION.OFFLINE": False,
     "DISTILLATION.TEACHER_MODEL": "ResNet",
 }
 # Read elsewhere in this file, or without influence on the result (machine, logging, details fixed by the network).
 READ = {"MODEL.TYPE", "CNN.DEPTH", "TRANSFORMER.DEPTH", "TRANSFORMER.HIDDEN_DIM", "TRANSFORMER.DROP_PATH_RATE"}
 READ |= {"TRAIN.DATASET", "TEST.DATASET", "TRAIN.SPLIT", "TEST.SPLIT", "TRAIN.MIXED_PRECISION", "MODEL.NUM_CLASSES"}
-READ |= {"TRAIN.STRONG_AUGMENTATION"}
-READ |= {f"DISTILLATION.{name}" for name in ("ENABLE_INTER", "ENABLE_LOGIT", "TEACHER_WEIGHTS", "TEACHER_IMG_SIZE")}
+READ |= {"TRAIN.STRONG_AUGMENTATION", "DISTILLATION.TEACHER_IMG_SIZE"}
+READ |= {f"DISTILLATION.{name}" for name in ("ENABLE_INTER", "ENABLE_LOGIT", "OFFLINE", "TEACHER_WEIGHTS")}
 NO_INFLUENCE = ("CUDNN.", "PREC_TIME.", "LAUNCH.", "NUM_GPUS", "MAX_GPUS_PER_NODE", "DESC", "VERBOSE", "CFG_DEST")
 NO_INFLUENCE += ("LOG_DEST", "LOG_PERIOD", "DIST_BACKEND", "HOST", "PORT_RANGE", "DOWNLOAD_CACHE", "TEST.WEIGHTS")
 NO_INFLUENCE += ("DATA_LOADER.PIN_MEMORY", "TRAIN.AUTO_RESUME", "DISTILLATION.INTER_LOSS")
@@ -204,6 +203,8 @@ def teacher_changes(keys: dict[str, Any], dataset_name: str) -> dict[str, Any]:
     }
     if "DISTILLATION.TEACHER_IMG_SIZE" in keys:
         changed["augment.teacher_size"] = keys["DISTILLATION.TEACHER_IMG_SIZE"]
+    if keys.get("DISTILLATION.OFFLINE"):
+        changed["teacher.targets"] = "offline"
     return changed
 
 

@@ -34,6 +34,7 @@ from lgfast.loop import Trainer, evaluate
 from lgfast.metrics import TrainMeter
 from lgfast.optim import build_optimizer
 from lgfast.step import TrainStep
+from lgfast.targets import target_source
 from lgfast.teachers import load_teacher, teacher_source
 
 
@@ -71,7 +72,10 @@ def train_run(
         resume = resume or start.is_restart
         run_dir = open_run_dir(config, resume)
         start.begin()
-        trainer = build_trainer(dataclasses.replace(config, run_dir=str(run_dir)), splits, teacher, device, interrupt)
+        loaders = build_loaders(config, splits, device)
+        targets = target_source(config, teacher, loaders.train)
+        own = dataclasses.replace(config, run_dir=str(run_dir))
+        trainer = build_trainer(own, splits, targets, device, interrupt, loaders)
         if resume:
             continue_run(trainer)
         trainer.fit()

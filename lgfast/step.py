@@ -103,6 +103,12 @@ class TrainStep:
             mean(losses), mean(cls_losses), mean(guidance_losses), join(logits), batch.labels, mean(distill_losses)
         )
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the teacher know whose views come next."""
+        if self.teacher is not None:
+            with self.autocast():
+                self.teacher.begin_epoch(epoch)
+
     def parts(
         self, batch: Batch, targets: TeacherTargets | None
     ) -> Iterator[tuple[Tensor, Tensor, TeacherTargets | None]]:

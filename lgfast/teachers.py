@@ -60,8 +60,12 @@ def teacher_folder(config: Config, images: ImageSet) -> Path:
 
 
 def teacher_cache(config: Config) -> Path:
-    home = config.teacher.cache or os.environ.get("LGFAST_CACHE") or Path.home() / ".cache" / "lgfast"
-    return Path(home) / "teachers"
+    return cache_home(config) / "teachers"
+
+
+def cache_home(config: Config) -> Path:
+    """Folder of what is computed once for many runs."""
+    return Path(config.teacher.cache or os.environ.get("LGFAST_CACHE") or Path.home() / ".cache" / "lgfast")
 
 
 def teacher_digest(teacher: Config, images: ImageSet) -> str:
@@ -84,11 +88,12 @@ def load_teacher(config: Config, source: Path, images: ImageSet, device: torch.d
     read = read_pyth_teacher if source.suffix == ".pyth" else read_own_teacher
     model = read(source, images).to(device)
     stages = config.teacher.stages or teacher_stages(model, config.augment.teacher_size)[0]
+    is_low = config.precision == "bf16" and config.teacher.targets != "offline"  # computed once: in full
     return Teacher(
         model,
         stages,
         config.teacher.bn,
-        dtype=torch.bfloat16 if config.precision == "bf16" else None,
+        dtype=torch.bfloat16 if is_low else None,
         concurrent=config.step.streams == "on",
         gives_logits=config.distill.mode != "none",
     )

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from lgfast.config import Config, load_recipe, replace
+from lgfast.interrupt import InterruptFlag
 
 TINY = {
     "epochs": 3,
@@ -83,3 +84,20 @@ def stop(process: subprocess.Popen, number: signal.Signals) -> tuple[int, str, s
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
+
+
+class StopAt(InterruptFlag):
+    """Asks to stop when it is looked at for the n-th time."""
+
+    def __init__(self, count):
+        self.count = count
+        super().__init__()
+
+    @property
+    def requested(self):
+        self.count -= 1
+        return self.count < 0
+
+    @requested.setter
+    def requested(self, value):
+        pass

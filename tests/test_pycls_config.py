@@ -78,6 +78,20 @@ def test_logit_distillation_carries_over(tmp_path, is_guided):
     assert hard.distill.mode == "hard"
 
 
+def test_offline_mode_equals_its_recipe(tmp_path):
+    keys = guided([0, 6, 11]) | {"OFFLINE": True, "FEATURE_FILE": "temp/deit.npz"}
+    path = write(tmp_path, DISTILLATION=keys, MODEL={"TYPE": "DeiT"}, TRANSFORMER=DEIT | RATES)
+    recipe = load_recipe("cifar100-deit-ti-offline")
+    assert dataclasses.replace(load_pycls_config(path), name=recipe.name) == recipe
+
+
+def test_offline_logits_are_refused(tmp_path):
+    keys = guided([0, 6, 11]) | {"OFFLINE": True, "ENABLE_LOGIT": True}
+    path = write(tmp_path, DISTILLATION=keys, MODEL={"TYPE": "DeiT"}, TRANSFORMER=DEIT | RATES)
+    with pytest.raises(ValueError, match="offline cannot be: logits of whole images are no targets for crops"):
+        load_pycls_config(path)
+
+
 def test_other_students_distil_their_own_logits(tmp_path):
     sections = {"MODEL": {"TYPE": "PVT"}, "TRANSFORMER": PVT | RATES}
     config = load_pycls_config(write(tmp_path, DISTILLATION={"ENABLE_LOGIT": True}, **sections))

@@ -13,6 +13,7 @@ class Batch(NamedTuple):
     teacher_images: Tensor | None  # (B, 3, s, s), the same views at the teacher's size
     labels: Tensor  # (B,) int64
     indices: Tensor  # (B,) int64, places in the ImageSet
+    teacher_rows: Tensor | None = None  # (B, F), stored outputs of the teacher where they lie in host memory
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on `device`; from pinned memory the copy is asynchronous."""

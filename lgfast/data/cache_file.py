@@ -39,11 +39,9 @@ def write_cache(path: Path, name: str, decoded: Iterable, class_names: tuple[str
             file.flush()
             content_hash = hash_content(map_pixels(partial, file.tell()), sizes, labels, class_names)
             header = {"name": name, "class_names": class_names, "content_hash": content_hash, "source": source}
-            footer = json.dumps({**header, "num_images": len(labels), "num_bytes": file.tell()}).encode()
-            file.write(sizes.numpy().tobytes() + labels.numpy().tobytes() + footer)
-            file.write(len(footer).to_bytes(LENGTH_BYTES, "little") + MAGIC)
-            file.flush()
-            os.fsync(file.fileno())
+            footer = {**header, "num_images": len(labels), "num_bytes": file.tell()}
+            file.write(sizes.numpy().tobytes() + labels.numpy().tobytes())
+            append_footer(file, footer)
         os.replace(partial, path)
         sync_folder(path.parent)
     except BaseException as error:
@@ -52,6 +50,14 @@ def write_cache(path: Path, name: str, decoded: Iterable, class_names: tuple[str
             message = f"no space left for the image cache {path}; free some, or set LGFAST_CACHE to a larger disk"
             raise OSError(errno.ENOSPC, message) from error
         raise
+
+
+def append_footer(file, tree: dict[str, Any]) -> None:
+    """Ends a file with what `read_footer` reads, and brings all of it to the disk."""
+    footer = json.dumps(tree).encode()
+    file.write(footer + len(footer).to_bytes(LENGTH_BYTES, "little") + MAGIC)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_pixels(file, decoded: Iterable) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,7 @@
 """The contract of the training loaders: order, sharding, position and resume. A loader kind adds `views`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -51,6 +51,8 @@ class EpochLoader(ABC):
         self.epoch = 0
         self.position = 0  # batches of this epoch handed out
         self._continues = False  # the next iter() starts at `position`
+        # (indices on the CPU, view_epoch) -> what a batch gets as its teacher_rows; None: nothing
+        self.read_rows: Callable[[Tensor, int], Tensor] | None = None
 
     @abstractmethod
     def views(self, steps: Tensor, epoch: int) -> Iterator[Batch]:
@@ -74,9 +76,17 @@ class EpochLoader(ABC):
         first = self.position if self._continues else 0
         self._continues = False
         self.position = first
-        for batch in self.views(self.epoch_indices(self.index_device)[first:], self.view_epoch):
+        steps = self.epoch_indices(self.index_device)[first:]
+        batches = self.views(steps, self.view_epoch)
+        if self.read_rows is not None:
+            batches = self.with_rows(steps.cpu(), batches)  # sync: once an epoch
+        for batch in batches:
             self.position += 1
             yield batch
+
+    def with_rows(self, steps: Tensor, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for indices, batch in zip(steps, batches, strict=True):
+            yield batch._replace(teacher_rows=self.read_rows(indices, self.view_epoch))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; a position that was loaded for this same epoch is kept."""

@@ -111,14 +111,19 @@ def image_offsets(sizes: Tensor) -> Tensor:
 
 def hash_content(pixels: Tensor, sizes: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> str:
     """Hash of everything a training run can see of a dataset, independent of where it is stored."""
-    flat = pixels.numpy()
-    chunks = [flat[start : start + HASH_CHUNK_BYTES] for start in range(0, len(flat), HASH_CHUNK_BYTES)]
-    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
-        digests = list(pool.map(lambda chunk: hashlib.blake2b(chunk).digest(), chunks))
     total = hashlib.blake2b(digest_size=16)
-    for part in (*digests, sizes.numpy().tobytes(), labels.numpy().tobytes(), "\n".join(class_names).encode()):
+    index = (sizes.numpy().tobytes(), labels.numpy().tobytes(), "\n".join(class_names).encode())
+    for part in (*chunk_digests(pixels), *index):
         total.update(part)
     return total.hexdigest()
+
+
+def chunk_digests(content: Tensor) -> list[bytes]:
+    """Hashes of the parts of a flat uint8 tensor."""
+    flat = content.numpy()
+    chunks = [flat[start : start + HASH_CHUNK_BYTES] for start in range(0, len(flat), HASH_CHUNK_BYTES)]
+    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
+        return list(pool.map(lambda chunk: hashlib.blake2b(chunk).digest(), chunks))
 
 
 def image_set_from_arrays(name: str, images: np.ndarray, labels, class_names) -> ImageSet:

@@ -74,7 +74,7 @@ class Teacher:
         if bn not in ("batch", "synced", "running"):
             raise ValueError(f"teacher.bn: expected batch, synced or running, got {bn!r}")
         model = model.eval().requires_grad_(False)
-        self.stages, self.gives_logits = list(stages), gives_logits
+        self.stages, self.bn, self.gives_logits = list(stages), bn, gives_logits
         if bn == "batch":
             use_batch_statistics(model)
         elif bn == "synced":
@@ -107,6 +107,9 @@ class Teacher:
     def features(self, images: Tensor) -> list[Tensor]:
         """The maps of `outputs`."""
         return self.outputs(images).maps
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Nothing to do: what this teacher says depends on the batch alone."""
 
     def start(self, batch: Batch) -> TeacherTargets:
         """Enqueue the teacher on a batch's `teacher_images`, beside the student; returns at once on CUDA."""

@@ -16,10 +16,13 @@ from torch import Tensor
 from lgfast.build import DataSplits, Loaders, build_loaders, load_splits, resolve_device
 from lgfast.config import Config, digest, to_dict
 from lgfast.data import Batch
+from lgfast.guidance.cached import CachedTeacher
+from lgfast.guidance.offline import OfflineTeacher
 from lgfast.guidance.teacher import Teacher, TeacherOutputs, TeacherTargets
 from lgfast.interrupt import Interrupted, InterruptFlag
 from lgfast.loop import Progress, Trainer, evaluate_all
 from lgfast.run import build_trainer, open_run_dir, prepare_teacher
+from lgfast.targets import target_source
 
 # What students of one group may differ in; everything else shapes the batch or the teacher.
 OWN_KEYS = ("optim", "guidance.weight", "distill", "model.drop_path_rate", "seed", "name", "run_dir")
@@ -44,9 +47,13 @@ class SharedTeacher:
     The outputs stay in the same memory from batch to batch, where a student's captured step finds them.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Teacher | OfflineTeacher | CachedTeacher) -> None:
         self.teacher = teacher
         self._kept: TeacherOutputs | None = None
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called by every student; the first call counts."""
+        self.teacher.begin_epoch(epoch)
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> None:
@@ -213,21 +220,22 @@ def run_group(
         raise ValueError(f"a group shares everything but {', '.join(OWN_KEYS)}; these configurations differ in more")
     device, splits = resolve_device(configs[0].device), load_splits(configs[0])
     teacher, _ = prepare_teacher(most_demanding(configs), splits, device, interrupt)
-    teacher = SharedTeacher(teacher) if teacher else None
     return train_group(configs, splits, teacher, device, interrupt, on_epoch)
 
 
 def train_group(
     configs: Sequence[Config],
     splits: DataSplits,
-    teacher: SharedTeacher | None,
+    teacher: Teacher | None,
     device: torch.device,
     interrupt: InterruptFlag,
     on_epoch: Callable[[Student, dict[str, float]], bool],
 ) -> list[Student]:
-    loaders = build_loaders(most_demanding(configs), splits, device)
-    students = [Student(config).build(splits, teacher, device, interrupt, loaders) for config in configs]
-    Group(students, loaders, teacher, on_epoch).run()
+    config = most_demanding(configs)
+    loaders = build_loaders(config, splits, device)
+    shared = SharedTeacher(target_source(config, teacher, loaders.train)) if teacher else None
+    students = [Student(config).build(splits, shared, device, interrupt, loaders) for config in configs]
+    Group(students, loaders, shared, on_epoch).run()
     return students
 
 

@@ -29,7 +29,7 @@ def assert_same_batches(got, expected):
     got, expected = list(got), list(expected)
     assert len(got) == len(expected)
     for left, right in zip(got, expected, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+        torch.testing.assert_close(tuple(left), tuple(right), rtol=0, atol=0)
 
 
 def test_batches_follow_the_permutation_and_the_plan(image_set):

@@ -1,0 +1,37 @@
+"""How a run's teacher gives its targets: live, from stored maps (the paper's offline mode), or from cached views."""
+
+from __future__ import annotations
+
+import torch
+
+from lgfast.config import Config
+from lgfast.data.epoch_loader import EpochLoader
+from lgfast.guidance import Teacher
+from lgfast.guidance.cached import CachedTeacher
+from lgfast.guidance.offline import OfflineTeacher, stored_rows
+from lgfast.teachers import cache_home
+
+STORED_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16-amp": torch.float16}
+
+
+def target_source(
+    config: Config, teacher: Teacher | None, loader: EpochLoader
+) -> Teacher | OfflineTeacher | CachedTeacher | None:
+    """What a run's step asks for targets.
+
+    Args:
+        teacher: of the run; None where it has none.
+        loader: of the training batches, which the stored outputs belong to.
+    """
+    if teacher is None or config.teacher.targets == "live":
+        return teacher
+    folder = cache_home(config) / "targets"
+    if config.teacher.targets == "cached":
+        return CachedTeacher(teacher, loader, folder)
+    if not hasattr(loader.image_set, "sizes"):
+        raise ValueError(
+            f"teacher.targets: offline reads decoded images; use data.loader=resident or timm, got {config.data.loader}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = STORED_DTYPE[config.precision]
+    return OfflineTeacher(*stored_rows(teacher, loader.image_set, config.augment, dtype, folder, loader.device), loader)
