@@ -31,6 +31,7 @@ from benchmarks.peers import GUIDANCE_WEIGHT, LR, PEERS, WEIGHT_DECAY
 from lgfast.config import Config, LogConfig, StepConfig, replace
 from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
+from lgfast.fusion import fuse
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import Trainer
@@ -90,6 +91,7 @@ class Setup:
     def fresh_student(self) -> GuidedStudent:
         student = self.make_student()
         student.load_state_dict(self.student.state_dict())
+        fuse(student)  # as a run does; the peers keep timm's attention
         return student
 
     def fresh_teacher(self, precision: str) -> Teacher | None:

@@ -14,6 +14,7 @@ from lgfast.config import Config, from_dict, to_dict
 from lgfast.data import ImageSet, build_eval_loader, build_train_loader, load_dataset, split_holdout
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.eval_loader import EvalLoader
+from lgfast.fusion import fuse
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model
 from lgfast.models.taps import default_layers
@@ -106,14 +107,17 @@ def eval_loader(config: Config, images: ImageSet, device: torch.device) -> EvalL
 
 def build_model(config: Config, num_classes: int) -> nn.Module:
     """The network to train, freshly initialised."""
-    model = config.model
-    return create_model(
-        model.name,
+    options = config.model
+    model = create_model(
+        options.name,
         num_classes=num_classes,
         image_size=config.augment.image_size,
-        drop_path_rate=model.drop_path_rate,
-        **model.shape_overrides(),
+        drop_path_rate=options.drop_path_rate,
+        **options.shape_overrides(),
     )
+    if options.attention == "fused":
+        fuse(model)
+    return model
 
 
 def build_student(config: Config, num_classes: int, teacher: Teacher | None) -> GuidedStudent:

@@ -45,6 +45,8 @@ class ModelConfig:
     embed_dim: int | None = None
     depth: int | None = None
     num_heads: int | None = None
+    # fused: lgfast.ops.short_attention wherever its kernels take the input; plain: the model's own
+    attention: Literal["fused", "plain"] = "fused"
 
     def shape_overrides(self) -> dict[str, int]:
         names = ("patch_size", "embed_dim", "depth", "num_heads")

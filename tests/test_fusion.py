@@ -11,6 +11,8 @@ from torch import nn
 
 import lgfast
 from lgfast import fuse, unfuse
+from lgfast.build import build_model
+from lgfast.config import from_dict
 from lgfast.models import create_model
 from tests.helpers import assert_as_exact_as_plain
 
@@ -155,6 +157,27 @@ def test_a_fused_model_compiles_fullgraph(kernels_on_cpu):
     fuse(model)
     x = images(model).bfloat16()
     assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
+
+
+def test_a_run_fuses_its_model_and_on_cpu_trains_to_the_same_bits():
+    models = {}
+    for attention in ("fused", "plain"):
+        shape = {"patch_size": 8, "embed_dim": 64, "num_heads": 2, "depth": 2}
+        config = from_dict({"model": {**shape, "attention": attention}, "augment": {"image_size": 32}})
+        torch.manual_seed(0)
+        model = models[attention] = build_model(config, num_classes=5)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for seed in range(2):
+            x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+            loss = nn.functional.cross_entropy(model(x), torch.tensor([0, 3]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert len(fuse(copy.deepcopy(models["plain"])).fused) == 2
+    kinds = {name: type(model.blocks[0].attn) for name, model in models.items()}
+    assert issubclass(kinds["fused"], kinds["plain"]) and kinds["fused"] is not kinds["plain"]
+    for name, value in models["plain"].state_dict().items():
+        assert torch.equal(models["fused"].state_dict()[name], value), name
 
 
 def test_report_prints():
