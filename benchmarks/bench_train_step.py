@@ -101,7 +101,8 @@ class Setup:
         model.load_state_dict(self.teacher.state_dict())
         return Teacher(model, dtype=torch.bfloat16 if precision == "bf16" else None)
 
-    def train_step(self, precision: str, compile: str = "off") -> TrainStep:
+    def train_step(self, precision: str, **options) -> TrainStep:
+        """A step on fresh networks; options as those of StepConfig."""
         student = self.fresh_student()
         optimizer = FlatAdamW(param_groups(student.named_parameters(), WEIGHT_DECAY), lr=LR)
         return TrainStep(
@@ -111,7 +112,7 @@ class Setup:
             TrainMeter(self.device),
             guidance_weight=GUIDANCE_WEIGHT,
             precision=precision,
-            options=StepConfig(compile=compile),
+            options=StepConfig(**options),
         )
 
 
@@ -174,7 +175,7 @@ def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], objec
         return bare_call(setup, precision)
     if provider == "loop":
         return loop_call(setup, precision)
-    step = setup.train_step(precision, "on" if provider == "lgfast-compile" else "off")
+    step = setup.train_step(precision, compile="on" if provider == "lgfast-compile" else "off")
 
     def call():
         step(batch)

@@ -165,6 +165,11 @@ def hardware(device: torch.device) -> str:
     return f"{found[1].strip() if found else platform.machine()} x{torch.get_num_threads()}"
 
 
+def slug(hardware: str) -> str:
+    """Hardware as it stands in names of files."""
+    return re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
+
+
 def describe(row: dict) -> str:
     """One line of a row for the terminal."""
     name = " ".join(str(row.get(key, "")) for key in ("op", "shape", "dtype", "mode", "stage", "provider"))
@@ -181,9 +186,8 @@ class RowFile:
 
     def __init__(self, bench: str, device: torch.device, folder: Path = RESULTS) -> None:
         self.common = provenance(device)
-        slug = re.sub(r"[^a-z0-9]+", "-", self.common["hardware"].lower()).strip("-")
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = _unused(folder / f"{self.common['date'][:10]}_{slug}_{bench}.csv")
+        self.path = _unused(folder / f"{self.common['date'][:10]}_{slug(self.common['hardware'])}_{bench}.csv")
         self.rows: list[dict] = []
 
     def add(self, row: dict) -> None:

@@ -1,0 +1,55 @@
+"""Builds lgfast in place for the GPU at hand; --check only says what is built.
+
+    python -m benchmarks.suite.build [--check]
+
+A second build compiles only what changed, so a build that met its time limit goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def arch_list(capability: tuple[int, int]) -> str:
+    """Compile target of a GPU: Hopper's with its architecture-specific instructions, others plain."""
+    return "9.0a" if capability == (9, 0) else f"{capability[0]}.{capability[1]}"
+
+
+def build() -> None:
+    import torch
+
+    environment = os.environ | {"LGFAST_CUDA": "on"}
+    environment.setdefault("TORCH_CUDA_ARCH_LIST", arch_list(torch.cuda.get_device_capability()))
+    print(f"building for {environment['TORCH_CUDA_ARCH_LIST']}", flush=True)
+    subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, env=environment, check=True)
+
+
+def is_built(with_cuda: bool) -> bool:
+    """Whether the libraries lie in the source tree; a fresh copy of it has none."""
+    package = ROOT / "lgfast"
+    return any(package.glob("_C*.so")) and (not with_cuda or (package / "_cuda.so").is_file())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="build nothing")
+    options = parser.parse_args(argv)
+    if not options.check:
+        build()
+    from lgfast import _extension  # after the build, so that it loads what was built
+
+    print(f"native: {_extension.has_native()}, CUDA kernels: {_extension.has_cuda_kernels()}")
+    for key, value in _extension.build_info().items():
+        print(f"{key}: {value}")
+    return 0 if options.check or _extension.has_cuda_kernels() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

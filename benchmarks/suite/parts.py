@@ -1,0 +1,136 @@
+"""The parts of the suite: plain tables from a part's name to its command lines.
+
+A command is a module and its arguments. `{out}` is the suite's folder, `{results}` where rows go, `{ceilings}` the CSV
+of the ceilings, `{data}` the folder of the data sets. A part is cut into commands so that each fits its time limit: the
+suite goes on after the last finished one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NAMES = ("build", "tests", "attention", "feature_mse", "augment", "loader", "step", "sweep", "train")
+MEASURED = ("attention", "feature_mse", "augment", "loader", "step", "profile")  # as shares of the ceilings
+ROW = "--out {results} --ceilings {ceilings}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """`python -m module arguments`, and the pieces that it alone needs (see preflight.PIECES)."""
+
+    module: str
+    text: str = ""
+    needs: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Names the command in the suite's state, wherever its folders lie."""
+        return f"{self.module} {self.text}".strip()
+
+    def arguments(self, places: dict[str, object]) -> list[str]:
+        return [word.format(**places) for word in self.text.split()]
+
+
+ATTENTION_SHAPES = (
+    "deit_tiny", "t2t_vit_7", "vit_small", "pit_ti",
+    "pvt_v2_b0_stage1", "pvt_v2_b0_stage2", "pvt_v2_b0_stage3", "pvt_v2_b0_stage4",
+)  # fmt: skip
+STEP = "--providers paper,amp,compile,lgfast --no-stages"
+STUDENTS = ("deit-ti", "pvtv2-b0", "pit-ti", "convit-ti", "t2t-vit-7", "pvt-ti")  # in order of interest
+TRAIN = "--runs {out}/runs --results {results} --set data.root={data} --set log.save_every_epochs=10"
+# float32 for the teacher, as in its recipe; bfloat16 compute over float32 masters for the students
+STUDENT = f"{TRAIN} --set precision=bf16"
+GUIDED = f"{STUDENT} --teacher cifar100-resnet56 --set teacher.bn=batch"
+
+GPU: dict[str, list[Command]] = {
+    "build": [Command("benchmarks.suite.build")],
+    "tests": [Command("pytest", "-q -m gpu --junitxml {out}/tests.xml")],
+    "ceilings": [Command("benchmarks.ceilings", "--out {results}")],
+    "attention": [Command("benchmarks.bench_short_attention", f"--shapes {name} {ROW}") for name in ATTENTION_SHAPES],
+    "feature_mse": [
+        Command("benchmarks.bench_feature_mse", f"--providers torch,compile,lgfast --batch {batch} {ROW}")
+        for batch in (128, 256)
+    ],
+    "augment": [Command("benchmarks.bench_augment", f"--batches 128,512 {ROW}")],
+    "loader": [
+        Command("benchmarks.bench_loader", f"--device cuda --images 2048 {ROW}"),
+        Command("benchmarks.bench_loader", f"--device cuda --images 2048 --providers dali,resident {ROW}", ("dali",)),
+    ],
+    "step": [
+        Command("benchmarks.bench_optimizer", ROW),
+        *(Command("benchmarks.bench_train_step", f"{STEP} --batch {batch} {ROW}") for batch in (128, 256, 512)),
+        Command("benchmarks.bench_train_step", f"--providers lgfast-compile,lgfast,loop --batch 128 {ROW}"),
+    ],
+    "sweep": [Command("benchmarks.bench_sweep", "--out {results}")],
+    "train": [
+        Command("benchmarks.suite.train", f"--recipe cifar100-resnet56 {TRAIN}", ("data",)),
+        *(
+            Command("benchmarks.suite.train", f"--recipe cifar100-{student}-{variant} {options}", ("data",))
+            for student in STUDENTS
+            for variant, options in (("base", STUDENT), ("guided", GUIDED))
+        ),
+    ],
+    "profile": [Command("benchmarks.profile_step", f"--shape deit_tiny_224 --batch 128 {ROW}")],
+}
+
+FEW = f"--device cpu --rounds 2 {ROW}"
+TINY = " ".join(
+    f"--set {change}"
+    for change in (
+        "device=cpu", "epochs=1", "data.train_limit=60", "data.test_limit=40", "data.batch_size=16",
+        "log.tensorboard=false",
+    )
+)  # fmt: skip
+TINY_STUDENT = "--set model.embed_dim=32 --set model.depth=3"
+
+# Every part on the CPU with tiny shapes: shows that the suite works, not how fast anything is.
+DRY: dict[str, list[Command]] = {
+    "build": [Command("benchmarks.suite.build", "--check")],
+    "tests": [Command("pytest", "-q -m gpu tests/ops/test_feature_mse_cuda.py --junitxml {out}/tests.xml")],
+    "ceilings": [Command("benchmarks.ceilings", "--device cpu --rounds 3 --scale 0.25 --out {results}")],
+    "attention": [
+        Command(
+            "benchmarks.bench_short_attention",
+            f"--shapes pvt_v2_b0_stage4 --batches 1 --providers lgfast,math {FEW}",
+        )
+    ],
+    "feature_mse": [Command("benchmarks.bench_feature_mse", f"--models deit_tiny --batch 2 {FEW}")],
+    "augment": [Command("benchmarks.bench_augment", f"--batches 4 {FEW}")],
+    "loader": [Command("benchmarks.bench_loader", f"--images 64 --providers resident --cores 1 {FEW}")],
+    "step": [
+        Command("benchmarks.bench_optimizer", f"--models cifar_resnet8 {FEW}"),
+        Command(
+            "benchmarks.bench_train_step",
+            f"--shapes digits --batch 2 --guidance on --providers paper,lgfast --no-stages {FEW}",
+        ),
+    ],
+    "sweep": [
+        Command("benchmarks.bench_sweep", "--students 2 --steps 1 --repeats 1 --cores 1 --out {results}"),
+    ],
+    "train": [
+        Command("benchmarks.suite.train", f"--recipe {recipe} --runs {{out}}/runs --results {{results}} {TINY} {extra}")
+        for recipe, extra in (
+            ("digits-base", TINY_STUDENT),
+            ("digits", f"{TINY_STUDENT} --set guidance.student_layers=0,1,2 --teacher digits-resnet8"),
+        )
+    ],
+    "profile": [Command("benchmarks.profile_step", f"--shape digits --batch 2 {FEW}")],
+}
+
+
+def selected(only: str, profile: bool) -> list[str]:
+    """Names of the parts to run, in order; the ceilings come before whatever is measured against them.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    known = ("ceilings", *NAMES, "profile")
+    wanted = set(only.split(",")) if only else set(NAMES)
+    if unknown := sorted(wanted - set(known)):
+        raise ValueError(f"--only: unknown part {unknown[0]!r}; known: {', '.join(known)}")
+    if profile:
+        wanted.add("profile")
+    if wanted & set(MEASURED):
+        wanted.add("ceilings")
+    order = ("build", "tests", "ceilings", *NAMES[2:-1], "profile", "train")
+    return [name for name in order if name in wanted]

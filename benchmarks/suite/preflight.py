@@ -1,0 +1,156 @@
+"""What the machine has and lacks: wheels given by path are installed, missing pieces are named with what they stop."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks.suite.parts import Command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Name of a piece -> module that is importable where it is there, or program (in parentheses) on PATH.
+PIECES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "tqdm": "tqdm",
+    "packaging": "packaging",
+    "safetensors": "safetensors",
+    "tyro": "tyro",
+    "scikit-learn": "sklearn",
+    "pytest": "pytest",
+    "setuptools": "setuptools",
+    "pybind11": "pybind11",
+    "cmake": "(cmake)",
+    "ninja": "(ninja)",
+    "nvcc": "(nvcc)",
+    "dali": "nvidia.dali",
+    "apex": "amp_C",
+    "optuna": "optuna",
+    "hypothesis": "hypothesis",
+    "matplotlib": "matplotlib",
+    "scipy": "scipy",
+}
+LIBRARY = ("torch", "torchvision", "timm", "numpy", "pillow", "pyyaml", "tqdm")  # what `import lgfast` and data need
+NEEDS = {
+    "benchmarks.suite.build": ("setuptools", "pybind11", "cmake", "ninja", "nvcc"),
+    "pytest": ("pytest",),
+    "benchmarks.bench_loader": ("scikit-learn",),
+    "benchmarks.bench_train_step": ("safetensors",),
+    "benchmarks.profile_step": ("safetensors",),
+    "benchmarks.bench_sweep": ("safetensors", "scikit-learn"),
+    "benchmarks.suite.train": ("safetensors", "tyro"),
+}
+# Pieces that stop nothing, with what goes on without them.
+OPTIONAL = {
+    "dali": "no DALI rows in the loader part",
+    "apex": "no apex row for the optimizer (PyPI's apex is another project)",
+    "optuna": "its tests fail to import",
+    "hypothesis": "its tests fail to import",
+    "matplotlib": "no curves.png; metrics.jsonl and summary.csv are kept",
+    "scipy": "no Flowers-102",
+}
+
+
+def has(piece: str) -> bool:
+    """Whether a piece of PIECES is on this machine."""
+    name = PIECES[piece]
+    if name.startswith("("):
+        program = name.strip("()")
+        beside = shutil.which(program, path=str(Path(sys.executable).parent))
+        return bool(beside or shutil.which(program) or shutil.which(program, path="/usr/local/cuda/bin"))
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the package around a submodule
+        return False
+
+
+def missing(command: Command, has_data: bool, check_only: bool = False) -> list[str]:
+    """Pieces without which a command cannot run."""
+    own = () if check_only else NEEDS.get(command.module, ())
+    needs = [*LIBRARY, *own, *(piece for piece in command.needs if piece != "data")]
+    absent = [piece for piece in needs if not has(piece)]
+    return absent + (["--data ROOT with cifar-100-python"] if "data" in command.needs and not has_data else [])
+
+
+def report(parts: dict[str, list[Command]], missing: Callable[[Command], list[str]]) -> list[str]:
+    """Lines for the terminal: what is missing and what is skipped for it, what is older than asked for.
+
+    Args:
+        missing: pieces without which a command cannot run.
+    """
+    stopped: dict[str, list[str]] = {}
+    for name, commands in parts.items():
+        for command in commands:
+            for piece in missing(command):
+                if piece not in OPTIONAL and name not in stopped.setdefault(piece, []):
+                    stopped[piece].append(name)
+    lines = [f"missing: {piece}; skipped for it: {', '.join(names)}" for piece, names in stopped.items()]
+    lines += [f"missing: {piece}; {effect}" for piece, effect in OPTIONAL.items() if not has(piece)]
+    return lines + outdated()
+
+
+def outdated() -> list[str]:
+    """Installed packages outside the bounds of pyproject.toml; they are used all the same."""
+    if not has("packaging"):
+        return ["missing: packaging; versions are not checked"]
+    from packaging.requirements import Requirement
+
+    found = []
+    for requirement in map(Requirement, requirements()):
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            found.append(f"outside pyproject.toml: {requirement.name} {version}, asked for {requirement.specifier}")
+    return found
+
+
+def requirements() -> list[str]:
+    """Of pyproject.toml: what building and running need (tomllib is newer than Python 3.10)."""
+    text = (ROOT / "pyproject.toml").read_text()
+    blocks = re.findall(r"^(?:requires|dependencies) = \[(.*?)\]$", text, flags=re.MULTILINE | re.DOTALL)
+    return [name for block in blocks for name in re.findall(r'"([^"]+)"', block)]
+
+
+def wheel_files(paths: Iterable[Path]) -> list[Path]:
+    """Wheels named by path, or all those of a folder.
+
+    Raises:
+        ValueError: a path holds no wheel.
+    """
+    found = []
+    for path in paths:
+        wheels = sorted(path.glob("*.whl")) if path.is_dir() else [path]
+        if not wheels or not all(wheel.is_file() and wheel.suffix == ".whl" for wheel in wheels):
+            raise ValueError(f"--wheels: {path} is neither a wheel nor a folder of wheels")
+        found += wheels
+    return found
+
+
+def install_wheels(wheels: Sequence[Path], site: Path) -> None:
+    """Install into a folder of the suite, which comes first on its children's path; the environment stays as it is.
+
+    Raises:
+        RuntimeError: pip fails.
+    """
+    listed = site / "wheels.txt"
+    names = "\n".join(wheel.name for wheel in wheels)
+    if not wheels or (listed.is_file() and listed.read_text() == names):
+        return
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
+    done = subprocess.run([*pip, "--target", str(site), *map(str, wheels)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"--wheels: pip could not install them:\n{done.stderr.strip()}")
+    listed.write_text(names)

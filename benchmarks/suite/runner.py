@@ -1,0 +1,229 @@
+"""Runs parts: each command a process with a time limit, what is finished kept in a file, failures reported."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from benchmarks.suite.parts import Command
+
+ROOT = Path(__file__).resolve().parents[2]
+GRACE_S = 30.0  # between asking a process to stop (it may save) and ending it
+SAVED = 128 + signal.SIGTERM  # exit code of a command that stopped when asked and will go on from there
+
+DONE, FAILED, OVER_TIME, UNFINISHED, SKIPPED = "done", "failed", "over time", "unfinished", "skipped"
+
+
+@dataclass
+class Record:
+    """What is known of one command."""
+
+    status: str
+    seconds: float = 0.0
+    reason: str = ""
+    files: list[str] = field(default_factory=list)
+
+
+class State:
+    """Records by part and command, in a file that is replaced whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        tree = json.loads(path.read_text()) if path.is_file() else {}
+        self.parts = {name: {key: Record(**r) for key, r in records.items()} for name, records in tree.items()}
+
+    def get(self, part: str, command: Command) -> Record | None:
+        return self.parts.get(part, {}).get(command.key)
+
+    def put(self, part: str, command: Command, record: Record) -> None:
+        """Keep a record; seconds and files of earlier tries of the command are added to it."""
+        earlier = self.get(part, command) or Record("")
+        record.seconds += earlier.seconds
+        record.files = list(dict.fromkeys(earlier.files + record.files))
+        self.parts.setdefault(part, {})[command.key] = record
+        self.save()
+
+    def forget(self, part: str) -> None:
+        if self.parts.pop(part, None) is not None:
+            self.save()
+
+    def save(self) -> None:
+        tree = {name: {key: asdict(record) for key, record in r.items()} for name, r in self.parts.items()}
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(tree, indent=1))
+        os.replace(temporary, self.path)
+
+
+@dataclass
+class Outcome:
+    """What one call made of a part; one line of the summary."""
+
+    part: str
+    status: str
+    seconds: float
+    files: list[str]
+    reason: str
+
+
+Execute = Callable[[Command, list[str], float, Path], Record]
+
+
+class Runner:
+    """Runs the commands of parts that are not finished yet.
+
+    Args:
+        folder: of the suite; holds state.json, logs/ and results/.
+        execute: runs one command with its arguments within seconds, appending its output to a log.
+        places: what stands for the names in braces of a command; called before each.
+        missing: pieces without which a command cannot run.
+        limit_s: seconds that a part may take in one call.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        execute: Execute,
+        places: Callable[[], dict[str, object]],
+        missing: Callable[[Command], list[str]],
+        limit_s: float,
+    ) -> None:
+        self.folder, self.execute, self.places, self.missing = folder, execute, places, missing
+        self.limit_s = limit_s
+        self.results = folder / "results"
+        for path in (self.results, folder / "logs"):
+            path.mkdir(parents=True, exist_ok=True)
+        self.state = State(folder / "state.json")
+
+    def run(self, part: str, commands: Sequence[Command], left_s: float = math.inf) -> Outcome:
+        """The part's unfinished commands in order, those that met the limit before last.
+
+        Args:
+            left_s: seconds left to this call of the suite, where that is less than the part's own limit.
+        """
+        started, limit_s = time.monotonic(), min(self.limit_s, left_s)
+        known = {command.key: self.state.get(part, command) for command in commands}
+        pending = [command for command in commands if (r := known[command.key]) is None or r.status != DONE]
+        pending.sort(key=lambda command: (r := known[command.key]) is not None and r.status == OVER_TIME)
+        for command in pending:
+            left = limit_s - (time.monotonic() - started)
+            if left <= 0:
+                break
+            had_all = left >= 0.9 * self.limit_s
+            if absent := self.missing(command):
+                record = Record(SKIPPED, reason=f"missing {', '.join(absent)}")
+            else:
+                record = self.run_command(part, command, left)
+            if record.status == OVER_TIME and not had_all:
+                record.status = UNFINISHED  # others had used the time up; the next call starts with this one
+            self.state.put(part, command, record)
+        return self.outcome(part, commands, time.monotonic() - started)
+
+    def run_command(self, part: str, command: Command, limit_s: float) -> Record:
+        before, started = self.files(), time.monotonic()
+        record = self.execute(command, command.arguments(self.places()), limit_s, self.folder / "logs" / f"{part}.log")
+        record.seconds = time.monotonic() - started
+        record.files = sorted(path for path, changed in self.files().items() if before.get(path) != changed)
+        return record
+
+    def files(self) -> dict[str, float]:
+        paths = [path for path in self.results.rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.results)): path.stat().st_mtime_ns for path in paths}
+
+    def outcome(self, part: str, commands: Sequence[Command], seconds: float) -> Outcome:
+        """The worst of its commands; done where some are skipped."""
+        records = [self.state.get(part, command) for command in commands]
+        statuses = [UNFINISHED if record is None else record.status for record in records]
+        worst = (FAILED, OVER_TIME, UNFINISHED, DONE, SKIPPED)
+        status = next(status for status in worst if status in statuses)
+        known = [record for record in records if record]
+        reasons = list(dict.fromkeys(record.reason for record in known if record.reason))
+        files = list(dict.fromkeys(path for record in known for path in record.files))
+        return Outcome(part, status, seconds, files, "; ".join(reasons))
+
+
+def run_process(command: Command, arguments: list[str], limit_s: float, log: Path, paths: Sequence[Path]) -> Record:
+    """A command as a process of its own session; at the limit it is asked to stop, then ended with its children.
+
+    Args:
+        paths: folders that come first on its module path.
+    """
+    line = [sys.executable, "-m", command.module, *arguments]
+    python_path = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
+    with log.open("a") as output:
+        output.write(f"\n$ {' '.join(line)}\n")
+        output.flush()
+        process = subprocess.Popen(
+            line, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            return judged(process.wait(limit_s), log)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+            if process.returncode == SAVED:
+                return Record(UNFINISHED, reason="saved at the time limit; the next call goes on")
+            return Record(OVER_TIME, reason=f"not finished after {limit_s:.0f} s")
+        except KeyboardInterrupt:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # whatever it left behind
+            process.wait()
+
+
+def judged(code: int, log: Path) -> Record:
+    if code == 0:
+        return Record(DONE)
+    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    return Record(FAILED, reason=f"{how}: {last_line(log)}")
+
+
+def run_here(command: Command, arguments: list[str], limit_s: float, log: Path) -> Record:
+    """A benchmark's main() in this process, which saves its start; for the dry run, without a limit."""
+    import torch
+
+    threads, handlers = torch.get_num_threads(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        print(f"\n> {command.module} {' '.join(arguments)}")
+        try:
+            code = importlib.import_module(command.module).main(arguments)
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            code = f"{type(error).__name__}: {error}"
+        finally:
+            torch.set_num_threads(threads)
+            for number, handler in handlers.items():  # training installs its own
+                signal.signal(number, handler)
+    return Record(FAILED, reason=str(code).splitlines()[0]) if code else Record(DONE)
+
+
+def last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The summary: part, status, seconds, files, reason."""
+    rows = [("part", "status", "seconds", "files", "reason")]
+    rows += [(o.part, o.status, f"{o.seconds:.0f}", str(len(o.files)), o.reason) for o in outcomes]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,235 @@
+"""The suite, end to end on the CPU, and its parts: order, resume, failures, time limits, missing pieces."""
+
+import csv
+import importlib
+import itertools
+import json
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_suite, harness
+from benchmarks.suite import build, parts, preflight, runner
+from benchmarks.suite.parts import Command
+from lgfast.config import load_recipe
+
+
+def test_dry_run_measures_every_part_on_the_cpu(tmp_path, capsys):
+    committed = sorted(harness.RESULTS.rglob("*"))
+    assert gpu_suite.main(["--dry-run", "--profile", "--out", str(tmp_path)]) == 0
+    summary = (tmp_path / "summary.txt").read_text().splitlines()
+    assert [line.split()[:2] for line in summary[1:]] == [
+        [name, "done"] for name in ("build", "tests", "ceilings", *parts.NAMES[2:-1], "profile", "train")
+    ]
+    benches = {}
+    for path in (tmp_path / "results").glob("*.csv"):
+        rows = list(csv.DictReader(path.open()))
+        assert rows and {row.get("device", "cpu") for row in rows} == {"cpu"}
+        benches[path.stem.split("_", 2)[2]] = rows
+    assert {"short_attention", "feature_mse", "augment", "loader", "optimizer", "train_step", "profile"} <= set(benches)
+    assert all(float(row["copy_share"]) > 0 for row in benches["feature_mse"])
+    assert sum(float(row["share"]) for row in benches["profile"]) == pytest.approx(1, abs=0.01)
+    (table,) = (tmp_path / "results").glob("*_digits/table.csv")
+    assert {row["variant"] for row in csv.DictReader(table.open())} == {"base", "guided"}
+    assert (table.parent / "digits.metrics.jsonl").is_file()
+    assert list((tmp_path / "results").glob("*_profile_trace.json.gz"))
+    assert sorted(harness.RESULTS.rglob("*")) == committed
+
+    capsys.readouterr()
+    started = time.monotonic()
+    assert gpu_suite.main(["--dry-run", "--out", str(tmp_path)]) == 0
+    assert time.monotonic() - started < 20  # nothing but the check of the build may run again
+
+
+def test_without_a_gpu_nothing_is_measured_as_if_there_were_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu_suite.main(["--out", str(tmp_path)]) == 2
+    assert "no CUDA device; --dry-run" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists() or not list((tmp_path / "results").iterdir())
+
+
+SCRIPTS = {
+    "good": "import pathlib, sys; pathlib.Path(sys.argv[1], sys.argv[2]).open('a').write('ran ')",
+    "brief": "import pathlib, sys, time; time.sleep(0.5); pathlib.Path(sys.argv[1], 'brief').touch()",
+    "bad": "import sys; print('out of luck'); sys.exit(7)",
+    "slow": "import time; time.sleep(60)",
+    "parent": (
+        "import pathlib, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-m', 'slow'])\n"
+        "pathlib.Path(sys.argv[1]).write_text(str(child.pid)); time.sleep(60)"
+    ),
+    "saving": (
+        "import pathlib, signal, sys, time\n"
+        "state = pathlib.Path(sys.argv[1])\n"
+        "if state.exists(): sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (state.write_text('half'), sys.exit(143)))\n"
+        "time.sleep(60)"
+    ),
+}
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """A runner of real processes over small scripts, and the pieces it lacks."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    for name, text in SCRIPTS.items():
+        (scripts / f"{name}.py").write_text(text)
+
+    def make(limit_s: float = 30.0, absent: tuple[str, ...] = ()):
+        return runner.Runner(
+            tmp_path / "out",
+            lambda *arguments: runner.run_process(*arguments, (scripts,)),
+            lambda: {"results": tmp_path / "out" / "results", "out": tmp_path},
+            lambda command: [piece for piece in command.needs if piece in absent],
+            limit_s,
+        )
+
+    return make
+
+
+def good(name: str) -> Command:
+    return Command("good", f"{{results}} {name}")
+
+
+def test_a_failing_command_is_reported_and_the_rest_go_on(suite):
+    outcome = suite().run("x", [Command("bad"), good("a")])
+    assert (outcome.status, outcome.files) == ("failed", ["a"])
+    assert outcome.reason == "exit code 7: out of luck"
+    later = suite().run("y", [good("b")])
+    assert (later.status, gpu_suite.exit_code([outcome, later]), gpu_suite.exit_code([later])) == ("done", 1, 0)
+
+
+def test_an_interrupted_suite_goes_on_where_it_stopped(suite, tmp_path):
+    commands = [good("a"), Command("bad"), good("b")]
+    suite().run("x", commands[:2])
+    outcome = suite().run("x", commands)
+    results = tmp_path / "out" / "results"
+    assert (results / "a").read_text() == (results / "b").read_text() == "ran "  # each once
+    assert (outcome.status, outcome.files) == ("failed", ["a", "b"])
+    again = suite()
+    again.state.forget("x")
+    again.run("x", commands)
+    assert (results / "a").read_text() == "ran ran "
+
+
+def test_a_command_over_time_is_ended_with_its_children(suite, tmp_path):
+    outcome = suite(limit_s=1.5).run("x", [Command("parent", "{out}/child")])
+    assert outcome.status == "over time" and gpu_suite.exit_code([outcome]) == 1
+    assert outcome.seconds < 20 and "not finished after" in outcome.reason
+    child = (tmp_path / "child").read_text()
+    for _ in range(100):  # ended, or a zombie that nobody has collected yet
+        stat = Path("/proc", child, "stat")
+        if not stat.exists() or " Z " in stat.read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError("the child of a command over time still runs")
+
+
+def test_what_met_the_limit_comes_last_next_time(suite):
+    commands = [Command("slow"), Command("brief", "{results}")]
+    assert suite(limit_s=0.5).run("x", commands).status == "over time"
+    outcome = suite(limit_s=2).run("x", commands)
+    assert outcome.files == ["brief"]
+    assert outcome.status == "unfinished"  # `slow` had only what `brief` left of the limit, so it is no failure
+    assert gpu_suite.exit_code([outcome]) == 3
+
+
+def test_a_training_run_that_saves_goes_on_in_the_next_call(suite):
+    command = Command("saving", "{out}/state")
+    first = suite(limit_s=1).run("train", [command])
+    assert (first.status, first.reason) == ("unfinished", "saved at the time limit; the next call goes on")
+    assert suite().run("train", [command]).status == "done"
+
+
+def test_a_missing_piece_skips_what_needs_it(suite):
+    needy = Command("good", "{results} needy", needs=("tyro",))
+    outcome = suite(absent=("tyro",)).run("x", [needy, good("a")])
+    assert (outcome.status, outcome.files, outcome.reason) == ("done", ["a"], "missing tyro")
+    assert suite(absent=("tyro",)).run("y", [needy]).status == "skipped"
+    assert suite().run("y", [needy]).files == ["needy"]  # once it is there
+
+
+def test_missing_pieces_are_named_with_the_parts_they_stop(monkeypatch):
+    there = preflight.has
+    monkeypatch.setattr(preflight, "has", lambda piece: piece not in ("tyro", "apex") and there(piece))
+    lines = preflight.report(parts.GPU, lambda command: preflight.missing(command, has_data=True))
+    assert "missing: tyro; skipped for it: train" in lines
+    assert any(line.startswith("missing: apex; no apex row") for line in lines)
+    train = parts.GPU["train"][0]
+    assert preflight.missing(train, has_data=False) == ["tyro", "--data ROOT with cifar-100-python"]
+
+
+def test_versions_outside_the_project_s_bounds_are_named(monkeypatch):
+    monkeypatch.setattr(preflight.metadata, "version", lambda name: {"timm": "0.4.12"}.get(name, "99"))
+    (line,) = [line for line in preflight.outdated() if "timm" in line]
+    assert "timm 0.4.12, asked for" in line
+
+
+def test_wheels_are_installed_beside_the_environment(tmp_path):
+    wheel = tmp_path / "tiny_piece-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_piece.py", "VALUE = 3\n")
+        archive.writestr("tiny_piece-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-piece\nVersion: 1.0\n")
+        archive.writestr(
+            "tiny_piece-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("tiny_piece-1.0.dist-info/RECORD", "")
+    preflight.install_wheels(preflight.wheel_files([tmp_path]), tmp_path / "site")
+    assert (tmp_path / "site" / "tiny_piece.py").is_file()
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("tiny_piece")
+    with pytest.raises(ValueError, match=r"--wheels: .*nothing.whl is neither a wheel nor a folder of wheels"):
+        preflight.wheel_files([tmp_path / "nothing.whl"])
+
+
+class Understood(Exception):
+    """The command line was read."""
+
+
+GPU_COMMANDS = [(name, command) for name, commands in parts.GPU.items() for command in commands]
+
+
+@pytest.mark.parametrize("command", [command for _, command in GPU_COMMANDS], ids=lambda command: command.key)
+def test_commands_for_the_gpu_are_understood(command, tmp_path, monkeypatch):
+    """They cannot run here, but their options and names must exist."""
+    places = {"out": tmp_path, "results": tmp_path, "ceilings": tmp_path / "c.csv", "data": tmp_path}
+    arguments = command.arguments(places)
+    options = dict(itertools.pairwise(arguments))
+    if command.module == "pytest":
+        return
+    module = importlib.import_module(command.module)
+    for option, known in (("--providers", "PROVIDERS"), ("--shapes", "SHAPES"), ("--shape", "SHAPES")):
+        if option in options and hasattr(module, known):
+            assert set(options[option].split(",")) <= set(getattr(module, known))
+    if command.module == "benchmarks.suite.train":
+        assert load_recipe(options["--recipe"]).data.dataset == "cifar100"
+
+    def stop(*_: object, **__: object):
+        raise Understood
+
+    for place in ("chosen_device", "record", "build", "run_recipe", "rows"):
+        for owner in (harness, module):
+            if hasattr(owner, place):
+                monkeypatch.setattr(owner, place, stop)
+    with pytest.raises(Understood):
+        module.main(arguments)
+
+
+def test_parts_are_chosen_by_name_and_ceilings_come_first():
+    assert parts.selected("step,attention", profile=False) == ["ceilings", "attention", "step"]
+    assert parts.selected("build", profile=False) == ["build"]
+    assert parts.selected("", profile=True)[-2:] == ["profile", "train"]
+    with pytest.raises(ValueError, match="--only: unknown part 'fast'; known: ceilings, build"):
+        parts.selected("fast", profile=False)
+
+
+def test_hopper_is_built_with_its_own_instructions():
+    assert [build.arch_list(capability) for capability in ((9, 0), (8, 0), (12, 0))] == ["9.0a", "8.0", "12.0"]
+
+
+def test_state_is_readable_json(suite, tmp_path):
+    suite().run("x", [good("a")])
+    record = json.loads((tmp_path / "out" / "state.json").read_text())["x"]["good {results} a"]
+    assert record["status"] == "done" and record["files"] == ["a"]
