@@ -106,9 +106,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--providers", default="torch,lgfast", help="of " + ", ".join(PROVIDERS))
     parser.add_argument("--models", default=",".join(STUDENT_SIDES))
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=0, help="default: 128 on CUDA, 32 on CPU")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
+    batch = options.batch or (128 if device.type == "cuda" else 32)
     limits = ceilings.load(options.ceilings, device)
     torch.manual_seed(0)
     torch.zeros(7 * 2**20)  # a freed 28 MiB block: malloc then keeps memory between calls, as in any training process
@@ -118,10 +119,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for model in options.models.split(",")
         for dtype in options.dtypes.split(",")
         for row in harness.survive(
-            bench(model, providers, options.batch, dtype, device, options.rounds, limits),
+            bench(model, providers, batch, dtype, device, options.rounds, limits),
             op="feature_mse",
             dtype=dtype,
-            shape=f"{model} B={options.batch}",
+            shape=f"{model} B={batch}",
         )
     )
     harness.record("feature_mse", rows, device, options.out)

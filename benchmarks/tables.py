@@ -1,0 +1,287 @@
+"""Writes the README's tables of measurements from benchmarks/results/.
+
+    python benchmarks/tables.py            # rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
+    python benchmarks/tables.py --check    # fails where the README says something else than the results
+
+Of every hardware the newest file that has a subject's rows, and peers, counts; a ratio is within one file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+NOT_YET = "not yet measured"
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One line of the throughput table for each hardware.
+
+    `gpu` and `cpu` are patterns of the columns a row must match there; None: it is not measured there.
+    """
+
+    name: str
+    bench: str  # as in names of files: <date>_<hardware>_<bench>.csv
+    gpu: Row | None
+    cpu: Row | None
+    value: str = "median_ms"  # the column compared; times are better lower, rates higher
+    own: tuple[str, ...] = ("lgfast",)
+    ignored: tuple[str, ...] = field(default=())  # providers that are neither lgfast nor a peer
+
+    @property
+    def command(self) -> str:
+        return f"`python -m benchmarks.bench_{self.bench}`"
+
+    def is_own(self, row: Row) -> bool:
+        return row["provider"] in self.own
+
+    def is_peer(self, row: Row) -> bool:
+        return row["provider"] not in self.own + self.ignored
+
+
+STEP = {"ignored": ("bare", "loop", "lgfast-compile")}
+SUBJECTS = (
+    Subject("`short_attention`, forward", "short_attention", {"mode": "fwd", "shape": "deit_tiny B=256"}, None),
+    Subject("`short_attention`, backward", "short_attention", {"mode": "bwd", "shape": "deit_tiny B=256"}, None),
+    Subject(
+        "`feature_mse`, forward and backward",
+        "feature_mse",
+        {"mode": "both", "dtype": "bfloat16", "shape": "deit_tiny B=128"},
+        {"mode": "both", "dtype": "float32", "shape": "deit_tiny B=32"},
+    ),
+    Subject("`augment`", "augment", {"shape": "*B=128"}, {"shape": "*B=128"}, "images_per_s"),
+    Subject("`flat_adamw`", "optimizer", {"shape": "deit_tiny*"}, {"shape": "deit_tiny*"}),
+    Subject("loader, 32 -> 224", "loader", {}, {}, "images_per_s", ("resident", "lgfast")),
+    Subject(
+        "guided step, DeiT-Ti",
+        "train_step",
+        {"mode": "guided", "shape": "deit_tiny_224 B=128"},
+        {"mode": "guided", "shape": "deit_tiny_224*"},
+        "images_per_s",
+        **STEP,
+    ),
+    Subject("sweep", "sweep", {}, {}, "trials_per_hour", ("group", "groups")),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the accuracy table for each hardware."""
+
+    text: str
+    command: str
+    needs_gpu: bool = True
+
+
+SETTINGS = {
+    name: Setting(f"{text}, the paper's recipe", f"`python -m lgfast.reproduce --rows {name}`")
+    for name, text in {
+        "deit-ti": "DeiT-Ti", "t2t-vit-7": "T2T-ViT-7", "pit-ti": "PiT-Ti", "pvt-ti": "PVT-Ti",
+        "pvtv2-b0": "PVTv2-B0", "convit-ti": "ConViT-Ti",
+    }.items()
+}  # fmt: skip
+SETTINGS |= {
+    "cifar100-cpu": Setting(
+        "CIFAR-100, 6,000 images at 32x32, 15 epochs, ViT of 0.7 M parameters, ResNet-8 teacher; 2,000 test images, "
+        "best epoch on them",
+        "`python -m lgfast.reproduce --rows cifar100-cpu`",
+        needs_gpu=False,
+    ),
+    "digits": Setting("digits, 500 images, 40 epochs, epoch chosen on validation", "`make demo`", needs_gpu=False),
+}
+
+
+def read_csv(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def age(path: Path) -> tuple[str, int, str]:
+    """Sorts results: by date, then by the number of the day's run."""
+    number = re.search(r"-(\d+)$", path.stem)
+    return path.name[:10], int(number[1]) if number else 1, path.name
+
+
+def bench_files(results: Path) -> Iterable[tuple[str, list[Row]]]:
+    """Bench and rows of every file, oldest first."""
+    for path in sorted(results.glob("*_*_*.csv"), key=age):
+        yield re.sub(r"-\d+$", "", path.stem.split("_", 2)[2]), read_csv(path)
+
+
+def hardware(row: Row) -> str:
+    return row.get("hardware") or f"{row.get('cpu', 'CPU')} x{row.get('cores', '1')}"
+
+
+def is_gpu(row: Row) -> bool:
+    return row["device"] == "cuda" if row.get("device") else bool(row.get("cuda"))
+
+
+def matching(subject: Subject, rows: Iterable[Row]) -> list[Row]:
+    """Rows of one shape that a subject compares: the first shape that its patterns fit."""
+    found = []
+    for row in rows:
+        pattern = subject.gpu if is_gpu(row) else subject.cpu
+        if pattern is not None and all(fnmatch(row.get(key, ""), want) for key, want in pattern.items()):
+            found.append(row)
+    return [row for row in found if row.get("shape") == found[0].get("shape")]
+
+
+def newest(subject: Subject, files: Iterable[tuple[str, list[Row]]]) -> dict[str, list[Row]]:
+    """By hardware, a subject's rows in the newest file that has lgfast's; one with peers before one without."""
+    found: dict[str, list[Row]] = {}
+    for bench, rows in files:
+        chosen = matching(subject, rows) if bench == subject.bench else []
+        if any(subject.is_own(row) for row in chosen):
+            earlier = found.get(hardware(chosen[0]), [])
+            if any(map(subject.is_peer, chosen)) or not any(map(subject.is_peer, earlier)):
+                found[hardware(chosen[0])] = chosen
+    return found
+
+
+def throughput_line(subject: Subject, rows: list[Row]) -> list[str]:
+    """Cells of one subject on one hardware; rates of lgfast's best provider and of the best peer."""
+    is_time = subject.value.endswith("_ms")
+    best = min if is_time else max
+    cells = [subject.name, rows[0].get("shape", ""), hardware(rows[0])]
+    timed = [row for row in rows if row[subject.value]]
+    own, peers = list(filter(subject.is_own, timed)), list(filter(subject.is_peer, timed))
+    if not own:
+        return [*cells, "out of memory", "", "", subject.command]
+    mine = best(own, key=lambda row: float(row[subject.value]))
+    cells.append(amount(mine, subject.value))
+    if not peers:
+        return [*cells, "", "", subject.command]
+    peer = best(peers, key=lambda row: float(row[subject.value]))
+    ratio = float(mine[subject.value]) / float(peer[subject.value])
+    return [
+        *cells,
+        f"{amount(peer, subject.value)} ({peer['provider']})",
+        f"{1 / ratio if is_time else ratio:.2f}x",
+        subject.command,
+    ]
+
+
+def amount(row: Row, column: str) -> str:
+    """A value with its unit."""
+    value = float(row[column])
+    if column.endswith("_ms"):
+        return f"{value:.3g} ms"
+    unit = {"images_per_s": "images/s", "trials_per_hour": "trials/h"}[column]
+    return f"{value:,.0f} {unit}"
+
+
+def throughput(results: Path) -> str:
+    files = list(bench_files(results))
+    lines = [["subject", "shape", "hardware", "lgfast", "best peer", "ratio", "command"]]
+    for subject in SUBJECTS:
+        found = newest(subject, files)
+        if subject.gpu is not None and not any(is_gpu(rows[0]) for rows in found.values()):
+            shape = subject.gpu.get("shape", "").replace("*", "")
+            lines.append([subject.name, shape, "GPU", NOT_YET, "", "", subject.command])
+        for rows in sorted(found.values(), key=lambda rows: not is_gpu(rows[0])):
+            lines.append(throughput_line(subject, rows))
+    return markdown(lines)
+
+
+def accuracy_rows(results: Path) -> dict[str, dict[str, dict[str, Row]]]:
+    """The newest row by student, hardware and variant, of the tables that lgfast.reproduce wrote."""
+    found: dict[str, dict[str, dict[str, Row]]] = {}
+    for path in sorted(results.glob("*/table.csv"), key=lambda path: age(path.parent)):
+        for row in read_csv(path):
+            student = row["student"].removeprefix("cifar100-")
+            student = student if student in SETTINGS else row["student"]
+            where = row["gpu"] or path.parent.name.split("_")[1]
+            found.setdefault(student, {}).setdefault(where, {})[row["variant"]] = row
+    return found
+
+
+def accuracy(results: Path) -> str:
+    lines = [["setting", "hardware", "base (%)", "guided (%)", "published (%)", "seeds", "minutes a run", "command"]]
+    found = accuracy_rows(results)
+    for student in dict.fromkeys([*SETTINGS, *found]):
+        own_command = f"`python -m lgfast.reproduce --rows {student}`"
+        setting = SETTINGS.get(student, Setting(student, own_command, needs_gpu=False))
+        places = found.get(student, {})
+        if setting.needs_gpu and not any(row["gpu"] for rows in places.values() for row in rows.values()):
+            lines.append([setting.text, "GPU", NOT_YET, NOT_YET, "", "", "", setting.command])
+        for where, rows in places.items():
+            lines.append(accuracy_line(setting, where, rows))
+    return markdown(lines)
+
+
+def accuracy_line(setting: Setting, where: str, rows: dict[str, Row]) -> list[str]:
+    def both(cell: Callable[[Row], str], joint: str) -> str:
+        cells = [cell(rows[variant]) if variant in rows else "-" for variant in ("base", "guided")]
+        return "" if set(cells) <= {"-", ""} else joint.join(cells) if cells[0] != cells[1] else cells[0]
+
+    def number(row: Row, column: str, digits: int) -> str:
+        return f"{float(row[column]):.{digits}f}" if row.get(column) else "-"
+
+    def top1(variant: str) -> str:
+        if variant not in rows:
+            return NOT_YET
+        deviation = number(rows[variant], "best_std", 2)
+        return number(rows[variant], "best_top1", 2) + (f" ± {deviation}" if deviation != "-" else "")
+
+    published = both(lambda row: number(row, "published_top1", 2), " / ")
+    minutes = both(lambda row: number(row, "minutes", 1), " / ")
+    seeds = both(lambda row: row["seeds"], " / ")
+    return [setting.text, where, top1("base"), top1("guided"), published, seeds, minutes, setting.command]
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *body = ["| " + " | ".join(cells) + " |" for cells in lines]
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *body])
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"throughput": throughput, "accuracy": accuracy}
+
+
+def render(text: str, results: Path) -> str:
+    """The text with every table made anew.
+
+    Raises:
+        ValueError: a table is unknown, or not ended.
+    """
+
+    def table(found: re.Match) -> str:
+        if found[2] not in TABLES:
+            raise ValueError(f"README: unknown table {found[2]!r}; known: {', '.join(TABLES)}")
+        return f"{found[1]}\n{TABLES[found[2]](results)}\n<!-- end -->"
+
+    made, count = re.subn(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    if count != text.count("<!-- table:"):
+        raise ValueError("README: a table has no `<!-- end -->`")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where README and results differ")
+    parser.add_argument("--readme", type=Path, default=README)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(argv)
+    text = options.readme.read_text()
+    made = render(text, options.results)
+    if made == text:
+        return 0
+    if options.check:
+        print("README.md is not what the results say; run: python benchmarks/tables.py", file=sys.stderr)
+        return 1
+    options.readme.write_text(made)
+    print(f"wrote {options.readme}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
