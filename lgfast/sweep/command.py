@@ -35,14 +35,11 @@ def start(config: Config, options: argparse.Namespace) -> int:
     if not options.study and Path(place).exists():
         raise ValueError(f"--out: {out} already holds a sweep; continue or join it with --resume {out}")
     study = Study(place, options.study_name)
-    if study.exists():
-        if study.join().to_dict() != plan.to_dict():
-            raise ValueError(
-                f"--study: {place} holds another sweep named {options.study_name!r}; "
-                "join it without --sweep, or give another --study-name"
-            )
-    else:
-        study.create(plan)
+    if not study.create(plan) and study.join().to_dict() != plan.to_dict():
+        raise ValueError(
+            f"--study: {place} holds another sweep named {options.study_name!r}; "
+            "join it without --sweep, or give another --study-name"
+        )
     return work(study, out, {}, environments, options)
 
 

@@ -24,10 +24,12 @@ from lgfast.sweep.space import Space, label
 try:
     import optuna
     from optuna.trial import FrozenTrial, Trial, TrialState
+    from sqlalchemy.exc import SQLAlchemyError
 except ImportError as error:
     raise ValueError("sweeps need Optuna: pip install 'lgfast[sweep]' (or: pip install 'optuna>=5')") from error
 
 MAX_LOST = 3  # a run whose worker died this often is given up
+RETRY_S = 1.0  # before a database that failed to open is tried again
 READY_S = 60.0  # how long a joining process waits for the plan to be written
 
 
@@ -81,19 +83,16 @@ class Study:
     def exists(self) -> bool:
         return self.name in optuna.get_all_study_names(self.storage)
 
-    def create(self, plan: Plan) -> None:
-        """Write a new study.
-
-        Raises:
-            ValueError: the storage has a study of this name already.
-        """
+    def create(self, plan: Plan) -> bool:
+        """Write a new study; False if the storage has one of this name already."""
         try:
             self.optuna = optuna.create_study(study_name=self.name, storage=self.storage, direction="maximize")
         except optuna.exceptions.DuplicatedStudyError:
-            raise ValueError(f"--study: {self.place} already holds a study {self.name!r}") from None
+            return False
         self.optuna.set_user_attr("plan", plan.to_dict())
         self.use(plan)
         self.fill()
+        return True
 
     def join(self) -> Plan:
         """Open the existing study and return its plan."""
@@ -256,10 +255,17 @@ def open_storage(place: str) -> optuna.storages.BaseStorage:
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         backend = optuna.storages.journal.JournalFileBackend(place)
         return optuna.storages.JournalStorage(backend)
-    if place.startswith("sqlite"):
-        patient = {"connect_args": {"timeout": 60}}  # seconds to wait while another process writes
-        return optuna.storages.RDBStorage(place, engine_kwargs=patient)
-    try:
-        return optuna.storages.RDBStorage(place)
-    except ImportError as error:
-        raise ValueError(f"--study: {place} needs a database driver ({error}); e.g. pip install psycopg2") from None
+    patient = {"connect_args": {"timeout": 60}} if place.startswith("sqlite") else {}  # seconds to wait for a writer
+    for is_last in (False, True):
+        try:
+            return optuna.storages.RDBStorage(place, engine_kwargs=patient)
+        except ImportError as error:
+            raise ValueError(
+                f"--study: {place} needs a database driver ({error.__cause__}); "
+                "for PostgreSQL: pip install 'psycopg[binary]' and postgresql+psycopg://..."
+            ) from None
+        except SQLAlchemyError as error:
+            if is_last:
+                raise ValueError(f"--study: cannot open {place}: {str(error).splitlines()[0]}") from None
+            time.sleep(RETRY_S)  # perhaps another process was making the tables
+    raise AssertionError

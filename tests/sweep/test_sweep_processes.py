@@ -1,10 +1,7 @@
-"""Real processes on one study: joining, SIGKILL, Ctrl-C."""
+"""Sweeps of real processes: joining, SIGKILL, Ctrl-C."""
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +9,8 @@ import pytest
 
 from lgfast.config import dump_yaml, replace
 from lgfast.sweep.study import Study
+from tests.postgres import missing, postgres
+from tests.processes import TrainProcess
 from tests.runs import tiny_config
 
 GRID = ["--sweep", "optim.lr=1e-3,4e-3", "--sweep", "seed=0,1"]
@@ -21,15 +20,23 @@ GRID = ["--sweep", "optim.lr=1e-3,4e-3", "--sweep", "seed=0,1"]
 def base(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("base")
     path = tmp_path / "base.yaml"
-    changes = {"run_dir": "", "epochs": 14, "data.seed": 0, "eval.every_epochs": 2, "log.save_every_epochs": 2}
+    changes = {"run_dir": "", "epochs": 10, "data.seed": 0, "eval.every_epochs": 2, "log.save_every_epochs": 2}
     path.write_text(dump_yaml(replace(tiny_config(tmp_path), changes)))
     return str(path)
 
 
-def process(*arguments):
-    command = [sys.executable, "-m", "lgfast.train", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
+@pytest.fixture(params=["journal", "sqlite", "postgres"])
+def place(request, tmp_path):
+    """Where the study is kept."""
+    if request.param == "journal":
+        yield str(tmp_path / "study.journal")
+    elif request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/study.db"
+    elif reason := missing():
+        pytest.skip(reason)
+    else:
+        with postgres() as url:
+            yield url
 
 
 def trials(place):
@@ -44,17 +51,13 @@ def wait_until_it_reports(place, worker, timeout=200):
     """Until some running trial has a validation accuracy in the study."""
     deadline, file = time.monotonic() + timeout, Path(place.removeprefix("sqlite:///"))
     while time.monotonic() < deadline:
-        assert worker.poll() is None, worker.communicate()
-        if file.exists() and any(trial.intermediate_values for trial in trials(place)):
+        assert worker.is_running(), worker.finish()
+        is_there = place.startswith("postgres") or file.exists()
+        if is_there and any(trial.intermediate_values for trial in trials(place)):
             return
-        time.sleep(0.2)
-    worker.kill()
-    raise AssertionError(f"no trial reported in {timeout} s: {worker.communicate()}")
-
-
-def finish(worker, timeout=300):
-    out, err = worker.communicate(timeout=timeout)
-    return worker.returncode, out, err
+        time.sleep(0.1)
+    worker.send(signal.SIGKILL)
+    raise AssertionError(f"no trial reported in {timeout} s: {worker.finish()}")
 
 
 def rows(out):
@@ -62,16 +65,14 @@ def rows(out):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
-def test_a_second_process_joins_and_takes_over_from_a_killed_one(base, tmp_path, kind):
+def test_a_second_process_joins_and_takes_over_from_a_killed_one(base, tmp_path, place):
     out = tmp_path / "out"
-    place = str(out / "study.journal") if kind == "journal" else f"sqlite:///{tmp_path}/study.db"
-    first = process("--config", base, *GRID, "--study", place, "--out", str(out))
+    first = TrainProcess(tmp_path, "--config", base, *GRID, "--study", place, "--out", str(out))
     wait_until_it_reports(place, first)
-    second = process("--study", place, "--out", str(out))
-    first.kill()
-    assert finish(first)[0] == -signal.SIGKILL
-    code, text, err = finish(second)
+    second = TrainProcess(tmp_path, "--study", place, "--out", str(out))
+    first.send(signal.SIGKILL)
+    assert first.finish()[0] == -signal.SIGKILL
+    code, text, err = second.finish()
     assert code == 0, err
     assert [row["state"] for row in rows(out)] == ["complete"] * 4
     assert "best: setting" in text
@@ -79,16 +80,28 @@ def test_a_second_process_joins_and_takes_over_from_a_killed_one(base, tmp_path,
     assert lost and all("reason" not in trial.user_attrs for trial in lost)
 
 
+def test_processes_that_start_one_sweep_at_the_same_time_share_it(base, tmp_path, place):
+    names = ["--study", place, "--out", str(tmp_path / "out")]
+    workers = [TrainProcess(tmp_path, "--config", base, *GRID, *names, "--epochs", "2") for _ in range(2)]
+    for worker in workers:
+        code, text, err = worker.finish()
+        assert code == 0, err
+        assert "best: setting" in text
+    done = [trial.user_attrs for trial in trials(place) if trial.state.name == "COMPLETE"]
+    assert sorted((own["setting"], own["seed"]) for own in done) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert {row["state"] for row in rows(tmp_path / "out")} == {"complete"}
+
+
 def test_ctrl_c_saves_and_resume_with_two_workers_finishes(base, tmp_path):
     out = tmp_path / "out"
-    first = process("--config", base, *GRID, "--out", str(out))
+    first = TrainProcess(tmp_path, "--config", base, *GRID, "--out", str(out))
     wait_until_it_reports(str(out / "study.journal"), first)
-    first.send_signal(signal.SIGINT)
-    code, _, err = finish(first)
+    first.send(signal.SIGINT)
+    code, _, err = first.finish()
     assert code == 128 + signal.SIGINT
     assert f"stopped; continue with: python -m lgfast.train --resume {out}" in err
     assert {row["state"] for row in rows(out)} == {"saved"}
-    code, text, err = finish(process("--resume", str(out), "--workers", "2"))
+    code, text, err = TrainProcess(tmp_path, "--resume", str(out), "--workers", "2").finish()
     assert code == 0, err
     assert [row["state"] for row in rows(out)] == ["complete"] * 4
     assert "best: setting" in text and (out / "workers" / "worker-1.log").is_file()
