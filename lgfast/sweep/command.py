@@ -99,6 +99,7 @@ def work(
     (out / SWEEP_FILE).write_text(json.dumps({"study": place, "name": study.name}) + "\n")
     interrupt = StopFlag(options.budget).install()
     if options.worker:
+        study.expected_workers = options.worker
         run_worker(study, out, here, interrupt, lambda: None)
         return 0
     print(f"sweep in {out}; another process or machine joins with: {join_command(study, out)}", flush=True)
@@ -126,7 +127,7 @@ def run_worker(study: Study, out: Path, here: dict[str, Any], interrupt: StopFla
 
 
 def run_workers(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag, display: Display, extra) -> None:
-    command = ["--worker", "--study", study.place, "--study-name", study.name, "--out", str(out)]
+    command = ["--worker", str(len(extra)), "--study", study.place, "--study-name", study.name, "--out", str(out)]
     command += [word for key, value in here.items() for word in ("--set", f"{key}={value}")]
     processes = start_workers(command, extra, out / "workers")
     codes = supervise(processes, interrupt, display.update)

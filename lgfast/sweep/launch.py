@@ -16,19 +16,32 @@ from lgfast.interrupt import InterruptFlag
 
 
 def worker_environments(workers: int, per_gpu: int) -> list[dict[str, str]]:
-    """Extra environment of each worker: its GPU, or its share of the cores.
+    """Extra environment of each worker: its share of the cores, and its GPU if `per_gpu` workers share each.
 
     Raises:
         ValueError: workers per GPU without a GPU.
     """
-    if not per_gpu:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return [{"OMP_NUM_THREADS": str(max(1, cores // workers))}] * workers
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-    if not torch.cuda.is_available():
+    gpus = visible_gpus() if per_gpu else []
+    if per_gpu and not gpus:
         raise ValueError("--workers-per-gpu: torch sees no CUDA device here; use --workers N")
-    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus for _ in range(per_gpu)]
+    count = len(gpus) * per_gpu or workers
+    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // count))}
+    if not per_gpu:
+        return [threads] * workers
+    # the first worker of every GPU comes first, so that no GPU waits for another's second one
+    return [threads | {"CUDA_VISIBLE_DEVICES": gpu} for _ in range(per_gpu) for gpu in gpus]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this process as CUDA_VISIBLE_DEVICES names them: indices, or whatever a scheduler put there."""
+    if not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_workers(command: list[str], environments: list[dict[str, str]], logs: Path) -> list[subprocess.Popen]:

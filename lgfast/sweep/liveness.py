@@ -6,6 +6,7 @@ process id; elsewhere when its beat has not changed for `GRACE_S` of the observe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -70,7 +71,8 @@ class Heartbeat:
         number = 0
         while not self._stopped.wait(BEAT_S):
             number += 1
-            self._beat(number)
+            with contextlib.suppress(Exception):  # a storage that is away for a moment; the next beat tries again
+                self._beat(number)
 
     def stop(self) -> None:
         """Say goodbye; the worker counts as gone from then on."""

@@ -24,7 +24,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     add("--group", type=int, default=8, metavar="K", help="trials that share one process, batch and teacher pass")
     add("--workers", type=int, default=1, metavar="N", help="worker processes to start on this machine")
     add("--workers-per-gpu", type=int, default=0, metavar="K", help="start K worker processes on every GPU instead")
-    add("--worker", action="store_true", help=argparse.SUPPRESS)  # a process that --workers started
+    add("--worker", type=int, help=argparse.SUPPRESS)  # in a process that --workers started: how many it started
     add("--dry-run", action="store_true", help="print the trials and the predicted time, start none")
 
 

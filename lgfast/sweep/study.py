@@ -79,6 +79,7 @@ class Study:
         self.storage = open_storage(place)
         self.observer = Observer()
         self.heartbeat: Heartbeat | None = None
+        self.expected_workers = 1  # known to take part, also before they have announced themselves
 
     def exists(self) -> bool:
         return self.name in optuna.get_all_study_names(self.storage)
@@ -170,7 +171,8 @@ class Study:
         attrs = [trial.user_attrs for trial in waiting[: self.plan.group]]
         keys = [self.key_of(own.get("changes"), own["seed"]) for own in attrs]
         together = next((i for i, key in enumerate(keys) if key != keys[0]), len(keys))
-        share = math.ceil(len(waiting) / max(1, self.observer.count_alive(self.optuna.user_attrs)))
+        workers = max(self.expected_workers, self.observer.count_alive(self.optuna.user_attrs))
+        share = math.ceil(len(waiting) / workers)
         runs = [self.take() for _ in range(min(share, together))]
         claimed = [run for run in runs if run is not None]
         if self.grid is None and claimed:

@@ -1,5 +1,6 @@
 """The study decides what runs where: claims, groups, lost workers, seeds. No training here."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -31,10 +32,21 @@ def place(request, tmp_path):
     return str(tmp_path / "study.journal") if request.param == "journal" else f"sqlite:///{tmp_path}/study.db"
 
 
+announced = []
+
+
+@pytest.fixture(autouse=True)
+def silence():
+    yield
+    while announced:
+        announced.pop().heartbeat.stop()
+
+
 def worker(place, new_plan=None):
     study = Study(place, "test")
     study.create(new_plan) if new_plan else study.join()
     study.announce()
+    announced.append(study)
     return study
 
 
@@ -71,6 +83,12 @@ def test_workers_share_what_waits(place):
     first = worker(place, plan(base=base))
     second = worker(place)
     assert len(first.claim()) == 2 and len(second.claim()) == 1
+
+
+def test_the_first_of_several_workers_leaves_the_others_their_share(place):
+    first = worker(place, plan(["optim.lr=1e-3,2e-3,3e-3,4e-3"]))
+    first.expected_workers = 4  # the other three are still starting
+    assert len(first.claim()) == 1
 
 
 def test_no_run_is_claimed_twice(place):
@@ -185,3 +203,21 @@ def test_a_process_id_that_was_reused_is_not_the_old_worker(monkeypatch):
     alive = SimpleNamespace(**record)
     monkeypatch.setattr(liveness, "process_start", lambda pid: alive.start)
     assert liveness.Observer().is_alive("w", {"worker:w": record})
+
+
+def test_a_storage_that_is_away_for_a_moment_does_not_end_the_heartbeat(monkeypatch):
+    monkeypatch.setattr(liveness, "BEAT_S", 0.01)
+    beats, again = [], threading.Event()
+
+    class Flaky:
+        def set_user_attr(self, name, record):
+            beats.append(record["beat"])
+            if record["beat"] == 1:
+                raise OSError("connection lost")
+            if record["beat"] == 2:
+                again.set()
+
+    heartbeat = liveness.Heartbeat(Flaky()).start()
+    assert again.wait(30)
+    heartbeat.stop()
+    assert beats[:3] == [0, 1, 2] and beats[-1] == -1
