@@ -103,7 +103,7 @@ class Group:
     def run(self, steps: int) -> None:
         for _ in range(steps):
             batch = next(self.batches)
-            self.teacher.prepare(batch.teacher_images)
+            self.teacher.prepare(batch)
             for student in self.students:
                 with student.acting():
                     student.trainer.step(batch)
@@ -120,7 +120,7 @@ class Group:
             marks = [time.process_time()]
             batch = next(self.batches)
             marks.append(time.process_time())
-            self.teacher.prepare(batch.teacher_images)
+            self.teacher.prepare(batch)
             marks.append(time.process_time())
             self.students[0].trainer.step(batch)
             marks.append(time.process_time())

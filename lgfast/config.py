@@ -76,7 +76,8 @@ class GuidanceConfig:
 
     weight: float = 2.5  # factor of the feature loss; 0: none, and no teacher unless it is distilled
     student_layers: tuple[int, ...] = ()  # flat block indices; (): the paper's choice for the model
-    transform: Literal["linear", "attention", "similarity"] = "linear"  # what the maps are compared by
+    # what the maps are compared by; similarity: between the images of one forward pass of one rank
+    transform: Literal["linear", "attention", "similarity"] = "linear"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lgfast.config import StepConfig
+from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent, Teacher
@@ -24,16 +24,18 @@ HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "
 
 def build(
     optimizer="adamw", precision="fp32", bn="batch", clip_norm=0.0, device="cpu", drop_path_rate=0.1, streams="on",
-    **options,
+    transform="linear", distill=None, **options,
 ):  # fmt: skip
     torch.manual_seed(7)
     model = create_model(
         "deit_tiny_patch16_224", num_classes=5, image_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=2,
         drop_path_rate=drop_path_rate,
     )  # fmt: skip
-    student = GuidedStudent(model, (0, 1, 2), (16, 32, 64), 16).to(device)
-    dtype = torch.bfloat16 if precision == "bf16" else None
-    teacher = Teacher(create_model("cifar_resnet8", 5).to(device), bn=bn, dtype=dtype, concurrent=streams == "on")
+    student = GuidedStudent(model, (0, 1, 2), (16, 32, 64), 16, transform).to(device)
+    teacher = Teacher(
+        create_model("cifar_resnet8", 5).to(device), bn=bn, dtype=torch.bfloat16 if precision == "bf16" else None,
+        concurrent=streams == "on", gives_logits=distill is not None,
+    )  # fmt: skip
     groups = param_groups(student.named_parameters(), 0.05)
     makers = {
         "adamw": lambda: FlatAdamW(groups, lr=3e-3),
@@ -43,7 +45,7 @@ def build(
     torch.manual_seed(8)  # of the steps to come
     return TrainStep(
         student, teacher, makers[optimizer](), TrainMeter(device), guidance_weight=2.5, precision=precision,
-        clip_norm=clip_norm, options=StepConfig(streams=streams, **options),
+        clip_norm=clip_norm, distill=distill, options=StepConfig(streams=streams, **options),
     )  # fmt: skip
 
 
@@ -134,9 +136,9 @@ def test_a_step_never_synchronises(graph):
 # ---- the same numbers in every way of running it ---------------------------------------------------------------------
 
 
-def plain_losses(count):
+def plain_losses(count, device="cpu"):
     """The guided recipe written out: hooks, real 1x1 convolutions, interpolation, torch.optim.AdamW."""
-    reference = build(drop_path_rate=0.0)
+    reference = build(drop_path_rate=0.0, device=device)
     student, teacher = copy.deepcopy(reference.student.model), copy.deepcopy(reference.teacher.model).train()
     projections = copy.deepcopy(reference.student.guidance.projections)
     tokens, maps, losses = [], [], []
@@ -146,7 +148,7 @@ def plain_losses(count):
         stage.register_forward_hook(lambda module, args, output: maps.append(output.detach()))
     named = [*student.named_parameters(), *projections.named_parameters()]
     optimizer = torch.optim.AdamW(param_groups(named, 0.05), lr=3e-3)
-    for batch in batches(count):
+    for batch in batches(count, device):
         tokens.clear(), maps.clear()
         teacher(batch.teacher_images)
         loss = F.cross_entropy(student(batch.images), batch.labels)
@@ -170,8 +172,10 @@ def test_fp32_equals_the_plain_composition():
     assert ours[:3] == pytest.approx(plain_losses(3), rel=1e-6)
 
 
-def test_runs_repeat_bit_for_bit():
-    assert train(build()) == train(build())
+@pytest.mark.parametrize("options", [{}, {"graph": "off"}, {"streams": "off"}, {"graph": "off", "streams": "off"}])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_runs_repeat_bit_for_bit_however_they_are_executed(precision, options):
+    assert train(build(precision=precision, **options)) == train(build(precision=precision))
 
 
 @pytest.mark.parametrize("bn", ["batch", "running"])
@@ -181,6 +185,19 @@ def test_accumulation_equals_one_big_batch(bn):
     assert train(split, 1) == pytest.approx(train(whole, 1), rel=1e-6)
     assert_near(parameters(split), parameters(whole), 1e-5)
     assert train(split, 5) == pytest.approx(train(whole, 5), rel=1e-4)
+
+
+@pytest.mark.parametrize("transform", ["attention", "similarity"])
+def test_variants_of_guidance_train(transform):
+    step = build(transform=transform, drop_path_rate=0.0)
+    (batch,) = batches(1)
+    losses = []
+    for _ in range(20):
+        step(batch)
+        losses.append(step.meter.read(TrainMeter.WINDOW)["guidance_loss"])
+        step.meter.reset(TrainMeter.WINDOW)
+    assert 0 < losses[-1] < losses[0]
+    assert len(list(step.student.guidance.parameters())) == 0
 
 
 def test_accumulation_that_does_not_divide_the_batch_is_refused():
@@ -316,6 +333,32 @@ def test_graph_and_streams_do_not_change_the_losses(precision):
     assert train(build(graph="on", streams="off", **options)) == expected
     assert train(build(graph="on", streams="on", **options)) == expected
     assert train(build(graph="on", streams="on", **options), after_step=torch.cuda.synchronize) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["soft", "hard"])
+def test_graph_and_streams_do_not_change_the_losses_of_distillation(mode):
+    options = {"device": "cuda", "precision": "bf16", "distill": DistillConfig(mode, 2.0)}
+    expected = train(build(graph="off", streams="off", **options))
+    assert train(build(graph="on", streams="on", **options)) == expected
+    assert train(build(graph="on", streams="on", **options), after_step=torch.cuda.synchronize) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graph", ["on", "off"])
+def test_compiled_student_gives_the_same_losses_on_the_gpu(graph):
+    options = {"device": "cuda", "graph": graph, "drop_path_rate": 0.0}
+    losses, expected = train(build(compile="on", **options)), train(build(**options))
+    # Fused operations round elsewhere: the first steps agree to rounding, later ones within its growth.
+    assert losses[:3] == pytest.approx(expected[:3], rel=1e-5)
+    assert losses == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.gpu
+def test_fp32_equals_the_plain_composition_on_the_gpu():
+    ours, plain = train(build(drop_path_rate=0.0, device="cuda")), plain_losses(20, "cuda")
+    assert ours[:3] == pytest.approx(plain[:3], rel=1e-5)
+    assert ours == pytest.approx(plain, rel=1e-2)
 
 
 @pytest.mark.gpu

@@ -50,6 +50,14 @@ def test_cached_run_equals_live_run(live, tmp_path, monkeypatch):
     assert calls.count(16) == 2 * 6  # two views of 96 images, in batches of 16; the third epoch only reads
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16-amp"])
+def test_cached_run_equals_live_run_in_low_precision(live, tmp_path, precision):
+    expected = replace(live, {"precision": precision, "epochs": 2, "data.views": 1, "run_dir": str(tmp_path / "live")})
+    train_run(expected)
+    train_run(cached(expected, tmp_path / "cached"))
+    assert_same_run(tmp_path / "cached", expected)
+
+
 def test_cached_run_resumes_exactly(live, tmp_path):
     config = cached(live, tmp_path)
     with pytest.raises(Interrupted):
