@@ -34,7 +34,7 @@ def composed(student, teacher):
 
 PROVIDERS: dict[str, Callable] = {
     "torch": composed,
-    "compile": torch.compile(composed, fullgraph=True),
+    "compile": torch.compile(composed, fullgraph=True, dynamic=False),
     "lgfast": feature_mse,
 }
 

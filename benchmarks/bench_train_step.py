@@ -3,12 +3,13 @@
     python -m benchmarks.bench_train_step [--providers paper,amp,lgfast,loop] [--shapes deit_tiny_224] [--batch 128]
 
 paper: the composition of the paper's code, eager float32. amp: a careful eager step (on CUDA bfloat16 autocast), SDPA
-and fused AdamW. compile: the same under torch.compile. bare: lgfast's own arithmetic written inline, without step
-object, meters and loop; loop: the same through the trainer's loop, its meters and log lines. Throughput: batch / median
-time. cpu_ms: median processor time of a call on the CPU, all threads together, which other programs on the machine
-disturb less. Stages run alone, one after the other; `rest` is what the step takes beyond their sum. matmul_share: the
-multiplications of the paper's step (counted) over the median time, as a share of a large matrix product; copy_share:
-the bytes of a fused step (DeiT-Ti in bfloat16 only), as a share of a device copy.
+and fused AdamW. compile: the same under torch.compile (max-autotune on CUDA); compile-graph: that as one CUDA graph.
+bare: lgfast's own arithmetic written inline, without step object, meters and loop; loop: the same through the trainer's
+loop, its meters and log lines. Throughput: batch / median time. cpu_ms: median processor time of a call on the CPU, all
+threads together, which other programs on the machine disturb less. Stages run alone, one after the other; `rest` is
+what the step takes beyond their sum. matmul_share: the multiplications of the paper's step (counted) over the median
+time, as a share of a large matrix product; copy_share: the bytes of a fused step (DeiT-Ti in bfloat16 only), as a share
+of a device copy.
 """
 
 from __future__ import annotations
@@ -307,7 +308,7 @@ def bench(
     num_flops = count_flops(setup)
     num_bytes = ROOFLINE_BYTES["step"] * batch if guided and has_figure(name, precision) else None
     calls = {p: harness.ready(lambda p=p: make_call(p, setup, precision)) for p in providers}
-    timings = harness.time_interleaved(calls, device, rounds)
+    timings = harness.time_interleaved(calls, device, rounds, fragile=PEERS)
     calls = {provider: call for provider, call in calls.items() if not timings[provider].error}
     counts = {provider: count(call, device) for provider, call in calls.items() if "compile" not in provider}
     cpu_ms = processor_ms(calls, rounds) if device.type == "cpu" else {}

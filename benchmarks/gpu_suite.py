@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import sys
 import time
@@ -60,9 +61,11 @@ class Suite:
             self.runner.state.forget("build")
 
     def execute(self, command: Command, arguments: list[str], limit_s: float, log: Path) -> runner.Record:
-        if self.options.dry_run and command.module != "pytest":
+        if self.options.dry_run and not command.needs_process:
             return runner.run_here(command, arguments, limit_s, log)
-        return runner.run_process(command, arguments, limit_s, log, (ROOT, self.site))
+        # the data sets may lie where nothing can be written
+        variables = {"LGFAST_CACHE": os.environ.get("LGFAST_CACHE", str(self.out / "cache"))}
+        return runner.run_process(command, arguments, limit_s, log, (ROOT, self.site), variables)
 
     def places(self) -> dict[str, object]:
         results = self.out / "results"

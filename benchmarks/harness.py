@@ -15,16 +15,18 @@ import statistics
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch._dynamo
 
 from lgfast import _extension
 from lgfast.environment import git_commit
 
 RESULTS = Path(__file__).parent / "results"
+torch._dynamo.config.recompile_limit = 256  # a compiled peer is compiled for each shape, as it would be used
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
@@ -71,11 +73,18 @@ def chosen_device(options: argparse.Namespace) -> torch.device:
 
 
 def time_interleaved(
-    calls: dict[str, Callable[[], object]], device: torch.device, rounds: int = 50, warmup: int = 5
+    calls: dict[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int = 50,
+    warmup: int = 5,
+    fragile: Collection[str] = (),
 ) -> dict[str, Timing]:
     """Times every call once a round, so that a busy moment of the machine meets all of them alike.
 
     A call that runs out of memory is left out from then on; its Timing holds the error.
+
+    Args:
+        fragile: calls, such as compiled peers, of which any failure is kept likewise.
     """
     once = _cuda_ms if device.type == "cuda" else _cpu_ms
     samples, peaks, errors = {name: [] for name in calls}, {}, {}
@@ -85,6 +94,10 @@ def time_interleaved(
             return None if name in errors else measure()
         except OUT_OF_MEMORY as error:
             errors[name] = out_of_memory(error)
+        except Exception as error:
+            if name not in fragile:
+                raise
+            errors[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
     for name, call in calls.items():
         for _ in range(warmup):

@@ -27,6 +27,11 @@ class Command:
         """Names the command in the suite's state, wherever its folders lie."""
         return f"{self.module} {self.text}".strip()
 
+    @property
+    def needs_process(self) -> bool:
+        """Whether it must not run inside another program, even where that would be faster."""
+        return self.module == "benchmarks.suite.gpu_tests"
+
     def arguments(self, places: dict[str, object]) -> list[str]:
         return [word.format(**places) for word in self.text.split()]
 
@@ -35,7 +40,7 @@ ATTENTION_SHAPES = (
     "deit_tiny", "t2t_vit_7", "vit_small", "pit_ti",
     "pvt_v2_b0_stage1", "pvt_v2_b0_stage2", "pvt_v2_b0_stage3", "pvt_v2_b0_stage4",
 )  # fmt: skip
-STEP = "--providers paper,amp,compile,lgfast --no-stages"
+STEP = "--providers paper,amp,compile,compile-graph,lgfast"
 STUDENTS = ("deit-ti", "pvtv2-b0", "pit-ti", "convit-ti", "t2t-vit-7", "pvt-ti")  # in order of interest
 TRAIN = "--runs {out}/runs --results {results} --set data.root={data} --set log.save_every_epochs=10"
 # float32 for the teacher, as in its recipe; bfloat16 compute over float32 masters for the students
@@ -44,7 +49,7 @@ GUIDED = f"{STUDENT} --teacher cifar100-resnet56 --set teacher.bn=batch"
 
 GPU: dict[str, list[Command]] = {
     "build": [Command("benchmarks.suite.build")],
-    "tests": [Command("pytest", "-q -m gpu --junitxml {out}/tests.xml")],
+    "tests": [Command("benchmarks.suite.gpu_tests", "--junitxml {out}/tests.xml")],
     "ceilings": [Command("benchmarks.ceilings", "--out {results}")],
     "attention": [Command("benchmarks.bench_short_attention", f"--shapes {name} {ROW}") for name in ATTENTION_SHAPES],
     "feature_mse": [
@@ -58,8 +63,16 @@ GPU: dict[str, list[Command]] = {
     ],
     "step": [
         Command("benchmarks.bench_optimizer", ROW),
-        *(Command("benchmarks.bench_train_step", f"{STEP} --batch {batch} {ROW}") for batch in (128, 256, 512)),
-        Command("benchmarks.bench_train_step", f"--providers lgfast-compile,lgfast,loop --batch 128 {ROW}"),
+        *(
+            Command("benchmarks.bench_train_step", f"{STEP} --batch {batch} --guidance {guidance} {more} {ROW}")
+            for batch, guidance, more in (
+                (128, "on", ""),
+                (256, "on", ""),
+                (512, "on", ""),
+                (128, "off", "--no-stages"),
+            )
+        ),
+        Command("benchmarks.bench_train_step", f"--providers lgfast-compile,lgfast,loop --no-stages --batch 128 {ROW}"),
     ],
     "sweep": [Command("benchmarks.bench_sweep", "--out {results}")],
     "train": [
@@ -86,7 +99,7 @@ TINY_STUDENT = "--set model.embed_dim=32 --set model.depth=3"
 # Every part on the CPU with tiny shapes: shows that the suite works, not how fast anything is.
 DRY: dict[str, list[Command]] = {
     "build": [Command("benchmarks.suite.build", "--check")],
-    "tests": [Command("pytest", "-q -m gpu tests/ops/test_feature_mse_cuda.py --junitxml {out}/tests.xml")],
+    "tests": [Command("benchmarks.suite.gpu_tests", "tests/ops/test_feature_mse_cuda.py --junitxml {out}/tests.xml")],
     "ceilings": [Command("benchmarks.ceilings", "--device cpu --rounds 3 --scale 0.25 --out {results}")],
     "attention": [
         Command(

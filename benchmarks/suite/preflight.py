@@ -34,6 +34,7 @@ PIECES = {
     "cmake": "(cmake)",
     "ninja": "(ninja)",
     "nvcc": "(nvcc)",
+    "c++": "(c++)",
     "dali": "nvidia.dali",
     "apex": "amp_C",
     "optuna": "optuna",
@@ -43,8 +44,8 @@ PIECES = {
 }
 LIBRARY = ("torch", "torchvision", "timm", "numpy", "pillow", "pyyaml", "tqdm")  # what `import lgfast` and data need
 NEEDS = {
-    "benchmarks.suite.build": ("setuptools", "pybind11", "cmake", "ninja", "nvcc"),
-    "pytest": ("pytest",),
+    "benchmarks.suite.build": ("setuptools", "pybind11", "cmake", "ninja", "nvcc", "c++"),
+    "benchmarks.suite.gpu_tests": ("pytest",),
     "benchmarks.bench_loader": ("scikit-learn",),
     "benchmarks.bench_train_step": ("safetensors",),
     "benchmarks.profile_step": ("safetensors",),
@@ -55,8 +56,8 @@ NEEDS = {
 OPTIONAL = {
     "dali": "no DALI rows in the loader part",
     "apex": "no apex row for the optimizer (PyPI's apex is another project)",
-    "optuna": "its tests fail to import",
-    "hypothesis": "its tests fail to import",
+    "optuna": "sampled sweeps cannot run; no part needs them",
+    "hypothesis": "its tests are left out",
     "matplotlib": "no curves.png; metrics.jsonl and summary.csv are kept",
     "scipy": "no Flowers-102",
 }

@@ -152,15 +152,23 @@ class Runner:
         return Outcome(part, status, seconds, files, "; ".join(reasons))
 
 
-def run_process(command: Command, arguments: list[str], limit_s: float, log: Path, paths: Sequence[Path]) -> Record:
+def run_process(
+    command: Command,
+    arguments: list[str],
+    limit_s: float,
+    log: Path,
+    paths: Sequence[Path],
+    variables: dict[str, str] | None = None,
+) -> Record:
     """A command as a process of its own session; at the limit it is asked to stop, then ended with its children.
 
     Args:
         paths: folders that come first on its module path.
+        variables: of its environment, beside this process's own.
     """
     line = [sys.executable, "-m", command.module, *arguments]
     python_path = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"} | (variables or {})
     with log.open("a") as output:
         output.write(f"\n$ {' '.join(line)}\n")
         output.flush()

@@ -20,6 +20,12 @@ def set_layer_norm_eps(model: nn.Module, eps: float) -> None:
             module.eps = eps
 
 
+def device_and_dtype(module: nn.Module) -> dict[str, torch.device | torch.dtype]:
+    """Of the module's parameters, as arguments for a layer that joins it."""
+    parameter = next(module.parameters())
+    return {"device": parameter.device, "dtype": parameter.dtype}
+
+
 def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """[B, h*w, C] to [B, C, h, w], a view in channels-last memory."""
     return tokens.transpose(1, 2).unflatten(2, grid)

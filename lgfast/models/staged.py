@@ -3,12 +3,11 @@
 from functools import partial
 
 import torch
-from timm.layers import get_device_dtype
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from lgfast.models.layers import map_to_tokens, prepend, tokens_to_map
+from lgfast.models.layers import device_and_dtype, map_to_tokens, prepend, tokens_to_map
 
 Grid = tuple[int, int]
 
@@ -102,7 +101,7 @@ class StagedTransformer(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        dd = get_device_dtype(self)
+        dd = device_and_dtype(self)
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = check_pool(global_pool)

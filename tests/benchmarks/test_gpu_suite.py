@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_suite, harness
-from benchmarks.suite import build, parts, preflight, runner
+from benchmarks.suite import build, gpu_tests, parts, preflight, runner
 from benchmarks.suite.parts import Command
 from lgfast.config import load_recipe
 
@@ -197,8 +197,6 @@ def test_commands_for_the_gpu_are_understood(command, tmp_path, monkeypatch):
     places = {"out": tmp_path, "results": tmp_path, "ceilings": tmp_path / "c.csv", "data": tmp_path}
     arguments = command.arguments(places)
     options = dict(itertools.pairwise(arguments))
-    if command.module == "pytest":
-        return
     module = importlib.import_module(command.module)
     for option, known in (("--providers", "PROVIDERS"), ("--shapes", "SHAPES"), ("--shape", "SHAPES")):
         if option in options and hasattr(module, known):
@@ -209,7 +207,7 @@ def test_commands_for_the_gpu_are_understood(command, tmp_path, monkeypatch):
     def stop(*_: object, **__: object):
         raise Understood
 
-    for place in ("chosen_device", "record", "build", "run_recipe", "rows"):
+    for place in ("chosen_device", "record", "build", "run_recipe", "rows", "test_files"):
         for owner in (harness, module):
             if hasattr(owner, place):
                 monkeypatch.setattr(owner, place, stop)
@@ -223,6 +221,13 @@ def test_parts_are_chosen_by_name_and_ceilings_come_first():
     assert parts.selected("", profile=True)[-2:] == ["profile", "train"]
     with pytest.raises(ValueError, match="--only: unknown part 'fast'; known: ceilings, build"):
         parts.selected("fast", profile=False)
+
+
+def test_gpu_tests_are_found_by_their_mark():
+    files = gpu_tests.test_files()
+    assert "tests/test_step.py" in files  # some are marked
+    assert "tests/ops/test_feature_mse_cuda.py" in files  # the whole file is
+    assert "tests/data/test_permutation.py" not in files  # needs hypothesis, and no GPU
 
 
 def test_hopper_is_built_with_its_own_instructions():

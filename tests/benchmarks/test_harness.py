@@ -56,6 +56,17 @@ def test_a_call_that_runs_out_of_memory_leaves_the_others_timed():
     assert timings["small"].median_ms >= 1 and timings["small"].error == ""
 
 
+def test_only_a_fragile_call_may_fail_otherwise():
+    def broken():
+        raise RuntimeError("no kernel image\nand much more")
+
+    calls = {"peer": broken, "own": lambda: time.sleep(0.001)}
+    timings = harness.time_interleaved(calls, CPU, rounds=2, fragile=["peer"])
+    assert timings["peer"].error == "RuntimeError: no kernel image" and timings["own"].median_ms >= 1
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        harness.time_interleaved(calls, CPU, rounds=2)
+
+
 def test_a_provider_that_cannot_be_set_up_is_a_failing_call():
     assert harness.ready(lambda: sum) is sum
     timings = harness.time_interleaved({"big": harness.ready(exhaust)}, CPU, rounds=2)
