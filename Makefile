@@ -15,8 +15,9 @@ $(INSTALLED): pyproject.toml
 build: $(INSTALLED)
 	$(PY) setup.py build_ext --inplace
 
+# A worker a core, each with one thread; a file's tests stay together, for they share fixtures.
 test: build
-	$(PY) -m pytest -m "not gpu"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not gpu" -n auto --dist loadfile
 
 test-gpu: build
 	$(PY) -m pytest -m gpu
