@@ -10,7 +10,6 @@ not take (`ops.unsupported_reason`: on CPU, in float32, with a mask) it runs its
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention as VitAttention
 from timm.models import convit as timm_convit
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from lgfast.models import convit, cvt, t2t
 from lgfast.models.layers import merge_heads, split_heads
 from lgfast.ops import short_attention, short_attention_qkvpacked
-from lgfast.ops.short_attention import HEAD_DIMS, unsupported_shape_reason
+from lgfast.ops.short_attention import HEAD_DIMS, compute_dtype, unsupported_shape_reason
 
 _fused_classes: dict[type, type] = {}  # attention class -> its fused subclass
 _PROJECTIONS = ("qkv", "qk", "kv", "q", "k", "v")
@@ -112,9 +111,7 @@ def _head_dim(module: nn.Module) -> int:
 
 def _is_served(module: nn.Module, x: Tensor, num_keys: int) -> bool:
     """Whether the kernels take the attention of tokens x [B, N, C] over `num_keys` keys."""
-    device = x.device
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else x.dtype
-    return unsupported_shape_reason(device, dtype, x.shape[1], num_keys, _head_dim(module)) is None
+    return unsupported_shape_reason(x.device, compute_dtype(x), x.shape[1], num_keys, _head_dim(module)) is None
 
 
 @register_fused(VitAttention)
@@ -173,7 +170,10 @@ def _attention_of_heads(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor
 
 @register_fused(cvt.Attention)
 class FusedCvtAttention(cvt.Attention):
-    """CvT: projections by convolution, half as many keys each way as queries."""
+    """CvT: projections by convolution, half as many keys each way as queries.
+
+    At 224 the first stage has 3,136 queries over 784 keys, more than the kernels take: it runs PyTorch's SDPA.
+    """
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         x = _attention_of_heads(*self.project_qkv(x, grid), self.scale)

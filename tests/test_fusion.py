@@ -8,12 +8,14 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import lgfast
 from lgfast import fuse, unfuse
 from lgfast.build import build_model
 from lgfast.config import from_dict
 from lgfast.models import create_model
+from lgfast.ops.short_attention import unsupported_shape_reason
 from tests.helpers import assert_as_exact_as_plain
 
 CONVIT = {"num_classes": 5, "depth": 2, "local_up_to_layer": 1, "drop_path_rate": 0.0}  # one block of each kind
@@ -93,17 +95,32 @@ def test_kernels_are_called(kernels_on_cpu, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, count, refused",
-    [("deit_tiny_patch16_224", 12, {}), ("pit_ti_224", 12, {}), ("pvt_tiny", 8, {}), ("pvt_v2_b0", 8, {}),
-     ("cvt_13", 13, {}), ("convit_tiny", 12, {}), ("t2t_vit_7", 7, {"PerformerLayer": 2})],
+    "name, count, left, too_large",
+    [("deit_tiny_patch16_224", 12, {}, []), ("pit_ti_224", 12, {}, []), ("pvt_tiny", 8, {}, []),
+     ("pvt_v2_b0", 8, {}, []), ("convit_tiny", 12, {}, []), ("t2t_vit_7", 7, {"PerformerLayer": 2}, []),
+     ("cvt_13", 13, {}, ["at most 1024 queries for 784 keys, got 3136"])],
 )  # fmt: skip
-def test_every_softmax_attention_of_the_family_is_fused(name, count, refused):
+def test_every_softmax_attention_of_the_students_is_fused(name, count, left, too_large, kernels_on_cpu, monkeypatch):
+    """And at 224 the kernels take all of them but CvT's first stage."""
     model = create_model(name, num_classes=3)
     keys = list(model.state_dict())
     report = fuse(model)
     assert len(report.fused) == count
-    assert Counter(class_name for _, class_name, _ in report.refused) == refused
+    assert Counter(class_name for _, class_name, _ in report.refused) == left
     assert list(model.state_dict()) == keys
+
+    reasons = []
+
+    def recorded(*args):
+        reasons.append(unsupported_shape_reason(*args))
+        return reasons[-1]
+
+    module = importlib.import_module("lgfast.ops.short_attention")
+    monkeypatch.setattr(module, "unsupported_shape_reason", recorded)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes, no arithmetic
+        model.bfloat16()(torch.empty(2, 3, 224, 224, dtype=torch.bfloat16))
+    assert len(reasons) == count
+    assert [reason for reason in reasons if reason] == too_large
 
 
 def test_fusing_twice_and_unfusing():

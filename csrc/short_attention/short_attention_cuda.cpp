@@ -44,14 +44,16 @@ HeadsOutput output_part(const Tensor& x, int part) {
   return {static_cast<uint16_t*>(x.mutable_data_ptr()) + part * x.stride(2), x.stride(0), x.stride(1), x.stride(3)};
 }
 
+// The sentences of unsupported_shape_reason in lgfast/ops/short_attention.py.
 void check_limits(const Shape& s, ScalarType dtype) {
   LGFAST_CHECK(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, kOp,
                "dtype must be bfloat16 or float16, got ", toString(dtype));
   LGFAST_CHECK(s.head_dim == 32 || s.head_dim == 48 || s.head_dim == 64, kOp, "head dim must be 32, 48 or 64, got ",
                s.head_dim);
-  const int most_queries = s.keys <= kFewKeys ? kMaxQueriesFewKeys : kMaxSequence;
-  LGFAST_CHECK(s.keys >= 1 && s.keys <= kMaxSequence && s.queries >= 1 && s.queries <= most_queries, kOp, "needs 1 to ",
-               kMaxSequence, " tokens, got ", s.queries, " queries and ", s.keys, " keys");
+  LGFAST_CHECK(s.queries >= 1 && s.keys >= 1, kOp, "there must be queries and keys, got ", s.queries, " and ", s.keys);
+  LGFAST_CHECK(s.keys <= kMaxSequence, kOp, "at most ", kMaxSequence, " keys, got ", s.keys);
+  const int most = s.keys <= kFewKeys ? kMaxQueriesFewKeys : kMaxSequence;
+  LGFAST_CHECK(s.queries <= most, kOp, "at most ", most, " queries for ", s.keys, " keys, got ", s.queries);
 }
 
 void check_like(const char* name, const Tensor& x, const Tensor& q) {

@@ -32,7 +32,7 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None
     Source: FlashAttention-2 (arXiv 2307.08691), for sequences whose keys fit on chip.
     """
     _check(q, k, v)
-    q, k, v = (_autocast(x) for x in (q, k, v))
+    q, k, v = (x.to(compute_dtype(x)) for x in (q, k, v))
     if unsupported_reason(q, k, v, softmax_scale) is not None:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=softmax_scale).transpose(1, 2)
@@ -57,7 +57,7 @@ def short_attention_qkvpacked(
         RuntimeError: backward through the kernels with create_graph=True.
     """
     _check_packed(qkv, added_bias)
-    qkv = _autocast(qkv)
+    qkv = qkv.to(compute_dtype(qkv))
     if unsupported_reason(*qkv.unbind(2), softmax_scale) is None:
         return torch.ops.lgfast.short_attention_qkvpacked_fwd(qkv, added_bias, _scale(qkv, softmax_scale))[0]
     if added_bias is not None:  # adds zero and takes the gradient
@@ -105,11 +105,12 @@ def _scale(q: Tensor, softmax_scale: float | None) -> float:
     return q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
 
 
-def _autocast(x: Tensor) -> Tensor:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype attention computes x in: its own, or autocast's where that is on."""
     device_type = x.device.type
-    if torch.is_autocast_enabled(device_type) and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(device_type))
-    return x
+    if x.is_meta or x.dtype == torch.float64 or not torch.is_autocast_enabled(device_type):
+        return x.dtype
+    return torch.get_autocast_dtype(device_type)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:

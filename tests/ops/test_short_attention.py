@@ -181,6 +181,18 @@ def test_empty_batch(path, request):
     assert out.shape == q.shape
     out.sum().backward()
     assert q.grad.shape == q.shape
+    qkv, bias = torch.randn(0, 17, 3, 2, 32).bfloat16().requires_grad_(), torch.ones(192, requires_grad=True)
+    short_attention_qkvpacked(qkv, added_bias=bias).sum().backward()
+    assert qkv.grad.shape == qkv.shape and not bias.grad.any()
+
+
+@pytest.mark.parametrize("path", ["kernels_on_cpu", None])
+def test_tensors_without_data_give_the_shape(path, request):
+    if path:
+        request.getfixturevalue(path)
+    q, k, v = (x.detach().to("meta") for x in make_qkv(17, 9))
+    assert short_attention(q, k, v).shape == q.shape and short_attention(q, k, v).is_meta
+    assert short_attention_qkvpacked(torch.empty(2, 17, 3, 2, 32, device="meta")).shape == (2, 17, 64)
 
 
 def test_second_derivative_is_refused(kernels_on_cpu):

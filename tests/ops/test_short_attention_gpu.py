@@ -155,7 +155,8 @@ def test_empty_batch():
     assert out.shape == q.shape and q.grad.shape == q.shape
 
 
-def test_native_op_refuses_what_it_cannot_serve():
-    q, k, v = (x.detach() for x in make_qkv(17, 17, 40))
-    with pytest.raises(RuntimeError, match="lgfast::short_attention: head dim must be 32, 48 or 64, got 40"):
+@pytest.mark.parametrize("n, m, dim", [(17, 17, 40), (17, 1025, 32), (1025, 65, 32), (4097, 64, 32), (0, 3, 32)])
+def test_native_op_refuses_in_the_words_of_unsupported_reason(n, m, dim):
+    q, k, v = (x.detach() for x in make_qkv(n, m, dim))
+    with pytest.raises(RuntimeError, match=f"lgfast::short_attention: {unsupported_reason(q, k, v)}"):
         torch.ops.lgfast.short_attention_fwd(q, k, v, 0.2)
