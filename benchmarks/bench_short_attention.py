@@ -45,6 +45,7 @@ SHAPES = {
     "pvt_v2_b0_stage2": Shape(2, 784, 49, 32),
     "pvt_v2_b0_stage3": Shape(5, 196, 49, 32),
     "pvt_v2_b0_stage4": Shape(8, 49, 49, 32),
+    "convit_tiny": Shape(4, 196, 196, 48),  # its content part
 }
 
 
