@@ -5,7 +5,8 @@
 timm: timm's create_transform on Pillow images in a torch DataLoader, the pipeline of the paper's code.
 torchvision: transforms.v2 on tensors, nearest recipe (RandAugment always applies both operations, bilinearly), a batch
 at a time in this process. dali: the dali loader, decoding JPEG files first. resident: the resident loader.
-One call is one epoch of the images. cores: worker processes for timm, threads for the others, from 1 up to --cores.
+One call is one epoch of the images, delivered to --device, where torchvision, dali and resident also work on them.
+cores: worker processes for timm, threads for the others: 1, 2, 4, ... and --cores.
 """
 
 import tempfile
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
-from timm.data import create_transform
+from timm.data import auto_augment, create_transform
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -37,11 +38,19 @@ def real_images(count: int) -> np.ndarray:
     return np.stack([photos[i % 2][y : y + 64 : 2, x : x + 64 : 2] for i, (y, x) in enumerate(corners)])
 
 
+def keep_bits(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """timm's posterize; Pillow 12 and later refuse its strongest setting, no bits at all, which gives black."""
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    return image if bits >= 8 else ImageOps.posterize(image, bits)
+
+
 class PillowImages(Dataset):
     """Images as the paper's code loads them: a Pillow image through timm's training transform."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
+        auto_augment.NAME_TO_OP["PosterizeIncreasing"] = keep_bits
         self.transform = create_transform(
             SPEC.image_size,
             is_training=True,
@@ -59,14 +68,15 @@ class PillowImages(Dataset):
         return self.transform(Image.fromarray(self.images[index])), index
 
 
-def timm_epoch(images: np.ndarray, cores: int) -> Callable[[], object]:
+def timm_epoch(images: np.ndarray, cores: int, device: torch.device) -> Callable[[], object]:
     options = {"batch_size": BATCH, "shuffle": True, "drop_last": True}
-    loader = DataLoader(PillowImages(images), num_workers=cores, persistent_workers=True, **options)
-    return lambda: sum(len(batch) for batch, _ in loader)
+    pin = device.type == "cuda"
+    loader = DataLoader(PillowImages(images), num_workers=cores, persistent_workers=True, pin_memory=pin, **options)
+    return lambda: sum(len(batch.to(device, non_blocking=True)) for batch, _ in loader)
 
 
-def torchvision_epoch(images: np.ndarray, cores: int) -> Callable[[], object]:
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+def torchvision_epoch(images: np.ndarray, cores: int, device: torch.device) -> Callable[[], object]:
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
     bicubic = v2.InterpolationMode.BICUBIC
     transform = v2.Compose(
         [
@@ -87,8 +97,8 @@ def torchvision_epoch(images: np.ndarray, cores: int) -> Callable[[], object]:
     return epoch
 
 
-def resident_epoch(images: np.ndarray, cores: int) -> Callable[[], object]:
-    loader = build_train_loader("resident", image_set_of(images), SPEC, BATCH)
+def resident_epoch(images: np.ndarray, cores: int, device: torch.device) -> Callable[[], object]:
+    loader = build_train_loader("resident", image_set_of(images), SPEC, BATCH, device=device)
 
     def epoch():
         torch.set_num_threads(cores)
@@ -97,13 +107,14 @@ def resident_epoch(images: np.ndarray, cores: int) -> Callable[[], object]:
     return epoch
 
 
-def dali_epoch(images: np.ndarray, cores: int) -> Callable[[], object]:
+def dali_epoch(images: np.ndarray, cores: int, device: torch.device) -> Callable[[], object]:
     folder = tempfile.TemporaryDirectory()  # deleted with the closure below
     for number, image in enumerate(images):
         path = Path(folder.name) / "train" / f"class{number % 2}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path, quality=95)
-    loader = build_train_loader("dali", load_files("folder", folder.name), SPEC, BATCH, workers=cores)
+    files = load_files("folder", folder.name)
+    loader = build_train_loader("dali", files, SPEC, BATCH, workers=cores, device=device)
 
     def epoch(folder=folder):
         torch.set_num_threads(cores)
@@ -119,18 +130,24 @@ def image_set_of(images: np.ndarray) -> ImageSet:
     return image_set_from_arrays("windows", images, [i % 2 for i in range(len(images))], ("a", "b"))
 
 
-def check(images: np.ndarray) -> None:
+def check(images: np.ndarray, device: torch.device) -> None:
     """The resident loader's views are Pillow's."""
-    batch = next(iter(build_train_loader("resident", image_set_of(images), SPEC, BATCH, seed=3)))
+    batch = next(iter(build_train_loader("resident", image_set_of(images), SPEC, BATCH, seed=3, device=device)))
     for place, index in enumerate(batch.indices[:16].tolist()):
         view, _ = augment_sample(images[index], SPEC, index, seed=3, epoch=0)
-        torch.testing.assert_close(batch.images[place], view, rtol=0, atol=1e-5)  # erase noise: two math libraries
+        own = batch.images[place].cpu()
+        torch.testing.assert_close(own, view, rtol=0, atol=1e-5)  # erase noise: two math libraries
+
+
+def core_counts(cores: int) -> list[int]:
+    """1, 2, 4, ... and `cores`."""
+    return sorted({2**k for k in range(cores.bit_length()) if 2**k <= cores} | {cores})
 
 
 def bench(providers: list[str], num_images: int, cores: int, rounds: int, device: torch.device):
     images = real_images(num_images)
-    check(images)
-    calls = {(name, n): PROVIDERS[name](images, n) for name in providers for n in range(1, cores + 1)}
+    check(images, device)
+    calls = {(name, n): PROVIDERS[name](images, n, device) for name in providers for n in core_counts(cores)}
     timings = harness.time_interleaved(calls, device, rounds, warmup=1)
     for (name, n), timing in timings.items():
         images_per_s = timing.per_s(num_images // BATCH * BATCH)
@@ -150,8 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=5)
     parser.add_argument("--providers", default="timm,torchvision,resident", help="of " + ", ".join(PROVIDERS))
     parser.add_argument("--images", type=int, default=256, help="per epoch")
-    parser.add_argument("--cores", type=int, default=torch.get_num_threads(), help="measure 1 up to so many")
-    parser.set_defaults(device="cpu")
+    parser.add_argument("--cores", type=int, default=torch.get_num_threads(), help="measure up to so many")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     rows = bench(options.providers.split(","), options.images, options.cores, options.rounds, device)

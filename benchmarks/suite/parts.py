@@ -58,8 +58,8 @@ GPU: dict[str, list[Command]] = {
     ],
     "augment": [Command("benchmarks.bench_augment", f"--batches 128,512 {ROW}")],
     "loader": [
-        Command("benchmarks.bench_loader", f"--device cuda --images 2048 {ROW}"),
-        Command("benchmarks.bench_loader", f"--device cuda --images 2048 --providers dali,resident {ROW}", ("dali",)),
+        Command("benchmarks.bench_loader", f"--images 1024 {ROW}"),
+        Command("benchmarks.bench_loader", f"--images 1024 --providers dali,resident {ROW}", ("dali",)),
     ],
     "step": [
         Command("benchmarks.bench_optimizer", ROW),
