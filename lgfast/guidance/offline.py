@@ -6,6 +6,7 @@ a crop.
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from hashlib import blake2b
@@ -160,6 +161,11 @@ def write_rows(
             description["content_hash"] = hash_rows(map_pixels(partial, file.tell()))
             append_footer(file, description)
         partial.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            message = f"no space left for the teacher's maps {path}; free some, or set teacher.cache to a larger disk"
+            raise OSError(errno.ENOSPC, message) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -1,6 +1,8 @@
 """The offline mode equals its definition, composed from torchvision's functions on single images."""
 
 import copy
+import errno
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from torch import nn
 from torchvision.transforms import functional as TF
 
 from lgfast.config import Config, replace
-from lgfast.data import build_train_loader, load_dataset
+from lgfast.data import FileSet, build_train_loader, load_dataset
 from lgfast.guidance import GuidedStudent, Teacher
+from lgfast.guidance import offline as offline_module
 from lgfast.guidance.offline import OfflineTeacher, crop_maps, stored_rows
 from lgfast.guidance.rows import read_host_rows
 from lgfast.interrupt import Interrupted
@@ -20,6 +23,7 @@ from lgfast.ops.augment import augment_plan
 from lgfast.ops.augment_spec import IMAGENET_MEAN, IMAGENET_STD, AugmentSpec
 from lgfast.run import train_run
 from lgfast.step import TrainStep
+from lgfast.targets import target_source
 from tests.runs import StopAt, metrics, tiny_config
 from tests.test_step import HostReads
 
@@ -115,6 +119,23 @@ def test_maps_are_computed_once_per_images_and_teacher(images, tmp_path, monkeyp
     stored_rows(teacher, images.subset(torch.arange(20)), SPEC, torch.float32, tmp_path, CPU)
     assert len(list(tmp_path.glob("*.rows"))) == 4
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_full_disk_leaves_no_half_file(images, tmp_path, monkeypatch):
+    def fail(file, tree):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(offline_module, "append_footer", fail)
+    with pytest.raises(OSError, match=r"no space left for the teacher's maps .*; free some, or set teacher.cache"):
+        offline_rows(make_teacher(), images.subset(torch.arange(20)), tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_image_files_are_refused(tmp_path):
+    files = FileSet("folder", [], torch.empty(0, dtype=torch.int64), ())
+    config = replace(Config(), {"teacher.targets": "offline", "teacher.cache": str(tmp_path)})
+    with pytest.raises(ValueError, match=r"teacher.targets: offline reads decoded images; use data.loader=resident"):
+        target_source(config, Teacher(make_teacher()), SimpleNamespace(image_set=files))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
