@@ -1,67 +1,87 @@
 """Trials per hour of a sweep: students in groups against one trial at a time and one process each.
 
-    python -m benchmarks.bench_sweep [--students 1 2 4 8 16] [--steps 30] [--repeats 3] [--cores 2]
+    python -m benchmarks.bench_sweep [--recipe heavy] [--students 1,2,4,8,16] [--device cpu|cuda]
 
-The recipe is digits with a heavy share of loading and teacher: Pillow views with full RandAugment, and a ResNet-56
-teacher at the student's input size. The shares are measured and stand in every row. Providers:
+Recipes, all on scikit-learn's digits:
 
-    one_at_a_time   one process, all cores, one trial after another
-    process_each    a process and a core per trial, as many at a time as there are cores
-    group           one process, all cores, K students on one batch and one teacher pass
-    groups          a process per core, each with K / cores students (what `--workers` does)
+    heavy    the digits student with a heavy share of loading and teacher: Pillow views of 32x32 with RandAugment,
+             and a ResNet-56 teacher of the same input (the default on CPU)
+    digits   the digits recipe as it is
+    deit-ti  DeiT-Ti at 224x224, ResNet-56 teacher at 32x32, batch 128, the paper's views (the default on CUDA)
 
-Start-up, compilation and warm-up are outside the clock. A trial is one run of the recipe's full length; its time is
-that of its steps. On a machine that others use too, cpu_s_per_trial is the figure that compares.
+Providers:
+
+    one_at_a_time   one process, one trial after another
+    process_each    trials in processes of their own, at the same time: a core each, or up to four on one GPU
+    group           one process, K students on one batch and one teacher pass
+    groups          a process per core, each with K / cores students (CPU; what `--workers` does)
+
+Every row states the shares of loading, teacher and student in a step of one trial, and whether the first student ended
+the warm-up with the same bits as alone. Start-up, compilation and warm-up are outside the clock; a trial's time is that
+of its steps. On a machine that others use too, cpu_s_per_trial is the figure that compares.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import dataclasses
-import datetime
 import hashlib
 import json
+import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from lgfast.build import Loaders, build_loaders, load_splits
+from benchmarks import harness
+from lgfast.build import build_loaders, load_splits
 from lgfast.config import Config, load_recipe, replace
 from lgfast.data import Batch
-from lgfast.environment import describe_environment
 from lgfast.interrupt import InterruptFlag
 from lgfast.sweep.group import SharedTeacher, Student
 from lgfast.sweep.probe import untrained_teacher
 
 WARMUP_STEPS = 3
-RECIPE = {
-    "augment.image_size": 32,
-    "augment.teacher_size": 32,
-    "augment.rand_augment": "rand-m9-mstd0.5-inc1",
-    "augment.flip_prob": 0.5,
-    "augment.erase_prob": 0.25,
-    "model.patch_size": 4,
-    "teacher.recipe": "cifar100-resnet56",
-    "data.seed": 0,
-    "data.loader": "timm",
-    "log.tensorboard": False,
-    "log.every_steps": 10**9,
-    "device": "cpu",
+MIN_STEPS = 4
+PROCESSES_PER_GPU = 4
+VIEWS = {"augment.rand_augment": "rand-m9-mstd0.5-inc1", "augment.flip_prob": 0.5, "augment.erase_prob": 0.25}
+RECIPES = {
+    "digits": {},
+    "heavy": VIEWS
+    | {
+        "augment.image_size": 32,
+        "augment.teacher_size": 32,
+        "model.patch_size": 4,
+        "teacher.recipe": "cifar100-resnet56",
+        "data.loader": "timm",
+    },
+    "deit-ti": VIEWS
+    | {
+        "augment.image_size": 224,
+        "augment.teacher_size": 32,
+        "model.patch_size": "none",
+        "model.embed_dim": "none",
+        "model.depth": "none",
+        "model.num_heads": "none",
+        "guidance.student_layers": "0,6,11",
+        "teacher.recipe": "cifar100-resnet56",
+        "data.batch_size": 128,
+        "data.train_limit": 1200,
+    },
 }
+COMMON = {"data.seed": 0, "model.drop_path_rate": 0.1, "log.tensorboard": False, "log.every_steps": 10**9}
 
 
-def configs(students: int, folder: Path) -> list[Config]:
+def trial_configs(recipe: str, students: int, device: str, folder: Path) -> list[Config]:
     """Trials that differ in learning rate, guidance weight and seed."""
-    base = replace(load_recipe("digits"), RECIPE)
+    precision = "bf16" if device == "cuda" else "fp32"
+    base = replace(load_recipe("digits"), COMMON | RECIPES[recipe] | {"device": device, "precision": precision})
     return [
         replace(
             base,
@@ -77,18 +97,27 @@ def configs(students: int, folder: Path) -> list[Config]:
 
 
 class Group:
-    """K students ready to step, as a worker of a sweep has them; the teacher is untrained, which costs the same."""
+    """K students ready to step, as a worker of a sweep has them; the teacher is untrained, which costs the same.
 
-    def __init__(self, students: int, folder: Path) -> None:
-        trials, device = configs(students, folder), torch.device("cpu")
-        splits = load_splits(trials[0])
+    Args:
+        is_shared: whether the teacher runs once for all; else inside the student's step, as in a run of its own.
+    """
+
+    def __init__(self, configs: Sequence[Config], is_shared: bool) -> None:
+        self.device = torch.device(configs[0].device)
+        splits = load_splits(configs[0])
         torch.manual_seed(0)
-        self.teacher = SharedTeacher(untrained_teacher(trials[0], splits, device))
-        self.loaders: Loaders = build_loaders(trials[0], splits, device)
+        teacher = untrained_teacher(configs[0], splits, self.device)
+        self.shared = SharedTeacher(teacher) if is_shared else None
+        self.loaders = build_loaders(configs[0], splits, self.device)
+        own = self.shared or teacher
         self.students = [
-            Student(trial).build(splits, self.teacher, device, InterruptFlag(), self.loaders) for trial in trials
+            Student(config).build(splits, own, self.device, InterruptFlag(), self.loaders) for config in configs
         ]
-        self.steps_per_trial = trials[0].epochs * len(self.loaders.train)
+        failed = [student.error for student in self.students if student.trainer is None]
+        if failed:
+            raise ValueError(failed[0])
+        self.steps_per_trial = configs[0].epochs * len(self.loaders.train)
         self.batches = self.endless()
 
     def endless(self) -> Iterator[Batch]:
@@ -103,173 +132,197 @@ class Group:
     def run(self, steps: int) -> None:
         for _ in range(steps):
             batch = next(self.batches)
-            self.teacher.prepare(batch)
+            self.prepare(batch)
             for student in self.students:
                 with student.acting():
                     student.trainer.step(batch)
+        self.synchronize()
+
+    def prepare(self, batch: Batch) -> None:
+        if self.shared is not None:
+            with self.students[0].trainer.step.autocast():
+                self.shared.prepare(batch)
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def digest(self) -> str:
         """Of the first student's weights."""
         state = self.students[0].trainer.student.model.state_dict()
-        return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()[:12]
+        return hashlib.sha256(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state))).hexdigest()[:12]
 
     def shares(self, steps: int) -> dict[str, float]:
-        """CPU seconds of loading, teacher and one student, per step."""
-        cpu = {"loading_s": 0.0, "teacher_s": 0.0, "student_s": 0.0}
+        """Shares of loading, teacher and one student in the time of a step."""
+        seconds = [0.0, 0.0, 0.0]
         for _ in range(steps):
-            marks = [time.process_time()]
+            marks = [time.perf_counter()]
             batch = next(self.batches)
-            marks.append(time.process_time())
-            self.teacher.prepare(batch)
-            marks.append(time.process_time())
+            self.synchronize()
+            marks.append(time.perf_counter())
+            self.prepare(batch)
+            self.synchronize()
+            marks.append(time.perf_counter())
             self.students[0].trainer.step(batch)
-            marks.append(time.process_time())
-            for name, begin, end in zip(cpu, marks, marks[1:], strict=False):
-                cpu[name] += (end - begin) / steps
-        return cpu
+            self.synchronize()
+            marks.append(time.perf_counter())
+            seconds = [s + end - begin for s, begin, end in zip(seconds, marks, marks[1:], strict=False)]
+        names = ("loading_share", "teacher_share", "student_share")
+        return {name: part / sum(seconds) for name, part in zip(names, seconds, strict=True)}
 
 
-def child(students: int, steps: int, threads: int, want_shares: bool) -> None:
+def child(options: argparse.Namespace) -> None:
     """Set up, say so, wait for the word, run, report."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        group = Group(students, Path(folder))
+        configs = trial_configs(options.recipe, options.child, options.device, Path(folder))
+        group = Group(configs, is_shared=options.child > 1 or options.shares)
         group.run(WARMUP_STEPS)
+        digest = group.digest()
         print("ready", flush=True)
         sys.stdin.readline()
+        if options.shares:
+            print(json.dumps(group.shares(options.steps)), flush=True)
+            return
         started, cpu = time.perf_counter(), time.process_time()
-        group.run(steps)
+        group.run(options.steps)
         row = {
-            "wall_s": (time.perf_counter() - started) / steps,
-            "cpu_s": (time.process_time() - cpu) / steps,
-            "digest": group.digest(),
+            "wall_s": (time.perf_counter() - started) / options.steps,
+            "cpu_s": (time.process_time() - cpu) / options.steps,
+            "digest": digest,
             "steps_per_trial": group.steps_per_trial,
         }
-        if want_shares:
-            row |= group.shares(steps)
         print(json.dumps(row), flush=True)
 
 
-def measure(students: list[int], steps: int, threads: int, want_shares: bool = False) -> list[dict]:
-    """One child for each number of students, all running at the same time."""
-    base = [sys.executable, "-m", "benchmarks.bench_sweep", "--steps", str(steps), "--threads", str(threads)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    children = [
-        subprocess.Popen(
-            [*base, "--child", str(count), *(["--shares"] if want_shares else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for count in students
-    ]
-    for process in children:
-        if process.stdout.readline().strip() != "ready":
-            raise RuntimeError("a measured process ended before it was ready; see its message above")
-    for process in children:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return [json.loads(process.communicate()[0]) for process in children]
+@dataclass(frozen=True)
+class Launch:
+    """Processes that run at the same time: the students of each, and the threads that each may use."""
+
+    students: tuple[int, ...]
+    threads: int
+
+    def measure(self, options: argparse.Namespace, shares: bool = False) -> list[dict]:
+        """Start the processes, let them set up, then run them at the same time; what each of them reports."""
+        command = [sys.executable, "-m", "benchmarks.bench_sweep", "--recipe", options.recipe]
+        command += ["--device", options.device, "--threads", str(self.threads), *(["--shares"] if shares else [])]
+        children = [
+            subprocess.Popen(
+                [*command, "--child", str(count), "--steps", str(self.steps(options.steps))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": str(self.threads)},
+            )
+            for count in self.students
+        ]
+        for process in children:
+            if process.stdout.readline().strip() != "ready":
+                for other in children:
+                    other.kill()
+                raise ChildProcessError("a measured process ended before it was ready; see its message above")
+        for process in children:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        reports = [process.communicate()[0] for process in children]
+        if any(process.returncode for process in children):
+            raise ChildProcessError("a measured process failed; see its message above")
+        return [json.loads(report) for report in reports]
+
+    def steps(self, steps: int) -> int:
+        """Fewer steps for more students, so that every measurement takes about as long."""
+        return max(min(steps, MIN_STEPS), math.ceil(steps / max(self.students)))
 
 
-def providers(students: int, cores: int) -> dict[str, tuple[list[int], int]]:
-    """Per provider the students of each process, and its threads."""
-    found = {"group": ([students], cores)}
-    if students == 1:
-        found |= {"one_at_a_time": ([1], cores), "process_each": ([1] * cores, 1)}
-        del found["group"]
-    elif students >= cores > 1:
-        found["groups"] = ([students // cores] * cores, 1)
+def launches(students: Sequence[int], cores: int, device: str) -> dict[tuple[str, int], Launch]:
+    """What is measured, by provider and number of students; one trial at a time comes first."""
+    found = {("one_at_a_time", 1): Launch((1,), cores)}
+    if device == "cpu" and cores > 1:
+        found["process_each", cores] = Launch((1,) * cores, 1)
+    for count in students:
+        if count > 1:
+            found["group", count] = Launch((count,), cores)
+        if device == "cuda" and 1 < count <= PROCESSES_PER_GPU:
+            found["process_each", count] = Launch((1,) * count, max(1, cores // count))
+        if device == "cpu" and cores > 1 and count >= 2 * cores:
+            found["groups", count] = Launch((count // cores,) * cores, 1)
     return found
 
 
-@dataclasses.dataclass
-class Sample:
-    """One measurement of a provider."""
-
-    trials: int
-    step_s: float  # wall seconds until every trial has done a step
-    cpu_s: float  # CPU seconds of a step of one trial
-    digest: str
-
-    @classmethod
-    def of(cls, students: list[int], children: list[dict]) -> Sample:
-        trials = sum(students)
-        cpu_s = sum(row["cpu_s"] for row in children) / trials
-        return cls(trials, max(row["wall_s"] for row in children), cpu_s, children[0]["digest"])
-
-
-def rows(options: argparse.Namespace) -> list[dict]:
-    shares = measure([1], options.steps, 1, want_shares=True)[0]
-    step = shares["loading_s"] + shares["teacher_s"] + shares["student_s"]
-    shown = {f"{part}_share": round(shares[f"{part}_s"] / step, 3) for part in ("loading", "teacher", "student")}
-    plans = {(name, k): plan for k in options.students for name, plan in providers(k, options.cores).items()}
-    samples: dict[tuple[str, int], list[Sample]] = {key: [] for key in plans}
+def rows(options: argparse.Namespace) -> Iterator[dict]:
+    plans = launches(options.students, options.cores, options.device)
+    shares = Launch((1,), options.cores).measure(options, shares=True)[0]
+    samples: dict[tuple[str, int], list[list[dict]]] = {key: [] for key in plans}
     for _ in range(options.repeats):  # interleaved, so that a busy minute does not fall on one provider
-        for key, (students, threads) in plans.items():
-            samples[key].append(Sample.of(students, measure(students, options.steps, threads)))
-    environment = describe_environment()
-    alone = {key[0]: samples[key][0].digest for key in samples if key[1] == 1}
-    found = []
-    for (name, students), taken in samples.items():
-        # same number of threads, so the same order of sums: the first student must have the same bits as alone
-        expected = alone.get("process_each" if name in ("groups", "process_each") else "one_at_a_time")
-        rates = [3600 * sample.trials / (sample.step_s * shares["steps_per_trial"]) for sample in taken]
-        found.append(
-            {
-                "provider": name,
-                "students": students,
-                "cores": options.cores,
-                "trials_per_hour": round(statistics.median(rates), 1),
-                "trials_per_hour_min": round(min(rates), 1),
-                "trials_per_hour_max": round(max(rates), 1),
-                "cpu_s_per_trial": round(statistics.median(s.cpu_s for s in taken) * shares["steps_per_trial"], 2),
-                "same_bits_as_alone": expected is None or all(sample.digest == expected for sample in taken),
-                **shown,
-                "steps_per_trial": shares["steps_per_trial"],
-                "steps_measured": options.steps,
-                "repeats": options.repeats,
-                "load_average": round(os.getloadavg()[0], 1),
-                "cpu": cpu_name(),
-                "torch": environment["torch"],
-                "commit": environment["commit"],
-                "date": datetime.date.today().isoformat(),
-            }
-        )
-    return found
+        for key, plan in plans.items():
+            try:
+                samples[key].append(plan.measure(options))
+            except ChildProcessError as error:  # too many students for the memory, say: the others are measured
+                print(f"{key[0]} of {key[1]}: {error}", file=sys.stderr)
+    samples = {key: taken for key, taken in samples.items() if taken}
+    alone = {
+        plans[key].threads: taken[0][0]["digest"] for key, taken in samples.items() if set(plans[key].students) == {1}
+    }
+    for key, taken in samples.items():
+        plan = plans[key]
+        trials, steps = sum(plan.students), taken[0][0]["steps_per_trial"]
+        rates = [3600 * trials / (steps * max(one["wall_s"] for one in sample)) for sample in taken]
+        cpu_s = [steps * sum(one["cpu_s"] for one in sample) / trials for sample in taken]
+        # the order of sums depends on the number of threads, so only equal numbers can have equal bits
+        same = all(one["digest"] == alone.get(plan.threads) for sample in taken for one in sample)
+        yield {
+            "op": "sweep",
+            "provider": key[0],
+            "shape": f"{options.recipe} B={load_batch_size(options)}",
+            "students": trials,
+            "processes": len(plan.students),
+            "trials_per_hour": statistics.median(rates),
+            "trials_per_hour_min": min(rates),
+            "trials_per_hour_max": max(rates),
+            "cpu_s_per_trial": statistics.median(cpu_s),
+            "same_bits_as_alone": same if plan.threads in alone else None,
+            **shares,
+            "steps_per_trial": steps,
+            "steps_measured": plan.steps(options.steps),
+            "repeats": options.repeats,
+            "load_average": os.getloadavg()[0],
+        }
 
 
-def cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+def load_batch_size(options: argparse.Namespace) -> int:
+    return trial_configs(options.recipe, 1, options.device, Path())[0].data.batch_size
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--students", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--repeats", type=int, default=3)
+    number_list = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
+    parser.add_argument("--recipe", choices=tuple(RECIPES), help="default: heavy on CPU, deit-ti on CUDA")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--students", type=number_list, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--steps", type=int, help="of one trial alone; a group of K does a K-th of them")
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=harness.RESULTS)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--shares", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    options = parser.parse_args()
+    is_cuda = options.device == "cuda"
+    options.recipe = options.recipe or ("deit-ti" if is_cuda else "heavy")
+    options.steps = options.steps or (200 if is_cuda else 16)
     if options.child:
-        child(options.child, options.steps, options.threads, options.shares)
+        child(options)
         return 0
-    table = rows(options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{table[0]['date']}_cpu_sweep.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    for row in table:
-        print({name: row[name] for name in list(row)[:11]})
+    torch.set_num_threads(options.cores)  # stands in the rows
+    device = harness.chosen_device(options)
+    found = list(rows(options))
+    path = harness.write_rows("sweep", found, device, options.out)
+    for row in found:
+        shown = ("provider", "students", "trials_per_hour", "cpu_s_per_trial", "same_bits_as_alone")
+        print(
+            "  ".join(f"{name} {row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in shown)
+        )
+    print(", ".join(f"{name} {found[0][name]:.0%}" for name in found[0] if name.endswith("_share")))
     print(path)
     return 0
 

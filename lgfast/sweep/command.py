@@ -18,7 +18,7 @@ from lgfast.sweep.probe import predict
 from lgfast.sweep.results import find_winner, measure_winner, write_results
 from lgfast.sweep.space import Space, read_space
 from lgfast.sweep.study import Plan, Study
-from lgfast.sweep.table import Display, table
+from lgfast.sweep.table import Display, describe, score, table
 from lgfast.sweep.worker import StopFlag, Worker
 
 JOURNAL = "study.journal"
@@ -160,9 +160,10 @@ def conclude(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag)
 def describe_winner(winner, test: dict[str, Any] | None, out: Path) -> str:
     if winner is None:
         return "no setting is complete yet"
-    text = f"\nbest: setting {winner.setting}, validation {winner.mean:.2f} ± {winner.spread:.2f} %"
+    text = f"\nbest: setting {winner.setting}, validation {score(winner.mean, winner.seeds, winner.spread)} %"
     if test:
-        text += f", test {test['mean']:.2f} ± {test['spread']:.2f} % ({len(test['top1'])} seeds)"
+        seeds = len(test["top1"])
+        text += f", test {score(test['mean'], seeds, test['spread'])} % ({seeds} seed{'s' * (seeds > 1)})"
     return f"{text}\ntrain it again with: python -m lgfast.train --config {out}/best.yaml; all runs in {out}/sweep.csv"
 
 
@@ -172,7 +173,7 @@ def dry_run(plan: Plan, workers: int) -> int:
     configs = [plan.config_of(changes, seed) for changes in settings for seed in plan.space.seeds]
     print(f"{len(settings)} settings x {len(plan.space.seeds)} seeds = {len(configs)} trials")
     for number, changes in enumerate(settings[:DRY_RUN_SHOWN]):
-        print(f"  setting {number}: " + " ".join(f"{key}={value}" for key, value in changes.items()))
+        print(f"  setting {number}: {describe(changes)}")
     if len(settings) > DRY_RUN_SHOWN:
         print(f"  ... and {len(settings) - DRY_RUN_SHOWN} more")
     prediction = predict(configs, plan.group)

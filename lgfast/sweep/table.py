@@ -20,15 +20,25 @@ def show(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def describe(changes: dict[str, Any]) -> str:
+    """E.g. "optim.lr=0.001 guidance.weight=1"."""
+    return " ".join(f"{key}={show(value)}" for key, value in changes.items())
+
+
+def score(mean: float, values: int, spread: float) -> str:
+    """E.g. "61.16 ± 2.87"; a single seed has no spread."""
+    return f"{mean:.2f} ± {spread:.2f}" if values > 1 else f"{mean:.2f}"
+
+
 def cells(settings: Sequence[SettingRow], keys: Sequence[str]) -> list[list[str]]:
     """A header and a row per setting: values, mean and spread of validation accuracy, states of the seeds."""
     rows = [["setting", *keys, "val top-1 (%)", "seeds", "state"]]
     for row in settings:
-        score = "" if row.mean is None else f"{row.mean:6.2f} ± {row.spread:.2f}"
+        mean = "" if row.mean is None else score(row.mean, row.seeds, row.spread)
         states = Counter(row.states)
         state = row.states[0] if len(states) == 1 else ", ".join(f"{n} {name}" for name, n in states.items())
         values = [show(row.changes.get(key, "-")) for key in keys]
-        rows.append([str(row.setting), *values, score, f"{row.seeds}/{len(row.states)}", state])
+        rows.append([str(row.setting), *values, mean, f"{row.seeds}/{len(row.states)}", state])
     return rows
 
 
@@ -85,7 +95,7 @@ class Display:
             before = self._states.get((run.setting, run.seed), "waiting")
             self._states[run.setting, run.seed] = run.state
             if run.state != before:
-                values = " ".join(f"{key}={show(value)}" for key, value in (run.changes or {}).items())
-                score = "" if run.val_top1 is None else f"  val {run.val_top1:.2f} %"
-                line = f"setting {run.setting} seed {run.seed} {values}: {run.state}{score}  {run.error}".rstrip()
+                top1 = "" if run.val_top1 is None else f"  val {run.val_top1:.2f} %"
+                name = f"setting {run.setting} seed {run.seed} {describe(run.changes or {})}"
+                line = f"{name}: {run.state}{top1}  {run.error}".rstrip()
                 print(line, f"({counts(runs)})", file=self.stream, flush=True)

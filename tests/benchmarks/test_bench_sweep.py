@@ -1,0 +1,49 @@
+"""bench_sweep: what is compared is the same work, shared or not."""
+
+import pytest
+import torch
+
+from benchmarks.bench_sweep import Group, Launch, launches, trial_configs
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def group(folder, students, is_shared):
+    return Group(trial_configs("digits", students, "cpu", folder), is_shared)
+
+
+def test_the_first_of_two_students_has_the_same_bits_as_a_trial_alone(tmp_path):
+    alone, together = group(tmp_path / "1", 1, False), group(tmp_path / "2", 2, True)
+    before = alone.digest()
+    assert together.digest() == before
+    alone.run(2)
+    together.run(2)
+    assert together.digest() == alone.digest() != before
+    shares = together.shares(1)
+    assert sum(shares.values()) == pytest.approx(1) and all(0 < share < 1 for share in shares.values())
+
+
+def test_cores_and_students_are_split_among_processes():
+    found = launches([1, 2, 4, 8], 2, "cpu")
+    assert found["one_at_a_time", 1] == Launch((1,), 2)
+    assert found["process_each", 2] == Launch((1, 1), 1)
+    assert found["group", 8] == Launch((8,), 2)
+    assert found["groups", 8] == Launch((4, 4), 1)
+    assert ("groups", 2) not in found  # would be two processes of one student
+
+
+def test_one_gpu_is_shared_by_few_processes():
+    found = launches([1, 2, 4, 8], 8, "cuda")
+    assert [key for key in found if key[0] == "process_each"] == [("process_each", 2), ("process_each", 4)]
+    assert found["process_each", 4] == Launch((1, 1, 1, 1), 2)
+
+
+def test_many_students_do_fewer_steps_but_not_too_few():
+    assert [Launch((count,), 2).steps(32) for count in (1, 2, 16)] == [32, 16, 4]
+    assert Launch((16,), 2).steps(1) == 1
