@@ -116,7 +116,7 @@ def plot_importance(study: Study, path: Path) -> Path | None:
         importance = optuna.importance.get_param_importances(study.optuna)
     if len(importance) < 2:
         return None
-    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.45 * len(importance)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.45 * len(importance)), layout="constrained")
     names = list(importance)[::-1]
     bars = axes.barh(names, [importance[name] for name in names])
     axes.bar_label(bars, fmt="%.2f", padding=3)
