@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import shutil
@@ -10,8 +11,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.suite.parts import Command
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,8 +68,8 @@ OPTIONAL = {
 }
 
 
-def has(piece: str) -> bool:
-    """Whether a piece of PIECES is on this machine."""
+def is_present(piece: str) -> bool:
+    """Whether a piece of PIECES is on this machine, in whatever version."""
     name = PIECES[piece]
     if name.startswith("("):
         program = name.strip("()")
@@ -76,16 +81,35 @@ def has(piece: str) -> bool:
         return False
 
 
+def lack(piece: str) -> str:
+    """What is wrong with a piece: its name, with the versions that pyproject.toml asks for; empty: nothing."""
+    if not is_present(piece):
+        return piece
+    bounds = requirements().get(piece)
+    if bounds is None or PIECES[piece].startswith("("):
+        return ""
+    try:
+        version = metadata.version(piece)
+    except metadata.PackageNotFoundError:  # a source tree on the path
+        return ""
+    from packaging.version import Version
+
+    final = Version(version).base_version  # an image's 2.11.0a0+1234 has what 2.11 has
+    return "" if bounds.contains(final) else f"{piece}{bounds} (here: {version})"
+
+
 def missing(command: Command, has_data: bool, check_only: bool = False) -> list[str]:
     """Pieces without which a command cannot run."""
+    if not is_present("packaging"):
+        return ["packaging"]
     own = () if check_only else NEEDS.get(command.module, ())
     needs = [*LIBRARY, *own, *(piece for piece in command.needs if piece != "data")]
-    absent = [piece for piece in needs if not has(piece)]
+    absent = [text for piece in needs if (text := lack(piece))]
     return absent + (["--data ROOT with cifar-100-python"] if "data" in command.needs and not has_data else [])
 
 
 def report(parts: dict[str, list[Command]], missing: Callable[[Command], list[str]]) -> list[str]:
-    """Lines for the terminal: what is missing and what is skipped for it, what is older than asked for.
+    """Lines for the terminal: what is missing and what is skipped for it.
 
     Args:
         missing: pieces without which a command cannot run.
@@ -97,32 +121,19 @@ def report(parts: dict[str, list[Command]], missing: Callable[[Command], list[st
                 if piece not in OPTIONAL and name not in stopped.setdefault(piece, []):
                     stopped[piece].append(name)
     lines = [f"missing: {piece}; skipped for it: {', '.join(names)}" for piece, names in stopped.items()]
-    lines += [f"missing: {piece}; {effect}" for piece, effect in OPTIONAL.items() if not has(piece)]
-    return lines + outdated()
+    lines += [f"missing: {piece}; {effect}" for piece, effect in OPTIONAL.items() if not is_present(piece)]
+    return lines
 
 
-def outdated() -> list[str]:
-    """Installed packages outside the bounds of pyproject.toml; they are used all the same."""
-    if not has("packaging"):
-        return ["missing: packaging; versions are not checked"]
+@functools.cache
+def requirements() -> dict[str, SpecifierSet]:
+    """Versions that building and running need, of pyproject.toml (tomllib is newer than Python 3.10)."""
     from packaging.requirements import Requirement
 
-    found = []
-    for requirement in map(Requirement, requirements()):
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            found.append(f"outside pyproject.toml: {requirement.name} {version}, asked for {requirement.specifier}")
-    return found
-
-
-def requirements() -> list[str]:
-    """Of pyproject.toml: what building and running need (tomllib is newer than Python 3.10)."""
     text = (ROOT / "pyproject.toml").read_text()
     blocks = re.findall(r"^(?:requires|dependencies) = \[(.*?)\]$", text, flags=re.MULTILINE | re.DOTALL)
-    return [name for block in blocks for name in re.findall(r'"([^"]+)"', block)]
+    found = [Requirement(name) for block in blocks for name in re.findall(r'"([^"]+)"', block)]
+    return {requirement.name: requirement.specifier for requirement in found}
 
 
 def wheel_files(paths: Iterable[Path]) -> list[Path]:

@@ -10,6 +10,7 @@ to RESULTS/<date>_<hardware>_<data set>/.
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import datetime
 import re
@@ -58,7 +59,8 @@ def collect(runs: Path, results: Path, dataset: str, device: torch.device) -> No
     cells = {}
     for name in begun:
         if (cell := cell_of(name)) and (result := read_result(runs / name)):
-            cells[cell] = dataclasses.replace(result, run_dir=str(runs / name))  # the folder may have moved
+            seconds = max(result.seconds, epoch_seconds(runs / name))  # its own are those since the last resume
+            cells[cell] = dataclasses.replace(result, run_dir=str(runs / name), seconds=seconds)  # it may have moved
     if not cells:
         return
     rows = [reproduce.summarise(cell, [result]) for cell, result in cells.items()]
@@ -68,6 +70,12 @@ def collect(runs: Path, results: Path, dataset: str, device: torch.device) -> No
         reproduce.plot({cell: [result] for cell, result in cells.items()}, folder / "curves.png")
     except ImportError:
         print("no curves.png: matplotlib is not installed")
+
+
+def epoch_seconds(run: Path) -> float:
+    """Time that the training epochs of a run took, over all its sessions."""
+    with (run / "summary.csv").open() as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def cell_of(recipe: str) -> reproduce.Cell | None:
@@ -102,10 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = run_recipe(options.teacher, options.runs, teacher_changes(changes))
         changes = [*changes, f"teacher.checkpoint={options.runs / options.teacher}"]
     code = code or run_recipe(options.recipe, options.runs, changes)
-    started = options.runs / options.recipe / "config.yaml"
-    if started.is_file():
-        config = load_yaml(started)
-        collect(options.runs, options.results, config.data.dataset, resolve_device(config.device))
+    for name in filter(None, (options.recipe, options.teacher)):
+        if (options.runs / name / "config.yaml").is_file():
+            config = load_yaml(options.runs / name / "config.yaml")
+            collect(options.runs, options.results, config.data.dataset, resolve_device(config.device))
+            break
     return code
 
 

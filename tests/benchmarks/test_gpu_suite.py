@@ -4,6 +4,7 @@ import csv
 import importlib
 import itertools
 import json
+import re
 import time
 import zipfile
 from pathlib import Path
@@ -152,8 +153,8 @@ def test_a_missing_piece_skips_what_needs_it(suite):
 
 
 def test_missing_pieces_are_named_with_the_parts_they_stop(monkeypatch):
-    there = preflight.has
-    monkeypatch.setattr(preflight, "has", lambda piece: piece not in ("tyro", "apex") and there(piece))
+    there = preflight.is_present
+    monkeypatch.setattr(preflight, "is_present", lambda piece: piece not in ("tyro", "apex") and there(piece))
     lines = preflight.report(parts.GPU, lambda command: preflight.missing(command, has_data=True))
     assert "missing: tyro; skipped for it: train" in lines
     assert any(line.startswith("missing: apex; no apex row") for line in lines)
@@ -161,10 +162,13 @@ def test_missing_pieces_are_named_with_the_parts_they_stop(monkeypatch):
     assert preflight.missing(train, has_data=False) == ["tyro", "--data ROOT with cifar-100-python"]
 
 
-def test_versions_outside_the_project_s_bounds_are_named(monkeypatch):
-    monkeypatch.setattr(preflight.metadata, "version", lambda name: {"timm": "0.4.12"}.get(name, "99"))
-    (line,) = [line for line in preflight.outdated() if "timm" in line]
-    assert "timm 0.4.12, asked for" in line
+def test_versions_outside_the_project_s_bounds_count_as_missing(monkeypatch):
+    versions = {"timm": "0.4.12", "torch": "2.11.0a0+1234"}  # an image's own build of 2.11
+    monkeypatch.setattr(preflight.metadata, "version", lambda name: versions[name])
+    assert re.fullmatch(r"timm.*>=1.*\(here: 0\.4\.12\)", preflight.lack("timm"))
+    assert preflight.lack("torch") == ""
+    versions["torch"] = "2.10.1"
+    assert preflight.lack("torch") == "torch>=2.11 (here: 2.10.1)"
 
 
 def test_wheels_are_installed_beside_the_environment(tmp_path):
