@@ -32,8 +32,9 @@ py::dict build_info() {
   return info;
 }
 
-py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, int head_dim, bool has_bias) {
-  const auto fwd = lgfast::plan_short_attention_fwd(batch_heads, num_queries, num_keys, head_dim);
+py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, int head_dim, bool has_bias,
+                              int multiprocessors) {
+  const auto fwd = lgfast::plan_short_attention_fwd(batch_heads, num_queries, num_keys, head_dim, multiprocessors);
   const auto bwd = lgfast::plan_short_attention_bwd(num_queries, num_keys, head_dim, has_bias);
   py::dict fwd_plan, bwd_plan, plan;
   fwd_plan["row_capacity"] = fwd.row_capacity;
@@ -62,6 +63,6 @@ PYBIND11_MODULE(_C, m) {
         py::arg("acc_bytes") = 4,
         "How feature_mse's kernel cuts one pair: channels of a block, blocks, shared memory.");
   m.def("short_attention_plan", &short_attention_plan, py::arg("batch_heads"), py::arg("num_queries"),
-        py::arg("num_keys"), py::arg("head_dim"), py::arg("has_bias") = false,
+        py::arg("num_keys"), py::arg("head_dim"), py::arg("has_bias") = false, py::arg("multiprocessors") = 132,
         "How short_attention's kernels cut a shape: warps, rows in shared memory, blocks, shared memory in bytes.");
 }

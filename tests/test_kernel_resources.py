@@ -67,6 +67,22 @@ def test_shared_memory_fits_for_every_supported_shape(head_dim):
 
 
 @pytest.mark.skipif(not _extension.has_native(), reason="needs lgfast._C")
+@pytest.mark.parametrize(
+    "batch_heads, queries, keys, blocks",
+    [
+        (768, 197, 197, 1),  # 2.9 waves of two blocks on 132 multiprocessors: full as they are
+        (3, 197, 197, 4),  # one image: every round of queries is a block of its own
+        (256, 3136, 49, 3),  # 0.6 waves of three blocks; a third of the queries each makes 1.9
+    ],
+)
+def test_queries_are_divided_to_fill_the_gpu(batch_heads, queries, keys, blocks):
+    from lgfast import _C
+
+    head_dim = 64 if keys > 64 else 32
+    assert _C.short_attention_plan(batch_heads, queries, keys, head_dim)["fwd"]["blocks"] == blocks * batch_heads
+
+
+@pytest.mark.skipif(not _extension.has_native(), reason="needs lgfast._C")
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_up_to_256_keys_the_row_of_scores_is_whole(head_dim):
     from lgfast import _C

@@ -248,8 +248,8 @@ const char* launch_fwd(const ShortAttentionFwdParams& params, const ShortAttenti
 
 template <typename T, int kHeadDim>
 const char* launch_short_attention_fwd(const ShortAttentionFwdParams& params, void* stream) {
-  const auto plan =
-      plan_short_attention_fwd(params.batch * params.heads, params.num_queries, params.num_keys, kHeadDim);
+  const auto plan = plan_short_attention_fwd(params.batch * params.heads, params.num_queries, params.num_keys, kHeadDim,
+                                             num_multiprocessors());
   switch (plan.row_capacity) {
     case 64: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 64>>(params, plan, stream);
     case 128: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 128>>(params, plan, stream);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 
 #include "common/float16.h"
 
@@ -65,8 +66,23 @@ struct ShortAttentionFwdPlan {
   int smem_bytes;     // K, V, and a buffer of queries a warp
 };
 
-inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_queries, int num_keys, int head_dim) {
-  constexpr int kBlocksAtOnce = 2 * 132;  // an H200 has 132 multiprocessors
+// Into how many blocks to divide the queries of a head: more blocks fill the last wave better, and copy K and V more
+// often. Counted in rows copied by the multiprocessor that has most to do.
+inline int fwd_query_splits(const ShortAttentionFwdPlan& plan, int batch_heads, int num_queries, int slots) {
+  const int round_rows = plan.warps * plan.rows_per_warp;
+  const int rounds = ceil_div(num_queries, round_rows);
+  const auto busiest = [&](int splits) {
+    return int64_t(ceil_div(batch_heads * splits, slots)) * (plan.key_rows + ceil_div(rounds, splits) * round_rows);
+  };
+  int best = 1;
+  for (int splits = 2; splits <= rounds; ++splits) {
+    if (busiest(splits) < busiest(best)) best = splits;
+  }
+  return best;
+}
+
+inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_queries, int num_keys, int head_dim,
+                                                      int multiprocessors) {
   constexpr int kMostKeyBytes = 96 * 1024;
   const int row_bytes = smem_row_bytes(head_dim);
   const int padded = round_up(num_keys, kTileRows);
@@ -79,9 +95,8 @@ inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_q
   const bool is_large = 2 * plan.key_rows * row_bytes > kMostKeyBytes / 2;
   plan.warps = is_large ? fwd_max_warps(plan.row_capacity, head_dim) : 4;
   plan.warps = std::min(plan.warps, ceil_div(num_queries, plan.rows_per_warp));
-  const int rounds = ceil_div(num_queries, plan.warps * plan.rows_per_warp);
-  const int blocks_wanted = num_keys <= kFewKeys ? 2 * kBlocksAtOnce : kBlocksAtOnce;
-  plan.query_splits = std::clamp(blocks_wanted / std::max(batch_heads, 1), 1, std::max(rounds, 1));
+  const int slots = multiprocessors * fwd_blocks(plan.row_capacity, head_dim);
+  plan.query_splits = fwd_query_splits(plan, batch_heads, num_queries, slots);
   plan.smem_bytes = row_bytes * (2 * plan.key_rows + plan.warps * plan.rows_per_warp);
   return plan;
 }
