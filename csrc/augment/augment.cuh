@@ -17,6 +17,8 @@ constexpr int kPlanThreads = 128;
 
 struct BlockTeam {
   static constexpr int kStrip = 4;
+  template <typename Strip>
+  using Read = Strip;  // one 4-byte load
 
   template <typename F>
   __device__ __forceinline__ void each(int n, const F& f) const {

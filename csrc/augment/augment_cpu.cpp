@@ -30,6 +30,8 @@ using torch::stable::Tensor;
 // One thread: loops run in order, and there is nobody to wait for.
 struct ThreadTeam {
   static constexpr int kStrip = 32;
+  template <typename Strip>
+  using Read = const Strip&;  // a copy on the stack would be written in halves and read whole: 20 cycles a strip
   template <typename F>
   void each(int n, const F& f) const {
     for (int i = 0; i < n; ++i) f(i);

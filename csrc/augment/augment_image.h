@@ -8,7 +8,8 @@
 // them. Work is dealt out in strips of kStrip neighbouring pixels of a row: a SIMD loop on the CPU, 4-byte accesses on
 // the GPU.
 //
-// Team: kStrip; each(n, f(i)); grid(rows, columns, f(y, x)); add(counter, value); add_to_total(counter, value).
+// Team: kStrip; Read<Strip>, how a strip is read: copied, or in place; each(n, f(i)); grid(rows, columns, f(y, x));
+// add(counter, value); add_to_total(counter, value).
 // each and grid end with a barrier of the team.
 #pragma once
 
@@ -112,6 +113,7 @@ class ImageAugmenter {
   static constexpr int kStrip = Team::kStrip;
   static_assert(kPlaneAlignment % kStrip == 0, "a strip must not cross the end of a row");
   using Strip = Bytes<kStrip>;
+  using Read = typename Team::template Read<Strip>;
 
   LGFAST_TEAM int plan_int(int column) const { return int(row_[column]); }
   LGFAST_TEAM int num_strips() const { return pitch_ / kStrip; }
@@ -189,7 +191,7 @@ class ImageAugmenter {
       int sum[kStrip];
       for (int l = 0; l < kStrip; ++l) sum[l] = kFixedHalf;
       for (int k = 0; k < taps.count; ++k) {
-        const Strip source = strip(plane_[3], c * spare_rows_ + taps.first - first + k, s);
+        const Read source = strip(plane_[3], c * spare_rows_ + taps.first - first + k, s);
         for (int l = 0; l < kStrip; ++l) sum[l] += source.value[l] * weight[k];
       }
       Strip out;
@@ -237,7 +239,7 @@ class ImageAugmenter {
     team_.each(1, [&](int) { *total_ = 0; });
     uint32_t sum = 0;
     team_.grid(size_, num_strips(), [&](int y, int s) {
-      const Strip r = strip(plane_[0], y, s), g = strip(plane_[1], y, s), b = strip(plane_[2], y, s);
+      const Read r = strip(plane_[0], y, s), g = strip(plane_[1], y, s), b = strip(plane_[2], y, s);
       for (int l = 0; l < kStrip; ++l) {
         sum += s * kStrip + l < size_ ? luma(r.value[l], g.value[l], b.value[l]) : 0;
       }
@@ -250,7 +252,7 @@ class ImageAugmenter {
     team_.each(kTableSize, [&](int i) { histogram_[i] = 0; });
     team_.grid(3 * size_, num_strips(), [&](int channel_row, int s) {
       const int c = channel_row / size_;
-      const Strip values = strip(plane_[c], channel_row % size_, s);
+      const Read values = strip(plane_[c], channel_row % size_, s);
       for (int l = 0; l < kStrip && s * kStrip + l < size_; ++l) {
         team_.add(histogram_ + c * 256 + pending(c * 256 + values.value[l]), 1);
       }
@@ -341,11 +343,15 @@ class ImageAugmenter {
                [&](int i) { table_[i] = (float(pending(i)) / 255.0f - p_.mean[i / 256]) / p_.std[i / 256]; });
     team_.grid(3 * size_, num_strips(), [&](int channel_row, int s) {
       const int c = channel_row / size_, y = channel_row % size_;
-      const Strip values = strip(plane_[c], y, s);
+      const Read values = strip(plane_[c], y, s);
       const float* table = table_ + c * 256;
       T* out = image + c * p_.channel_stride + y * p_.row_stride + s * kStrip * p_.column_stride;
       const int count = size_ - s * kStrip < kStrip ? size_ - s * kStrip : kStrip;
-      for (int l = 0; l < count; ++l) out[l * p_.column_stride] = from_float<T>(table[values.value[l]]);
+      if (p_.column_stride == 1 && count == kStrip) {
+        for (int l = 0; l < kStrip; ++l) out[l] = from_float<T>(table[values.value[l]]);
+      } else {
+        for (int l = 0; l < count; ++l) out[l * p_.column_stride] = from_float<T>(table[values.value[l]]);
+      }
     });
   }
 

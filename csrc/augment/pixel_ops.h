@@ -209,22 +209,32 @@ LGFAST_HOST_DEVICE double cubic_of_word(uint32_t taps, double d) {
   return cubic(int(taps & 255), int((taps >> 8) & 255), int((taps >> 16) & 255), int(taps >> 24), d);
 }
 
-// For each of kCount pixels the four neighbours first[l] - 1 ... first[l] + 2 in line(l), clamped to 0 ... size - 1, in
-// the bytes of a word. The pixels of a line are `stride` bytes apart.
-template <int kCount, typename Line>
-LGFAST_HOST_DEVICE void gather_taps(const Line& line, const int (&first)[kCount], int size, int stride,
-                                    uint32_t (&taps)[kCount]) {
+// Whether the four neighbours first - 1 ... first + 2 of all kCount pixels lie in 0 ... size - 1.
+template <int kCount>
+LGFAST_HOST_DEVICE bool is_interior(const int (&first)[kCount], int size) {
   int lowest = first[0], highest = first[0];
   for (int l = 0; l < kCount; ++l) {
     lowest = first[l] < lowest ? first[l] : lowest;
     highest = first[l] > highest ? first[l] : highest;
   }
-  if (lowest < 1 || highest + 2 >= size) {
+  return lowest >= 1 && highest + 2 < size;
+}
+
+// For each of kCount pixels the four neighbours first[l] - 1 ... first[l] + 2 in line(l), clamped to 0 ... size - 1, in
+// the bytes of a word. The pixels of a line are `stride` bytes apart.
+template <int kCount, typename Line>
+LGFAST_HOST_DEVICE void gather_taps(const Line& line, const int (&first)[kCount], int size, int stride,
+                                    uint32_t (&taps)[kCount]) {
+  if (!is_interior(first, size)) {
     for (int l = 0; l < kCount; ++l) {
       const uint8_t* pixel = line(l);
-      uint32_t word = 0;
-      for (int k = 0; k < 4; ++k) word |= uint32_t(pixel[clamp(first[l] - 1 + k, 0, size - 1) * stride]) << (8 * k);
-      taps[l] = word;
+      if (stride == 1 && first[l] >= 1 && first[l] + 2 < size) {
+        memcpy(&taps[l], pixel + first[l] - 1, 4);
+      } else {
+        uint32_t word = 0;
+        for (int k = 0; k < 4; ++k) word |= uint32_t(pixel[clamp(first[l] - 1 + k, 0, size - 1) * stride]) << (8 * k);
+        taps[l] = word;
+      }
     }
   } else if (stride == 1) {
     for (int l = 0; l < kCount; ++l) memcpy(&taps[l], line(l) + first[l] - 1, 4);
@@ -309,6 +319,12 @@ LGFAST_HOST_DEVICE void affine_bicubic(const Affine& a, const uint8_t* plane, in
   const bool keeps_x = a.m[0] == 1 && a.m[1] == 0 && a.m[2] == 0;
   const bool keeps_y = a.m[3] == 0 && a.m[4] == 1 && a.m[5] == 0;
   const SourceLine<kCount> across(a.m, x, y, size), down(a.m + 3, x, y, size);
+  int inside[kCount], any_inside = 0;
+  for (int l = 0; l < kCount; ++l) any_inside |= inside[l] = across.is_inside[l] & down.is_inside[l];
+  if (!any_inside) {
+    for (int l = 0; l < kCount; ++l) out[l] = uint8_t(fill);
+    return;
+  }
   uint32_t taps[kCount];
   double value[kCount];
   if (keeps_y) {
@@ -319,16 +335,25 @@ LGFAST_HOST_DEVICE void affine_bicubic(const Affine& a, const uint8_t* plane, in
     for (int l = 0; l < kCount; ++l) value[l] = cubic_of_word(taps[l], down.rest[l]);
   } else {
     double v[4][kCount];
-    for (int k = 0; k < 4; ++k) {
-      gather_taps([&](int l) { return plane + clamp(down.first[l] - 1 + k, 0, size - 1) * pitch; }, across.first, size,
-                  1, taps);
-      for (int l = 0; l < kCount; ++l) v[k][l] = cubic_of_word(taps[l], across.rest[l]);
+    if (is_interior(across.first, size) && is_interior(down.first, size)) {
+      int offset[kCount];
+      for (int l = 0; l < kCount; ++l) offset[l] = (down.first[l] - 1) * pitch + across.first[l] - 1;
+      for (int k = 0; k < 4; ++k) {
+        for (int l = 0; l < kCount; ++l) memcpy(&taps[l], plane + k * pitch + offset[l], 4);
+        for (int l = 0; l < kCount; ++l) v[k][l] = cubic_of_word(taps[l], across.rest[l]);
+      }
+    } else {
+      for (int k = 0; k < 4; ++k) {
+        gather_taps([&](int l) { return plane + clamp(down.first[l] - 1 + k, 0, size - 1) * pitch; }, across.first,
+                    size, 1, taps);
+        for (int l = 0; l < kCount; ++l) v[k][l] = cubic_of_word(taps[l], across.rest[l]);
+      }
     }
     for (int l = 0; l < kCount; ++l) value[l] = cubic(v[0][l], v[1][l], v[2][l], v[3][l], down.rest[l]);
   }
   int pixel[kCount];
   for (int l = 0; l < kCount; ++l) pixel[l] = truncated(value[l]);
-  for (int l = 0; l < kCount; ++l) out[l] = uint8_t((across.is_inside[l] & down.is_inside[l]) ? pixel[l] : fill);
+  for (int l = 0; l < kCount; ++l) out[l] = uint8_t(inside[l] ? pixel[l] : fill);
 }
 
 }  // namespace lgfast
