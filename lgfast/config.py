@@ -25,8 +25,9 @@ class DataConfig:
     root: str = "data"  # folder that holds the dataset's files
     download: bool = False  # fetch the files where torchvision can
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
-    loader: str = "resident"  # resident (native, images in memory), timm (Pillow workers)
-    workers: int = 0  # processes that prepare images (timm loader); 0: in this process
+    # resident (native, images in memory), dali (NVIDIA DALI reads image files), timm (Pillow workers)
+    loader: Literal["resident", "dali", "timm"] = "resident"
+    workers: int = 0  # timm: processes that prepare images, 0: this one; dali: decoding threads, 0: one a core
     seed: int | None = None  # of the order of the images and of their views; none: the run's seed
     views: int = 0  # distinct views of each image, which then recur; 0: a new one every epoch
     batch_size: int = 64  # images of one optimisation step, over all ranks
@@ -205,7 +206,7 @@ def targets_obstacle(config: Config) -> str | None:
     targets, augment, is_batch = config.teacher.targets, config.augment, config.teacher.bn != "running"
     if targets == "live" or not config.needs_teacher:
         return None
-    if augment.mixup_alpha > 0 or augment.cutmix_alpha > 0:
+    if augment.mixes:
         return "mixed images are new every time; set augment.mixup_alpha=0 and augment.cutmix_alpha=0"
     if targets == "cached":
         if config.data.views == 0:

@@ -98,6 +98,12 @@ def test_other_students_distil_their_own_logits(tmp_path):
     assert (config.model.name, config.distill) == ("pvt_tiny", DistillConfig("soft", 1.0, 0.5))
 
 
+def test_mixup_and_cutmix_carry_over(tmp_path):
+    keys = {"MIXUP_ALPHA": 0.8, "CUTMIX_ALPHA": 1.0, "LABEL_SMOOTHING": 0.1}
+    config = load_pycls_config(write(tmp_path, MODEL={"TYPE": "DeiT"}, TRANSFORMER=DEIT | RATES, TRAIN=keys))
+    assert (config.augment.mixup_alpha, config.augment.cutmix_alpha, config.optim.label_smoothing) == (0.8, 1.0, 0.1)
+
+
 def test_command_line_prints_the_equivalent(tmp_path):
     path = write(tmp_path, MODEL={"TYPE": "DeiT"}, TRANSFORMER=DEIT | RATES, RNG_SEED=7)
     config, _ = parse(["--from-pycls", str(path), "--epochs", "2"])
@@ -107,7 +113,7 @@ def test_command_line_prints_the_equivalent(tmp_path):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"TRAIN": {"MIXUP_ALPHA": 0.8}}, r"TRAIN.MIXUP_ALPHA: only 0.0 has an equivalent in lgfast, got 0.8"),
+        ({"OPTIM": {"NESTEROV": False}}, r"OPTIM.NESTEROV: only True has an equivalent in lgfast, got False"),
         ({"OPTIM": {"LR_POLICY": "steps"}}, r"OPTIM.LR_POLICY: only 'cos'"),
         ({"OPTIM": {"SPEED": 1}}, r"OPTIM.SPEED: not a key"),
         ({"TRANSFORMER": DEIT | {"HIDDEN_DIM": 384}}, r"no such network in the paper: DeiT of depth 12 and width 384"),

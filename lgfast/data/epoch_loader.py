@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from lgfast.data.batch import Batch
-from lgfast.data.image_set import ImageSet
+from lgfast.data.image_set import LabelledImages
 from lgfast.data.permutation import epoch_permutation
 from lgfast.ops.augment_spec import AugmentSpec
+from lgfast.ops.mix import mix_images, mix_labels, mix_plan
+from lgfast.ops.reference.augment import teacher_input
 
 
 class EpochLoader(ABC):
@@ -19,6 +21,10 @@ class EpochLoader(ABC):
     The order depends on (seed, epoch) alone and an image's view on (seed, epoch, index) alone: neither the loader
     kind, the number of workers or ranks, nor a resume changes them. `iter()` starts at the first batch of the epoch;
     after `load_state_dict` it goes on with the batch that follows the saved position.
+
+    Under mixup or cutmix (`spec`) every image is mixed with the one half a batch further on, in a way that depends on
+    (seed, epoch, number of the batch) alone; labels are then probabilities [B, K]. Partners must come from the same
+    rank, so with several ranks each needs an even share of the batch; the mixtures are then those of one rank.
 
     Args:
         image_set: the training images.
@@ -33,7 +39,7 @@ class EpochLoader(ABC):
 
     def __init__(
         self,
-        image_set: ImageSet,
+        image_set: LabelledImages,
         spec: AugmentSpec,
         *,
         batch_size: int,
@@ -45,6 +51,11 @@ class EpochLoader(ABC):
         num_views: int = 0,
     ) -> None:
         check_sharding(batch_size, rank, world)
+        if spec.mixes and world > 1 and batch_size // world % 2:
+            raise ValueError(
+                f"batch_size: mixup and cutmix pair images within a rank, which needs an even share of the batch; "
+                f"got {batch_size} over {world} ranks"
+            )
         self.image_set, self.spec, self.batch_size, self.seed = image_set, spec, batch_size, seed
         self.rank, self.world, self.device, self.dtype = rank, world, torch.device(device), dtype
         self.num_views = num_views
@@ -80,6 +91,8 @@ class EpochLoader(ABC):
         batches = self.views(steps, self.view_epoch)
         if self.read_rows is not None:
             batches = self.with_rows(steps.cpu(), batches)  # sync: once an epoch
+        if self.spec.mixes:
+            batches = self.mixed(batches, first)
         for batch in batches:
             self.position += 1
             yield batch
@@ -87,6 +100,20 @@ class EpochLoader(ABC):
     def with_rows(self, steps: Tensor, batches: Iterator[Batch]) -> Iterator[Batch]:
         for indices, batch in zip(steps, batches, strict=True):
             yield batch._replace(teacher_rows=self.read_rows(indices, self.view_epoch))
+
+    def mixed(self, batches: Iterator[Batch], first: int) -> Iterator[Batch]:
+        """The batches `first`, `first + 1`, ... of the epoch under mixup or cutmix.
+
+        The teacher's input is made anew from the mixed images.
+        """
+        plan = mix_plan(self.spec, torch.tensor([self.seed, self.epoch]), torch.arange(first, len(self)))
+        for row, batch in zip(plan.to(self.device), batches, strict=True):
+            images, size = mix_images(batch.images, row), self.spec.teacher_size
+            yield batch._replace(
+                images=images,
+                teacher_images=teacher_input(images, size) if size else None,
+                labels=mix_labels(batch.labels, row, self.image_set.num_classes),
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; a position that was loaded for this same epoch is kept."""

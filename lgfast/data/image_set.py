@@ -1,8 +1,12 @@
 """A decoded dataset split: uint8 images of any size, labels, and the hash of both."""
 
+from __future__ import annotations
+
 import hashlib
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,9 +16,46 @@ from lgfast.data.permutation import random_permutation
 
 HASH_CHUNK_BYTES = 32 << 20  # pixels are hashed in chunks, so that several cores share the work
 
+Images = TypeVar("Images", bound="LabelledImages")
+
+
+class LabelledImages(ABC):
+    """What a decoded split and a split of image files have in common: labels, subsets, and the hash of the content."""
+
+    name: str
+    labels: Tensor  # int64 [n]
+    class_names: tuple[str, ...]
+    content_hash: str
+
+    @abstractmethod
+    def pick(self, indices: Tensor) -> dict[str, Any]:
+        """The fields that hold one entry per image, labels apart, for the images at `indices`."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def subset(self: Images, indices: Tensor) -> Images:
+        """The images at `indices` (int64 [m]), in that order."""
+        indices = torch.as_tensor(indices, dtype=torch.int64)
+        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < len(self)):
+            low, high = int(indices.min()), int(indices.max())
+            raise ValueError(f"subset: indices must lie in [0, {len(self)}), got values from {low} to {high}")
+        digest = hashlib.blake2b(self.content_hash.encode() + indices.numpy().tobytes(), digest_size=16)
+        return replace(self, labels=self.labels[indices], content_hash=digest.hexdigest(), **self.pick(indices))
+
+    def limit(self: Images, num_images: int, seed: int = 0) -> Images:
+        """`num_images` random images with the class proportions of the whole set, in their original order."""
+        if not 0 < num_images <= len(self):
+            raise ValueError(f"limit: num_images must lie in [1, {len(self)}], got {num_images}")
+        return self.subset(stratified_indices(self.labels, num_images, seed))
+
 
 @dataclass(frozen=True)
-class ImageSet:
+class ImageSet(LabelledImages):
     """Images of one split, decoded to uint8 RGB and stored back to back.
 
     Image i is `pixels[offsets[i] : offsets[i] + h * w * 3]` in row-major [h, w, 3] order, with (h, w) = `sizes[i]`.
@@ -28,13 +69,6 @@ class ImageSet:
     labels: Tensor  # int64 [n]
     class_names: tuple[str, ...]
     content_hash: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
 
     @property
     def uniform_size(self) -> tuple[int, int] | None:
@@ -50,26 +84,8 @@ class ImageSet:
         start = int(self.offsets[index])
         return self.pixels[start : start + height * width * 3].numpy().reshape(height, width, 3)
 
-    def subset(self, indices: Tensor) -> "ImageSet":
-        """The images at `indices` (int64 [m]), in that order."""
-        indices = torch.as_tensor(indices, dtype=torch.int64)
-        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < len(self)):
-            low, high = int(indices.min()), int(indices.max())
-            raise ValueError(f"subset: indices must lie in [0, {len(self)}), got values from {low} to {high}")
-        digest = hashlib.blake2b(self.content_hash.encode() + indices.numpy().tobytes(), digest_size=16)
-        return replace(
-            self,
-            offsets=self.offsets[indices],
-            sizes=self.sizes[indices],
-            labels=self.labels[indices],
-            content_hash=digest.hexdigest(),
-        )
-
-    def limit(self, num_images: int, seed: int = 0) -> "ImageSet":
-        """`num_images` random images with the class proportions of the whole set, in their original order."""
-        if not 0 < num_images <= len(self):
-            raise ValueError(f"limit: num_images must lie in [1, {len(self)}], got {num_images}")
-        return self.subset(stratified_indices(self.labels, num_images, seed))
+    def pick(self, indices: Tensor) -> dict[str, Any]:
+        return {"offsets": self.offsets[indices], "sizes": self.sizes[indices]}
 
 
 def stratified_indices(labels: Tensor, num_images: int, seed: int) -> Tensor:
@@ -86,7 +102,7 @@ def stratified_indices(labels: Tensor, num_images: int, seed: int) -> Tensor:
     return order[rank_in_class < quota.repeat_interleave(counts)].sort().values
 
 
-def split_holdout(image_set: ImageSet, fraction: float, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+def split_holdout(image_set: Images, fraction: float, seed: int = 0) -> tuple[Images, Images]:
     """Splits a set into (train, val), `fraction` of every class going to val.
 
     Raises:

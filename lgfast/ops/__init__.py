@@ -4,6 +4,7 @@ from lgfast.ops.augment import augment, augment_plan, eval_plan
 from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.ops.feature_mse import feature_mse
 from lgfast.ops.flat_adamw import flat_adamw
+from lgfast.ops.mix import mix_images, mix_labels, mix_plan
 from lgfast.ops.short_attention import short_attention, short_attention_qkvpacked, unsupported_reason
 
 __all__ = [
@@ -13,6 +14,9 @@ __all__ = [
     "eval_plan",
     "feature_mse",
     "flat_adamw",
+    "mix_images",
+    "mix_labels",
+    "mix_plan",
     "short_attention",
     "short_attention_qkvpacked",
     "unsupported_reason",

@@ -116,7 +116,8 @@ class AugmentSpec:
         mean, std: normalisation per channel, of values in [0, 1].
         weak: the paper code's weak variant: bilinear resize, random shift by up to image_size // 8 over black, flip;
             crop, RandAugment and erasing settings are then ignored.
-        mixup_alpha, cutmix_alpha: parameters of the Beta distribution; 0: off. Read by the training step.
+        mixup_alpha, cutmix_alpha: parameters of the Beta distribution of a batch's weight (`ops.mix`, the training
+            loaders); 0: off; both above 0: one or the other with probability one half.
     """
 
     image_size: int = 224
@@ -158,6 +159,11 @@ class AugmentSpec:
     def policy(self) -> RandAugmentPolicy:
         """The RandAugment settings in force (none under `weak`)."""
         return self._policy
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed (mixup or cutmix)."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     @property
     def resample(self) -> str:
