@@ -11,9 +11,11 @@ from torch import nn
 
 from lgfast import ranks
 from lgfast.config import Config, from_dict, to_dict
-from lgfast.data import ImageSet, build_eval_loader, build_train_loader, load_dataset, split_holdout
+from lgfast.data import build_eval_loader, build_train_loader, load_dataset, load_files, split_holdout
+from lgfast.data.dali_loader import require_dali
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.eval_loader import EvalLoader
+from lgfast.data.image_set import LabelledImages
 from lgfast.fusion import fuse
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model
@@ -32,11 +34,11 @@ class Loaders:
 
 @dataclass(frozen=True)
 class DataSplits:
-    """Images to train on, to select the best epoch on, and to report on."""
+    """Images to train on, to select the best epoch on, and to report on: decoded, or files for the dali loader."""
 
-    train: ImageSet
-    select: ImageSet
-    test: ImageSet
+    train: LabelledImages
+    select: LabelledImages
+    test: LabelledImages
 
 
 def resolve_device(name: str) -> torch.device:
@@ -52,15 +54,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def load_images(config: Config, split: str) -> ImageSet:
-    """One split of the dataset, cut to the configured number of images."""
+def load_images(config: Config, split: str) -> LabelledImages:
+    """One split of the dataset, cut to the configured number of images; nothing is decoded for the dali loader."""
     data = config.data
-    images = load_dataset(data.dataset, data.root, split, download=data.download, skip_broken=data.skip_broken)
+    load = load_files if data.loader == "dali" else load_dataset
+    images = load(data.dataset, data.root, split, download=data.download, skip_broken=data.skip_broken)
     limit = data.train_limit if split == "train" else data.test_limit
     return images.limit(limit) if 0 < limit < len(images) else images
 
 
 def load_splits(config: Config) -> DataSplits:
+    if config.data.loader == "dali":
+        require_dali()
     train, test = load_images(config, "train"), load_images(config, "test")
     if config.eval.protocol == "paper":
         return DataSplits(train, test, test)
@@ -92,7 +97,7 @@ def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> L
     return Loaders(train, eval_loader(config, splits.select, device))
 
 
-def eval_loader(config: Config, images: ImageSet, device: torch.device) -> EvalLoader:
+def eval_loader(config: Config, images: LabelledImages, device: torch.device) -> EvalLoader:
     """Every image once, over all ranks."""
     return build_eval_loader(
         images,
@@ -132,7 +137,7 @@ def build_student(config: Config, num_classes: int, teacher: Teacher | None) -> 
     return GuidedStudent(model, layers, channels, config.augment.image_size, config.guidance.transform)
 
 
-def weights_metadata(config: Config, images: ImageSet) -> dict[str, Any]:
+def weights_metadata(config: Config, images: LabelledImages) -> dict[str, Any]:
     """What a weights file says of itself: enough to rebuild the model and to refuse other data."""
     return {
         "config": to_dict(config),

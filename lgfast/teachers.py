@@ -13,14 +13,14 @@ from torch import nn
 from lgfast.build import model_from_metadata
 from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 from lgfast.config import Config, digest, load_recipe, to_dict
-from lgfast.data import ImageSet
+from lgfast.data.image_set import LabelledImages
 from lgfast.guidance import Teacher
 from lgfast.locks import file_lock
 from lgfast.models.pycls_weights import model_from_pycls
 from lgfast.models.stages import teacher_stages
 
 
-def teacher_source(config: Config, images: ImageSet, train: Callable[[Config], object]) -> Path:
+def teacher_source(config: Config, images: LabelledImages, train: Callable[[Config], object]) -> Path:
     """Run folder or weights file of the teacher; `auto` trains it once per (images, recipe) and keeps it.
 
     Args:
@@ -53,7 +53,7 @@ def teacher_config(config: Config) -> Config:
     )
 
 
-def teacher_folder(config: Config, images: ImageSet) -> Path:
+def teacher_folder(config: Config, images: LabelledImages) -> Path:
     """Where the teacher that `auto` trains on these images is kept."""
     teacher = teacher_config(config)
     return teacher_cache(config) / f"{teacher.name}-{teacher_digest(teacher, images)}"
@@ -68,7 +68,7 @@ def cache_home(config: Config) -> Path:
     return Path(config.teacher.cache or os.environ.get("LGFAST_CACHE") or Path.home() / ".cache" / "lgfast")
 
 
-def teacher_digest(teacher: Config, images: ImageSet) -> str:
+def teacher_digest(teacher: Config, images: LabelledImages) -> str:
     """Hash of what decides the teacher's weights: the images and the recipe, not where they lie or who runs it."""
     tree = to_dict(teacher)
     for name in ("root", "download", "loader", "workers", "eval_batch_size"):
@@ -78,7 +78,7 @@ def teacher_digest(teacher: Config, images: ImageSet) -> str:
     return digest([tree, images.content_hash])
 
 
-def load_teacher(config: Config, source: Path, images: ImageSet, device: torch.device) -> Teacher:
+def load_teacher(config: Config, source: Path, images: LabelledImages, device: torch.device) -> Teacher:
     """The trained CNN, frozen; an error if it was trained for other classes.
 
     Args:
@@ -99,7 +99,7 @@ def load_teacher(config: Config, source: Path, images: ImageSet, device: torch.d
     )
 
 
-def read_own_teacher(source: Path, images: ImageSet) -> nn.Module:
+def read_own_teacher(source: Path, images: LabelledImages) -> nn.Module:
     weights, metadata = read_weights(find_weights(source))
     if "config" not in metadata:
         raise CheckpointError(
@@ -116,7 +116,7 @@ def read_own_teacher(source: Path, images: ImageSet) -> nn.Module:
     return model
 
 
-def read_pyth_teacher(source: Path, images: ImageSet) -> nn.Module:
+def read_pyth_teacher(source: Path, images: LabelledImages) -> nn.Module:
     """A CNN of the paper's code; its file holds no class names, so the count alone is checked."""
     model, checkpoint = model_from_pycls(source)
     if checkpoint.num_classes != images.num_classes:

@@ -15,11 +15,19 @@ from lgfast.data.batch import Batch
 from lgfast.data.decode import num_cores
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.file_set import FileSet, decode_error
-from lgfast.data.resident_loader import native_device
+from lgfast.data.resident_loader import ahead, native_device
 from lgfast.ops.augment import augment, augment_plan
 from lgfast.ops.augment_spec import AugmentSpec
 
 BATCHES_AHEAD = 2  # that DALI works on while the caller uses one
+
+
+def require_dali() -> None:
+    """Raises ValueError, with the fix, where DALI is not installed."""
+    try:
+        import nvidia.dali  # noqa: F401
+    except ImportError as error:
+        raise ValueError("data.loader: dali needs NVIDIA DALI: pip install lgfast[dali]") from error
 
 
 class DaliDecoder:
@@ -35,10 +43,8 @@ class DaliDecoder:
     def __init__(
         self, batches: Iterator[list[np.ndarray]], batch_size: int, threads: int, device: torch.device
     ) -> None:
-        try:
-            from nvidia.dali import fn, pipeline_def, types
-        except ImportError as error:
-            raise ImportError("the dali loader needs NVIDIA DALI: pip install lgfast[dali]") from error
+        from nvidia.dali import fn, pipeline_def, types
+
         on_gpu = device.type == "cuda"
 
         @pipeline_def
@@ -81,8 +87,8 @@ class DaliLoader(EpochLoader):
 
     workers: DALI's decoding threads; 0: one per core.
     Raises:
-        ImportError: DALI is not installed.
-        ValueError: the images are not a FileSet; or, while iterating, a file cannot be decoded: the message names it.
+        ValueError: the images are not a FileSet; DALI is not installed; or, while iterating, a file cannot be decoded:
+            the message names it.
     """
 
     def __init__(self, image_set: FileSet, spec: AugmentSpec, *, workers: int = 0, **kwargs) -> None:
@@ -91,6 +97,7 @@ class DaliLoader(EpochLoader):
                 f"the dali loader reads image files: pass load_files(...), got {type(image_set).__name__}; "
                 "the resident loader takes decoded images"
             )
+        require_dali()
         super().__init__(image_set, spec, **kwargs)
         self.threads = workers or num_cores()
 
@@ -99,9 +106,10 @@ class DaliLoader(EpochLoader):
         if len(steps) == 0:
             return
         read = deque()  # batches that DALI has been given and that are not delivered yet
-        decoder = DaliDecoder(self.read_batches(steps, read), self.batch_size // self.world, self.threads, device)
+        decoder = DaliDecoder(self.read_batches(steps, read), steps.shape[1], self.threads, device)
         counter = torch.tensor([self.seed, epoch], device=device)
-        for indices in steps:
+
+        def make(indices: Tensor) -> Batch:
             try:
                 pixels, offsets, sizes = decoder.take()
             except RuntimeError as error:
@@ -111,7 +119,10 @@ class DaliLoader(EpochLoader):
             plan = augment_plan(self.spec, sizes, on_device, counter)
             places = torch.arange(len(indices), device=device)
             views = augment(pixels, offsets, sizes, places, plan, self.spec, self.dtype)
-            yield Batch(*views, self.image_set.labels[indices], indices).to(self.device)
+            return Batch(*views, self.image_set.labels[indices].to(device), on_device)
+
+        for batch in ahead(steps, make, device):
+            yield batch.to(self.device)
 
     def read_batches(self, steps: Tensor, read: deque[Tensor]) -> Iterator[list[np.ndarray]]:
         for indices in steps:

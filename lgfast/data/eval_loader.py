@@ -7,6 +7,8 @@ import torch
 
 from lgfast import _extension
 from lgfast.data.batch import Batch
+from lgfast.data.file_images import FileImages
+from lgfast.data.file_set import FileSet
 from lgfast.data.image_set import ImageSet
 from lgfast.data.resident_loader import ResidentImages, ahead, native_device
 from lgfast.data.timm_loader import PillowViews, Task, WorkerPool
@@ -17,7 +19,7 @@ class EvalLoader:
     """Iterates over all images in order; the last batch may be smaller. Rank r gets images r, r + world, ...
 
     Args:
-        image_set: the images.
+        image_set: the images, decoded or as files.
         spec: of the training views; its size and normalisation are used.
         batch_size: images per batch of one rank.
         workers: processes that prepare images where there is no native code; 0: this one.
@@ -28,7 +30,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        image_set: ImageSet,
+        image_set: ImageSet | FileSet,
         spec: AugmentSpec,
         *,
         batch_size: int = 200,
@@ -44,7 +46,10 @@ class EvalLoader:
         self.batch_size, self.parts = batch_size, indices.split(batch_size)
         self.spec, self.dtype = replace(spec.for_evaluation(), teacher_size=0), dtype
         self.device = torch.device(device)
-        if _extension.has_native():
+        self.pool = None
+        if isinstance(image_set, FileSet):
+            self.images = FileImages(image_set, native_device(self.device))
+        elif _extension.has_native():
             self.images = ResidentImages(image_set, native_device(self.device))
         else:
             self.pool = WorkerPool(PillowViews(image_set, self.spec, 0, dtype), workers, self.device)
@@ -53,7 +58,7 @@ class EvalLoader:
         return len(self.parts)
 
     def __iter__(self) -> Iterator[Batch]:
-        if not _extension.has_native():
+        if self.pool is not None:
             return self.pool.run([Task(part, None) for part in self.parts])
         return self.make_views()
 

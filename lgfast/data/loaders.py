@@ -53,7 +53,7 @@ def build_train_loader(
 
 
 def build_eval_loader(
-    image_set: ImageSet,
+    image_set: ImageSet | FileSet,
     spec: AugmentSpec,
     batch_size: int = 200,
     workers: int = 0,

@@ -1,0 +1,41 @@
+"""Image files where `augment` can read them: decoded by Pillow on all cores, a batch at a time, and kept nowhere."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lgfast.data.batch import Batch
+from lgfast.data.decode import decode_image, map_in_order
+from lgfast.data.file_set import FileSet
+from lgfast.data.image_set import image_offsets
+from lgfast.ops.augment import augment, augment_plan, eval_plan
+from lgfast.ops.augment_spec import AugmentSpec
+
+
+class FileImages:
+    """Makes batches of a FileSet; the views are those of the decoded set, bit for bit.
+
+    Args:
+        files: the images.
+        device: where views are made.
+    """
+
+    index_device = torch.device("cpu")
+
+    def __init__(self, files: FileSet, device: torch.device) -> None:
+        self.files, self.device = files, device
+
+    def make(self, indices: Tensor, counter: Tensor | None, spec: AugmentSpec, dtype: torch.dtype) -> Batch:
+        """As `ResidentImages.make`: the batch of `indices` (B,), on CPU; counter (2,) int64, None: evaluation views.
+
+        Raises:
+            ValueError: a file cannot be decoded; the message names it.
+        """
+        decoded = list(map_in_order(decode_image, [self.files.paths[index] for index in indices.tolist()]))
+        sizes = torch.tensor([image.shape[:2] for image in decoded], dtype=torch.int32)
+        pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in decoded]))
+        stored = [tensor.to(self.device) for tensor in (pixels, image_offsets(sizes), sizes)]
+        on_device, sizes = indices.to(self.device), stored[2]
+        plan = eval_plan(spec, sizes) if counter is None else augment_plan(spec, sizes, on_device, counter)
+        views = augment(*stored, torch.arange(len(indices), device=self.device), plan, spec, dtype)
+        return Batch(*views, self.files.labels[indices].to(self.device), on_device)
