@@ -1,21 +1,23 @@
 """Loaders on the paper's recipe (32 -> 224, RandAugment, erasing): images per second, and per core.
 
-    python -m benchmarks.bench_loader [--providers timm,torchvision,resident] [--cores 2] [--images 256]
+    python -m benchmarks.bench_loader [--device cuda] [--providers timm,torchvision,dali,resident] [--cores 2]
 
-timm: timm's create_transform on Pillow images in a torch DataLoader, the pipeline of the paper's code.
-torchvision: transforms.v2 on tensors, nearest recipe (RandAugment always applies both operations, bilinearly), a batch
-at a time in this process. dali: the dali loader, decoding JPEG files first. resident: the resident loader.
-One call is one epoch of the images, delivered to --device, where torchvision, dali and resident also work on them.
-cores: worker processes for timm, threads for the others: 1, 2, 4, ... and --cores.
+timm: timm's create_transform on Pillow images in a torch DataLoader, the pipeline of the paper's code; on a GPU its
+batches are pinned and sent there. torchvision: transforms.v2 on tensors where the device is, nearest recipe
+(RandAugment always applies both operations, bilinearly), an image at a time in this process. dali: the dali loader,
+decoding JPEG files first (nvJPEG on a GPU). resident: the resident loader. dali is left out where it is not installed.
+One call is one epoch of the images. cores: worker processes for timm, threads for the others: 1, 2, 4, ... up to
+--cores; on a GPU torchvision and resident use one. times_timm: images per second against timm's on as many cores.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from sklearn.datasets import load_sample_images
 from timm.data import auto_augment, create_transform
 from torch.utils.data import DataLoader, Dataset
@@ -38,11 +40,9 @@ def real_images(count: int) -> np.ndarray:
     return np.stack([photos[i % 2][y : y + 64 : 2, x : x + 64 : 2] for i, (y, x) in enumerate(corners)])
 
 
-def keep_bits(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """timm's posterize; Pillow 12 and later refuse its strongest setting, no bits at all, which gives black."""
-    if bits < 1:
-        return Image.new(image.mode, image.size)
-    return image if bits >= 8 else ImageOps.posterize(image, bits)
+def posterize(image: Image.Image, bits: int, **options) -> Image.Image:
+    """timm's, with black for 0 bits, which Pillow gave until it refused them."""
+    return Image.new("RGB", image.size) if bits <= 0 else auto_augment.posterize(image, bits, **options)
 
 
 class PillowImages(Dataset):
@@ -50,7 +50,7 @@ class PillowImages(Dataset):
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
-        auto_augment.NAME_TO_OP["PosterizeIncreasing"] = keep_bits
+        auto_augment.NAME_TO_OP["PosterizeIncreasing"] = posterize
         self.transform = create_transform(
             SPEC.image_size,
             is_training=True,
@@ -69,9 +69,8 @@ class PillowImages(Dataset):
 
 
 def timm_epoch(images: np.ndarray, cores: int, device: torch.device) -> Callable[[], object]:
-    options = {"batch_size": BATCH, "shuffle": True, "drop_last": True}
-    pin = device.type == "cuda"
-    loader = DataLoader(PillowImages(images), num_workers=cores, persistent_workers=True, pin_memory=pin, **options)
+    options = {"batch_size": BATCH, "shuffle": True, "drop_last": True, "pin_memory": device.type == "cuda"}
+    loader = DataLoader(PillowImages(images), num_workers=cores, persistent_workers=True, **options)
     return lambda: sum(len(batch.to(device, non_blocking=True)) for batch, _ in loader)
 
 
@@ -92,7 +91,7 @@ def torchvision_epoch(images: np.ndarray, cores: int, device: torch.device) -> C
     def epoch():
         torch.set_num_threads(cores)
         for indices in torch.randperm(len(pixels)).split(BATCH):
-            torch.stack([transform(pixels[index]) for index in indices])
+            torch.stack([transform(pixels[index]) for index in indices.tolist()])
 
     return epoch
 
@@ -124,6 +123,12 @@ def dali_epoch(images: np.ndarray, cores: int, device: torch.device) -> Callable
 
 
 PROVIDERS = {"timm": timm_epoch, "torchvision": torchvision_epoch, "dali": dali_epoch, "resident": resident_epoch}
+ON_DEVICE = ("torchvision", "resident")  # on a GPU their work is there, whatever the number of cores
+
+
+def default_providers() -> str:
+    has_dali = find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+    return ",".join(name for name in PROVIDERS if name != "dali" or has_dali)
 
 
 def image_set_of(images: np.ndarray) -> ImageSet:
@@ -139,18 +144,24 @@ def check(images: np.ndarray, device: torch.device) -> None:
         torch.testing.assert_close(own, view, rtol=0, atol=1e-5)  # erase noise: two math libraries
 
 
-def core_counts(cores: int) -> list[int]:
-    """1, 2, 4, ... and `cores`."""
-    return sorted({2**k for k in range(cores.bit_length()) if 2**k <= cores} | {cores})
+def core_counts(name: str, cores: int, device: torch.device) -> list[int]:
+    """1, 2, 4, ... and `cores`; 1 alone where the number of cores does not matter."""
+    if device.type == "cuda" and name in ON_DEVICE:
+        return [1]
+    return sorted({cores, *(2**power for power in range(cores.bit_length()) if 2**power <= cores)})
 
 
-def bench(providers: list[str], num_images: int, cores: int, rounds: int, device: torch.device):
+def bench(
+    providers: list[str], num_images: int, cores: int, rounds: int, device: torch.device
+) -> Iterator[dict[str, object]]:
     images = real_images(num_images)
     check(images, device)
-    calls = {(name, n): PROVIDERS[name](images, n, device) for name in providers for n in core_counts(cores)}
+    counts = [(name, n) for name in providers for n in core_counts(name, cores, device)]
+    calls = {(name, n): PROVIDERS[name](images, n, device) for name, n in counts}
     timings = harness.time_interleaved(calls, device, rounds, warmup=1)
+    rates = {key: timing.per_s(num_images // BATCH * BATCH) for key, timing in timings.items()}
     for (name, n), timing in timings.items():
-        images_per_s = timing.per_s(num_images // BATCH * BATCH)
+        rate, timms = rates[name, n], rates.get(("timm", n))
         yield {
             "op": "loader",
             "provider": name,
@@ -158,16 +169,17 @@ def bench(providers: list[str], num_images: int, cores: int, rounds: int, device
             "dtype": "float32",
             "shape": f"32->224 B={BATCH}",
             **vars(timing),
-            "images_per_s": images_per_s,
-            "images_per_s_per_core": images_per_s and images_per_s / n,
+            "images_per_s": rate,
+            "images_per_s_per_core": rate and rate / n,
+            "times_timm": rate / timms if rate and timms else None,
         }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=5)
-    parser.add_argument("--providers", default="timm,torchvision,resident", help="of " + ", ".join(PROVIDERS))
+    parser.add_argument("--providers", default=default_providers(), help="of " + ", ".join(PROVIDERS))
     parser.add_argument("--images", type=int, default=256, help="per epoch")
-    parser.add_argument("--cores", type=int, default=torch.get_num_threads(), help="measure up to so many")
+    parser.add_argument("--cores", type=int, default=torch.get_num_threads(), help="measure 1, 2, 4, ... up to so many")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     rows = bench(options.providers.split(","), options.images, options.cores, options.rounds, device)

@@ -191,6 +191,7 @@ def describe(row: dict) -> str:
     spread = f"({row['p20_ms']:.3f} to {row['p80_ms']:.3f})" if row.get("p20_ms") is not None else ""
     shares = [f"{row[key]:.0%} of {key[:-6]}" for key in ("copy_share", "matmul_share") if row.get(key)]
     rate = [f"{row['images_per_s']:.0f} images/s"] if row.get("images_per_s") else []
+    rate += [f"{row['times_timm']:.1f}x timm"] if row.get("times_timm") else []
     return f"{name:<60} {row['median_ms']:9.3f} ms  {spread}  {', '.join(rate + shares)}"
 
 

@@ -57,10 +57,7 @@ GPU: dict[str, list[Command]] = {
         for batch in (128, 256)
     ],
     "augment": [Command("benchmarks.bench_augment", f"--batches 128,512 {ROW}")],
-    "loader": [
-        Command("benchmarks.bench_loader", f"--images 1024 {ROW}"),
-        Command("benchmarks.bench_loader", f"--images 1024 --providers dali,resident {ROW}", ("dali",)),
-    ],
+    "loader": [Command("benchmarks.bench_loader", f"--images 1024 {ROW}")],
     "step": [
         Command("benchmarks.bench_optimizer", ROW),
         *(
