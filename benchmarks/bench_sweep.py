@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,28 +171,30 @@ class Group:
         return {name: part / sum(seconds) for name, part in zip(names, seconds, strict=True)}
 
 
-def child(options: argparse.Namespace) -> None:
-    """Set up, say so, wait for the word, run, report."""
+def say_ready_and_wait() -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+def child(options: argparse.Namespace, wait: Callable[[], None]) -> dict[str, float | str]:
+    """Set up, wait for the others, run, report."""
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         configs = trial_configs(options.recipe, options.child, options.device, Path(folder))
         group = Group(configs, is_shared=options.child > 1 or options.shares)
         group.run(WARMUP_STEPS)
         digest = group.digest()
-        print("ready", flush=True)
-        sys.stdin.readline()
+        wait()
         if options.shares:
-            print(json.dumps(group.shares(options.steps)), flush=True)
-            return
+            return group.shares(options.steps)
         started, cpu = time.perf_counter(), time.process_time()
         group.run(options.steps)
-        row = {
+        return {
             "wall_s": (time.perf_counter() - started) / options.steps,
             "cpu_s": (time.process_time() - cpu) / options.steps,
             "digest": digest,
             "steps_per_trial": group.steps_per_trial,
         }
-        print(json.dumps(row), flush=True)
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,10 @@ class Launch:
 
     def measure(self, options: argparse.Namespace, shares: bool = False) -> list[dict]:
         """Start the processes, let them set up, then run them at the same time; what each of them reports."""
+        if options.here and len(self.students) == 1:
+            own = {"child": self.students[0], "threads": self.threads, "shares": shares}
+            own["steps"] = self.steps(options.steps)
+            return [child(argparse.Namespace(**vars(options) | own), wait=lambda: None)]
         command = [sys.executable, "-m", "benchmarks.bench_sweep", "--recipe", options.recipe]
         command += ["--device", options.device, "--threads", str(self.threads), *(["--shares"] if shares else [])]
         children = [
@@ -293,7 +299,7 @@ def load_batch_size(options: argparse.Namespace) -> int:
     return trial_configs(options.recipe, 1, options.device, Path())[0].data.batch_size
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     number_list = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="default: heavy on CPU, deit-ti on CUDA")
@@ -303,15 +309,16 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
+    parser.add_argument("--here", action="store_true", help="a process that runs alone is this one: it starts faster")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--shares", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     is_cuda = options.device == "cuda"
     options.recipe = options.recipe or ("deit-ti" if is_cuda else "heavy")
     options.steps = options.steps or (200 if is_cuda else 16)
     if options.child:
-        child(options)
+        print(json.dumps(child(options, say_ready_and_wait)), flush=True)
         return 0
     torch.set_num_threads(options.cores)  # stands in the rows
     device = harness.chosen_device(options)

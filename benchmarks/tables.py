@@ -13,7 +13,7 @@ import csv
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Subject:
     cpu: Row | None
     value: str = "median_ms"  # the column compared; times are better lower, rates higher
     own: tuple[str, ...] = ("lgfast",)
-    ignored: tuple[str, ...] = field(default=())  # providers that are neither lgfast nor a peer
+    ignored: tuple[str, ...] = ()  # variants of lgfast, which are no peers either
 
     @property
     def command(self) -> str:
@@ -46,10 +46,9 @@ class Subject:
         return row["provider"] in self.own
 
     def is_peer(self, row: Row) -> bool:
-        return row["provider"] not in self.own + self.ignored
+        return not row["provider"].startswith("lgfast") and row["provider"] not in self.own + self.ignored
 
 
-STEP = {"ignored": ("bare", "loop", "lgfast-compile")}
 SUBJECTS = (
     Subject("`short_attention`, forward", "short_attention", {"mode": "fwd", "shape": "deit_tiny B=256"}, None),
     Subject("`short_attention`, backward", "short_attention", {"mode": "bwd", "shape": "deit_tiny B=256"}, None),
@@ -61,16 +60,16 @@ SUBJECTS = (
     ),
     Subject("`augment`", "augment", {"shape": "*B=128"}, {"shape": "*B=128"}, "images_per_s"),
     Subject("`flat_adamw`", "optimizer", {"shape": "deit_tiny*"}, {"shape": "deit_tiny*"}),
-    Subject("loader, 32 -> 224", "loader", {}, {}, "images_per_s", ("resident", "lgfast")),
+    Subject("loader, 32 -> 224", "loader", {}, {}, "images_per_s", ("resident",), ignored=("dali",)),
     Subject(
         "guided step, DeiT-Ti",
         "train_step",
         {"mode": "guided", "shape": "deit_tiny_224 B=128"},
         {"mode": "guided", "shape": "deit_tiny_224*"},
         "images_per_s",
-        **STEP,
+        ignored=("bare", "loop"),
     ),
-    Subject("sweep", "sweep", {}, {}, "trials_per_hour", ("group", "groups")),
+    Subject("sweep", "sweep", {"shape": "deit-ti*"}, {"shape": "heavy*"}, "trials_per_hour", ("group", "groups")),
 )
 
 

@@ -115,7 +115,10 @@ DRY: dict[str, list[Command]] = {
         ),
     ],
     "sweep": [
-        Command("benchmarks.bench_sweep", "--students 2 --steps 1 --repeats 1 --cores 1 --out {results}"),
+        Command(
+            "benchmarks.bench_sweep",
+            "--device cpu --recipe digits --here --students 2 --steps 1 --repeats 1 --cores 1 --out {results}",
+        ),
     ],
     "train": [
         Command("benchmarks.suite.train", f"--recipe {recipe} --runs {{out}}/runs --results {{results}} {TINY} {extra}")
