@@ -43,7 +43,7 @@ def images(model):
 def output_and_gradients(model, x):
     out = model(x)
     model.zero_grad()
-    (out.float() * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+    (out.float() * torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out)).sum().backward()
     return {"out": out.detach(), **{name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}}
 
 
@@ -64,10 +64,8 @@ def test_on_cpu_in_float32_nothing_changes_to_the_bit(family):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("family", SMALL)
-def test_fused_output_and_gradients_are_as_exact(family, kernels_on_cpu):
-    model = SMALL[family]()
-    x = images(model)
+def check_fused(model, x):
+    """Output and every gradient of the fused bfloat16 model, and that each attention did run fused."""
     exact = output_and_gradients(copy.deepcopy(model).double(), x.double())
     model = model.bfloat16()
     plain = output_and_gradients(model, x.bfloat16())
@@ -80,6 +78,19 @@ def test_fused_output_and_gradients_are_as_exact(family, kernels_on_cpu):
     assert plain.keys() == fused.keys()
     for name, value in fused.items():
         assert_as_exact_as_plain(value, plain[name], exact[name], name)
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_fused_output_and_gradients_are_as_exact(family, kernels_on_cpu):
+    model = SMALL[family]()
+    check_fused(model, images(model))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", SMALL)
+def test_on_a_gpu_fused_output_and_gradients_are_as_exact(family):
+    model = SMALL[family]()
+    check_fused(model.cuda(), images(model).cuda())
 
 
 def test_kernels_are_called(kernels_on_cpu, monkeypatch):
