@@ -71,6 +71,20 @@ def test_joining_nothing_is_refused(place, monkeypatch):
         Study(place, "test").join()
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:////no/such/folder/study.db", "--study: cannot open sqlite:////no/such/folder/study.db: .*unable to"),
+        ("mysql+cymysql://host/base", "needs a database driver .*'cymysql'"),
+        ("nosql://host/base", "cannot open nosql://host/base: Can't load plugin"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_named_with_the_reason(monkeypatch, url, message):
+    monkeypatch.setattr(study_module, "RETRY_S", 0.01)
+    with pytest.raises(ValueError, match=message):
+        Study(url, "test")
+
+
 def test_runs_of_one_group_are_claimed_together(place):
     study = worker(place, plan())
     assert settings_of(study.claim()) == [(0, 0), (1, 0)]  # views follow the seed
