@@ -220,12 +220,13 @@ def count(call: Callable[[], object], device: torch.device) -> Dispatched:
     return dispatched
 
 
-def count_flops(setup: Setup) -> int:
-    """Multiplications and additions of matrix products and convolutions in one step, forward and backward."""
-    paper = make_call("paper", setup, "fp32")
+def count_flops(name: str, guided: bool, device: torch.device) -> float:
+    """Multiplications and additions of one image's matrix products and convolutions, forward and backward."""
+    batch = 2
+    paper = make_call("paper", Setup(name, batch, guided, device), "fp32")
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # attention as products
         paper()
-    return counter.get_total_flops()
+    return counter.get_total_flops() / batch
 
 
 def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]:
@@ -305,7 +306,7 @@ def bench(
     """Rows of one shape, all providers timed in turns."""
     setup = Setup(name, batch, guided, device)
     check(setup, precision)
-    num_flops = count_flops(setup)
+    num_flops = count_flops(name, guided, device) * batch
     num_bytes = ROOFLINE_BYTES["step"] * batch if guided and has_figure(name, precision) else None
     calls = {p: harness.ready(lambda p=p: make_call(p, setup, precision)) for p in providers}
     timings = harness.time_interleaved(calls, device, rounds, fragile=PEERS)

@@ -10,6 +10,7 @@ device copy: above 1 where a cache helps. share: of all rows' time. The trace op
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -80,11 +81,15 @@ def kernel_times(found: profile) -> dict[str, tuple[int, float]]:
 
 
 def kernel_bytes(kernel: str, traffic: Traffic) -> float | None:
-    """Bytes of one launch, where the kernel is named after an operation of lgfast."""
-    for name in sorted(traffic.calls, key=len, reverse=True):
+    """Bytes of one launch, where the kernel is named after an operation of lgfast.
+
+    The packed form of an operation runs the same kernel, and feature_mse_kernel makes value and gradient.
+    """
+    for name, calls in traffic.calls.items():
         space, _, bare = name.partition("::")
-        if space == "lgfast" and f"{bare}_kernel" in kernel:
-            return traffic.num_bytes[name] / traffic.calls[name]
+        names = {bare.replace("_qkvpacked", ""), bare.removesuffix("_fwd")}
+        if space == "lgfast" and re.search(rf"\b({'|'.join(names)})_kernel\b", kernel):
+            return traffic.num_bytes[name] / calls
     return None
 
 
