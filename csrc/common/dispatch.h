@@ -25,15 +25,14 @@ auto dispatch_float(const char* op, torch::headeronly::ScalarType dtype, const F
 
 // The same for types that are computed on in float32: no double.
 template <typename F>
-auto dispatch_grad(const char* op, torch::headeronly::ScalarType dtype, const F& f) {
+auto dispatch_float32(const char* op, torch::headeronly::ScalarType dtype, const F& f) {
   using torch::headeronly::ScalarType;
   switch (dtype) {
     case ScalarType::Float: return f(float{});
     case ScalarType::BFloat16: return f(bf16{});
     case ScalarType::Half: return f(fp16{});
     default:
-      LGFAST_CHECK(false, op, "gradients must be float32, bfloat16 or float16, got ",
-                   torch::headeronly::toString(dtype));
+      LGFAST_CHECK(false, op, "dtype must be float32, bfloat16 or float16, got ", torch::headeronly::toString(dtype));
   }
 }
 

@@ -119,7 +119,7 @@ void flat_adamw(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, std::optional<
   const FlatAdamWInputs in =
       flat_adamw_inputs(params, exp_avg, exp_avg_sq, low, grads, offsets, groups, lr, weight_decay, step, num_skipped,
                         loss_scale, beta1, beta2, eps, max_norm, skip_nonfinite);
-  dispatch_grad("flat_adamw", in.grad_type, [&](auto zero) { run<decltype(zero)>(in); });
+  dispatch_float32("flat_adamw", in.grad_type, [&](auto zero) { run<decltype(zero)>(in); });
 }
 
 }  // namespace

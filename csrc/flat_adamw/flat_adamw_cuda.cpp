@@ -65,7 +65,7 @@ void flat_adamw(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, std::optional<
   const torch::stable::accelerator::DeviceGuard guard(device);
   FlatAdamWInputs in = flat_adamw_inputs(params, exp_avg, exp_avg_sq, low, grads, offsets, groups, lr, weight_decay,
                                          step, num_skipped, loss_scale, beta1, beta2, eps, max_norm, skip_nonfinite);
-  const char* error = dispatch_grad("flat_adamw", in.grad_type, [&](auto zero) {
+  const char* error = dispatch_float32("flat_adamw", in.grad_type, [&](auto zero) {
     return run<decltype(zero)>(in, params, current_cuda_stream(device));
   });
   LGFAST_CHECK(!error, "flat_adamw", error);

@@ -1,7 +1,9 @@
 """Fused operations, each usable alone: `from lgfast.ops import feature_mse`."""
 
+from lgfast.ops.add_layer_norm import add_layer_norm
 from lgfast.ops.augment import augment, augment_plan, eval_plan
 from lgfast.ops.augment_spec import AugmentSpec
+from lgfast.ops.bias_gelu import bias_gelu
 from lgfast.ops.feature_mse import feature_mse
 from lgfast.ops.flat_adamw import flat_adamw
 from lgfast.ops.mix import mix_images, mix_labels, mix_plan
@@ -9,8 +11,10 @@ from lgfast.ops.short_attention import short_attention, short_attention_qkvpacke
 
 __all__ = [
     "AugmentSpec",
+    "add_layer_norm",
     "augment",
     "augment_plan",
+    "bias_gelu",
     "eval_plan",
     "feature_mse",
     "flat_adamw",

@@ -154,6 +154,7 @@ void mma_m16n8k16(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
 
 inline float fast_exp2(float x) { return std::exp2(x); }
 inline float fast_log2(float x) { return std::log2(x); }
+inline float fast_reciprocal(float x) { return 1.0f / x; }
 
 // So small a GPU that kernels which spread over idle multiprocessors also run their loops.
 inline int num_multiprocessors() { return 1; }

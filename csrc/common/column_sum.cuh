@@ -1,0 +1,41 @@
+// Column sums of partial results, in a fixed order: the last step of a gradient that many blocks contribute to.
+//
+// Block: 32 columns, a warp per row at a time, so a row's columns are one 128-byte access; the warps' sums meet in
+// shared memory. The order of additions depends on the sizes alone.
+#pragma once
+
+#include "common/device.cuh"
+
+namespace lgfast {
+
+constexpr int kColumnSumThreads = 512;
+
+template <typename T>
+__global__ void __launch_bounds__(kColumnSumThreads)
+    column_sum_kernel(const float* __restrict__ partials,  // [rows, columns]
+                      int rows, int columns,
+                      T* __restrict__ out) {  // [columns]
+  float* sums = reinterpret_cast<float*>(dynamic_smem());
+  const int column = block_index() * kWarpSize + lane_index();
+  float sum = 0.0f;
+  if (column < columns) {
+#pragma unroll 8
+    for (int row = warp_index(); row < rows; row += kColumnSumThreads / kWarpSize)
+      sum += partials[static_cast<int64_t>(row) * columns + column];
+  }
+  sums[thread_index()] = sum;
+  sync_threads();
+  if (warp_index() > 0 || column >= columns) return;
+  for (int warp = 1; warp < kColumnSumThreads / kWarpSize; ++warp) sum += sums[warp * kWarpSize + lane_index()];
+  out[column] = from_float<T>(sum);
+}
+
+// rows may be 0: the sums are then 0.
+template <typename T>
+const char* launch_column_sum(const float* partials, int rows, int columns, void* out, void* stream) {
+  const int smem_bytes = kColumnSumThreads * static_cast<int>(sizeof(float));
+  return launch(column_sum_kernel<T>, Grid{(columns + kWarpSize - 1) / kWarpSize}, kColumnSumThreads, smem_bytes,
+                stream, partials, rows, columns, static_cast<T*>(out));
+}
+
+}  // namespace lgfast

@@ -1,0 +1,23 @@
+// Work units of row-wise CPU kernels: 64 rows, whatever the thread count, so sums per unit do not depend on it.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace lgfast {
+
+constexpr int64_t kUnitRows = 64;
+
+inline int64_t num_row_units(int64_t rows) { return (rows + kUnitRows - 1) / kUnitRows; }
+
+// f(unit, first row, end) for every unit, in parallel.
+template <typename F>
+void for_each_row_unit(int64_t rows, const F& f) {
+  torch::stable::parallel_for(0, num_row_units(rows), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) f(u, u * kUnitRows, std::min(rows, (u + 1) * kUnitRows));
+  });
+}
+
+}  // namespace lgfast

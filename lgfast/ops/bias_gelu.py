@@ -1,0 +1,82 @@
+"""bias_gelu: bias and exact GELU, whose backward also sums the bias gradient."""
+
+import torch
+from torch import Tensor
+
+from lgfast import _extension
+from lgfast.ops import reference
+from lgfast.ops.reference.bias_gelu import bias_gelu_bwd, bias_gelu_fwd
+
+
+def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """The exact GELU of x + bias, the activation between the two projections of an MLP.
+
+        out = z cdf(z),  z = x + bias,  cdf: of the standard normal distribution (erf, not the tanh approximation)
+
+    Args:
+        x: [B, ..., C], a projection without its bias; float32, bfloat16 or float16 (on CPU also float64), CPU or CUDA.
+        bias: [C], of x's dtype; under autocast both are brought to autocast's dtype.
+    Returns:
+        Like x. Computed in float32 (float64 for float64), rounded once. Backward gives dx and dbias in one pass, dbias
+        summed before dx is rounded; two runs agree bit for bit. C must be a multiple of 8; `unsupported_reason` says
+        what keeps other inputs from the kernels, which run the composition in PyTorch.
+    Raises:
+        ValueError: shapes, dtypes or devices do not match.
+        RuntimeError: backward through the kernels with create_graph=True; they have no second derivative.
+    Source: Hendrycks and Gimpel, 2016 (arXiv 1606.08415).
+    """
+    device_type = x.device.type
+    if torch.is_autocast_enabled(device_type):  # as the projection that would have added the bias
+        dtype = torch.get_autocast_dtype(device_type)
+        x, bias = (tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in (x, bias))
+    _check(x, bias)
+    if unsupported_reason(x) is not None:
+        return reference.bias_gelu(x, bias)
+    return torch.ops.lgfast.bias_gelu_fwd(x, bias)
+
+
+def unsupported_reason(x: Tensor) -> str | None:
+    """Why the kernels do not take x [B, ..., C], or None where they do."""
+    if x.dtype == torch.float64 and x.device.type == "cuda":
+        return "dtype must be float32, bfloat16 or float16 on CUDA, got torch.float64"
+    return unsupported_channels_reason(x.shape[-1])
+
+
+def unsupported_channels_reason(channels: int) -> str | None:
+    """As `unsupported_reason`, of the number of channels alone."""
+    return f"channels must be a multiple of 8, got {channels}" if channels % 8 or channels == 0 else None
+
+
+def _check(x: Tensor, bias: Tensor) -> None:
+    if x.dim() < 2 or bias.shape != x.shape[-1:]:
+        raise ValueError(f"bias_gelu: x must be [B, ..., C] and bias [C], got {list(x.shape)} and {list(bias.shape)}")
+    if bias.dtype != x.dtype or bias.device != x.device:
+        raise ValueError(
+            f"bias_gelu: bias must be {x.dtype} on {x.device} like x, got {bias.dtype} on {bias.device}; "
+            "cast or move one of them"
+        )
+
+
+@torch.library.register_fake("lgfast::bias_gelu_fwd")
+def _(x, bias):
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("lgfast::bias_gelu_bwd")
+def _(dout, x, bias):
+    return x.new_empty(x.shape), x.new_empty(x.shape[-1:])
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, dout):
+    if torch.is_grad_enabled():
+        raise RuntimeError("bias_gelu has no second derivative; call backward without create_graph=True")
+    return torch.ops.lgfast.bias_gelu_bwd(dout, *ctx.saved_tensors)
+
+
+torch.library.register_autograd("lgfast::bias_gelu_fwd", _backward, setup_context=_setup_context)
+_extension.register_reference("bias_gelu_fwd", bias_gelu_fwd)
+_extension.register_reference("bias_gelu_bwd", bias_gelu_bwd)
