@@ -12,6 +12,7 @@ except RuntimeError as error:  # it was built for another torch
 
 from lgfast import models, ops  # importing models registers them in timm
 from lgfast.fusion import FuseReport, fuse, unfuse
+from lgfast.layer_fusion import fuse_layers, unfuse_layers
 from lgfast.version import __version__
 
-__all__ = ["FuseReport", "__version__", "fuse", "models", "ops", "unfuse"]
+__all__ = ["FuseReport", "__version__", "fuse", "fuse_layers", "models", "ops", "unfuse", "unfuse_layers"]

@@ -111,11 +111,13 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class StepConfig:
-    """How a step is executed; graph, streams and compile do not change what it computes."""
+    """How a step is executed; graph, streams, compile and fused_layers do not change what it computes."""
 
     graph: Literal["auto", "on", "off"] = "auto"  # replay the step as one CUDA graph; auto: where it can be captured
     streams: Literal["on", "off"] = "on"  # the teacher runs beside the student (CUDA)
     compile: Literal["on", "off"] = "off"  # the student under torch.compile
+    # the student's residual + LayerNorm and bias + GELU through add_layer_norm and bias_gelu (layer_fusion.py)
+    fused_layers: Literal["on", "off"] = "off"
     accumulate: int = 1  # forward and backward passes per step, each over an equal part of the batch
     ema_decay: float = 0.0  # of a moving average of the weights, which is then what is judged and kept; 0: none
 

@@ -37,13 +37,15 @@ class FuseReport:
     Attributes:
         fused: names of the modules that now use short_attention.
         refused: (name, class, reason) of the attention modules left as they are.
+        claim: what is said of the fused ones.
     """
 
     fused: tuple[str, ...]
     refused: tuple[tuple[str, str, str], ...]
+    claim: str = "attention modules use lgfast.ops.short_attention"
 
     def __str__(self) -> str:
-        lines = [f"{len(self.fused)} attention modules use lgfast.ops.short_attention"]
+        lines = [f"{len(self.fused)} {self.claim}"]
         reasons: dict[tuple[str, str], list[str]] = {}
         for name, class_name, reason in self.refused:
             reasons.setdefault((class_name, reason), []).append(name)

@@ -19,6 +19,7 @@ from lgfast.graph import StepGraph, graph_obstacle
 from lgfast.guidance.distillation import distillation_loss
 from lgfast.guidance.student import GuidedStudent
 from lgfast.guidance.teacher import Teacher, TeacherTargets
+from lgfast.layer_fusion import fuse_layers
 from lgfast.metrics import TrainMeter
 from lgfast.precision import ComputeWeights
 
@@ -37,9 +38,9 @@ class TrainStep:
         label_smoothing: of the cross entropy.
         clip_norm: global gradient norm; 0 for no clipping.
         distill: whether and how the teacher's logits are targets too.
-        options: graph, compilation, gradient accumulation, weight average.
+        options: graph, compilation, fused layers, gradient accumulation, weight average.
     Raises:
-        ValueError: options.graph=on where the step cannot be captured.
+        ValueError: options.graph=on where the step cannot be captured, fused_layers=on where nothing can be fused.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class TrainStep:
         self.weights: ComputeWeights | None = None
         if precision == "bf16":
             self.weights = ComputeWeights(student, optimizer, torch.bfloat16, self.options.accumulate)
+        if self.options.fused_layers == "on":
+            fuse_student_layers(student.model)
         if self.options.compile == "on":
             student.run_model = torch.compile(student.run_model)
         self.forward = self.weights or ranks.distribute(student)
@@ -173,6 +176,12 @@ class TrainStep:
             self.weights.follow()
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
+
+
+def fuse_student_layers(model: nn.Module) -> None:
+    report = fuse_layers(model)
+    if not report.fused:
+        raise ValueError(f"step.fused_layers: {report}; use step.fused_layers=off")
 
 
 def fp16_autocast(device: torch.device) -> Callable[[], contextlib.AbstractContextManager]:

@@ -1,4 +1,4 @@
-"""What the compiler says of the attention kernels: no spilled registers, no local memory, shared memory that fits."""
+"""What the compiler says of the kernels: no spilled registers, no local memory, shared memory that fits."""
 
 import os
 import re
@@ -43,11 +43,25 @@ def test_kernels_fit_in_registers_on_every_architecture():
     for name, report in reports.items():
         kernels = len(ROW_CAPACITIES) + 1 if name.startswith("fwd") else 1  # full rows, and slabs
         assert len(report) == kernels * len(ARCHS), name
-        for entry in report:
-            where = f"{name} {entry['kernel']} {entry['arch']}"
-            assert entry["stack"] == entry["stores"] == entry["loads"] == "0", f"{where}: local memory {entry}"
-            assert int(entry["registers"]) <= 255, where
-            assert "smem" not in entry["rest"], f"{where}: shared memory beside the planned: {entry['rest']}"
+        assert_stays_in_registers(name, report)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.parametrize(("op", "num_kernels"), [("add_layer_norm", 4 + 1), ("bias_gelu", 2 + 1)])
+def test_layer_kernels_fit_in_registers_on_every_architecture(op, num_kernels):
+    report = resource_report(ROOT / "csrc" / op / f"{op}.cu")
+    assert len(report) == num_kernels * 3 * len(ARCHS)  # float32, bf16, fp16; with the column sum
+    assert_stays_in_registers(op, report)
+    for entry in report:  # two blocks of 256 threads a multiprocessor at least
+        assert int(entry["registers"]) <= 128, entry
+
+
+def assert_stays_in_registers(name: str, report: list[dict]) -> None:
+    for entry in report:
+        where = f"{name} {entry['kernel']} {entry['arch']}"
+        assert entry["stack"] == entry["stores"] == entry["loads"] == "0", f"{where}: local memory {entry}"
+        assert int(entry["registers"]) <= 255, where
+        assert "smem" not in entry["rest"], f"{where}: shared memory beside the planned: {entry['rest']}"
 
 
 @pytest.mark.skipif(not _extension.has_native(), reason="needs lgfast._C")

@@ -181,9 +181,9 @@ __global__ void __launch_bounds__(kAddLayerNormThreads, 2)
 template <typename T>
 const char* launch_add_layer_norm_fwd(const AddLayerNormFwdParams& params, void* stream) {
   const AddLayerNormPlan plan = add_layer_norm_plan(params.shape.rows, params.shape.channels);
-  if (plan.fwd_blocks == 0) return nullptr;
+  if (plan.blocks == 0) return nullptr;
   const auto kernel = plan.units_per_lane == 1 ? add_layer_norm_fwd_kernel<T, 1> : add_layer_norm_fwd_kernel<T, 2>;
-  return launch(kernel, Grid{plan.fwd_blocks}, kAddLayerNormThreads, 0, stream, params, plan.lanes);
+  return launch(kernel, Grid{plan.blocks}, kAddLayerNormThreads, 0, stream, params, plan.lanes);
 }
 
 template <typename T>
@@ -191,11 +191,10 @@ const char* launch_add_layer_norm_bwd(const AddLayerNormBwdParams& params, void*
   const AddLayerNormPlan plan = add_layer_norm_plan(params.shape.rows, params.shape.channels);
   const auto kernel = plan.units_per_lane == 1 ? add_layer_norm_bwd_kernel<T, 1> : add_layer_norm_bwd_kernel<T, 2>;
   const char* error = nullptr;
-  if (plan.bwd_blocks > 0)
-    error =
-        launch(kernel, Grid{plan.bwd_blocks}, kAddLayerNormThreads, plan.bwd_smem_bytes, stream, params, plan.lanes);
+  if (plan.blocks > 0)
+    error = launch(kernel, Grid{plan.blocks}, kAddLayerNormThreads, plan.bwd_smem_bytes, stream, params, plan.lanes);
   if (error) return error;
-  return launch_column_sum<T>(params.partials, plan.bwd_blocks, 2 * params.shape.channels, params.dparams, stream);
+  return launch_column_sum<T>(params.partials, plan.blocks, 2 * params.shape.channels, params.dparams, stream);
 }
 
 }  // namespace lgfast

@@ -7,7 +7,7 @@ namespace lgfast {
 
 constexpr int kAddLayerNormMaxChannels = 512;
 constexpr int kAddLayerNormThreads = 256;
-constexpr int kAddLayerNormMaxBlocks = 512;  // of the backward kernel, a partial sum each; not yet tuned on a GPU
+constexpr int kAddLayerNormMaxBlocks = 512;  // a partial sum each in backward; not yet tuned on a GPU
 
 // What both directions share. Every tensor is contiguous.
 struct AddLayerNormRows {
@@ -40,17 +40,16 @@ struct AddLayerNormBwdParams {
   void* dx;  // [rows, C]; not written without drop_scale, where it equals dresidual
   void* dresidual;
   void* dparams;    // [2, C]: of weight and bias
-  float* partials;  // [add_layer_norm_plan(...).bwd_blocks, 2 * C], CUDA only
+  float* partials;  // [add_layer_norm_plan(...).blocks, 2 * C], CUDA only
 };
 
 // How the kernels cut the rows: `lanes` neighbouring threads own a row, 8 channels each, twice where C > 256.
 struct AddLayerNormPlan {
   int lanes, rows_per_block, units_per_lane;
-  int fwd_blocks, bwd_blocks, bwd_smem_bytes;
+  int blocks, bwd_smem_bytes;
 };
 
 inline AddLayerNormPlan add_layer_norm_plan(int64_t rows, int channels) {
-  constexpr int kMaxFwdBlocks = 4096;
   AddLayerNormPlan plan{};
   const int units = channels / 8;
   plan.lanes = 1;
@@ -58,8 +57,7 @@ inline AddLayerNormPlan add_layer_norm_plan(int64_t rows, int channels) {
   plan.units_per_lane = (units + plan.lanes - 1) / plan.lanes;
   plan.rows_per_block = kAddLayerNormThreads / plan.lanes;
   const int64_t blocks = (rows + plan.rows_per_block - 1) / plan.rows_per_block;
-  plan.fwd_blocks = static_cast<int>(blocks < kMaxFwdBlocks ? blocks : kMaxFwdBlocks);
-  plan.bwd_blocks = static_cast<int>(blocks < kAddLayerNormMaxBlocks ? blocks : kAddLayerNormMaxBlocks);
+  plan.blocks = static_cast<int>(blocks < kAddLayerNormMaxBlocks ? blocks : kAddLayerNormMaxBlocks);
   plan.bwd_smem_bytes = plan.rows_per_block * 2 * channels * static_cast<int>(sizeof(float));
   return plan;
 }

@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor> add_layer_norm_bwd(const Tensor& dout, const 
   const torch::stable::accelerator::DeviceGuard guard(device);
   auto in = add_layer_norm_bwd_inputs(dout, dy, y, weight, drop_scale, mean, rstd);
   const AddLayerNormPlan plan = add_layer_norm_plan(in.params.shape.rows, in.params.shape.channels);
-  Tensor partials = torch::stable::new_empty(y, {plan.bwd_blocks, 2 * in.params.shape.channels}, ScalarType::Float);
+  Tensor partials = torch::stable::new_empty(y, {plan.blocks, 2 * in.params.shape.channels}, ScalarType::Float);
   in.params.partials = static_cast<float*>(partials.mutable_data_ptr());
   const char* error = dispatch_float32("add_layer_norm", y.scalar_type(), [&](auto zero) {
     return launch_add_layer_norm_bwd<decltype(zero)>(in.params, current_cuda_stream(device));

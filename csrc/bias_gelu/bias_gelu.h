@@ -27,7 +27,7 @@ struct BiasGeluPlan {
 };
 
 inline BiasGeluPlan bias_gelu_plan(int64_t rows, int channels) {
-  constexpr int kRowsAtOnce = kBiasGeluThreads / 32, kMaxFwdBlocks = 8192;
+  constexpr int kRowsAtOnce = kBiasGeluThreads / 32, kMaxFwdBlocks = 1024;
   BiasGeluPlan plan{};
   const int64_t fwd_blocks = (rows * (channels / 8) + kBiasGeluThreads - 1) / kBiasGeluThreads;
   plan.fwd_blocks = static_cast<int>(fwd_blocks < kMaxFwdBlocks ? fwd_blocks : kMaxFwdBlocks);

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "common/float16.h"
+#include "common/vectorize.h"
 
 namespace lgfast {
 
@@ -20,7 +21,7 @@ constexpr float kGeluTailSlope = 0.34f;
 constexpr float kMinusHalfLog2E = -0.72134752044f;  // exp(-x^2 / 2) = 2^(kMinusHalfLog2E x^2)
 
 // t = 1 / (1 + kGeluTailSlope |x|), bell = exp(-x^2 / 2)
-LGFAST_HOST_DEVICE Normal<float> normal_at(float x, float t, float bell) {
+LGFAST_HOST_DEVICE LGFAST_ALWAYS_INLINE Normal<float> normal_at(float x, float t, float bell) {
   float p = -0.026120592f;
   p = p * t + 0.13949999f;
   p = p * t - 0.27313363f;
@@ -35,7 +36,7 @@ LGFAST_HOST_DEVICE Normal<float> normal_at(float x, float t, float bell) {
 }
 
 // 2^y for y <= 0, in a form that compilers vectorise; 0 below 2^-126.
-inline float exp2_negative(float y) {
+LGFAST_INLINE float exp2_negative(float y) {
   constexpr float kLeast = -126.0f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
   const float clamped = y > kLeast ? y : kLeast, shifted = clamped + kRound;
@@ -52,12 +53,12 @@ inline float exp2_negative(float y) {
   return y > kLeast ? p * power : 0.0f;
 }
 
-inline Normal<float> normal(float x) {
+LGFAST_INLINE Normal<float> normal(float x) {
   const float bell = exp2_negative(x * x * kMinusHalfLog2E);
   return normal_at(x, 1.0f / (1.0f + kGeluTailSlope * std::fabs(x)), bell);
 }
 
-inline Normal<double> normal(double x) {
+LGFAST_INLINE Normal<double> normal(double x) {
   return {0.5 * std::erfc(-x * 0.70710678118654752440), 0.39894228040143267794 * std::exp(-0.5 * x * x)};
 }
 

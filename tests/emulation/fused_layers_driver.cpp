@@ -64,7 +64,7 @@ struct LayerNormCase {
                                         out[1].data(), out[2].data(), out[3].data()},
                                        nullptr));
     const AddLayerNormPlan plan = add_layer_norm_plan(h.rows, int(h.channels));
-    Bytes partials = poisoned(int64_t{4} * plan.bwd_blocks * 2 * h.channels);
+    Bytes partials = poisoned(int64_t{4} * plan.blocks * 2 * h.channels);
     check(launch_add_layer_norm_bwd<T>(
         {shape, dout.data(), h.has_dy ? dy.data() : nullptr, out[0].data(), out[2].data(), out[3].data(), out[4].data(),
          out[5].data(), out[6].data(), reinterpret_cast<float*>(partials.data())},

@@ -7,7 +7,6 @@ import struct
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -36,8 +35,10 @@ def run(driver, tmp_path):
         data, results = (tmp_path / "result").read_bytes(), []
         for shape, dtype in shapes:
             num_bytes = torch.Size(shape).numel() * dtype.itemsize
-            values = torch.from_numpy(np.frombuffer(data[:num_bytes], np.uint8).copy())
-            results.append(values.view(dtype).view(shape))
+            result = torch.empty(shape, dtype=dtype)
+            if num_bytes:
+                result = torch.frombuffer(bytearray(data[:num_bytes]), dtype=dtype).view(shape)
+            results.append(result)
             data = data[num_bytes:]
         assert not data
         return results
@@ -58,7 +59,8 @@ def run_norm(run, inputs, dout, dy, **options):
     shapes += [(x.shape, dtype)] * (1 + has_scale) + [((2, channels), dtype)]
     y, out, mean, rstd, *grads, dparams = run(header, [*inputs, dout, dy], shapes, **options)
     torch.testing.assert_close(mean, y.double().mean(-1), rtol=1e-5, atol=1e-5, check_dtype=False)
-    rstd_of_y = (y.double().var(-1, correction=0) + EPS).rsqrt()
+    centred = y.double() - y.double().mean(-1, keepdim=True)
+    rstd_of_y = (centred.square().mean(-1) + EPS).rsqrt()
     torch.testing.assert_close(rstd, rstd_of_y, rtol=1e-5, atol=0, check_dtype=False)
     dx, dresidual = grads if has_scale else (*grads, *grads)
     return [y, out, dx, dresidual, *dparams]
@@ -115,7 +117,7 @@ def test_gelu_matches_float64(run, dtype, channels):
 
 
 def test_gelu_blocks_walk_over_several_rows(run):
-    inputs, dout = gelu_inputs(1500, 768, torch.bfloat16), torch.randn(1500, 768).bfloat16()
+    inputs, dout = gelu_inputs(3000, 768, torch.bfloat16), torch.randn(3000, 768).bfloat16()
     assert_matches(run_gelu(run, inputs, dout, seeds=2), compose_gelu, inputs, [dout])
 
 

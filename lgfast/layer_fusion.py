@@ -1,0 +1,154 @@
+"""Swaps residual + LayerNorm and bias + GELU of timm-style blocks for lgfast's kernels, in place and reversibly.
+
+    report = lgfast.fuse_layers(model)
+    print(report)
+
+A fused module is the same module with another class: weights, state-dict keys and the block's own hooks stay, and a
+block still returns the residual stream. In a block the addition of the attention branch, its stochastic depth and the
+second norm become `ops.add_layer_norm`; in an MLP the first bias and the activation become `ops.bias_gelu`. Hooks on
+those inner modules (drop_path1, norm2, fc1, act) no longer run, so modules that have some are left as they are.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from timm.layers import GELU, DropPath, Mlp
+from timm.models import pvt_v2, vision_transformer
+from torch import Tensor, nn
+
+from lgfast.fusion import FuseReport
+from lgfast.models import cvt, pvt
+from lgfast.ops import add_layer_norm, bias_gelu
+from lgfast.ops.add_layer_norm import unsupported_channels_reason as norm_channels_reason
+from lgfast.ops.bias_gelu import unsupported_channels_reason as gelu_channels_reason
+
+_CLAIM = "blocks and MLPs use lgfast.ops.add_layer_norm and bias_gelu"
+_fused_classes: dict[type, type] = {}  # block or MLP class -> its fused subclass
+
+
+def fuse_layers(model: nn.Module) -> FuseReport:
+    """Swaps every block and MLP of `model` that the operations can serve; doing so twice changes nothing."""
+    fused, refused = [], []
+    for name, module in model.named_modules():
+        if type(module) in _fused_classes.values():
+            fused.append(name)
+        elif type(module) in _fused_classes or _looks_like_block(module):
+            reason = _refusal(module)
+            if reason is None:
+                module.__class__ = _fused_classes[type(module)]
+                fused.append(name)
+            else:
+                refused.append((name, type(module).__name__, reason))
+    return FuseReport(tuple(fused), tuple(refused), _CLAIM)
+
+
+def unfuse_layers(model: nn.Module) -> None:
+    """Undoes `fuse_layers`."""
+    original = {fused: plain for plain, fused in _fused_classes.items()}
+    for module in model.modules():
+        module.__class__ = original.get(type(module), type(module))
+
+
+def _register_fused(plain: type[nn.Module]) -> Callable[[type], type]:
+    def register(fused: type) -> type:
+        _fused_classes[plain] = fused
+        return fused
+
+    return register
+
+
+def _looks_like_block(module: nn.Module) -> bool:
+    return all(isinstance(getattr(module, name, None), nn.Module) for name in ("norm1", "norm2", "mlp"))
+
+
+def _refusal(module: nn.Module) -> str | None:
+    if type(module) not in _fused_classes:
+        return "no fused form of its class"
+    return _mlp_refusal(module) if isinstance(module, Mlp) else _block_refusal(module)
+
+
+def _block_refusal(block: nn.Module) -> str | None:
+    norm = block.norm2
+    if not isinstance(norm, nn.LayerNorm) or type(norm).forward not in _PLAIN_NORMS:
+        return f"norm2 must be a plain LayerNorm, got {type(norm).__name__}"
+    if norm.weight is None or norm.bias is None or getattr(norm, "_fast_norm", False):
+        return "norm2 must have weight and bias, and not timm's fast norm"
+    if _has_hooks(norm) or _has_hooks(block.drop_path1):
+        return "norm2 or drop_path1 has hooks"
+    return norm_channels_reason(norm.normalized_shape[-1])
+
+
+def _mlp_refusal(mlp: Mlp) -> str | None:
+    if type(mlp.fc1) is not nn.Linear or mlp.fc1.bias is None:
+        return "fc1 must be a plain nn.Linear with a bias"
+    if type(mlp.act) not in (nn.GELU, GELU) or getattr(mlp.act, "approximate", "none") != "none":
+        return f"its activation must be the exact GELU, got {mlp.act}"
+    if _has_hooks(mlp.fc1) or _has_hooks(mlp.act):
+        return "fc1 or act has hooks"
+    return gelu_channels_reason(mlp.fc1.out_features)
+
+
+_PLAIN_NORMS = (nn.LayerNorm.forward, vision_transformer.LayerNorm.forward)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+
+
+def drop_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
+    """What timm's DropPath would multiply each sample of x [B, ...] by, from the same draw: [B]; None: nothing."""
+    if not isinstance(drop_path, DropPath) or drop_path.drop_prob == 0 or not drop_path.training:
+        return None
+    keep_prob = 1 - drop_path.drop_prob
+    scale = x.new_empty(x.shape[0]).bernoulli_(keep_prob)
+    return scale.div_(keep_prob) if keep_prob > 0 and drop_path.scale_by_keep else scale
+
+
+def _add_and_normalise(block: nn.Module, branch: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The residual stream after the attention branch, and its norm."""
+    norm = block.norm2
+    return add_layer_norm(branch, x, norm.weight, norm.bias, norm.eps, drop_scale(block.drop_path1, branch))
+
+
+@_register_fused(vision_transformer.Block)
+class FusedVitBlock(vision_transformer.Block):
+    """Pre-norm block of timm's Vision Transformer family: ViT, DeiT, PiT, T2T."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        branch = self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal))
+        x, normed = _add_and_normalise(self, branch, x)
+        return x + self.drop_path2(self.ls2(self.mlp(normed)))
+
+
+@_register_fused(pvt_v2.Block)
+class FusedPvtV2Block(pvt_v2.Block):
+    """PVTv2: its MLP has a convolution between projection and activation, and stays."""
+
+    def forward(self, x: Tensor, feat_size: tuple[int, int]) -> Tensor:
+        x, normed = _add_and_normalise(self, self.attn(self.norm1(x), feat_size), x)
+        return x + self.drop_path2(self.mlp(normed, feat_size))
+
+
+class _FusedGridBlock(nn.Module):
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x, normed = _add_and_normalise(self, self.attn(self.norm1(x), grid), x)
+        return x + self.drop_path2(self.mlp(normed))
+
+
+@_register_fused(pvt.Block)
+class FusedPvtBlock(_FusedGridBlock, pvt.Block):
+    """PVT."""
+
+
+@_register_fused(cvt.Block)
+class FusedCvtBlock(_FusedGridBlock, cvt.Block):
+    """CvT, whose QuickGELU stays."""
+
+
+@_register_fused(Mlp)
+class FusedMlp(Mlp):
+    """timm's MLP."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = bias_gelu(F.linear(x, self.fc1.weight), self.fc1.bias)
+        return self.drop2(self.fc2(self.norm(self.drop1(x))))

@@ -1,0 +1,170 @@
+"""lgfast.fuse_layers and unfuse_layers: what is swapped, that the rest stays, and that the model computes the same."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers import DropPath
+from torch import nn
+
+import lgfast
+from lgfast import fuse_layers, unfuse_layers
+from lgfast.layer_fusion import drop_scale
+from lgfast.models import create_model
+from lgfast.models.taps import FeatureTaps
+from tests.helpers import assert_as_exact_as_plain
+
+SMALL = {  # two blocks, or stages of one
+    "vit": lambda: vit(),
+    "vit_layer_scale": lambda: vit(init_values=0.1),
+    "pvt_tiny": lambda: create_model("pvt_tiny", num_classes=5, depths=(1, 1, 1, 1), image_size=64, drop_path_rate=0.0),
+    "pvt_v2": lambda: timm.create_model("pvt_v2_b0", num_classes=5, depths=(1, 1, 1, 1)),
+    "cvt": lambda: create_model("cvt_13", num_classes=5, depths=(1, 1, 1), image_size=64, drop_path_rate=0.0),
+}
+
+
+def vit(**changes):
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
+    return timm.models.VisionTransformer(**{**options, **changes})
+
+
+def images(model):
+    side = 32 if isinstance(model, timm.models.VisionTransformer) else 64
+    return torch.randn(2, 3, side, side)
+
+
+def output_and_gradients(model, x):
+    out = model(x)
+    model.zero_grad()
+    (out.float() * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+    return {"out": out.detach(), **{name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", SMALL)
+def test_fused_output_and_gradients_are_as_exact(family, dtype):
+    model = SMALL[family]()
+    x = images(model)
+    exact = output_and_gradients(copy.deepcopy(model).double(), x.double())
+    model = model.to(dtype)
+    plain = output_and_gradients(model, x.to(dtype))
+    assert fuse_layers(model).fused
+    fused = output_and_gradients(model, x.to(dtype))
+    assert plain.keys() == fused.keys()
+    for name, value in fused.items():
+        assert_as_exact_as_plain(value, plain[name], exact[name], name)
+
+
+def test_the_operations_are_called():
+    model = vit()
+    fuse_layers(model)
+    with torch.profiler.profile() as profile:
+        output_and_gradients(model, images(model))
+    names = [event.name for event in profile.events()]
+    for op in ("add_layer_norm_fwd", "add_layer_norm_bwd", "bias_gelu_fwd", "bias_gelu_bwd"):
+        assert names.count(f"lgfast::{op}") == 2
+    assert names.count("aten::gelu") == 0
+
+
+def test_drop_path_draws_as_timm_does():
+    model = vit(drop_path_rate=0.6).train()
+    x = torch.randn(16, 3, 32, 32)
+    torch.manual_seed(3)
+    expected = output_and_gradients(model, x)
+    after = torch.randn(1)
+    fuse_layers(model)
+    torch.manual_seed(3)
+    fused = output_and_gradients(model, x)
+    assert torch.equal(torch.randn(1), after)  # the generator has moved on by as much
+    for name, value in fused.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5 * expected[name].abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("module", [DropPath(0.3), DropPath(0.3, scale_by_keep=False), DropPath(1.0), DropPath(0.0)])
+def test_drop_scale_is_what_drop_path_multiplies_by(module, dtype):
+    ones = torch.ones(50, 4, 8, dtype=dtype)
+    torch.manual_seed(1)
+    expected = module(ones)
+    torch.manual_seed(1)
+    scale = drop_scale(module, ones)
+    assert torch.equal(ones if scale is None else ones * scale[:, None, None], expected)
+    assert drop_scale(copy.deepcopy(module).eval(), ones) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "num_blocks", "num_mlps"),
+    [("deit_tiny_patch16_224", 12, 12), ("pit_ti_224", 12, 12), ("t2t_vit_7", 7, 9), ("pvt_tiny", 8, 8),
+     ("pvt_v2_b0", 8, 0), ("cvt_13", 13, 0), ("convit_tiny", 0, 12)],
+)  # fmt: skip
+def test_what_is_fused_of_each_family(name, num_blocks, num_mlps):
+    model = create_model(name, num_classes=3)
+    keys = list(model.state_dict())
+    report = fuse_layers(model)
+    assert sum(not name.endswith("mlp") for name in report.fused) == num_blocks
+    assert sum(name.endswith("mlp") for name in report.fused) == num_mlps
+    assert list(model.state_dict()) == keys
+
+
+def test_taps_still_read_the_residual_stream():
+    model = vit().eval()
+    taps, x = FeatureTaps(model, (0, 1)), images(vit())
+    model(x)
+    expected = taps.take()
+    fuse_layers(model)
+    model(x)
+    for (tokens, grid), (wanted, wanted_grid) in zip(taps.take(), expected, strict=True):
+        assert grid == wanted_grid
+        torch.testing.assert_close(tokens, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_fusing_twice_and_unfusing():
+    model = vit()
+    kinds = [type(module) for module in model.modules()]
+    report = fuse_layers(model)
+    assert report == fuse_layers(model)
+    assert report.fused == ("blocks.0", "blocks.0.mlp", "blocks.1", "blocks.1.mlp")
+    assert len(lgfast.fuse(model).fused) == 2  # both kinds of fusion together
+    lgfast.unfuse(model)
+    unfuse_layers(model)
+    assert [type(module) for module in model.modules()] == kinds
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda: vit(embed_dim=1024), "channels must be a multiple of 8 from 8 to 512, got 1024"),
+        (lambda: vit(act_layer="gelu_tanh"), "its activation must be the exact GELU"),
+        (lambda: vit(norm_layer="rmsnorm"), "norm2 must be a plain LayerNorm, got RmsNorm"),
+        (lambda: vit(block_fn=timm.models.vision_transformer.ResPostBlock), "no fused form of its class"),
+        (lambda: create_model("cvt_13", num_classes=3, depths=(1, 1, 1)), "exact GELU"),
+        (lambda: create_model("convit_tiny", num_classes=3), "left as they are: 12 Block"),
+    ],
+)
+def test_refuses_with_a_reason(model, words):
+    assert words in str(fuse_layers(model()))
+
+
+@pytest.mark.parametrize("inner", ["norm2", "mlp.fc1", "mlp.act"])
+def test_modules_with_hooks_of_their_own_are_left(inner):
+    model = vit()
+    calls = []
+    model.blocks[0].get_submodule(inner).register_forward_hook(lambda *_: calls.append(1))
+    report = fuse_layers(model)
+    assert len(report.fused) == 3 and "has hooks" in str(report)
+    model(images(model))
+    assert calls
+
+
+def test_a_fused_model_compiles_fullgraph():
+    model = vit(drop_path_rate=0.5).eval()
+    fuse_layers(model)
+    x = images(model)
+    assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
+
+
+def test_report_prints():
+    claim = "blocks and MLPs use lgfast.ops.add_layer_norm and bias_gelu"
+    assert str(fuse_layers(vit())) == f"4 {claim}"
+    assert str(fuse_layers(nn.Linear(2, 2))) == f"0 {claim}"
