@@ -5,11 +5,11 @@
 paper: the composition of the paper's code, eager float32. amp: a careful eager step (on CUDA bfloat16 autocast), SDPA
 and fused AdamW. compile: the same under torch.compile (max-autotune on CUDA); compile-graph: that as one CUDA graph.
 bare: lgfast's own arithmetic written inline, without step object, meters and loop; loop: the same through the trainer's
-loop, its meters and log lines. Throughput: batch / median time. cpu_ms: median processor time of a call on the CPU, all
-threads together, which other programs on the machine disturb less. Stages run alone, one after the other; `rest` is
-what the step takes beyond their sum. matmul_share: the multiplications of the paper's step (counted) over the median
-time, as a share of a large matrix product; copy_share: the bytes of a fused step (DeiT-Ti in bfloat16 only), as a share
-of a device copy.
+loop, its meters and log lines. lgfast-compile, lgfast-fused-layers: with that option of the step. Throughput: batch /
+median time. cpu_ms: median processor time of a call on the CPU, all threads together, which other programs on the
+machine disturb less. Stages run alone, one after the other; `rest` is what the step takes beyond their sum.
+matmul_share: the multiplications of the paper's step (counted) over the median time, as a share of a large matrix
+product; copy_share: the bytes of a fused step (DeiT-Ti in bfloat16 only), as a share of a device copy.
 """
 
 from __future__ import annotations
@@ -166,6 +166,14 @@ class EndlessLoader:
         """Every epoch is the same."""
 
 
+STEPS = {  # lgfast's own step in its variants: options of StepConfig
+    "lgfast": {},
+    "lgfast-compile": {"compile": "on"},
+    "lgfast-fused-layers": {"fused_layers": "on"},
+    "lgfast-fused-layers-compile": {"fused_layers": "on", "compile": "on"},
+}
+
+
 def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], object]:
     """A call that trains once; returns the loss where the provider gives it."""
     batch = setup.batch
@@ -176,7 +184,7 @@ def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], objec
         return bare_call(setup, precision)
     if provider == "loop":
         return loop_call(setup, precision)
-    step = setup.train_step(precision, compile="on" if provider == "lgfast-compile" else "off")
+    step = setup.train_step(precision, **STEPS[provider])
 
     def call():
         step(batch)
@@ -333,7 +341,9 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=20)
-    parser.add_argument("--providers", default="paper,amp,bare,loop,lgfast", help="also compile, lgfast-compile")
+    parser.add_argument(
+        "--providers", default="paper,amp,bare,loop,lgfast", help="also compile, " + ", ".join([*STEPS][1:])
+    )
     parser.add_argument("--shapes", default="deit_tiny_224", help="of " + ", ".join(SHAPES))
     parser.add_argument("--batch", default="", help="sizes, comma-separated; default 128,256,512 on CUDA, 8 on CPU")
     parser.add_argument("--guidance", default="on,off")

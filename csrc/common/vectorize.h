@@ -3,8 +3,8 @@
 // What it calls in its loops must be LGFAST_INLINE, or stays compiled for any x86-64.
 #pragma once
 
-// The level, not a processor's name: GCC picks a clone for "arch=haswell" on that processor alone. GCC 11 and older know
-// no levels; AVX2 is then used without FMA.
+// The level, not a processor's name: GCC picks a clone for "arch=haswell" on that processor alone. GCC 11 and older
+// know no levels; AVX2 is then used without FMA.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #if __GNUC__ >= 12
 #define LGFAST_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
