@@ -227,6 +227,12 @@ def test_parts_are_chosen_by_name_and_ceilings_come_first():
         parts.selected("fast", profile=False)
 
 
+def test_a_benchmark_without_ceilings_measures_its_own():
+    command = parts.DRY["feature_mse"][0]
+    assert "--ceilings" in command.arguments({"results": "r", "ceilings": "c.csv"})
+    assert "--ceilings" not in command.arguments({"results": "r", "ceilings": None})
+
+
 def test_gpu_tests_are_found_by_their_mark():
     files = gpu_tests.test_files()
     assert "tests/test_step.py" in files  # some are marked
