@@ -59,6 +59,15 @@ SUBJECTS = (
         {"mode": "both", "dtype": "float32", "shape": "deit_tiny B=32"},
     ),
     Subject("`augment`", "augment", {"shape": "*B=128"}, {"shape": "*B=128"}, "images_per_s"),
+    *(
+        Subject(
+            f"`{op}`, forward and backward",
+            "fused_layers",
+            {"op": op, "mode": "both", "dtype": "bfloat16", "shape": "deit_tiny B=256"},
+            {"op": op, "mode": "both", "dtype": "float32"},
+        )
+        for op in ("add_layer_norm", "bias_gelu")
+    ),
     Subject("`flat_adamw`", "optimizer", {"shape": "deit_tiny*"}, {"shape": "deit_tiny*"}),
     Subject("loader, 32 -> 224", "loader", {}, {}, "images_per_s", ("resident",), ignored=("dali",)),
     Subject(

@@ -43,6 +43,7 @@ ATTENTION_SHAPES = (
     "pvt_v2_b0_stage1", "pvt_v2_b0_stage2", "pvt_v2_b0_stage3", "pvt_v2_b0_stage4",
 )  # fmt: skip
 STEP = "--providers paper,amp,compile,compile-graph,lgfast"
+VARIANTS = "lgfast,loop,lgfast-compile,lgfast-fused-layers,lgfast-fused-layers-compile"
 STUDENTS = ("deit-ti", "pvtv2-b0", "pit-ti", "convit-ti", "t2t-vit-7", "pvt-ti")  # in order of interest
 TRAIN = "--runs {out}/runs --results {results} --set data.root={data} --set log.save_every_epochs=10"
 # float32 for the teacher, as in its recipe; bfloat16 compute over float32 masters for the students
@@ -62,6 +63,7 @@ GPU: dict[str, list[Command]] = {
     "loader": [Command("benchmarks.bench_loader", f"--images 1024 {ROW}")],
     "step": [
         Command("benchmarks.bench_optimizer", ROW),
+        Command("benchmarks.bench_fused_layers", ROW),
         *(
             Command("benchmarks.bench_train_step", f"{STEP} --batch {batch} --guidance {guidance} {more} {ROW}")
             for batch, guidance, more in (
@@ -71,7 +73,7 @@ GPU: dict[str, list[Command]] = {
                 (128, "off", "--no-stages"),
             )
         ),
-        Command("benchmarks.bench_train_step", f"--providers lgfast-compile,lgfast,loop --no-stages --batch 128 {ROW}"),
+        Command("benchmarks.bench_train_step", f"--providers {VARIANTS} --guidance on --no-stages --batch 128 {ROW}"),
     ],
     "sweep": [Command("benchmarks.bench_sweep", "--out {results}")],
     "train": [
@@ -111,6 +113,7 @@ DRY: dict[str, list[Command]] = {
     "loader": [Command("benchmarks.bench_loader", f"--images 64 --providers resident --cores 1 {FEW}")],
     "step": [
         Command("benchmarks.bench_optimizer", f"--models cifar_resnet8 {FEW}"),
+        Command("benchmarks.bench_fused_layers", f"--batches 2 --providers eager,lgfast {FEW}"),
         Command(
             "benchmarks.bench_train_step",
             f"--shapes digits --batch 2 --guidance on --providers paper,lgfast --no-stages {FEW}",

@@ -29,7 +29,17 @@ def test_dry_run_measures_every_part_on_the_cpu(tmp_path, capsys):
         rows = list(csv.DictReader(path.open()))
         assert rows and {row.get("device", "cpu") for row in rows} == {"cpu"}
         benches[path.stem.split("_", 2)[2]] = rows
-    assert {"short_attention", "feature_mse", "augment", "loader", "optimizer", "train_step", "profile"} <= set(benches)
+    assert {
+        "short_attention",
+        "feature_mse",
+        "augment",
+        "loader",
+        "optimizer",
+        "train_step",
+        "profile",
+        "sweep",
+        "fused_layers",
+    } <= set(benches)
     assert all(float(row["copy_share"]) > 0 for row in benches["feature_mse"])
     assert sum(float(row["share"]) for row in benches["profile"]) == pytest.approx(1, abs=0.01)
     (table,) = (tmp_path / "results").glob("*_digits/table.csv")
