@@ -1,4 +1,4 @@
-"""Real pictures for tests: CIFAR-100 where it is at hand, else pieces of scikit-learn's two photographs."""
+"""Real pictures for tests: CIFAR-100 where it is at hand, else its few samples here and pieces of photographs."""
 
 import os
 from pathlib import Path
@@ -27,6 +27,12 @@ def photographs() -> list[np.ndarray]:
     return load_sample_images().images
 
 
+def sample_images() -> np.ndarray:
+    """The 64 images of CIFAR-100 that come with the tests, uint8 (64, 32, 32, 3)."""
+    strip = Path(__file__).resolve().parents[1] / "samples" / "cifar100.webp"
+    return np.asarray(Image.open(strip).convert("RGB")).reshape(-1, 32, 32, 3)
+
+
 def small_images(count: int) -> np.ndarray:
     """Real 32x32 images of many kinds, uint8 (count, 32, 32, 3); the same ones in every call."""
     random, strips = np.random.default_rng(0), cifar100_strips()
@@ -34,8 +40,8 @@ def small_images(count: int) -> np.ndarray:
         per_class = -(-count // len(strips))
         stacks = [np.asarray(Image.open(strip).convert("RGB")).reshape(-1, 32, 32, 3)[:per_class] for strip in strips]
         return np.concatenate(stacks)[random.permutation(per_class * len(strips))[:count]]
-    photos, images = photographs(), []
-    for number in range(count):
+    photos, images = photographs(), list(sample_images()[:count])
+    for number in range(count - len(images)):
         size = int(random.choice([32, 64, 128, 256]))  # detail of several scales
         top, left = (int(random.integers(0, extent - size)) for extent in (427, 640))
         patch = Image.fromarray(photos[number % 2][top : top + size, left : left + size])
