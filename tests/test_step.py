@@ -372,6 +372,17 @@ def test_compiled_student_gives_the_same_losses_on_the_gpu(graph):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16-amp"])
+def test_fused_layers_give_the_same_losses_on_the_gpu(precision):
+    options = {"device": "cuda", "precision": precision}
+    eager = train(build(graph="off", fused_layers="on", **options))
+    assert train(build(graph="on", fused_layers="on", **options)) == eager
+    # The same draws; the first step differs by roundings of the compute type alone.
+    unit = {"fp32": 1e-5, "bf16": 2**-7, "fp16-amp": 2**-9}[precision]
+    assert eager[0] == pytest.approx(train(build(graph="off", **options), 1)[0], rel=unit)
+
+
+@pytest.mark.gpu
 def test_fp32_equals_the_plain_composition_on_the_gpu():
     ours, plain = train(build(drop_path_rate=0.0, device="cuda")), plain_losses(20, "cuda")
     assert ours[:3] == pytest.approx(plain[:3], rel=1e-5)

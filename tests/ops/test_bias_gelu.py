@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lgfast import _extension
 from lgfast.ops import bias_gelu
 from lgfast.ops.bias_gelu import unsupported_reason
 from lgfast.ops.reference.bias_gelu import bias_gelu_bwd, bias_gelu_fwd
 from tests.ops.fused_layers_cases import assert_matches, compose_gelu, in_dtype, results
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+native = pytest.mark.skipif(not _extension.has_native(), reason="lgfast._C is not in use")
 
 
 def make_inputs(rows=40, channels=64, dtype=torch.float32):
@@ -39,6 +41,7 @@ def test_values_stay_within_a_few_roundings_over_the_whole_line():
     assert ((grad.double() - exact_grad).abs() <= bound).all()
 
 
+@native
 def test_infinite_and_missing_values():
     x = torch.tensor([[float("inf"), float("nan"), 0.0, -0.0, 1e30, -1e30, -40.0, 40.0]])
     out = bias_gelu(x, torch.zeros(8))[0]
@@ -58,6 +61,7 @@ def test_gradcheck_in_float64():
     assert torch.autograd.gradcheck(bias_gelu, in_dtype(make_inputs(3, 8), torch.float64))
 
 
+@native
 def test_strided_and_misaligned_inputs_give_the_same_bits():
     x, bias = make_inputs()
     dout = torch.randn_like(x)
@@ -90,8 +94,16 @@ def test_other_numbers_of_channels_run_the_composition():
     assert unsupported_reason(inputs[0]) == "channels must be a multiple of 8, got 12"
     expected = results(compose_gelu, inputs, [dout])
     assert all(torch.equal(a, b) for a, b in zip(results(bias_gelu, inputs, [dout]), expected, strict=True))
+
+
+@native
+def test_native_operation_names_what_does_not_fit():
+    x, bias = (tensor.detach() for tensor in make_inputs(channels=12))
     with pytest.raises(RuntimeError, match="lgfast::bias_gelu: channels must be a multiple of 8, got 12"):
-        torch.ops.lgfast.bias_gelu_fwd(*(tensor.detach() for tensor in inputs))
+        torch.ops.lgfast.bias_gelu_fwd(x, bias)
+    x, bias = (tensor.detach() for tensor in make_inputs(channels=16))
+    with pytest.raises(RuntimeError, match=r"bias must be \[16\] Float, got \[16\] Half"):
+        torch.ops.lgfast.bias_gelu_fwd(x, bias.half())
 
 
 def test_second_derivative_is_refused():

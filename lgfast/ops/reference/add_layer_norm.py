@@ -19,9 +19,10 @@ def add_layer_norm_fwd(x, residual, weight, bias, drop_scale, eps) -> tuple[Tens
     """The operation: y, out, and the mean and 1 / deviation of y's rows."""
     scale = 1.0 if drop_scale is None else _wide(_per_sample(drop_scale, x))
     y = (_wide(residual) + scale * _wide(x)).to(x.dtype)
-    var, mean = torch.var_mean(_wide(y), dim=-1, keepdim=True, correction=0)
-    rstd = (var + eps).rsqrt()
-    out = (_wide(y) - mean) * rstd * _wide(weight) + _wide(bias)
+    mean = _wide(y).mean(-1, keepdim=True)
+    centred = _wide(y) - mean
+    rstd = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+    out = centred * rstd * _wide(weight) + _wide(bias)
     return y.contiguous(), out.to(x.dtype).contiguous(), mean.squeeze(-1), rstd.squeeze(-1)
 
 
