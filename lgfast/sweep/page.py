@@ -71,7 +71,7 @@ def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Pat
     scaled = [positions(column) for column in columns]
     means = [row.mean for row in settings]
     low, width = min(means), (max(means) - min(means)) or 1.0
-    figure, axes = pyplot.subplots(figsize=(2.2 + 1.8 * len(keys), 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(2.5 + 2.0 * len(keys), 4.5), layout="constrained")
     for number in reversed(range(len(settings))):
         share = (means[number] - low) / width
         line = [heights[number] for heights, _ in scaled] + [share]
@@ -82,7 +82,7 @@ def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Pat
         axes.axvline(x, color="0.8", linewidth=0.8, zorder=0)
         for text, y in labels.items():
             box = {"facecolor": "white", "edgecolor": "0.8", "pad": 2}
-            axes.text(x, y, text[:24], fontsize=9, ha="center", va="center", bbox=box, zorder=3)
+            axes.text(x, y, text[:24], fontsize=9, ha="center", va="center", bbox=box, zorder=3).set_in_layout(False)
     axes.set_xticks(range(len(keys) + 1), [*keys, "val top-1 (%)"])
     axes.set_yticks([])
     axes.set_xlim(-0.3, len(keys) + 0.3)

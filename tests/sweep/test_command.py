@@ -62,7 +62,7 @@ def test_grid_gives_table_best_configuration_and_page(base, tmp_path, capsys, mo
 
 def test_budget_saves_what_runs_and_resume_finishes_it(base, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["--config", base, *GRID, "--out", str(out), "--budget", "0.001s"]) == 0
+    assert main(["--config", base, *GRID, "--out", str(out), "--budget", "0s"]) == 0
     assert {row["state"] for row in rows(out)} == {"waiting"}
     assert f"continue with: python -m lgfast.train --resume {out}" in capsys.readouterr().err
     assert main(["--resume", str(out)]) == 0
@@ -125,7 +125,7 @@ def test_mistakes_fail_before_anything_starts(base, tmp_path, capsys, monkeypatc
 
 def test_a_study_with_another_plan_is_not_mixed(base, tmp_path, capsys):
     place = str(tmp_path / "study.journal")
-    start = ["--config", base, "--study", place, "--budget", "0.001s"]
+    start = ["--config", base, "--study", place, "--budget", "0s"]
     assert main([*start, *GRID]) == 0
     assert main([*start, *GRID]) == 0  # the same sweep: joins
     assert main([*start, "--sweep", "optim.lr=5e-3"]) == 2
