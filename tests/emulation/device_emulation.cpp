@@ -1,6 +1,4 @@
 // The scheduler and the warp-wide instructions of the host emulation. See device_emulation.h.
-#include "common/device.cuh"
-
 #include <pthread.h>
 
 #include <algorithm>
@@ -10,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "common/device.cuh"
 #include "fiber.h"
 
 namespace lgfast::emulation {
@@ -157,8 +156,8 @@ void set_seed(uint64_t seed) { random_state = seed; }
 void fail(const char* format, ...) {
   std::fflush(stdout);
   if (current != nullptr) {
-    std::fprintf(stderr, "lgfast emulation: block (%d, %d, %d): ", current->position.block_x,
-                 current->position.block_y, current->position.block_z);
+    std::fprintf(stderr, "lgfast emulation: block (%d, %d, %d): ", current->position.block_x, current->position.block_y,
+                 current->position.block_z);
   }
   va_list arguments;
   va_start(arguments, format);

@@ -3,8 +3,8 @@
 // One block runs at a time, each of its threads a fiber. A warp-wide function is a rendezvous: the last of the 32 lanes
 // to arrive does the work for all, after checking that all wait at the same line of the source. Which runnable fiber
 // goes next, and the order of the blocks, is drawn from a seed: a result that depends on the seed is a race.
-// Dynamic shared memory is a heap block of exactly the launch's size, filled with NaN patterns, so AddressSanitizer sees
-// an access outside it and a read of something never written shows in the result.
+// Dynamic shared memory is a heap block of exactly the launch's size, filled with NaN patterns, so AddressSanitizer
+// sees an access outside it and a read of something never written shows in the result.
 #pragma once
 
 #include <cmath>
@@ -101,7 +101,9 @@ inline unsigned char* dynamic_smem() { return emulation::smem(); }
 inline void atomic_add(uint32_t* counter, uint32_t value) { *counter += value; }  // fibers switch at collectives only
 
 inline void sync_threads(LGFAST_SITE_ARGUMENTS) { emulation::block_barrier(LGFAST_SITE); }
-inline void sync_warp(LGFAST_SITE_ARGUMENTS) { emulation::warp_collective(LGFAST_SITE, nullptr, emulation::do_nothing); }
+inline void sync_warp(LGFAST_SITE_ARGUMENTS) {
+  emulation::warp_collective(LGFAST_SITE, nullptr, emulation::do_nothing);
+}
 
 template <typename T>
 T shfl(T value, int lane, LGFAST_SITE_ARGUMENTS) {

@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_no_half_file(images, tmp_path, monkeypatch):
 
 
 def test_image_files_are_refused(tmp_path):
-    files = FileSet("folder", [], torch.empty(0, dtype=torch.int64), ())
+    files = FileSet("folder", [], torch.empty(0, dtype=torch.int64), (), "")
     config = replace(Config(), {"teacher.targets": "offline", "teacher.cache": str(tmp_path)})
     with pytest.raises(ValueError, match=r"teacher.targets: offline reads decoded images; use data.loader=resident"):
         target_source(config, Teacher(make_teacher()), SimpleNamespace(image_set=files))
