@@ -202,12 +202,16 @@ def throughput(results: Path) -> str:
 
 
 def accuracy_rows(results: Path) -> dict[str, dict[str, dict[str, Row]]]:
-    """The newest row by student, hardware and variant, of the tables that lgfast.reproduce wrote."""
+    """The newest row by student, hardware and variant, of the tables that lgfast.reproduce wrote.
+
+    A student whose runs have changes of the recipe is named with them: "deit-ti epochs=6".
+    """
     found: dict[str, dict[str, dict[str, Row]]] = {}
     for path in sorted(results.glob("*/table.csv"), key=lambda path: age(path.parent)):
         for row in read_csv(path):
             student = row["student"].removeprefix("cifar100-")
             student = student if student in SETTINGS else row["student"]
+            student = f"{student} {row.get('changes') or ''}".rstrip()
             where = row["gpu"] or path.parent.name.split("_")[1]
             found.setdefault(student, {}).setdefault(where, {})[row["variant"]] = row
     return found
@@ -217,14 +221,21 @@ def accuracy(results: Path) -> str:
     lines = [["setting", "hardware", "base (%)", "guided (%)", "published (%)", "seeds", "minutes a run", "command"]]
     found = accuracy_rows(results)
     for student in dict.fromkeys([*SETTINGS, *found]):
-        own_command = f"`python -m lgfast.reproduce --rows {student}`"
-        setting = SETTINGS.get(student, Setting(student, own_command, needs_gpu=False))
+        setting = SETTINGS.get(student) or setting_of(student)
         places = found.get(student, {})
         if setting.needs_gpu and not any(row["gpu"] for rows in places.values() for row in rows.values()):
             lines.append([setting.text, "GPU", NOT_YET, NOT_YET, "", "", "", setting.command])
         for where, rows in places.items():
             lines.append(accuracy_line(setting, where, rows))
     return markdown(lines)
+
+
+def setting_of(student: str) -> Setting:
+    """The line of a student that has none of its own, or whose recipe was changed."""
+    name, *changes = student.split(" ")
+    sets = "".join(f" --set {change}" for change in changes)
+    text = f"{name}, its recipe changed as in the command" if changes else name
+    return Setting(text, f"`python -m lgfast.reproduce --rows {name}{sets}`", needs_gpu=False)
 
 
 def accuracy_line(setting: Setting, where: str, rows: dict[str, Row]) -> list[str]:

@@ -24,7 +24,7 @@ import torch
 from lgfast.config import Config, load_recipe, published_top1, recipe_names, replace
 from lgfast.environment import describe_environment
 from lgfast.metrics import read_curve
-from lgfast.run import Result, read_result, train_run
+from lgfast.run import FREE_ON_RESUME, Result, read_result, train_run
 
 PAPER_ROWS = ("deit-ti", "t2t-vit-7", "pit-ti", "pvt-ti", "pvtv2-b0", "convit-ti")
 
@@ -68,12 +68,21 @@ def run_all(configs: Sequence[Config], workers: int) -> dict[str, Result]:
         return {futures[done]: done.result() for done in as_completed(futures)}
 
 
-def summarise(cell: Cell, runs: Sequence[Result]) -> dict[str, Any]:
-    """One row of the table: accuracies in percent, mean and standard deviation over the seeds."""
+def telling(changes: dict[str, Any]) -> str:
+    """The changes of the recipes that bear on what is computed, as `key=value key=value`."""
+    return " ".join(f"{key}={value}" for key, value in changes.items() if not key.startswith(FREE_ON_RESUME))
+
+
+def summarise(cell: Cell, runs: Sequence[Result], changes: str = "") -> dict[str, Any]:
+    """One row of the table: accuracies in percent, mean and standard deviation over the seeds.
+
+    changes: what the runs have otherwise than their recipe (`telling`).
+    """
     best, last = [run.test_top1 for run in runs], [run.last_test_top1 for run in runs]
     return {
         "student": cell.row,
         "variant": cell.variant,
+        "changes": changes,
         "seeds": len(runs),
         "best_top1": mean(best),
         "best_std": stdev(best) if len(best) > 1 else None,
@@ -167,9 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     runs = {cell: [done[config.run_dir] for config in group] for cell, group in configs.items()}
-    rows = [summarise(cell, results) for cell, results in runs.items()]
+    rows = [summarise(cell, results, telling(changes)) for cell, results in runs.items()]
     write_csv(rows, options.out / "table.csv")
-    text = markdown(rows)
+    text = markdown(rows) + (f"\n\nThe recipes with {changed}." if (changed := telling(changes)) else "")
     (options.out / "table.md").write_text(text + "\n")
     print(f"\n{text}\n")
     try:

@@ -44,6 +44,8 @@ def test_table_is_made_from_the_runs_and_made_again_from_disk(tmp_path, capsys, 
     assert float(guided["best_top1"]) == pytest.approx(statistics.mean(r.test_top1 for r in results))
     assert float(guided["best_std"]) == pytest.approx(statistics.stdev(r.test_top1 for r in results))
     assert (base["variant"], base["seeds"]) == ("base", "2")
+    assert {"epochs=1", "data.train_limit=120"} <= set(base["changes"].split())  # the table tells it from the recipe's
+    assert "teacher.cache" not in base["changes"]
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert read_curve(tmp_path / "out" / "digits-base-seed3")[0] == [1]
 

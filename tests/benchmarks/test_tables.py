@@ -88,6 +88,16 @@ def test_accuracy_takes_each_variant_from_its_newest_table(tmp_path):
     assert text.count("not yet measured") == 2 * 5  # the paper's other students
 
 
+def test_a_changed_recipe_is_not_the_papers(tmp_path):
+    (tmp_path / "2026-01-01_epyc_cifar100").mkdir()
+    row = accuracy_row("deit-ti", "base", 9.0) | {"changes": "epochs=6 data.train_limit=4000"}
+    write(tmp_path / "2026-01-01_epyc_cifar100", "table.csv", [row])
+    text = tables.accuracy(tmp_path)
+    (line,) = [line for line in text.splitlines() if "9.00" in line]
+    assert "`python -m lgfast.reproduce --rows deit-ti --set epochs=6 --set data.train_limit=4000`" in line
+    assert text.count("not yet measured") == 2 * 6 + 1  # the paper's students, and the changed one's guided run
+
+
 def test_check_fails_where_readme_and_results_differ(tmp_path, capsys):
     readme, results = tmp_path / "README.md", tmp_path / "results"
     readme.write_text("before\n<!-- table: throughput -->\nold\n<!-- end -->\nafter\n")
