@@ -252,7 +252,8 @@ def accuracy_line(setting: Setting, where: str, rows: dict[str, Row]) -> list[st
         deviation = number(rows[variant], "best_std", 2)
         return number(rows[variant], "best_top1", 2) + (f" ± {deviation}" if deviation != "-" else "")
 
-    published = both(lambda row: number(row, "published_top1", 2), " / ")
+    is_changed = any(row.get("changes") for row in rows.values())  # then the published figure is of something else
+    published = "" if is_changed else both(lambda row: number(row, "published_top1", 2), " / ")
     minutes = both(lambda row: number(row, "minutes", 1), " / ")
     seeds = both(lambda row: row["seeds"], " / ")
     return [setting.text, where, top1("base"), top1("guided"), published, seeds, minutes, setting.command]
