@@ -11,7 +11,8 @@ except RuntimeError as error:  # it was built for another torch
     raise ImportError(f"torchvision does not fit torch ({error}); run: {fix}") from error
 
 from lgfast import models, ops  # importing models registers them in timm
-from lgfast.fusion import FuseReport, fuse, unfuse
+from lgfast.class_swap import FuseReport
+from lgfast.fusion import fuse, unfuse
 from lgfast.layer_fusion import fuse_layers, unfuse_layers
 from lgfast.version import __version__
 

@@ -8,7 +8,6 @@ not take (`ops.unsupported_reason`: on CPU, in float32, with a mask) it runs its
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from timm.layers.attention import Attention as VitAttention
@@ -16,12 +15,12 @@ from timm.models import convit as timm_convit
 from timm.models import pvt_v2, swin_transformer, swin_transformer_v2
 from torch import Tensor, nn
 
+from lgfast.class_swap import ClassSwap, FuseReport
 from lgfast.models import convit, cvt, t2t
 from lgfast.models.layers import merge_heads, split_heads
 from lgfast.ops import short_attention, short_attention_qkvpacked
 from lgfast.ops.short_attention import HEAD_DIMS, compute_dtype, unsupported_shape_reason
 
-_fused_classes: dict[type, type] = {}  # attention class -> its fused subclass
 _PROJECTIONS = ("qkv", "qk", "kv", "q", "k", "v")
 _refusals: dict[type, str] = {  # attention classes that short_attention cannot compute
     swin_transformer.WindowAttention: "adds a relative position bias to the scores",
@@ -30,73 +29,31 @@ _refusals: dict[type, str] = {  # attention classes that short_attention cannot 
 }
 
 
-@dataclass(frozen=True)
-class FuseReport:
-    """What `fuse` did.
-
-    Attributes:
-        fused: names of the modules that now use short_attention.
-        refused: (name, class, reason) of the attention modules left as they are.
-        claim: what is said of the fused ones.
-    """
-
-    fused: tuple[str, ...]
-    refused: tuple[tuple[str, str, str], ...]
-    claim: str = "attention modules use lgfast.ops.short_attention"
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.fused)} {self.claim}"]
-        reasons: dict[tuple[str, str], list[str]] = {}
-        for name, class_name, reason in self.refused:
-            reasons.setdefault((class_name, reason), []).append(name)
-        for (class_name, reason), names in reasons.items():
-            lines.append(f"left as they are: {len(names)} {class_name} ({names[0]}, ...): {reason}")
-        return "\n".join(lines)
-
-
 def fuse(model: nn.Module) -> FuseReport:
     """Swaps every attention module of `model` that short_attention can serve; fusing twice changes nothing."""
-    fused, refused = [], []
-    for name, module in model.named_modules():
-        if type(module) in _fused_classes.values():
-            fused.append(name)
-        elif _is_attention(module):
-            reason = _refusal(module)
-            if reason is None:
-                module.__class__ = _fused_classes[type(module)]
-                fused.append(name)
-            else:
-                refused.append((name, type(module).__name__, reason))
-    return FuseReport(tuple(fused), tuple(refused))
+    return _swap.swap(model)
 
 
 def unfuse(model: nn.Module) -> None:
     """Undoes `fuse`."""
-    original = {fused: plain for plain, fused in _fused_classes.items()}
-    for module in model.modules():
-        module.__class__ = original.get(type(module), type(module))
+    _swap.undo(model)
 
 
 def register_fused(attention: type[nn.Module]) -> Callable[[type], type]:
     """Class decorator: the decorated subclass of `attention` is its fused form. It has `num_heads` and `head_dim`."""
-
-    def register(fused: type) -> type:
-        _fused_classes[attention] = fused
-        return fused
-
-    return register
+    return _swap.register(attention)
 
 
 def _is_attention(module: nn.Module) -> bool:
     name = type(module).__name__
     is_named_so = "Attention" in name or (name.endswith("Attn") and "Block" not in name)
-    return type(module) in _fused_classes or type(module) in _refusals or is_named_so
+    return type(module) in _refusals or is_named_so
 
 
 def _refusal(module: nn.Module) -> str | None:
     if type(module) in _refusals:
         return _refusals[type(module)]
-    if type(module) not in _fused_classes:
+    if not _swap.knows(module):
         return "no fused form is registered (lgfast.fusion.register_fused)"
     if _head_dim(module) not in HEAD_DIMS:
         return f"head dim must be 32, 48 or 64, got {_head_dim(module)}"
@@ -105,6 +62,9 @@ def _refusal(module: nn.Module) -> str | None:
     if any(type(part) is not nn.Linear for name, part in module.named_children() if name in _PROJECTIONS):
         return "a projection is not a plain nn.Linear"
     return None
+
+
+_swap = ClassSwap("attention modules use lgfast.ops.short_attention", _is_attention, _refusal)
 
 
 def _head_dim(module: nn.Module) -> int:

@@ -9,52 +9,26 @@ second norm become `ops.add_layer_norm`; in an MLP the first bias and the activa
 those inner modules (drop_path1, norm2, fc1, act) no longer run, so modules that have some are left as they are.
 """
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from timm.layers import GELU, DropPath, Mlp
 from timm.models import pvt_v2, vision_transformer
 from torch import Tensor, nn
 
-from lgfast.fusion import FuseReport
+from lgfast.class_swap import ClassSwap, FuseReport
 from lgfast.models import cvt, pvt
 from lgfast.ops import add_layer_norm, bias_gelu
 from lgfast.ops.add_layer_norm import unsupported_channels_reason as norm_channels_reason
 from lgfast.ops.bias_gelu import unsupported_channels_reason as gelu_channels_reason
 
-_CLAIM = "blocks and MLPs use lgfast.ops.add_layer_norm and bias_gelu"
-_fused_classes: dict[type, type] = {}  # block or MLP class -> its fused subclass
-
 
 def fuse_layers(model: nn.Module) -> FuseReport:
     """Swaps every block and MLP of `model` that the operations can serve; doing so twice changes nothing."""
-    fused, refused = [], []
-    for name, module in model.named_modules():
-        if type(module) in _fused_classes.values():
-            fused.append(name)
-        elif type(module) in _fused_classes or _looks_like_block(module):
-            reason = _refusal(module)
-            if reason is None:
-                module.__class__ = _fused_classes[type(module)]
-                fused.append(name)
-            else:
-                refused.append((name, type(module).__name__, reason))
-    return FuseReport(tuple(fused), tuple(refused), _CLAIM)
+    return _swap.swap(model)
 
 
 def unfuse_layers(model: nn.Module) -> None:
     """Undoes `fuse_layers`."""
-    original = {fused: plain for plain, fused in _fused_classes.items()}
-    for module in model.modules():
-        module.__class__ = original.get(type(module), type(module))
-
-
-def _register_fused(plain: type[nn.Module]) -> Callable[[type], type]:
-    def register(fused: type) -> type:
-        _fused_classes[plain] = fused
-        return fused
-
-    return register
+    _swap.undo(model)
 
 
 def _looks_like_block(module: nn.Module) -> bool:
@@ -62,9 +36,12 @@ def _looks_like_block(module: nn.Module) -> bool:
 
 
 def _refusal(module: nn.Module) -> str | None:
-    if type(module) not in _fused_classes:
+    if not _swap.knows(module):
         return "no fused form of its class"
     return _mlp_refusal(module) if isinstance(module, Mlp) else _block_refusal(module)
+
+
+_swap = ClassSwap("blocks and MLPs use lgfast.ops.add_layer_norm and bias_gelu", _looks_like_block, _refusal)
 
 
 def _block_refusal(block: nn.Module) -> str | None:
@@ -110,7 +87,7 @@ def _add_and_normalise(block: nn.Module, branch: Tensor, x: Tensor) -> tuple[Ten
     return add_layer_norm(branch, x, norm.weight, norm.bias, norm.eps, drop_scale(block.drop_path1, branch))
 
 
-@_register_fused(vision_transformer.Block)
+@_swap.register(vision_transformer.Block)
 class FusedVitBlock(vision_transformer.Block):
     """Pre-norm block of timm's Vision Transformer family: ViT, DeiT, PiT, T2T."""
 
@@ -120,7 +97,7 @@ class FusedVitBlock(vision_transformer.Block):
         return x + self.drop_path2(self.ls2(self.mlp(normed)))
 
 
-@_register_fused(pvt_v2.Block)
+@_swap.register(pvt_v2.Block)
 class FusedPvtV2Block(pvt_v2.Block):
     """PVTv2: its MLP has a convolution between projection and activation, and stays."""
 
@@ -135,17 +112,17 @@ class _FusedGridBlock(nn.Module):
         return x + self.drop_path2(self.mlp(normed))
 
 
-@_register_fused(pvt.Block)
+@_swap.register(pvt.Block)
 class FusedPvtBlock(_FusedGridBlock, pvt.Block):
     """PVT."""
 
 
-@_register_fused(cvt.Block)
+@_swap.register(cvt.Block)
 class FusedCvtBlock(_FusedGridBlock, cvt.Block):
     """CvT, whose QuickGELU stays."""
 
 
-@_register_fused(Mlp)
+@_swap.register(Mlp)
 class FusedMlp(Mlp):
     """timm's MLP."""
 

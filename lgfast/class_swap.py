@@ -1,0 +1,82 @@
+"""Gives modules of a model another class, in place and reversibly: weights, state-dict keys and hooks stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class FuseReport:
+    """What a swap did.
+
+    Attributes:
+        fused: names of the modules that now use the fused operations.
+        refused: (name, class, reason) of the candidates left as they are.
+        claim: what is said of the fused ones.
+    """
+
+    fused: tuple[str, ...]
+    refused: tuple[tuple[str, str, str], ...]
+    claim: str
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.fused)} {self.claim}"]
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for name, class_name, reason in self.refused:
+            reasons.setdefault((class_name, reason), []).append(name)
+        for (class_name, reason), names in reasons.items():
+            lines.append(f"left as they are: {len(names)} {class_name} ({names[0]}, ...): {reason}")
+        return "\n".join(lines)
+
+
+class ClassSwap:
+    """Classes and their fused subclasses.
+
+    Args:
+        claim: what a report says of the fused modules.
+        is_candidate: whether a module without a registered class deserves a line in the report.
+        refusal: why a candidate must stay as it is, or None.
+    """
+
+    def __init__(
+        self, claim: str, is_candidate: Callable[[nn.Module], bool], refusal: Callable[[nn.Module], str | None]
+    ) -> None:
+        self.claim, self.is_candidate, self.refusal = claim, is_candidate, refusal
+        self.fused_classes: dict[type, type] = {}
+
+    def register(self, plain: type[nn.Module]) -> Callable[[type], type]:
+        """Class decorator: the decorated subclass of `plain` is its fused form."""
+
+        def register(fused: type) -> type:
+            self.fused_classes[plain] = fused
+            return fused
+
+        return register
+
+    def knows(self, module: nn.Module) -> bool:
+        """Whether the module's class has a fused form."""
+        return type(module) in self.fused_classes
+
+    def swap(self, model: nn.Module) -> FuseReport:
+        """Swaps every candidate that is not refused; doing so twice changes nothing."""
+        fused, refused = [], []
+        for name, module in model.named_modules():
+            if type(module) in self.fused_classes.values():
+                fused.append(name)
+            elif self.knows(module) or self.is_candidate(module):
+                reason = self.refusal(module)
+                if reason is None:
+                    module.__class__ = self.fused_classes[type(module)]
+                    fused.append(name)
+                else:
+                    refused.append((name, type(module).__name__, reason))
+        return FuseReport(tuple(fused), tuple(refused), self.claim)
+
+    def undo(self, model: nn.Module) -> None:
+        """Gives every module its plain class back."""
+        plain = {fused: plain for plain, fused in self.fused_classes.items()}
+        for module in model.modules():
+            module.__class__ = plain.get(type(module), type(module))
