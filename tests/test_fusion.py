@@ -17,6 +17,7 @@ from lgfast.config import from_dict
 from lgfast.models import create_model
 from lgfast.ops.short_attention import unsupported_shape_reason
 from tests.helpers import assert_as_exact_as_plain
+from tests.small_models import images, output_and_gradients, vit
 
 CONVIT = {"num_classes": 5, "depth": 2, "local_up_to_layer": 1, "drop_path_rate": 0.0}  # one block of each kind
 SMALL = {  # head dim 32, ConViT's 48; two blocks or stages of one
@@ -28,23 +29,6 @@ SMALL = {  # head dim 32, ConViT's 48; two blocks or stages of one
     "convit_timm": lambda: timm.create_model("convit_tiny", img_size=64, **CONVIT),
     "cvt": lambda: create_model("cvt_13", num_classes=5, depths=(1, 1, 1), image_size=64, drop_path_rate=0.0),
 }
-
-
-def vit(**changes):
-    options = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
-    return timm.models.VisionTransformer(**{**options, **changes})
-
-
-def images(model):
-    side = 32 if isinstance(model, timm.models.VisionTransformer) else 64
-    return torch.randn(2, 3, side, side)
-
-
-def output_and_gradients(model, x):
-    out = model(x)
-    model.zero_grad()
-    (out.float() * torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out)).sum().backward()
-    return {"out": out.detach(), **{name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}}
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from lgfast.layer_fusion import drop_scale
 from lgfast.models import create_model
 from lgfast.models.taps import FeatureTaps
 from tests.helpers import assert_as_exact_as_plain
+from tests.small_models import images, output_and_gradients, vit
 
 SMALL = {  # two blocks, or stages of one
     "vit": lambda: vit(),
@@ -22,23 +23,6 @@ SMALL = {  # two blocks, or stages of one
     "pvt_v2": lambda: timm.create_model("pvt_v2_b0", num_classes=5, depths=(1, 1, 1, 1)),
     "cvt": lambda: create_model("cvt_13", num_classes=5, depths=(1, 1, 1), image_size=64, drop_path_rate=0.0),
 }
-
-
-def vit(**changes):
-    options = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
-    return timm.models.VisionTransformer(**{**options, **changes})
-
-
-def images(model):
-    side = 32 if isinstance(model, timm.models.VisionTransformer) else 64
-    return torch.randn(2, 3, side, side)
-
-
-def output_and_gradients(model, x):
-    out = model(x)
-    model.zero_grad()
-    (out.float() * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
-    return {"out": out.detach(), **{name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
