@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lgfast.passwords import without_password
 from lgfast.version import __version__
 
 
@@ -19,7 +20,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "lgfast": __version__,
         "commit": git_commit(),
-        "command": sys.argv,
+        "command": [without_password(argument) for argument in sys.argv],
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": package_version("timm"),

@@ -41,8 +41,8 @@ def missing() -> str | None:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """URL of an empty database."""
+def postgres(password: str = "") -> Iterator[str]:
+    """URL of an empty database, without the password; the server asks for one if it is given."""
     user, folder = account(), Path(tempfile.mkdtemp(prefix="lgfast-postgres-", dir="/tmp"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -51,15 +51,17 @@ def postgres() -> Iterator[str]:
         shutil.chown(folder, user)
     data, quiet = str(folder / "data"), {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     run = {"user": user, "cwd": folder, **quiet}
+    (folder / "password").write_text(password)
+    asked = ["-A", "scram-sha-256", "--pwfile", str(folder / "password")] if password else ["-A", "trust"]
     made = subprocess.run(
-        [binary("initdb"), "-D", data, "-U", "lgfast", "-A", "trust", "-N", "-E", "UTF8", "--locale=C"], **run
+        [binary("initdb"), "-D", data, "-U", "lgfast", *asked, "-N", "-E", "UTF8", "--locale=C"], **run
     )
     assert made.returncode == 0, made.stderr
     server = subprocess.Popen(
         [binary("postgres"), "-D", data, "-h", "127.0.0.1", "-p", port, "-k", "", "-c", "fsync=off"], **run
     )
     try:
-        wait_for_server(server, f"host=127.0.0.1 port={port} user=lgfast dbname=postgres")
+        wait_for_server(server, f"host=127.0.0.1 port={port} user=lgfast dbname=postgres", password)
         yield f"postgresql+psycopg://lgfast@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)  # a fast shutdown, without waiting for clients to leave
@@ -67,14 +69,14 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def wait_for_server(server: subprocess.Popen, place: str, timeout: float = 60) -> None:
+def wait_for_server(server: subprocess.Popen, place: str, password: str, timeout: float = 60) -> None:
     import psycopg
 
     deadline = time.monotonic() + timeout
     while True:
         assert server.poll() is None, server.communicate()[1]
         try:
-            psycopg.connect(place).close()
+            psycopg.connect(place, password=password or None).close()
             return
         except psycopg.OperationalError:
             assert time.monotonic() < deadline, "the PostgreSQL server did not come up"

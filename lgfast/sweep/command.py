@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lgfast.config import Config
+from lgfast.passwords import without_password
 from lgfast.run import FREE_ON_RESUME
 from lgfast.sweep.launch import start_workers, supervise, worker_environments
 from lgfast.sweep.options import SWEEP_FILE
@@ -17,6 +18,7 @@ from lgfast.sweep.page import write_page
 from lgfast.sweep.probe import predict
 from lgfast.sweep.results import find_winner, measure_winner, write_results
 from lgfast.sweep.space import Space, read_space
+from lgfast.sweep.storage import SECRET_PLACE, with_password
 from lgfast.sweep.study import Plan, Study
 from lgfast.sweep.table import Display, describe, score, table
 from lgfast.sweep.worker import StopFlag, Worker
@@ -37,7 +39,7 @@ def start(config: Config, options: argparse.Namespace) -> int:
     study = Study(place, options.study_name)
     if not study.create(plan) and study.join().to_dict() != plan.to_dict():
         raise ValueError(
-            f"--study: {place} holds another sweep named {options.study_name!r}; "
+            f"--study: {study.place} holds another sweep named {options.study_name!r}; "
             "join it without --sweep, or give another --study-name"
         )
     return work(study, out, {}, environments, options)
@@ -50,18 +52,29 @@ def join(options: argparse.Namespace, changes: dict[str, Any]) -> int:
             raise ValueError(
                 f"--study: {key} is fixed by the sweep; only where data lies and what it runs on may differ"
             )
-    if options.resume:
-        out, named = Path(options.resume), json.loads((Path(options.resume) / SWEEP_FILE).read_text())
-        place, name = named["study"], named["name"]
-    else:
-        place, name = options.study, options.study_name
-        out = Path(options.out or default_folder(None, options))
+    out, place, name = named_study(options)
     if "://" not in place and not Path(place).is_file():
         raise ValueError(f"--study: no journal file {place}; start a sweep with --sweep")
     environments = worker_environments(options.workers, options.workers_per_gpu)
-    study = Study(place, name)
+    study = Study(with_password(place), name)
     study.join()
     return work(study, out, changes, environments, options)
+
+
+def named_study(options: argparse.Namespace) -> tuple[Path, str, str]:
+    """Folder, place and name of the sweep to join. Beside `--resume`, `--study` gives the password again."""
+    if not options.resume:
+        return Path(options.out or default_folder(None, options)), options.study, options.study_name
+    out, named = Path(options.resume), json.loads((Path(options.resume) / SWEEP_FILE).read_text())
+    place = options.study or named["study"]
+    if stored_place(place) != named["study"]:
+        raise ValueError(f"--study: the sweep in {out} is kept in {named['study']}, not {without_password(place)}")
+    return out, place, named["name"]
+
+
+def stored_place(place: str) -> str:
+    """What a folder remembers of its study's place: an absolute path, or the URL without its password."""
+    return without_password(place) if "://" in place else str(Path(place).resolve())
 
 
 def read_plan(config: Config, options: argparse.Namespace) -> Plan:
@@ -95,8 +108,7 @@ def work(
 ) -> int:
     """Work on the study in this process or in several, then write the results."""
     out.mkdir(parents=True, exist_ok=True)
-    place = study.place if "://" in study.place else str(Path(study.place).resolve())
-    (out / SWEEP_FILE).write_text(json.dumps({"study": place, "name": study.name}) + "\n")
+    (out / SWEEP_FILE).write_text(json.dumps({"study": stored_place(study.place), "name": study.name}) + "\n")
     interrupt = StopFlag(options.budget).install()
     if options.worker:
         study.expected_workers = options.worker
@@ -129,7 +141,8 @@ def run_worker(study: Study, out: Path, here: dict[str, Any], interrupt: StopFla
 def run_workers(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag, display: Display, extra) -> None:
     command = ["--worker", str(len(extra)), "--study", study.place, "--study-name", study.name, "--out", str(out)]
     command += [word for key, value in here.items() for word in ("--set", f"{key}={value}")]
-    processes = start_workers(command, extra, out / "workers")
+    secret = {SECRET_PLACE: study.secret_place}  # not among the arguments, which every user of the machine can list
+    processes = start_workers(command, [own | secret for own in extra], out / "workers")
     codes = supervise(processes, interrupt, display.update)
     for number, code in enumerate(codes):
         if code:

@@ -13,10 +13,10 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lgfast.config import Config, from_dict, replace, to_dict
+from lgfast.passwords import without_password
 from lgfast.sweep.group import group_key
 from lgfast.sweep.liveness import Heartbeat, Observer
 from lgfast.sweep.space import Space, label
@@ -24,12 +24,12 @@ from lgfast.sweep.space import Space, label
 try:
     import optuna
     from optuna.trial import FrozenTrial, Trial, TrialState
-    from sqlalchemy.exc import SQLAlchemyError
+
+    from lgfast.sweep.storage import open_storage
 except ImportError as error:
     raise ValueError("sweeps need Optuna: pip install 'lgfast[sweep]' (or: pip install 'optuna>=5')") from error
 
 MAX_LOST = 3  # a run whose worker died this often is given up
-RETRY_S = 1.0  # before a database that failed to open is tried again
 READY_S = 60.0  # how long a joining process waits for the plan to be written
 
 
@@ -69,13 +69,13 @@ class Study:
     """Access to one sweep's study; every process has its own.
 
     Args:
-        place: journal file or Optuna URL.
+        place: journal file or Optuna URL. A password in it is used, and neither shown nor stored.
         name: of the study in that storage.
     """
 
     def __init__(self, place: str, name: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.place, self.name = place, name
+        self.place, self.secret_place, self.name = without_password(place), place, name
         self.storage = open_storage(place)
         self.observer = Observer()
         self.heartbeat: Heartbeat | None = None
@@ -249,25 +249,3 @@ def build_pruner(plan: Plan) -> optuna.pruners.BasePruner:
         lowest = max(1, plan.base.epochs // 9)
         return optuna.pruners.HyperbandPruner(min_resource=lowest, max_resource=plan.base.epochs)
     return optuna.pruners.NopPruner()
-
-
-def open_storage(place: str) -> optuna.storages.BaseStorage:
-    """Storage of a journal file's path or of a database URL."""
-    if "://" not in place:
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
-        backend = optuna.storages.journal.JournalFileBackend(place)
-        return optuna.storages.JournalStorage(backend)
-    patient = {"connect_args": {"timeout": 60}} if place.startswith("sqlite") else {}  # seconds to wait for a writer
-    for is_last in (False, True):
-        try:
-            return optuna.storages.RDBStorage(place, engine_kwargs=patient)
-        except ImportError as error:
-            raise ValueError(
-                f"--study: {place} needs a database driver ({error.__cause__}); "
-                "for PostgreSQL: pip install 'psycopg[binary]' and postgresql+psycopg://..."
-            ) from None
-        except SQLAlchemyError as error:
-            if is_last:
-                raise ValueError(f"--study: cannot open {place}: {str(error).splitlines()[0]}") from None
-            time.sleep(RETRY_S)  # perhaps another process was making the tables
-    raise AssertionError

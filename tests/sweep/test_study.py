@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from lgfast.config import load_recipe, replace
-from lgfast.sweep import liveness
+from lgfast.sweep import liveness, storage
 from lgfast.sweep import study as study_module
 from lgfast.sweep.results import by_setting, find_winner, read_runs
 from lgfast.sweep.space import read_space
@@ -80,7 +80,7 @@ def test_joining_nothing_is_refused(place, monkeypatch):
     ],
 )
 def test_a_storage_that_cannot_be_opened_is_named_with_the_reason(monkeypatch, url, message):
-    monkeypatch.setattr(study_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(storage, "RETRY_S", 0.01)
     with pytest.raises(ValueError, match=message):
         Study(url, "test")
 

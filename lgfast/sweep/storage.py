@@ -1,0 +1,66 @@
+"""Where a study is kept: a journal file, or a database that a URL names."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import optuna
+from sqlalchemy.exc import SQLAlchemyError
+
+from lgfast.passwords import without_password
+
+RETRY_S = 1.0  # before a database that failed to open is tried again
+SECRET_PLACE = "LGFAST_STUDY"  # a worker process finds its study's URL here, with the password its arguments lack
+
+
+def with_password(place: str) -> str:
+    """The place as the environment names it, if that differs by its password alone."""
+    secret = os.environ.get(SECRET_PLACE, "")
+    return secret if without_password(secret) == place else place
+
+
+def open_storage(place: str) -> optuna.storages.BaseStorage:
+    """Storage of a journal file's path or of a database URL.
+
+    Raises:
+        ValueError: it cannot be opened; the message holds no password.
+    """
+    return open_database(place) if "://" in place else open_journal(place)
+
+
+def open_journal(place: str) -> optuna.storages.JournalStorage:
+    Path(place).parent.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(place))
+
+
+def open_database(place: str) -> optuna.storages.RDBStorage:
+    shown = without_password(place)
+    if place.partition("?")[0].count("@") > 1:
+        raise ValueError(f"--study: {shown}: an @ in the password ends it; write %40 for it")
+    patient = {"connect_args": {"timeout": 60}} if place.startswith("sqlite") else {}  # seconds to wait for a writer
+    for is_last in (False, True):
+        try:
+            return optuna.storages.RDBStorage(place, engine_kwargs=patient)
+        except ImportError as error:
+            raise ValueError(
+                f"--study: {shown} needs a database driver ({error.__cause__}); "
+                "for PostgreSQL: pip install 'psycopg[binary]' and postgresql+psycopg://..."
+            ) from None
+        except (SQLAlchemyError, ValueError) as error:
+            if is_last:
+                raise ValueError(f"--study: cannot open {shown}: {reason_of(error, place)}") from None
+            time.sleep(RETRY_S)  # perhaps another process was making the tables
+    raise AssertionError
+
+
+def reason_of(error: Exception, place: str) -> str:
+    """The first line of a database's error, and where it takes a password from if it wants one."""
+    reason = str(error).replace(place, without_password(place)).splitlines()[0]
+    if "password" not in reason:
+        return reason
+    return (
+        f"{reason}; name the password in --study (it is not stored; with --resume FOLDER --study URL too) "
+        "or where the driver looks for it (PostgreSQL: PGPASSWORD, ~/.pgpass)"
+    )
