@@ -54,7 +54,7 @@ def fingerprint_files(source: Source) -> str:
     """Changes when a file of the source is added, removed, renamed, resized or touched."""
     digest = hashlib.blake2b(digest_size=16)
     for path in source.files:
-        status = os.stat(path)
+        status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a dangling link: decoding will name it
         digest.update(f"{os.path.relpath(path, source.folder)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
@@ -80,8 +80,8 @@ def build_cache(path: Path, source: Source, fingerprint: str, skip_broken: bool)
     description = {"fingerprint": fingerprint, "skipped": skipped}  # `skipped` fills up while images are decoded
     decoded = decode_records(records, source.name, skipped if skip_broken else None)
     write_cache(path, source.name, decoded, records.class_names, description)
-    seconds = time.monotonic() - start
-    print(f"cached {len(records.labels)} images of {source.name} in {path} ({seconds:.1f} s)", file=sys.stderr)
+    num_images, seconds = len(records.labels) - len(skipped), time.monotonic() - start
+    print(f"cached {num_images} images of {source.name} in {path} ({seconds:.1f} s)", file=sys.stderr)
 
 
 def decode_records(records: Records, name: str, skipped: list[str] | None) -> Iterator[tuple[np.ndarray, int]]:

@@ -87,8 +87,8 @@ class DaliLoader(EpochLoader):
 
     workers: DALI's decoding threads; 0: one per core.
     Raises:
-        ValueError: the images are not a FileSet; DALI is not installed; or, while iterating, a file cannot be decoded:
-            the message names it.
+        ValueError: the images are not a FileSet, or GIFs are among them; DALI is not installed; or, while iterating, a
+            file cannot be decoded: the message names it.
     """
 
     def __init__(self, image_set: FileSet, spec: AugmentSpec, *, workers: int = 0, **kwargs) -> None:
@@ -96,6 +96,12 @@ class DaliLoader(EpochLoader):
             raise ValueError(
                 f"the dali loader reads image files: pass load_files(...), got {type(image_set).__name__}; "
                 "the resident loader takes decoded images"
+            )
+        gifs = [path for path in image_set.paths if path.suffix.lower() == ".gif"]
+        if gifs:
+            raise ValueError(
+                f"data.loader: dali decodes no GIF, and {len(gifs)} files are ({gifs[0]}); convert them, "
+                "or use data.loader=resident"
             )
         require_dali()
         super().__init__(image_set, spec, **kwargs)

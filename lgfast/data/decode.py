@@ -17,18 +17,32 @@ RESULTS_PER_WORKER = 8  # decoded images that may wait for the writer
 
 
 def decode_image(path: Path) -> np.ndarray:
-    """The image as uint8 [h, w, 3].
+    """The image as uint8 [h, w, 3]; 16-bit grey is scaled to 8 bits, an EXIF orientation is not applied.
 
     Raises:
         ValueError: the file cannot be read or decoded; the message names it.
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+            return to_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path}: cannot be decoded ({error}); replace the file, or leave such out with data.skip_broken"
         ) from error
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Pixels as uint8 [h, w, 3], by Pillow's conversion where it keeps the values' meaning.
+
+    Raises:
+        ValueError: pixels of 32 bits, which have no range to scale from.
+    """
+    if image.mode.startswith("I;16"):  # Pillow would clip at 255
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257  # 65535 -> 255, rounded
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode}: 32-bit pixels have no known range, store them in 8 or 16 bits")
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def num_cores() -> int:

@@ -1,11 +1,13 @@
 """The dali loader on real JPEG files: the timm loader's batches, resume, shards, broken files. Runs without a GPU."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lgfast.data import build_train_loader, load_dataset, load_files
 from lgfast.ops.augment_spec import AugmentSpec
+from tests.data.layouts import write_folder
 from tests.ops.real_images import photographs
 
 pytest.importorskip("nvidia.dali", reason="needs the extra [dali]")
@@ -101,6 +103,22 @@ def test_rejects_what_is_not_files(root):
         build_train_loader("dali", digits, SPEC, BATCH)
     with pytest.raises(ValueError, match="split must be one of train, test, got 'val'"):
         load_files("folder", root, "val")
+
+
+def test_rejects_gifs(tmp_path):
+    write_folder(tmp_path)
+    image = tmp_path / "train" / "cat" / "0.png"
+    Image.open(image).save(tmp_path / "train" / "cat" / "moving.GIF")
+    with pytest.raises(ValueError, match=r"dali decodes no GIF, and 1 files are \(.*moving\.GIF\)"):
+        build_train_loader("dali", load_files("folder", tmp_path), SPEC, BATCH)
+
+
+def test_sixteen_bits_are_the_resident_loader_s(tmp_path):
+    write_folder(tmp_path, train=BATCH // 2)
+    pixels = np.random.default_rng(0).integers(0, 65536, (30, 40), dtype=np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "train" / "cat" / "0.png")
+    batches = build_train_loader("resident", load_dataset("folder", tmp_path), SPEC, BATCH)
+    assert_same_batches(build_train_loader("dali", load_files("folder", tmp_path), SPEC, BATCH, workers=1), batches)
 
 
 @pytest.mark.gpu

@@ -29,6 +29,24 @@ def test_every_mode_becomes_rgb(tmp_path):
         assert load_dataset("folder", tmp_path).image(0).shape == (6, 9, 3)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path, suffix):
+    write_folder(tmp_path)
+    levels = np.arange(256).reshape(16, 16)
+    path = tmp_path / "train" / "cat" / f"deep.{suffix}"
+    for offset in (0, 128, -128):  # the nearest level of 8 bits, 257 of 16 bits apart
+        Image.fromarray((257 * levels + offset).clip(0, 65535).astype(np.uint16)).save(path)
+        assert np.array_equal(load_dataset("folder", tmp_path).image(3), np.stack([levels] * 3, axis=2))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_range_are_refused(tmp_path, dtype):
+    write_folder(tmp_path)
+    Image.fromarray(np.ones((6, 9), dtype)).save(tmp_path / "train" / "cat" / "deep.tiff")
+    with pytest.raises(ValueError, match=r"deep.tiff: .*32-bit pixels have no known range, store them in 8 or 16 bits"):
+        load_dataset("folder", tmp_path)
+
+
 def test_other_files_are_ignored(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "train" / "cat" / "Thumbs.db").write_text("x")
@@ -48,8 +66,9 @@ def test_broken_images_are_skipped_and_counted_on_request(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "train" / "cat" / "0.png").write_bytes(b"")
     (tmp_path / "train" / "dog" / "1.png").write_text("not an image")
+    (tmp_path / "train" / "dog" / "gone.png").symlink_to(tmp_path / "gone.png")
     for _ in range(2):  # decoded, then from the cache: the warning stays
-        with pytest.warns(UserWarning, match=r"skipped 2 broken images: .*cat/0.png.*dog/1.png"):
+        with pytest.warns(UserWarning, match=r"skipped 3 broken images: .*cat/0.png.*dog/1.png.*dog/gone.png"):
             train = load_dataset("folder", tmp_path, skip_broken=True)
         assert train.labels.tolist() == [0, 0, 1, 1]
     with warnings.catch_warnings():
