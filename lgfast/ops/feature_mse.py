@@ -45,6 +45,10 @@ def feature_mse(
 
 
 def _check_lists(student_maps, teacher_maps, student_grids) -> None:
+    for name, maps in (("student_maps", student_maps), ("teacher_maps", teacher_maps)):
+        if isinstance(maps, Tensor) or not all(isinstance(x, Tensor) for x in maps):
+            found = "one" if isinstance(maps, Tensor) else ", ".join(type(x).__name__ for x in maps)
+            raise ValueError(f"feature_mse: {name} must be a list of tensors, one a pair, got {found}")
     if not student_maps or len(student_maps) != len(teacher_maps):
         raise ValueError(
             "feature_mse: student_maps and teacher_maps must list the same pairs, at least one, "

@@ -119,15 +119,22 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             "short_attention: q must be [B, N, H, D] and k, v [B, M, H, D], "
             f"got {list(q.shape)}, {list(k.shape)} and {list(v.shape)}"
         )
+    _check_floating("short_attention", q)
     if q.device != k.device or q.device != v.device:
         raise ValueError(f"short_attention: one device expected, got q {q.device}, k {k.device}, v {v.device}")
     if (q.dtype != k.dtype or q.dtype != v.dtype) and not torch.is_autocast_enabled(q.device.type):
         raise ValueError(f"short_attention: one dtype expected, got q {q.dtype}, k {k.dtype}, v {v.dtype}; cast them")
 
 
+def _check_floating(op: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise ValueError(f"{op}: a floating dtype expected, got {x.dtype}; cast first")
+
+
 def _check_packed(qkv: Tensor, added_bias: Tensor | None) -> None:
     if qkv.dim() != 5 or qkv.shape[2] != 3:
         raise ValueError(f"short_attention_qkvpacked: qkv must be [B, N, 3, H, D], got {list(qkv.shape)}")
+    _check_floating("short_attention_qkvpacked", qkv)
     num_channels = 3 * qkv.shape[3] * qkv.shape[4]
     if added_bias is not None and added_bias.shape != (num_channels,):
         got = list(added_bias.shape)

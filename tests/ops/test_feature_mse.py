@@ -171,6 +171,11 @@ def maps_with(**changes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            (torch.ones(2, 16, 3), [torch.ones(2, 3, 4, 4)]),
+            "student_maps must be a list of tensors, one a pair, got one",
+        ),
+        (([torch.ones(2, 16, 3)], [(torch.ones(2, 3, 4, 4), 1)]), "teacher_maps must be a list of .*, got tuple"),
         (([], []), "must list the same pairs, at least one, got 0 and 0"),
         (([torch.randn(2, 16, 3)], []), "got 1 and 0"),
         ((*maps_with()[:2], [(4, 4), (4, 4)]), r"student_grids must give \(h, w\) for each of 1 maps, got 2"),
