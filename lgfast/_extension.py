@@ -77,6 +77,12 @@ def build_info() -> dict[str, str]:
     return dict(importlib.import_module("lgfast._C").build_info()) if _has_native else {}
 
 
+def refusal(error: RuntimeError) -> str | None:
+    """What an argument check of a native operation said when it raised `error`; None for any other error."""
+    found = re.search(r"lgfast::\w+: .*", str(error))
+    return found and found[0]
+
+
 def register_reference(op_name: str, reference: Callable, native: tuple[str, ...] = ("CPU", "CUDA")) -> None:
     """Make `reference` the kernel of `lgfast::op_name` on every device without a native one.
 

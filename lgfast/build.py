@@ -19,7 +19,7 @@ from lgfast.data.image_set import LabelledImages
 from lgfast.fusion import fuse
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model
-from lgfast.models.taps import default_layers
+from lgfast.models.taps import count_blocks, default_layers, resolve_layer
 
 HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed
 
@@ -44,7 +44,12 @@ class DataSplits:
 def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
     if ranks.was_launched_by_torchrun() and device == torch.device("cuda"):
         device = torch.device("cuda", ranks.local_rank())
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -113,13 +118,20 @@ def eval_loader(config: Config, images: LabelledImages, device: torch.device) ->
 def build_model(config: Config, num_classes: int) -> nn.Module:
     """The network to train, freshly initialised."""
     options = config.model
-    model = create_model(
-        options.name,
-        num_classes=num_classes,
-        image_size=config.augment.image_size,
-        drop_path_rate=options.drop_path_rate,
-        **options.shape_overrides(),
-    )
+    overrides = options.shape_overrides()
+    try:
+        model = create_model(
+            options.name,
+            num_classes=num_classes,
+            image_size=config.augment.image_size,
+            drop_path_rate=options.drop_path_rate,
+            **overrides,
+        )
+    except ValueError as error:
+        if not overrides:
+            raise
+        asked = ", ".join(f"model.{name}={value}" for name, value in overrides.items())
+        raise ValueError(f"{error} (asked for: {asked}; --set model.KEY=none leaves a key to the model)") from error
     if options.attention == "fused":
         fuse(model)
     return model
@@ -132,9 +144,23 @@ def build_student(config: Config, num_classes: int, teacher: Teacher | None) -> 
         model.set_distilled_training(True)  # two heads in training, their mean in evaluation
     if teacher is None or config.guidance.weight == 0:
         return GuidedStudent(model)
-    layers = config.guidance.student_layers or default_layers(model)
+    layers = guided_layers(config, model)
     channels = teacher.channels(config.augment.teacher_size)
     return GuidedStudent(model, layers, channels, config.augment.image_size, config.guidance.transform)
+
+
+def guided_layers(config: Config, model: nn.Module) -> tuple[int, ...]:
+    """The blocks to guide: those of the configuration, else the model's own."""
+    if not config.guidance.student_layers:
+        return default_layers(model)
+    num_blocks = count_blocks(model)
+    try:
+        return tuple(resolve_layer(layer, num_blocks) for layer in config.guidance.student_layers)
+    except ValueError as error:
+        raise ValueError(
+            f"guidance.student_layers: {config.model.name} has {num_blocks} blocks: {error}; "
+            "--set guidance.student_layers= leaves the choice to the model"
+        ) from error
 
 
 def weights_metadata(config: Config, images: LabelledImages) -> dict[str, Any]:

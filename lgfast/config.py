@@ -353,7 +353,7 @@ def load_yaml(path: Path | str) -> Config:
     """Configuration from a YAML file; unknown keys are errors that name the nearest valid one."""
     try:
         tree = yaml.safe_load(Path(path).read_text()) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expected a mapping of configuration keys, got {type(tree).__name__}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from lgfast._extension import refusal
 from lgfast.build import eval_loader, load_images, model_from_metadata, resolve_device
 from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 from lgfast.config import Config, from_dict, replace
@@ -74,6 +75,11 @@ def main(argv: list[str] | None = None) -> int:
         scores = evaluate_checkpoint(options.pop("checkpoint"), **options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not (message := refusal(error)):
+            raise
+        print(f"error: {message}", file=sys.stderr)
         return 2
     top = f"top-1 {scores['top1']:.2f} %   top-5 {scores['top5']:.2f} %"
     print(f"{top}   loss {scores['loss']:.4f}   images {scores['images']}")

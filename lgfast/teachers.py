@@ -34,7 +34,10 @@ def teacher_source(config: Config, images: LabelledImages, train: Callable[[Conf
     with file_lock(run_dir / "lock"):
         if not (run_dir / "result.json").exists():
             print(f"training the teacher ({teacher.name}) once; it is kept in {run_dir}", flush=True)
-            train(dataclasses.replace(teacher, run_dir=str(run_dir)))
+            try:
+                train(dataclasses.replace(teacher, run_dir=str(run_dir)))
+            except ValueError as error:
+                raise ValueError(f"teacher.recipe: {config.teacher.recipe} cannot be trained: {error}") from error
     return run_dir
 
 
@@ -87,7 +90,7 @@ def load_teacher(config: Config, source: Path, images: LabelledImages, device: t
     """
     read = read_pyth_teacher if source.suffix == ".pyth" else read_own_teacher
     model = read(source, images).to(device)
-    stages = config.teacher.stages or teacher_stages(model, config.augment.teacher_size)[0]
+    stages = choose_stages(config, model)
     is_low = config.precision == "bf16" and config.teacher.targets != "offline"  # computed once: in full
     return Teacher(
         model,
@@ -97,6 +100,18 @@ def load_teacher(config: Config, source: Path, images: LabelledImages, device: t
         concurrent=config.step.streams == "on",
         gives_logits=config.distill.mode != "none",
     )
+
+
+def choose_stages(config: Config, model: nn.Module) -> tuple[int, ...]:
+    """The stages to imitate: those of the configuration, else the model's default three."""
+    stages = config.teacher.stages
+    if not stages:
+        return teacher_stages(model, config.augment.teacher_size)[0]
+    count = len(model.feature_info)
+    outside = [stage for stage in stages if not -count <= stage < count]
+    if outside:
+        raise ValueError(f"teacher.stages: a stage must lie in [{-count}, {count - 1}], got {outside[0]}")
+    return stages
 
 
 def read_own_teacher(source: Path, images: LabelledImages) -> nn.Module:

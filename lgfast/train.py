@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from lgfast import ranks
+from lgfast._extension import refusal
 from lgfast.config import (
     Config,
     check_key,
@@ -166,6 +167,12 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         log_traceback(error)
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:  # such as an image too large for the size asked for
+        if not (message := refusal(error)):
+            raise
+        log_traceback(error)
+        print(f"error: {message}", file=sys.stderr)
         return 2
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from lgfast import _extension, train
 from lgfast.build import build_model, load_splits
 from lgfast.checkpoint import CheckpointError, CheckpointStore, read_weights, save_weights
-from lgfast.config import Config, load_yaml, replace
+from lgfast.config import Config, dump_yaml, load_yaml, replace
 from lgfast.data.batch import Batch
 from lgfast.evaluate import evaluate_checkpoint
 from lgfast.guidance import GuidedStudent
@@ -21,6 +23,7 @@ from lgfast.models import create_model
 from lgfast.optim import build_optimizer
 from lgfast.run import build_trainer, read_result, train_run
 from lgfast.step import TrainStep
+from tests.data.layouts import write_folder
 from tests.runs import metrics, tiny_config
 
 
@@ -178,6 +181,48 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 def test_batch_larger_than_the_dataset_is_refused(tmp_path):
     config = tiny_config(tmp_path, **{"data.batch_size": 1000, "guidance.weight": 0})
     with pytest.raises(ValueError, match=r"data.batch_size: 1000 is more than the 96 training images"):
+        train_run(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("device", "gpu", r"device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ("device", "meta", r"device: expected auto, cpu, cuda or cuda:N, got 'meta'"),
+        ("teacher.stages", "0 1 9", r"teacher.stages: a stage must lie in \[-3, 2\], got 9"),
+        ("guidance.student_layers", "0 1 3", r"guidance.student_layers: .* has 3 blocks: .* \[-3, 2\], got 3; --set"),
+        ("model.embed_dim", 33, r"dim should be divisible by num_heads \(asked for: .*model.embed_dim=33.*\)"),
+        ("model.name", "cifar_resnet8", r"cifar_resnet8: .*'patch_size' \(asked for: model.patch_size=2.*=none"),
+    ],
+)
+def test_impossible_values_name_their_key(finished, tmp_path, key, value, message):
+    config, result = finished
+    places = {"run_dir": str(tmp_path / "x"), "teacher.checkpoint": result.teacher_run}
+    with pytest.raises(ValueError, match=message):
+        train_run(replace(config, places | {key: value}))
+
+
+@pytest.mark.skipif(not _extension.has_native(), reason="the limit is the native kernel's")
+def test_too_large_an_image_ends_the_commands_with_a_message(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path, train=5)
+    tall = Image.new("RGB", (2, 2000))
+    for path in (tmp_path / "train").rglob("*.png"):
+        tall.save(path)
+    config = tiny_config(tmp_path, **{"data.dataset": "folder", "data.root": str(tmp_path), "data.batch_size": 2})
+    changes = {"guidance.weight": 0, "augment.crop_scale": "1 1", "augment.crop_ratio": "0.001 1"}
+    (tmp_path / "config.yaml").write_text(dump_yaml(replace(config, changes)))
+    assert train.main(["--config", "config.yaml"]) == 2
+    message = r"^error: lgfast::augment: a crop of \d+x2 is too large to reduce to 8; store smaller images$"
+    assert re.search(message, capsys.readouterr().err, flags=re.MULTILINE)
+
+
+def test_a_teacher_that_cannot_be_trained_is_named(tmp_path):
+    config = tiny_config(tmp_path)
+    with open(config.teacher.recipe, "a") as recipe:
+        recipe.write("data: {batch_size: 1000}\n")
+    message = r"teacher.recipe: .*teacher.yaml cannot be trained: data.batch_size: 1000 is more than the 96 training"
+    with pytest.raises(ValueError, match=message):
         train_run(config)
 
 

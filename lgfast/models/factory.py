@@ -59,7 +59,7 @@ def create_model(
         drop_path_rate: the largest stochastic-depth rate; the paper's CNNs, and models without it, have none.
         kwargs: passed to the constructor (`patch_size`, `embed_dim`, `depth`, `num_heads`, ...).
     Raises:
-        ValueError: unknown name (with near ones), or an argument the model does not have.
+        ValueError: unknown name (with near ones), or an argument the model does not have or take.
     """
     if not is_model(name):
         raise ValueError(unknown_model(name))
@@ -78,12 +78,12 @@ def build(name: str, args: dict, drop_path_rate: float) -> nn.Module:
     if drop_path_rate > 0:
         try:
             return timm.create_model(name, drop_path_rate=drop_path_rate, **args)
-        except TypeError as error:
+        except (TypeError, AssertionError) as error:  # an argument the model lacks, or a value it refuses
             if "drop_path_rate" not in str(error):
                 raise ValueError(f"create_model: {name}: {error}") from error
     try:
         return timm.create_model(name, **args)
-    except TypeError as error:
+    except (TypeError, AssertionError) as error:
         raise ValueError(f"create_model: {name}: {error}") from error
 
 

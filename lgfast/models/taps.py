@@ -172,7 +172,7 @@ def default_layers(model: nn.Module) -> tuple[int, int, int]:
 
 def resolve_layer(layer: int, num_blocks: int) -> int:
     if not -num_blocks <= layer < num_blocks:
-        raise ValueError(f"layers: block index must lie in [{-num_blocks}, {num_blocks - 1}], got {layer}")
+        raise ValueError(f"block index must lie in [{-num_blocks}, {num_blocks - 1}], got {layer}")
     return layer % num_blocks
 
 

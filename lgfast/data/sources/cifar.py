@@ -52,7 +52,7 @@ LAYOUTS = {
 def cifar_source(name: str, root: Path, split: str, download: bool = False) -> Source:
     """The split of CIFAR-10 or CIFAR-100 found in root/<official folder name>, or downloaded there when asked."""
     layout = LAYOUTS[name]
-    help_text = f"download it with download=True, or unpack {layout.archive} from {PAGE} into {root}"
+    help_text = f"download it (--data.download, or download=True), or unpack {layout.archive} from {PAGE} into {root}"
     if download and locate(root, [layout.folder], layout.meta) is None:
         download_official(layout, root)
     folder = find_folder(root, [layout.folder], layout.meta, help_text)

@@ -20,8 +20,8 @@ SPLIT_KEYS = {"train": ("trnid", "valid"), "test": ("tstid",)}
 def flowers_source(root: Path, split: str, download: bool = False) -> Source:
     """The split of Flowers-102 in root/flowers-102 or root/flowers: jpg/, imagelabels.mat and setid.mat."""
     help_text = (
-        f"download it with download=True, or put 102flowers.tgz (unpacked: jpg/), imagelabels.mat and setid.mat "
-        f"from {PAGE} into {root / FOLDERS[0]}"
+        "download it (--data.download, or download=True), or put 102flowers.tgz (unpacked: jpg/), imagelabels.mat "
+        f"and setid.mat from {PAGE} into {root / FOLDERS[0]}"
     )
     if download and locate(root, FOLDERS, "setid.mat") is None:
         import torchvision
