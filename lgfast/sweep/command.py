@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from lgfast.sweep.results import find_winner, measure_winner, write_results
 from lgfast.sweep.space import Space, read_space
 from lgfast.sweep.storage import SECRET_PLACE, with_password
 from lgfast.sweep.study import Plan, Study
-from lgfast.sweep.table import Display, describe, score, table
+from lgfast.sweep.table import Display, describe, failures, score, table
 from lgfast.sweep.worker import StopFlag, Worker
 
 JOURNAL = "study.journal"
@@ -115,12 +116,12 @@ def work(
         run_worker(study, out, here, interrupt, lambda: None)
         return 0
     print(f"sweep in {out}; another process or machine joins with: {join_command(study, out)}", flush=True)
-    display = Display(study)
-    if len(environments) == 1:
-        run_worker(study, out, here, interrupt, display.update)
-    else:
-        run_workers(study, out, here, interrupt, display, environments)
-    display.update(force=True)
+    with Display(study) as display:
+        if len(environments) == 1:
+            run_worker(study, out, here, interrupt, display.update)
+        else:
+            run_workers(study, out, here, interrupt, display, environments)
+        display.update(force=True)
     return conclude(study, out, here, interrupt)
 
 
@@ -161,7 +162,8 @@ def conclude(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag)
         root, device = here.get("data.root", base.data.root), here.get("device", base.device)
         test = measure_winner(study, winner, runs, root, device)
         write_results(study, out)
-    print("\n" + "\n".join(table(settings, keys)))
+    columns = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else None
+    print("\n" + "\n".join([*table(settings, keys, columns=columns), *failures(runs)]))
     print(describe_winner(winner, test, out))
     for line in write_page(study, runs, settings, out):
         print(line)

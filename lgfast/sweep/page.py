@@ -1,23 +1,43 @@
-"""The sweep's plots as PNGs, and one HTML file that holds them and the table."""
+"""One HTML file with a sweep's best setting, its table and its plots; it refers to no other file."""
 
 from __future__ import annotations
 
 import base64
 import html
-import warnings
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from lgfast.sweep.results import RunRow, SettingRow, find_winner
+from lgfast.sweep.plots import plot_curves, plot_importance, plot_parallel
+from lgfast.sweep.results import RunRow, SettingRow, find_winner, test_of
 from lgfast.sweep.study import Study
-from lgfast.sweep.table import cells, counts, describe, score, show
+from lgfast.sweep.table import cells, counts, describe, failures, number_columns, score
 
 MAX_ROWS = 200  # settings in the page's table
-SHOWN = 5  # settings with a color and a name in the plot of the curves
-STYLE = """body{font:15px system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}
-tr.best{background:#e8f3ff}img{max-width:100%}"""
+STYLE = """
+:root{color-scheme:light dark;--text:#222;--back:#fff;--line:#ddd;--best:#e3f0ff;--soft:#667}
+@media(prefers-color-scheme:dark){
+  :root{--text:#ddd;--back:#16181c;--line:#363a42;--best:#1d3550;--soft:#9aa}
+  img{border-radius:6px}
+}
+body{font:15px/1.45 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:var(--text);
+  background:var(--back);overflow-wrap:anywhere}
+h1{font-size:1.6em;line-height:1.2}h2{font-size:1.2em;margin:1.8em 0 .5em}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.25em .8em;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}
+td.number,th.number{text-align:right}
+tr.best{background:var(--best);font-weight:600}
+.soft{color:var(--soft)}
+img{max-width:100%;height:auto;display:block}
+"""
+
+
+class Picture(NamedTuple):
+    title: str
+    caption: str
+    path: Path
 
 
 def write_page(study: Study, runs: Sequence[RunRow], settings: Sequence[SettingRow], out: Path) -> list[str]:
@@ -30,140 +50,83 @@ def write_page(study: Study, runs: Sequence[RunRow], settings: Sequence[SettingR
     except ImportError:
         return ["no plots: matplotlib is missing; pip install 'lgfast[sweep]'"]
     matplotlib.use("Agg")
-    keys = [axis.key for axis in study.plan.space.axes]
-    images = {
-        "Validation accuracy over epochs": plot_curves(runs, scored, out / "curves.png"),
-        "Values of each setting; thick: the best, brighter: better": plot_parallel(scored, keys, out / "parallel.png")
-        if keys
-        else None,
-        "Importance of the keys": plot_importance(study, out / "importance.png"),
-    }
-    pictures = {title: path for title, path in images.items() if path}
-    (out / "index.html").write_text(page(study, runs, settings, keys, pictures, out))
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign in a value is a dollar sign
+        pictures = draw(study, runs, scored, out)
+    (out / "index.html").write_text(page(study, runs, settings, pictures, out), encoding="utf-8")
     return [f"plots in {out}/index.html"]
 
 
-def plot_curves(runs: Sequence[RunRow], settings: Sequence[SettingRow], path: Path) -> Path:
-    """A line per run; the best settings in color."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    colors = {row.setting: f"C{rank}" for rank, row in enumerate(settings[:SHOWN])}
-    labels = {row.setting: f"{row.setting}: {describe(row.changes)}"[:60] for row in settings[:SHOWN]}
-    for run in runs:
-        style = {"color": colors.get(run.setting, "0.75"), "zorder": 2 if run.setting in colors else 1}
-        axes.plot(list(run.curve), list(run.curve.values()), linewidth=1.2, **style)
-    for setting, color in colors.items():
-        axes.plot([], [], color=color, label=labels[setting])
-    if len(settings) > SHOWN:
-        axes.plot([], [], color="0.75", label="others")
-    axes.set(xlabel="epoch", ylabel="validation top-1 (%)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, title="setting, best first", title_fontsize=8)
-    return save(figure, path)
-
-
-def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Path) -> Path:
-    """Parallel coordinates: an axis per key and one for accuracy; brighter lines are better."""
-    from matplotlib import pyplot
-
-    columns = [[row.changes.get(key) for row in settings] for key in keys]
-    scaled = [positions(column) for column in columns]
-    means = [row.mean for row in settings]
-    low, width = min(means), (max(means) - min(means)) or 1.0
-    figure, axes = pyplot.subplots(figsize=(2.5 + 2.0 * len(keys), 4.5), layout="constrained")
-    for number in reversed(range(len(settings))):
-        share = (means[number] - low) / width
-        line = [heights[number] for heights, _ in scaled] + [share]
-        color = pyplot.get_cmap("viridis")(0.95 * share)  # the end of the scale is too pale on white
-        axes.plot(range(len(line)), line, color=color, linewidth=3 if number == 0 else 1.5, alpha=0.9)
-    ticks = [labels for _, labels in scaled] + [{f"{low + share * width:.1f}": share for share in (0.0, 0.5, 1.0)}]
-    for x, labels in enumerate(ticks):
-        axes.axvline(x, color="0.8", linewidth=0.8, zorder=0)
-        for text, y in labels.items():
-            box = {"facecolor": "white", "edgecolor": "0.8", "pad": 2}
-            axes.text(x, y, text[:24], fontsize=9, ha="center", va="center", bbox=box, zorder=3).set_in_layout(False)
-    axes.set_xticks(range(len(keys) + 1), [*keys, "val top-1 (%)"])
-    axes.set_yticks([])
-    axes.set_xlim(-0.3, len(keys) + 0.3)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    return save(figure, path)
-
-
-def positions(values: Sequence[Any]) -> tuple[list[float], dict[str, float]]:
-    """Height in [0, 1] of each value, and the labels with their heights. Values are spaced by rank."""
-    present = [value for value in values if value is not None]
-    is_numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present)
-    distinct = sorted(set(map(repr, present)), key=float if is_numeric else None)
-    ranks = {text: rank / max(1, len(distinct) - 1) for rank, text in enumerate(distinct)}
-    by_text = {repr(value): show(value) for value in present}
-    shown = distinct if len(distinct) <= 12 else [distinct[0], distinct[len(distinct) // 2], distinct[-1]]
-    heights = [float("nan") if value is None else ranks[repr(value)] for value in values]
-    return heights, {by_text[text]: ranks[text] for text in shown}
-
-
-def plot_importance(study: Study, path: Path) -> Path | None:
-    """fANOVA importance of each key; None with too few finished trials or a single key."""
-    import optuna
-    from matplotlib import pyplot
-
-    complete = study.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna marks some of this experimental
-        importance = optuna.importance.get_param_importances(study.optuna)
-    if len(importance) < 2:
-        return None
-    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.45 * len(importance)), layout="constrained")
-    names = list(importance)[::-1]
-    bars = axes.barh(names, [importance[name] for name in names])
-    axes.bar_label(bars, fmt="%.2f", padding=3)
-    axes.set_xlim(0, 1)
-    axes.set(xlabel="share of the variance of validation accuracy (fANOVA)")
-    return save(figure, path)
-
-
-def save(figure: Any, path: Path) -> Path:
-    from matplotlib import pyplot
-
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return path
+def draw(study: Study, runs: Sequence[RunRow], scored: Sequence[SettingRow], out: Path) -> list[Picture]:
+    keys = [axis.key for axis in study.plan.space.axes]
+    curves = plot_curves(runs, scored, out / "curves.png")
+    pictures = [Picture("Validation accuracy over epochs", "A line per run; the best settings in color.", curves)]
+    if keys and len(scored) > 1:
+        caption = "A line per setting, from violet (worst) to yellow (best, thick). Values are spaced by rank."
+        pictures.append(Picture("Values of each setting", caption, plot_parallel(scored, keys, out / "parallel.png")))
+    if importance := plot_importance(study, out / "importance.png"):
+        caption = "How much of the differences between complete runs each key explains."
+        pictures.append(Picture("Importance of the keys", caption, importance))
+    return pictures
 
 
 def page(
     study: Study,
     runs: Sequence[RunRow],
     settings: Sequence[SettingRow],
-    keys: Sequence[str],
-    pictures: dict[str, Path],
+    pictures: Sequence[Picture],
     out: Path,
 ) -> str:
-    """One file without references to others."""
-    escape = html.escape
-    winner, test = find_winner(settings), study.optuna.user_attrs.get("test")
-    title = f"Sweep of {study.plan.base.name}"
-    parts = [f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"]
-    seeds = len(study.plan.space.seeds)
+    title, seeds = html.escape(f"Sweep of {study.plan.base.name}"), len(study.plan.space.seeds)
     spread = f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-    parts.append(f"<h1>{escape(title)}</h1><p>{escape(counts(runs))}. Selected on validation{spread}.</p>")
-    if winner:
-        validation = score(winner.mean, winner.seeds, winner.spread)
-        tested = f", test {score(test['mean'], len(test['top1']), test['spread'])} %" if test else ""
-        parts.append(
-            f"<p><b>Best: setting {winner.setting}</b> ({escape(describe(winner.changes))}), "
-            f"validation {validation} %{tested}. Train it again with <code>python -m lgfast.train --config "
-            f"{escape(str(out))}/best.yaml</code>.</p>"
-        )
-    parts.append("<h2>Settings, best first</h2><table>")
-    for number, row in enumerate(cells(settings[:MAX_ROWS], keys)):
-        tag = "td" if number else "th"
-        mark = ' class="best"' if winner and row[0] == str(winner.setting) else ""
-        parts.append(f"<tr{mark}>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>")
-    parts.append("</table>")
-    for name, path in pictures.items():
-        data = base64.b64encode(path.read_bytes()).decode()
-        parts.append(f'<h2>{escape(name)}</h2><img alt="{escape(name)}" src="data:image/png;base64,{data}">')
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width,initial-scale=1'>",
+        f"<title>{title}</title><style>{STYLE}</style>",
+        f"<h1>{title}</h1><p>{html.escape(counts(runs))}. Selected on validation{spread}.</p>",
+        *best(study, settings, out),
+        "<h2>Settings, best first</h2>",
+        *settings_table(study, settings),
+        *(f"<p>{html.escape(line)}</p>" for line in failures(runs)),
+        *map(figure, pictures),
+        f"<p class=soft>Continue or join this sweep with <code>{command('--resume', out)}</code>.</p>",
+    ]
     return "\n".join(parts) + "\n"
+
+
+def best(study: Study, settings: Sequence[SettingRow], out: Path) -> list[str]:
+    winner = find_winner(settings)
+    if winner is None:
+        return ["<p>No setting is complete yet.</p>"]
+    validation, test = score(winner.mean, winner.seeds, winner.spread), test_of(study, winner)
+    tested = f", test {score(test['mean'], len(test['top1']), test['spread'])} %" if test else ""
+    return [
+        f"<p><b>Best: setting {winner.setting}</b> ({html.escape(describe(winner.changes))}), "
+        f"validation {validation} %{tested}.<br>"
+        f"Train it again with <code>{command('--config', out / 'best.yaml')}</code></p>"
+    ]
+
+
+def command(option: str, path: Path) -> str:
+    return html.escape(f"python -m lgfast.train {option} {shlex.quote(str(path))}")
+
+
+def settings_table(study: Study, settings: Sequence[SettingRow]) -> list[str]:
+    rows = cells(settings[:MAX_ROWS], [axis.key for axis in study.plan.space.axes])
+    are_numbers = number_columns(rows)
+    winner, parts = find_winner(settings), ["<div class=wide><table>"]
+    for number, row in enumerate(rows):
+        tag = "td" if number else "th"
+        mark = " class=best" if winner and row[0] == str(winner.setting) else ""
+        parts.append(f"<tr{mark}>" + "".join(map(cell, row, are_numbers, [tag] * len(row))) + "</tr>")
+    hidden = len(settings) - MAX_ROWS
+    return [*parts, "</table></div>", *([f"<p>... and {hidden} more in sweep.csv.</p>"] if hidden > 0 else [])]
+
+
+def cell(text: str, is_number: bool, tag: str) -> str:
+    return f"<{tag}{' class=number' if is_number else ''}>{html.escape(text)}</{tag}>"
+
+
+def figure(picture: Picture) -> str:
+    title, data = html.escape(picture.title), base64.b64encode(picture.path.read_bytes()).decode()
+    caption = html.escape(picture.caption)
+    return f'<h2>{title}</h2><p class=soft>{caption}</p><img alt="{title}" src="data:image/png;base64,{data}">'

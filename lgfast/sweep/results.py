@@ -116,8 +116,7 @@ def measure_winner(
     study: Study, winner: SettingRow, runs: Sequence[RunRow], root: str | None, device: str
 ) -> dict | None:
     """Test accuracy of the winner's runs; measured once per study and kept in it. None if the weights are elsewhere."""
-    known = study.optuna.user_attrs.get("test")
-    if known and known["setting"] == winner.setting:
+    if known := test_of(study, winner):
         return known
     folders = [run.run_dir for run in runs if run.setting == winner.setting]
     if not all(Path(folder).is_dir() for folder in folders):
@@ -127,6 +126,12 @@ def measure_winner(
     test = {"setting": winner.setting, "top1": top1, "mean": statistics.mean(top1), "spread": spread}
     study.optuna.set_user_attr("test", test)
     return test
+
+
+def test_of(study: Study, winner: SettingRow) -> dict | None:
+    """What `measure_winner` found, if it was this setting that it measured."""
+    known = study.optuna.user_attrs.get("test")
+    return known if known and known["setting"] == winner.setting else None
 
 
 def write_results(study: Study, out: Path) -> tuple[list[RunRow], list[SettingRow]]:
