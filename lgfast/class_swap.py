@@ -16,14 +16,16 @@ class FuseReport:
         fused: names of the modules that now use the fused operations.
         refused: (name, class, reason) of the candidates left as they are.
         claim: what is said of the fused ones.
+        limits: on which inputs they do; elsewhere they run as before. Empty: on all.
     """
 
     fused: tuple[str, ...]
     refused: tuple[tuple[str, str, str], ...]
     claim: str
+    limits: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{len(self.fused)} {self.claim}"]
+        lines = [f"{len(self.fused)} {self.claim}", *([self.limits] if self.fused and self.limits else [])]
         reasons: dict[tuple[str, str], list[str]] = {}
         for name, class_name, reason in self.refused:
             reasons.setdefault((class_name, reason), []).append(name)
@@ -39,12 +41,17 @@ class ClassSwap:
         claim: what a report says of the fused modules.
         is_candidate: whether a module without a registered class deserves a line in the report.
         refusal: why a candidate must stay as it is, or None.
+        limits: on which inputs the fused modules use the operations, a line of the report.
     """
 
     def __init__(
-        self, claim: str, is_candidate: Callable[[nn.Module], bool], refusal: Callable[[nn.Module], str | None]
+        self,
+        claim: str,
+        is_candidate: Callable[[nn.Module], bool],
+        refusal: Callable[[nn.Module], str | None],
+        limits: str = "",
     ) -> None:
-        self.claim, self.is_candidate, self.refusal = claim, is_candidate, refusal
+        self.claim, self.is_candidate, self.refusal, self.limits = claim, is_candidate, refusal, limits
         self.fused_classes: dict[type, type] = {}
 
     def register(self, plain: type[nn.Module]) -> Callable[[type], type]:
@@ -73,7 +80,7 @@ class ClassSwap:
                     fused.append(name)
                 else:
                     refused.append((name, type(module).__name__, reason))
-        return FuseReport(tuple(fused), tuple(refused), self.claim)
+        return FuseReport(tuple(fused), tuple(refused), self.claim, self.limits)
 
     def undo(self, model: nn.Module) -> None:
         """Gives every module its plain class back."""

@@ -19,7 +19,14 @@ from lgfast.class_swap import ClassSwap, FuseReport
 from lgfast.models import convit, cvt, t2t
 from lgfast.models.layers import merge_heads, split_heads
 from lgfast.ops import short_attention, short_attention_qkvpacked
-from lgfast.ops.short_attention import HEAD_DIMS, compute_dtype, unsupported_shape_reason
+from lgfast.ops.short_attention import (
+    FEW_KEYS,
+    HEAD_DIMS,
+    MAX_QUERIES_FEW_KEYS,
+    MAX_TOKENS,
+    compute_dtype,
+    unsupported_shape_reason,
+)
 
 _PROJECTIONS = ("qkv", "qk", "kv", "q", "k", "v")
 _refusals: dict[type, str] = {  # attention classes that short_attention cannot compute
@@ -64,7 +71,13 @@ def _refusal(module: nn.Module) -> str | None:
     return None
 
 
-_swap = ClassSwap("attention modules use lgfast.ops.short_attention", _is_attention, _refusal)
+_swap = ClassSwap(
+    "attention modules use lgfast.ops.short_attention",
+    _is_attention,
+    _refusal,
+    limits=f"its kernels take bfloat16 or float16 on CUDA, {MAX_TOKENS} keys and {MAX_TOKENS} queries at most "
+    f"({MAX_QUERIES_FEW_KEYS} queries over {FEW_KEYS} keys); on a larger input a module runs PyTorch's attention",
+)
 
 
 def _head_dim(module: nn.Module) -> int:

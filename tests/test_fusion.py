@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import re
 from collections import Counter
 
 import pytest
@@ -193,5 +194,17 @@ def test_a_run_fuses_its_model_and_on_cpu_trains_to_the_same_bits():
 
 
 def test_report_prints():
-    assert str(fuse(vit())) == "2 attention modules use lgfast.ops.short_attention"
+    assert str(fuse(vit())).splitlines()[0] == "2 attention modules use lgfast.ops.short_attention"
     assert str(lgfast.fuse(nn.Linear(2, 2))) == "0 attention modules use lgfast.ops.short_attention"
+
+
+def test_the_report_says_up_to_which_size_the_kernels_run(kernels_on_cpu):
+    """The numbers of its line are those at which the ops stop taking an input."""
+    numbers = re.search(r"(\d+) keys and (\d+) queries at most \((\d+) queries over (\d+) keys\)", str(fuse(vit())))
+    max_keys, max_queries, most_queries, few_keys = map(int, numbers.groups())
+
+    def takes(queries, keys):
+        return unsupported_shape_reason(torch.device("cpu"), torch.bfloat16, queries, keys, 32) is None
+
+    assert takes(max_queries, max_keys) and takes(most_queries, few_keys)
+    assert not takes(1, max_keys + 1) and not takes(max_queries + 1, few_keys + 1) and not takes(most_queries + 1, 1)
