@@ -256,6 +256,8 @@ def check_key(key: str) -> None:
     keys = valid_keys()
     if key in keys:
         return
+    if not isinstance(key, str):
+        raise ValueError(f"expected a configuration key such as optim.lr, got {key!r}")
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
     same_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     hint = (same_leaf or near or ["name"])[0]
@@ -353,6 +355,8 @@ def load_yaml(path: Path | str) -> Config:
     """Configuration from a YAML file; unknown keys are errors that name the nearest valid one."""
     try:
         tree = yaml.safe_load(Path(path).read_text()) or {}
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):

@@ -212,7 +212,7 @@ def resume_config(run_dir: Path | str, changes: dict[str, Any]) -> Config:
     """The configuration of the run in `run_dir`; changing what the run computes is refused."""
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
-        raise ValueError(f"--resume: {run_dir} is not a run folder (no config.yaml)")
+        raise ValueError(f"--resume: {run_dir} is no folder of a run or a sweep (it has no config.yaml or sweep.json)")
     config = dataclasses.replace(load_yaml(path), run_dir=str(run_dir))
     for key, value in changes.items():
         if not key.startswith(FREE_ON_RESUME) and replace(config, {key: value}) != config:

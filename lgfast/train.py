@@ -26,7 +26,7 @@ from lgfast.config import (
 from lgfast.interrupt import Interrupted, InterruptFlag
 from lgfast.pycls_config import load_pycls_config
 from lgfast.run import Result, read_result, resume_config, train_run
-from lgfast.sweep.options import add_sweep_options, is_sweep
+from lgfast.sweep.options import add_sweep_options, check_join_options, check_no_sweep_options, is_sweep
 
 DEFAULT_RECIPE = "digits"
 DESCRIPTION = "Train a vision transformer with locality guidance. Without arguments: the digits demo, on CPU or GPU."
@@ -133,10 +133,13 @@ def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: li
     """Start, join or continue a sweep."""
     if ranks.was_launched_by_torchrun():
         raise ValueError("--sweep starts its own processes; run it without torchrun, with --workers-per-gpu K")
+    if options.resume and (options.sweep or options.sweep_space):
+        raise ValueError("--resume continues a sweep as it was started; drop --sweep, or start a new one with --out")
     from lgfast.sweep import command  # needs Optuna
 
     if options.sweep or options.sweep_space:
         return command.start(read_config(parser, options, rest), options)
+    check_join_options(parser, options)
     return command.join(options, dict(split_assignment(text) for text in options.set) | key_values(rest))
 
 
@@ -147,6 +150,7 @@ def main(argv: list[str] | None = None) -> int:
         options, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
         if is_sweep(options) and not options.help:
             return sweep(parser, options, rest)
+        check_no_sweep_options(parser, options)
         config = read_config(parser, options, rest)
         if options.print_config or options.from_pycls:
             print(dump_yaml(config), end="", flush=True)

@@ -104,4 +104,4 @@ def test_resuming_a_finished_run_says_so(reference, capsys):
 
 def test_resuming_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert main(["--resume", str(tmp_path)]) == 2
-    assert "is not a run folder (no config.yaml)" in capsys.readouterr().err
+    assert "is no folder of a run or a sweep" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lgfast.checkpoint import atomic_path
 from lgfast.config import Config
 from lgfast.passwords import without_password
 from lgfast.run import FREE_ON_RESUME
@@ -55,7 +56,8 @@ def join(options: argparse.Namespace, changes: dict[str, Any]) -> int:
             )
     out, place, name = named_study(options)
     if "://" not in place and not Path(place).is_file():
-        raise ValueError(f"--study: no journal file {place}; start a sweep with --sweep")
+        missing = "the sweep's journal is gone" if options.resume else "start a sweep with --sweep"
+        raise ValueError(f"--study: no journal file {place}; {missing}")
     environments = worker_environments(options.workers, options.workers_per_gpu)
     study = Study(with_password(place), name)
     study.join()
@@ -66,11 +68,30 @@ def named_study(options: argparse.Namespace) -> tuple[Path, str, str]:
     """Folder, place and name of the sweep to join. Beside `--resume`, `--study` gives the password again."""
     if not options.resume:
         return Path(options.out or default_folder(None, options)), options.study, options.study_name
-    out, named = Path(options.resume), json.loads((Path(options.resume) / SWEEP_FILE).read_text())
-    place = options.study or named["study"]
-    if stored_place(place) != named["study"]:
-        raise ValueError(f"--study: the sweep in {out} is kept in {named['study']}, not {without_password(place)}")
-    return out, place, named["name"]
+    out = Path(options.resume)
+    try:
+        named = json.loads((out / SWEEP_FILE).read_text())
+        stored, name = named["study"], named["name"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"--resume: {out / SWEEP_FILE} is damaged; name the study instead: --study {out / JOURNAL} --out {out}"
+        ) from None
+    place = options.study or stored
+    if stored_place(place) != stored:
+        raise ValueError(f"--study: the sweep in {out} is kept in {stored}, not {without_password(place)}")
+    return out, place, name
+
+
+def open_folder(out: Path, study: Study) -> None:
+    """Make the sweep's folder, which remembers its study."""
+    text = json.dumps({"study": stored_place(study.place), "name": study.name}) + "\n"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / SWEEP_FILE).exists() or (out / SWEEP_FILE).read_text() != text:
+            with atomic_path(out / SWEEP_FILE) as temporary:
+                temporary.write_text(text)
+    except OSError as error:
+        raise ValueError(f"--out: cannot write {out}: {error.strerror}; name another folder") from None
 
 
 def stored_place(place: str) -> str:
@@ -89,6 +110,8 @@ def read_plan(config: Config, options: argparse.Namespace) -> Plan:
         raise ValueError("--trials: --sweep runs every combination; to sample, describe the axes with --sweep-space")
     if not space.is_grid and not (options.trials or options.budget):
         raise ValueError("--sweep-space: say how much to sample with --trials N or --budget 30m")
+    if options.trials is not None and options.trials < 1:
+        raise ValueError(f"--trials: at least 1, got {options.trials}")
     if options.group < 1 or options.workers < 1:
         raise ValueError(f"--group and --workers: at least 1, got {options.group} and {options.workers}")
     pruner = options.pruner or ("none" if space.is_grid else "median")
@@ -108,8 +131,7 @@ def work(
     study: Study, out: Path, here: dict[str, Any], environments: list[dict[str, str]], options: argparse.Namespace
 ) -> int:
     """Work on the study in this process or in several, then write the results."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / SWEEP_FILE).write_text(json.dumps({"study": stored_place(study.place), "name": study.name}) + "\n")
+    open_folder(out, study)
     interrupt = StopFlag(options.budget).install()
     if options.worker:
         study.expected_workers = options.worker

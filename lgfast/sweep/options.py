@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 PRUNERS = ("none", "median", "hyperband")
+ONLY_SWEEPS = ("trials", "budget", "pruner", "study_name", "out", "group", "workers", "workers_per_gpu", "dry_run")
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: which study it belongs to
 
 
@@ -32,6 +33,25 @@ def is_sweep(options: argparse.Namespace) -> bool:
     """Whether a parsed command line asks for a sweep, or to continue or join one."""
     named = options.sweep or options.sweep_space or options.study
     return bool(named or (options.resume and (Path(options.resume) / SWEEP_FILE).is_file()))
+
+
+def check_no_sweep_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Raise a ValueError if the command line of a single run has an option that would go unheard."""
+    for name in ONLY_SWEEPS:
+        if getattr(options, name) != parser.get_default(name):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"{flag} is an option of sweeps; add --sweep KEY=V1,V2 or --sweep-space FILE, or drop it"
+                + (" (the folder of a single run is --run_dir)" if name == "out" else "")
+            )
+
+
+def check_join_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Raise a ValueError if one that joins a sweep asks for what the sweep has fixed."""
+    for name in ("trials", "pruner", "group", "dry_run"):
+        if getattr(options, name) != parser.get_default(name):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is fixed when a sweep is started; drop it to join or continue this one")
 
 
 def seconds(text: str) -> float:

@@ -103,6 +103,7 @@ def read_space(assignments: list[str], file: str | None, base: Config) -> Space:
     repeated = {axis.key for axis in axes if sum(other.key == axis.key for other in axes) > 1}
     if repeated:
         raise ValueError(f"--sweep: {repeated.pop()} is given twice; list all its values once")
+    check_axes(axes)
     seeds = next((axis for axis in axes if axis.key == "seed"), Axis("seed", (base.seed,)))
     if not seeds.choices:
         raise ValueError("seed: a sweep repeats every setting with each seed; list them, e.g. seed: [0, 1, 2]")
@@ -119,6 +120,8 @@ def axis_from_text(text: str) -> Axis:
     check_sweepable(key)
     is_list = getattr(valid_keys()[key], "__origin__", None) is tuple
     parts = values.split(";") if is_list or ";" in values else values.split(",")
+    if len(parts) > 1 and not all(map(str.strip, parts)):
+        raise ValueError(f"--sweep: {key}: a value between the commas is missing in {text!r}")
     return Axis(key, choices=tuple(convert(part.strip(), valid_keys()[key], key) for part in parts))
 
 
@@ -132,18 +135,38 @@ def axis_from_yaml(key: str, entry: Any) -> Axis:
     unknown = set(entry) - {field.name for field in dataclasses.fields(Axis)}
     if unknown:
         raise ValueError(f"{key}: {unknown.pop()!r} is none of choices, low, high, log, step, when")
+    if not isinstance(entry.get("when") or {}, dict):
+        raise ValueError(f"{key}: when: expected a mapping such as {{optim.name: sgd}}, got {entry['when']!r}")
     when = tuple((parent, conditions(parent, values)) for parent, values in (entry.get("when") or {}).items())
     if "choices" in entry:
+        if not isinstance(entry["choices"], list) or not entry["choices"]:
+            raise ValueError(f"{key}: expected at least one choice, as a list, got {entry['choices']!r}")
         return Axis(key, tuple(convert(value, hint, key) for value in entry["choices"]), when=when)
     if hint not in (int, float, int | None, float | None):
         raise ValueError(f"{key}: low and high need a number, and this key holds {hint}; list choices instead")
     low, high, step = (convert(entry.get(name), hint | None, key) for name in ("low", "high", "step"))
     is_log = convert(entry.get("log", False), bool, f"{key} log")
+    if low is None or high is None:
+        raise ValueError(f"{key}: low and high need a number each, got {entry}")
+    if step is not None and not 0 < step <= high - low:
+        raise ValueError(f"{key}: step: expected more than 0 and at most high - low, got {entry}")
     if not low < high or (is_log and low <= 0):
         raise ValueError(f"{key}: expected low < high{' and low > 0 on a log scale' if is_log else ''}, got {entry}")
     if is_log and step:
         raise ValueError(f"{key}: a log scale has no step; drop one of the two")
     return Axis(key, low=low, high=high, log=is_log, step=step, when=when)
+
+
+def check_axes(axes: list[Axis]) -> None:
+    """No value twice, which would run the same again, and no condition on a key that is sampled later."""
+    for number, axis in enumerate(axes):
+        twice = [value for value in axis.choices if axis.choices.count(value) > 1]
+        if twice:
+            raise ValueError(f"{axis.key}: the value {twice[0]!r} is given twice; repeat settings with seed=0,1,2")
+        later = {other.key for other in axes[number:]}
+        for parent, _ in axis.when:
+            if parent in later:
+                raise ValueError(f"{axis.key}: its condition needs {parent}, which comes later; move {parent} up")
 
 
 def conditions(key: str, values: Any) -> tuple[Any, ...]:
@@ -178,9 +201,16 @@ def read_yaml(file: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--sweep-space: no file {file}")
     try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not valid YAML: {error}") from None
+        root = yaml.compose(text := path.read_text(), yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--sweep-space: {file}: not valid YAML: {error}") from None
     if not isinstance(tree, dict) or not tree:
-        raise ValueError(f"{file}: expected a mapping of configuration keys to choices or ranges")
+        raise ValueError(
+            f"--sweep-space: {file}: expected a mapping of configuration keys to choices or ranges, got {tree!r}"
+        )
+    keys = [node.value for node, _ in root.value]
+    for key in keys:
+        if keys.count(key) > 1:  # YAML would keep the last alone
+            raise ValueError(f"--sweep-space: {file}: {key} is given twice; list all its values once")
     return tree

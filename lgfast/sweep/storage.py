@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -31,8 +32,31 @@ def open_storage(place: str) -> optuna.storages.BaseStorage:
 
 
 def open_journal(place: str) -> optuna.storages.JournalStorage:
-    Path(place).parent.mkdir(parents=True, exist_ok=True)
-    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(place))
+    if Path(place).is_dir():
+        raise ValueError(f"--study: {place} is a folder; name a journal file, e.g. {Path(place) / 'study.journal'}")
+    try:
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(place))
+    except OSError as error:
+        raise ValueError(
+            f"--out or --study: cannot write {place}: {error.strerror}; name a place that can be written"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"--study: {place} is damaged or no journal of a sweep: line {damaged_line(Path(place))} cannot be read; "
+            "keep a copy, remove that line, and join again"
+        ) from None
+
+
+def damaged_line(path: Path) -> int:
+    """Number of the first line that is no operation of a journal; the last line where all are."""
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)["op_code"]
+        except (ValueError, KeyError, TypeError):
+            return number
+    return len(lines)
 
 
 def open_database(place: str) -> optuna.storages.RDBStorage:

@@ -112,15 +112,61 @@ def test_dry_run_prints_trials_and_time_and_leaves_nothing(base, tmp_path, capsy
         ([*GRID, "--workers-per-gpu", "2"], "torch sees no CUDA device here"),
         (["--study", "no.journal"], "no journal file no.journal"),
         (["--study", "sqlite:///empty.db"], "holds no sweep named 'lgfast'"),
+        (["--sweep", "optim.lr=1e-3,,2e-3"], "a value between the commas is missing in 'optim.lr=1e-3,,2e-3'"),
+        (["--sweep", "optim.lr=1e-3,0.001"], "optim.lr: the value 0.001 is given twice"),
+        ([*GRID, "--resume", "somewhere"], "--resume continues a sweep as it was started; drop --sweep"),
+        ([*GRID, "--study", "."], "--study: . is a folder; name a journal file, e.g. study.journal"),
+        (["--study", "x.journal", "--trials", "4"], "--trials is fixed when a sweep is started"),
     ],
 )
 def test_mistakes_fail_before_anything_starts(base, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lgfast.sweep.study.READY_S", 0.1)
-    config = [] if "--study" in arguments else ["--config", base, "--out", "out"]
+    config = [] if arguments[0] == "--study" else ["--config", base, "--out", "out"]
     assert main([*config, *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--trials", "3"], ["--out", "x"], ["--workers", "2"], ["--dry-run"], ["--budget", "1m"]]
+)
+def test_a_single_run_refuses_the_options_of_sweeps(base, capsys, monkeypatch, arguments):
+    monkeypatch.setattr("lgfast.train.train_run", lambda *_: pytest.fail("trains"))
+    assert main(["--config", base, *arguments]) == 2
+    assert f"error: {arguments[0]} is an option of sweeps; add --sweep KEY=V1,V2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]"])
+def test_a_damaged_sweep_file_names_the_way_back(tmp_path, capsys, text):
+    (tmp_path / "sweep.json").write_text(text)
+    assert main(["--resume", str(tmp_path)]) == 2
+    assert f"is damaged; name the study instead: --study {tmp_path}/study.journal --out {tmp_path}" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_damaged_journal_names_its_line_and_goes_on_without_it(base, tmp_path, capsys):
+    journal = tmp_path / "study.journal"
+    start = ["--config", base, *GRID, "--budget", "0s", "--study", str(journal)]
+    assert main(start) == 0
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:3], "half a li", *lines[3:]]))  # glued to the line after it
+    assert main(start) == 2
+    assert "line 4 cannot be read; keep a copy, remove that line" in capsys.readouterr().err
+    journal.write_text("".join([*lines[:3], "half a line\n", *lines[3:]]))
+    assert main(start) == 2
+    journal.write_text("".join(lines))
+    assert main(start) == 0
+
+
+@pytest.mark.parametrize("place", ["file", "file/inside"])
+def test_a_folder_that_cannot_be_written_is_named(base, tmp_path, capsys, place):
+    (tmp_path / "file").write_text("")
+    for extra in ([], ["--study", str(tmp_path / "study.journal"), "--budget", "0s"]):
+        assert main(["--config", base, *GRID, "--out", str(tmp_path / place), *extra]) == 2
+        err = capsys.readouterr().err
+        assert "--out" in err and f"cannot write {tmp_path / place}" in err and "name a" in err
 
 
 def test_a_study_with_another_plan_is_not_mixed(base, tmp_path, capsys):
