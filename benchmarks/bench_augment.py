@@ -112,8 +112,8 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=10)
-    parser.add_argument("--providers", default=",".join(PROVIDERS))
-    parser.add_argument("--batches", default="128")
+    parser.add_argument("--providers", type=harness.names_of(PROVIDERS), default=",".join(PROVIDERS))
+    parser.add_argument("--batches", type=harness.counts, default="128")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on CUDA, float32 on CPU")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
@@ -121,9 +121,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     rows = (
         row
-        for batch in map(int, options.batches.split(","))
+        for batch in options.batches
         for row in harness.survive(
-            bench(batch, options.providers.split(","), dtype, device, options.rounds, limits),
+            bench(batch, options.providers, dtype, device, options.rounds, limits),
             op="augment",
             shape=f"{SIDE}->{SPEC.image_size} B={batch}",
         )

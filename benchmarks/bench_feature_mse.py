@@ -103,9 +103,11 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=50)
-    parser.add_argument("--providers", default="torch,lgfast", help="of " + ", ".join(PROVIDERS))
-    parser.add_argument("--models", default=",".join(STUDENT_SIDES))
-    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument(
+        "--providers", type=harness.names_of(PROVIDERS), default="torch,lgfast", help="of " + ", ".join(PROVIDERS)
+    )
+    parser.add_argument("--models", type=harness.names_of(STUDENT_SIDES), default=",".join(STUDENT_SIDES))
+    parser.add_argument("--dtypes", type=harness.names_of(DTYPES), default="float32,bfloat16")
     parser.add_argument("--batch", type=int, default=0, help="default: 128 on CUDA, 32 on CPU")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
@@ -113,11 +115,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = ceilings.load(options.ceilings, device)
     torch.manual_seed(0)
     torch.zeros(7 * 2**20)  # a freed 28 MiB block: malloc then keeps memory between calls, as in any training process
-    providers = options.providers.split(",")
+    providers = options.providers
     rows = (
         row
-        for model in options.models.split(",")
-        for dtype in options.dtypes.split(",")
+        for model in options.models
+        for dtype in options.dtypes
         for row in harness.survive(
             bench(model, providers, batch, dtype, device, options.rounds, limits),
             op="feature_mse",

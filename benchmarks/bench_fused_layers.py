@@ -142,23 +142,29 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=50)
-    parser.add_argument("--providers", default=",".join(PROVIDERS))
-    parser.add_argument("--ops", default=",".join(OPS))
-    parser.add_argument("--shapes", default="", help="of " + ", ".join(SHAPES) + "; default deit_tiny, on CPU digits")
-    parser.add_argument("--batches", default="", help="default 128,256,512 on CUDA, 16 on CPU")
-    parser.add_argument("--dtypes", default="", help="of float32, bfloat16, float16; default bfloat16, on CPU float32")
+    parser.add_argument("--providers", type=harness.names_of(PROVIDERS), default=",".join(PROVIDERS))
+    parser.add_argument("--ops", type=harness.names_of(OPS), default=",".join(OPS))
+    parser.add_argument(
+        "--shapes", type=harness.names_of(SHAPES), help="of " + ", ".join(SHAPES) + "; default deit_tiny, on CPU digits"
+    )
+    parser.add_argument("--batches", type=harness.counts, help="default 128,256,512 on CUDA, 16 on CPU")
+    parser.add_argument(
+        "--dtypes",
+        type=harness.names_of(DTYPES),
+        help="of float32, bfloat16, float16; default bfloat16, on CPU float32",
+    )
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     is_cuda = device.type == "cuda"
     limits = ceilings.load(options.ceilings, device)
     torch.manual_seed(0)
-    providers = options.providers.split(",")
+    providers = options.providers
     rows = (
         row
-        for name in options.ops.split(",")
-        for shape in (options.shapes or ("deit_tiny" if is_cuda else "digits")).split(",")
-        for batch in map(int, (options.batches or ("128,256,512" if is_cuda else "16")).split(","))
-        for dtype in (options.dtypes or ("bfloat16" if is_cuda else "float32")).split(",")
+        for name in options.ops
+        for shape in options.shapes or ["deit_tiny" if is_cuda else "digits"]
+        for batch in options.batches or ([128, 256, 512] if is_cuda else [16])
+        for dtype in options.dtypes or ["bfloat16" if is_cuda else "float32"]
         for row in harness.survive(
             bench(name, shape, batch, dtype, providers, device, limits, options.rounds),
             op=name,

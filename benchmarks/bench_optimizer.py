@@ -99,7 +99,12 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=100)
-    parser.add_argument("--providers", default=",".join(available()), help="of " + ", ".join(PROVIDERS))
+    parser.add_argument(
+        "--providers",
+        type=harness.names_of(PROVIDERS),
+        default=",".join(available()),
+        help="of " + ", ".join(PROVIDERS),
+    )
     parser.add_argument("--models", default="deit_tiny_patch16_224,cifar_resnet56")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
@@ -108,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         row
         for name in options.models.split(",")
         for row in harness.survive(
-            bench(name, options.providers.split(","), device, options.rounds, limits), op="adamw", shape=name
+            bench(name, options.providers, device, options.rounds, limits), op="adamw", shape=name
         )
     )
     harness.record("optimizer", rows, device, options.out)

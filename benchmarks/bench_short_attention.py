@@ -184,20 +184,20 @@ def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=50)
-    parser.add_argument("--providers", default=",".join(PROVIDERS))
-    parser.add_argument("--shapes", default=",".join(SHAPES))
-    parser.add_argument("--batches", default="128,256,512")
-    parser.add_argument("--dtypes", default="bfloat16")
+    parser.add_argument("--providers", type=harness.names_of(PROVIDERS), default=",".join(PROVIDERS))
+    parser.add_argument("--shapes", type=harness.names_of(SHAPES), default=",".join(SHAPES))
+    parser.add_argument("--batches", type=harness.counts, default="128,256,512")
+    parser.add_argument("--dtypes", type=harness.names_of(DTYPES), default="bfloat16")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     limits = ceilings.load(options.ceilings, device)
     torch.manual_seed(0)
-    providers = options.providers.split(",")
+    providers = options.providers
     rows = (
         row
-        for name in options.shapes.split(",")
-        for batch in map(int, options.batches.split(","))
-        for dtype in options.dtypes.split(",")
+        for name in options.shapes
+        for batch in options.batches
+        for dtype in options.dtypes
         for row in harness.survive(
             bench(name, batch, dtype, providers, device, limits, options.rounds),
             op="short_attention",

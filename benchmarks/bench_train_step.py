@@ -172,6 +172,7 @@ STEPS = {  # lgfast's own step in its variants: options of StepConfig
     "lgfast-fused-layers": {"fused_layers": "on"},
     "lgfast-fused-layers-compile": {"fused_layers": "on", "compile": "on"},
 }
+PROVIDERS = (*PEERS, "bare", "loop", *STEPS)
 
 
 def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], object]:
@@ -342,26 +343,33 @@ def bench(
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=20)
     parser.add_argument(
-        "--providers", default="paper,amp,bare,loop,lgfast", help="also compile, " + ", ".join([*STEPS][1:])
+        "--providers",
+        type=harness.names_of(PROVIDERS),
+        default="paper,amp,bare,loop,lgfast",
+        help="of " + ", ".join(PROVIDERS),
     )
-    parser.add_argument("--shapes", default="deit_tiny_224", help="of " + ", ".join(SHAPES))
-    parser.add_argument("--batch", default="", help="sizes, comma-separated; default 128,256,512 on CUDA, 8 on CPU")
-    parser.add_argument("--guidance", default="on,off")
-    parser.add_argument("--precision", default="", help="fp32 or bf16; default bf16 on CUDA, fp32 on CPU")
+    parser.add_argument(
+        "--shapes", type=harness.names_of(SHAPES), default="deit_tiny_224", help="of " + ", ".join(SHAPES)
+    )
+    parser.add_argument(
+        "--batch", type=harness.counts, help="sizes, comma-separated; default 128,256,512 on CUDA, 8 on CPU"
+    )
+    parser.add_argument("--guidance", type=harness.names_of(("on", "off")), default="on,off")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default bf16 on CUDA, fp32 on CPU")
     parser.add_argument("--no-stages", action="store_true", help="whole steps only")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     limits = ceilings.load(options.ceilings, device)
     is_cuda = device.type == "cuda"
-    batches = [int(size) for size in (options.batch or ("128,256,512" if is_cuda else "8")).split(",")]
+    batches = options.batch or ([128, 256, 512] if is_cuda else [8])
     precision = options.precision or ("bf16" if is_cuda else "fp32")
-    providers, shapes = options.providers.split(","), options.shapes.split(",")
+    providers, shapes = options.providers, options.shapes
     arguments = (precision, device, options.rounds)
     rows = (
         row
         for shape in shapes
         for batch in batches
-        for guidance in options.guidance.split(",")
+        for guidance in options.guidance
         for row in harness.survive(
             bench(shape, providers, batch, guidance == "on", *arguments, limits),
             op="train_step",

@@ -54,16 +54,44 @@ class Timing:
 def parser(doc: str, rounds: int) -> argparse.ArgumentParser:
     """The options that every benchmark has; its text is the first line of the script's docstring."""
     options = argparse.ArgumentParser(description=doc.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=rounds, help="times each call is timed")
+    options.add_argument("--rounds", type=count, default=rounds, help="times each call is timed")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV")
     options.add_argument("--ceilings", type=Path, help="CSV of benchmarks.ceilings; default: measured first")
     return options
 
 
+def count(text: str) -> int:
+    """An option's whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {number}")
+    return number
+
+
+def counts(text: str) -> list[int]:
+    """An option's comma-separated numbers above 0."""
+    return [count(part) for part in text.split(",")]
+
+
+def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """The type of an option that lists some of the `known` names, separated by commas."""
+
+    def names(text: str) -> list[str]:
+        found = text.split(",")
+        for name in found:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"unknown {name!r}; known: {', '.join(known)}")
+        return found
+
+    return names
+
+
 def chosen_device(options: argparse.Namespace) -> torch.device:
     """The device of a command line; on a GPU without lgfast's kernels there is nothing to measure."""
     device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"--device: {device} was asked for, but torch sees no CUDA device; use --device cpu")
     if device.type == "cuda" and not _extension.has_cuda_kernels():
         raise SystemExit(
             "lgfast._cuda is not built, so its rows would be those of the reference; build it "
@@ -244,6 +272,8 @@ def _format(value: object) -> object:
 
 
 def _timing(samples: list[float], peak: float | None) -> Timing:
+    if len(samples) == 1:
+        samples = samples * 2
     fifths = statistics.quantiles(samples, n=5, method="inclusive")
     return Timing(statistics.median(samples), fifths[0], fifths[-1], peak)
 

@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=1)
     parser.add_argument("--shape", default="deit_tiny_224", choices=SHAPES)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--precision", default="", help="fp32 or bf16; default bf16 on CUDA, fp32 on CPU")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default bf16 on CUDA, fp32 on CPU")
     parser.add_argument("--top", type=int, default=40, help="rows of each kind")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import bench_feature_mse, ceilings, harness
+from benchmarks import bench_feature_mse, bench_short_attention, bench_train_step, ceilings, harness
 from benchmarks.ceilings import Ceilings
 
 CPU = torch.device("cpu")
@@ -110,3 +110,30 @@ def test_ceilings_are_read_back_and_refused_on_other_hardware(tmp_path):
     path.write_text(path.read_text().replace(harness.hardware(CPU), "another processor"))
     with pytest.raises(ValueError, match="was measured on another processor"):
         ceilings.load(path, CPU)
+
+
+@pytest.mark.parametrize(
+    ("bench", "arguments", "message"),
+    [
+        (bench_feature_mse, "--providers torch,lgfst", "unknown 'lgfst'; known: torch, compile, lgfast"),
+        (bench_feature_mse, "--models deit", "unknown 'deit'; known: deit_tiny, pit_ti"),
+        (bench_feature_mse, "--rounds 0", "argument --rounds: expected a number above 0, got 0"),
+        (bench_short_attention, "--batches 2,-1", "argument --batches: expected a number above 0, got -1"),
+        (bench_train_step, "--guidance maybe", "unknown 'maybe'; known: on, off"),
+    ],
+)
+def test_wrong_options_name_what_is_known(capsys, bench, arguments, message):
+    with pytest.raises(SystemExit):
+        bench.main(arguments.split())
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_an_absent_gpu_is_named():
+    with pytest.raises(SystemExit, match="torch sees no CUDA device; use --device cpu"):
+        bench_feature_mse.main(["--device", "cuda"])
+
+
+def test_one_round_is_its_own_spread():
+    timing = harness.time_interleaved({"one": lambda: None}, CPU, rounds=1, warmup=0)["one"]
+    assert timing.p20_ms == timing.median_ms == timing.p80_ms > 0
