@@ -24,6 +24,10 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or does not fit; the message names the file and the fix."""
 
 
+class WriteError(CheckpointError):
+    """A file could not be written: a full disk, or no permission. What was written before is intact."""
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path):
     """A temporary sibling to write to; renamed over `path` on success, removed on failure.
@@ -38,7 +42,7 @@ def atomic_path(path: Path):
             shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
-        raise CheckpointError(
+        raise WriteError(
             f"could not write {path}: {error.strerror or error}; earlier checkpoints are intact"
         ) from error
     finally:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lgfast.checkpoint import atomic_path
+from lgfast.checkpoint import WriteError, atomic_path
 from lgfast.config import Config
 from lgfast.passwords import without_password
 from lgfast.run import FREE_ON_RESUME
@@ -20,7 +20,7 @@ from lgfast.sweep.page import write_page
 from lgfast.sweep.probe import predict
 from lgfast.sweep.results import find_winner, measure_winner, write_results
 from lgfast.sweep.space import Space, read_space
-from lgfast.sweep.storage import SECRET_PLACE, with_password
+from lgfast.sweep.storage import SECRET_PLACE, unwritable, with_password
 from lgfast.sweep.study import Plan, Study
 from lgfast.sweep.table import Display, describe, failures, score, table
 from lgfast.sweep.worker import StopFlag, Worker
@@ -39,7 +39,13 @@ def start(config: Config, options: argparse.Namespace) -> int:
     if not options.study and Path(place).exists():
         raise ValueError(f"--out: {out} already holds a sweep; continue or join it with --resume {out}")
     study = Study(place, options.study_name)
-    if not study.create(plan) and study.join().to_dict() != plan.to_dict():
+    try:
+        is_new = study.create(plan)
+    except OSError as error:
+        if not options.study:
+            Path(place).unlink()  # half a plan, in a file of our own
+        raise unwritable(place, error) from None
+    if not is_new and study.join().to_dict() != plan.to_dict():
         raise ValueError(
             f"--study: {study.place} holds another sweep named {options.study_name!r}; "
             "join it without --sweep, or give another --study-name"
@@ -138,13 +144,16 @@ def work(
         run_worker(study, out, here, interrupt, lambda: None)
         return 0
     print(f"sweep in {out}; another process or machine joins with: {join_command(study, out)}", flush=True)
-    with Display(study) as display:
-        if len(environments) == 1:
-            run_worker(study, out, here, interrupt, display.update)
-        else:
-            run_workers(study, out, here, interrupt, display, environments)
-        display.update(force=True)
-    return conclude(study, out, here, interrupt)
+    try:
+        with Display(study) as display:
+            if len(environments) == 1:
+                run_worker(study, out, here, interrupt, display.update)
+            else:
+                run_workers(study, out, here, interrupt, display, environments)
+            display.update(force=True)
+        return conclude(study, out, here, interrupt)
+    except (WriteError, OSError) as error:
+        raise ValueError(f"{error}; make room for it, then continue with: {join_command(study, out)}") from error
 
 
 def join_command(study: Study, out: Path) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lgfast.build import DataSplits, Loaders, build_loaders, load_splits, resolve_device
+from lgfast.checkpoint import WriteError
 from lgfast.config import Config, digest, to_dict
 from lgfast.data import Batch
 from lgfast.guidance.cached import CachedTeacher
@@ -110,6 +111,8 @@ class Student:
             yield
         except Interrupted:
             self.status = "saved"
+        except WriteError:  # not this student's fault
+            raise
         except (ValueError, torch.OutOfMemoryError) as error:
             self.status, self.error = "failed", str(error)
         self._rng = rng_state()

@@ -36,16 +36,31 @@ def open_journal(place: str) -> optuna.storages.JournalStorage:
         raise ValueError(f"--study: {place} is a folder; name a journal file, e.g. {Path(place) / 'study.journal'}")
     try:
         Path(place).parent.mkdir(parents=True, exist_ok=True)
+        drop_half_line(Path(place))
         return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(place))
     except OSError as error:
-        raise ValueError(
-            f"--out or --study: cannot write {place}: {error.strerror}; name a place that can be written"
-        ) from None
+        raise unwritable(place, error) from None
     except (ValueError, KeyError, TypeError):
         raise ValueError(
             f"--study: {place} is damaged or no journal of a sweep: line {damaged_line(Path(place))} cannot be read; "
             "keep a copy, remove that line, and join again"
         ) from None
+
+
+def unwritable(place: str, error: OSError) -> ValueError:
+    return ValueError(f"--out or --study: cannot write {place}: {error.strerror}; name a place that can be written")
+
+
+def drop_half_line(path: Path) -> None:
+    """Take away what a full disk left of a last line. Readers ignore it, but the next line would be glued to it."""
+    if not path.exists() or path.read_bytes()[-1:] in (b"", b"\n"):
+        return
+    lock = optuna.storages.journal.JournalFileSymlinkLock(str(path))
+    lock.acquire()  # perhaps another process is still writing that line
+    try:
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def damaged_line(path: Path) -> int:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from lgfast.checkpoint import WriteError
 from lgfast.config import Config, replace
 from lgfast.interrupt import Interrupted, InterruptFlag
 from lgfast.metrics import read_curve
 from lgfast.sweep.group import Student, group_key, run_group
 from lgfast.sweep.study import Run, Study
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # ends the worker, and no trial: another place may do
 POLL_S = 1.0  # how often an idle worker looks for new or abandoned trials
 
 
@@ -98,12 +101,28 @@ class Worker:
             for run, student in zip(runs, students, strict=True):
                 self.tell(run, student, time.monotonic() - started)
         except Interrupted:  # before the first step
-            for run in runs:
-                self.study.fail(run.trial, "saved")
+            self.give_back(runs)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                self.fail(runs, error)
+            else:
+                self.give_back(runs)
+                raise
+        except WriteError:
+            self.give_back(runs)
+            raise
         except Exception as error:
-            for run in runs:
-                self.study.fail(run.trial, f"{type(error).__name__}: {error}")
+            self.fail(runs, error)
         self.on_change()
+
+    def give_back(self, runs: list[Run]) -> None:
+        """To be continued, here or elsewhere."""
+        for run in runs:
+            self.study.fail(run.trial, "saved")
+
+    def fail(self, runs: list[Run], error: Exception) -> None:
+        for run in runs:
+            self.study.fail(run.trial, f"{type(error).__name__}: {error}")
 
     def tell(self, run: Run, student: Student, seconds: float) -> None:
         trial = run.trial

@@ -1,13 +1,17 @@
 """`lgfast.train.main` with sweep options, in this process, on tiny runs."""
 
 import csv
+import errno
 import json
 import signal
 
 import pytest
 
+from lgfast import checkpoint
 from lgfast.config import dump_yaml, load_yaml, replace
+from lgfast.loop import Trainer
 from lgfast.sweep import results
+from lgfast.sweep.study import Study
 from lgfast.train import main
 from tests.runs import tiny_config
 
@@ -160,6 +164,27 @@ def test_a_damaged_journal_names_its_line_and_goes_on_without_it(base, tmp_path,
     assert main(start) == 0
 
 
+def test_half_a_last_line_is_dropped_and_the_sweep_goes_on(base, tmp_path):
+    journal = tmp_path / "study.journal"
+    start = ["--config", base, *GRID, "--budget", "0s", "--study", str(journal)]
+    assert main(start) == 0
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 4, "wor')
+    for _ in range(2):
+        assert main(start) == 0
+    assert journal.read_bytes().startswith(whole) and len(journal.read_bytes()) > len(whole)
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+
+
+def test_a_disk_too_full_to_start_leaves_nothing_in_the_way(base, tmp_path, capsys):
+    start = ["--config", base, *GRID, "--budget", "0s", "--out", str(tmp_path / "out")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Study, "fill", lambda _: fail(OSError(errno.ENOSPC, "No space left on device")))
+        assert main(start) == 2
+    assert f"cannot write {tmp_path}/out/study.journal: No space left on device" in capsys.readouterr().err
+    assert main(start) == 0
+
+
 @pytest.mark.parametrize("place", ["file", "file/inside"])
 def test_a_folder_that_cannot_be_written_is_named(base, tmp_path, capsys, place):
     (tmp_path / "file").write_text("")
@@ -167,6 +192,27 @@ def test_a_folder_that_cannot_be_written_is_named(base, tmp_path, capsys, place)
         assert main(["--config", base, *GRID, "--out", str(tmp_path / place), *extra]) == 2
         err = capsys.readouterr().err
         assert "--out" in err and f"cannot write {tmp_path / place}" in err and "name a" in err
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "metrics"])
+def test_a_full_disk_ends_the_sweep_and_no_trial(base, tmp_path, capsys, place):
+    """Once there is room, --resume finishes what was running."""
+    out, full = tmp_path / "out", OSError(errno.ENOSPC, "No space left on device")
+    with pytest.MonkeyPatch.context() as patch:
+        if place == "checkpoint":
+            sync = checkpoint.sync
+            patch.setattr(checkpoint, "sync", lambda path: fail(full) if "safetensors" in path.name else sync(path))
+        else:
+            patch.setattr(Trainer, "finish_epoch", lambda *_: fail(full))
+        assert main(["--config", base, *GRID, "--out", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert "No space left on device" in err and f"then continue with: python -m lgfast.train --resume {out}" in err
+    assert main(["--resume", str(out)]) == 0
+    assert {row["state"] for row in rows(out)} == {"complete"}
+
+
+def fail(error):
+    raise error
 
 
 def test_a_study_with_another_plan_is_not_mixed(base, tmp_path, capsys):
