@@ -34,7 +34,7 @@ def plot_curves(runs: Sequence[RunRow], settings: Sequence[SettingRow], path: Pa
     if any(run.state == "pruned" for run in runs):
         axes.plot([], [], color="0.4", marker="x", markersize=5, linestyle="", label="pruned")
     axes.set(xlabel="epoch", ylabel="validation top-1 (%)")
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower left", fontsize=9, title="setting, best first", alignment="left", frameon=False)
     return save(figure, path)
