@@ -178,7 +178,9 @@ def run_workers(study: Study, out: Path, here: dict[str, Any], interrupt: StopFl
     codes = supervise(processes, interrupt, display.update)
     for number, code in enumerate(codes):
         if code:
-            print(f"worker {number} ended with code {code}; see {out}/workers/worker-{number}.log", file=sys.stderr)
+            log = out / "workers" / f"worker-{number}.log"
+            last = (log.read_text(errors="replace").splitlines() or ["no output"])[-1]
+            print(f"worker {number} ended with code {code}: {last}; see {log}", file=sys.stderr)
 
 
 def conclude(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag) -> int:
@@ -200,7 +202,11 @@ def conclude(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag)
         print(line)
     if interrupt.requested:
         print(f"stopped; continue with: {join_command(study, out)}", file=sys.stderr)
-    return 128 + interrupt.signal_number if was_stopped else 0
+        return 128 + interrupt.signal_number if was_stopped else 0
+    if any(run.state in ("waiting", "running", "saved") for run in runs):  # every worker ended before its time
+        print(f"not finished; continue with: {join_command(study, out)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def describe_winner(winner, test: dict[str, Any] | None, out: Path) -> str:

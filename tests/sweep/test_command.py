@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import signal
+import subprocess
 
 import pytest
 
@@ -209,6 +210,20 @@ def test_a_full_disk_ends_the_sweep_and_no_trial(base, tmp_path, capsys, place):
     assert "No space left on device" in err and f"then continue with: python -m lgfast.train --resume {out}" in err
     assert main(["--resume", str(out)]) == 0
     assert {row["state"] for row in rows(out)} == {"complete"}
+
+
+def test_workers_that_end_early_are_quoted_and_the_sweep_is_not_done(base, tmp_path, capsys, monkeypatch):
+    def start(command, environments, logs):
+        logs.mkdir()
+        (logs / "worker-0.log").write_text("something\nerror: no space\n")
+        return [subprocess.Popen(["sh", "-c", f"exit {code}"]) for code in (2, 0)]
+
+    monkeypatch.setattr("lgfast.sweep.command.start_workers", start)
+    out = tmp_path / "out"
+    assert main(["--config", base, *GRID, "--out", str(out), "--workers", "2"]) == 1
+    err = capsys.readouterr().err
+    assert f"worker 0 ended with code 2: error: no space; see {out}/workers/worker-0.log" in err
+    assert "worker 1" not in err and f"not finished; continue with: python -m lgfast.train --resume {out}" in err
 
 
 def fail(error):
