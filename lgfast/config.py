@@ -181,8 +181,7 @@ class Config:
         if not 0 < self.eval.holdout_fraction < 1:
             raise ValueError(f"eval.holdout_fraction: expected 0 < fraction < 1, got {self.eval.holdout_fraction}")
         check_positive(self, "distill.temperature")
-        if not 0 <= self.distill.weight <= 1:
-            raise ValueError(f"distill.weight: expected 0 <= weight <= 1, got {self.distill.weight}")
+        check_share(self, "distill.weight", "optim.label_smoothing", "model.drop_path_rate")
         if self.needs_teacher and self.augment.teacher_size <= 0:
             raise ValueError(
                 "augment.teacher_size: the teacher needs an input size, got 0; set it (32), "
@@ -238,6 +237,12 @@ def check_not_negative(config: Any, *keys: str) -> None:
     for key in keys:
         if not get(config, key) >= 0:
             raise ValueError(f"{key}: expected 0 or more, got {get(config, key)}")
+
+
+def check_share(config: Any, *keys: str) -> None:
+    for key in keys:
+        if not 0 <= get(config, key) <= 1:
+            raise ValueError(f"{key}: expected 0 to 1, got {get(config, key)}")
 
 
 def valid_keys(cls: type = Config, prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import math
 from collections.abc import Iterable
@@ -33,7 +34,7 @@ def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimConf
     """`adamw` is the flat one of this package; every other name is timm's factory's, SGD in its fused form.
 
     Raises:
-        ValueError: the name is an optimizer of NVIDIA apex, which is not installed.
+        ValueError: an unknown name, or that of an optimizer of NVIDIA apex, which is not installed.
     """
     groups = param_groups(named, config.weight_decay)
     if config.name == "adamw":
@@ -41,10 +42,21 @@ def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimConf
     from timm.optim import create_optimizer_v2
 
     check_apex(config.name)
+    check_name(config.name)
     extra = {"fused": True} if config.name == "sgd" else {}
     return create_optimizer_v2(
         groups, config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum, **extra
     )
+
+
+def check_name(name: str) -> None:
+    """timm's factory takes its own names, and `lookahead_` before each."""
+    from timm.optim import list_optimizers
+
+    known = list_optimizers()
+    if name.lower().removeprefix("lookahead_") not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)
+        raise ValueError(f"optim.name: unknown optimizer {name!r}; did you mean {', '.join(near)}?")
 
 
 def check_apex(name: str) -> None:

@@ -30,10 +30,7 @@ def default_stages(model: nn.Module) -> tuple[int, int, int]:
 def stage_shapes(model: nn.Module, stages: Sequence[int], image_size: int) -> list[StageShape]:
     """(C, (h, w)) of each stage map at a square input, from one forward of a zero image."""
     forward = partial(model.forward_intermediates, indices=list(stages), intermediates_only=True)
-    try:
-        maps = run_zero_image(model, image_size, forward)
-    except RuntimeError as error:
-        raise ValueError(f"{architecture(model)}: cannot run at image size {image_size}: {error}") from error
+    maps = run_zero_image(model, image_size, forward)
     return [(x.shape[1], (x.shape[2], x.shape[3])) for x in maps]
 
 

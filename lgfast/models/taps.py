@@ -188,12 +188,19 @@ def tap_shapes(model: nn.Module, layers: Sequence[int], image_size: int) -> list
 
 @torch.no_grad()
 def run_zero_image(model: nn.Module, image_size: int, forward=None):
-    """One evaluation-mode forward of zeros; modes, statistics and random state stay as they were."""
+    """One evaluation-mode forward of zeros; modes, statistics and random state stay as they were.
+
+    Raises:
+        ValueError: the model cannot take images of that size.
+    """
     like = next(model.parameters())
     in_chans = getattr(model, "in_chans", 3)
     images = torch.zeros(1, in_chans, image_size, image_size, device=like.device, dtype=like.dtype)
     with evaluation_mode(model):
-        return (forward or model)(images)
+        try:
+            return (forward or model)(images)
+        except RuntimeError as error:
+            raise ValueError(f"{architecture(model)}: cannot run at image size {image_size}: {error}") from error
 
 
 @contextmanager

@@ -182,6 +182,8 @@ def test_errors_name_the_model_and_the_fix(tiny_deit):
         default_layers(timm.create_model("nest_tiny", num_classes=2))
     with pytest.raises(ValueError, match=r"block index must lie in \[-6, 5\], got 6"):
         FeatureTaps(tiny_deit, (0, 6))
+    with pytest.raises(ValueError, match=r"efficientformer_l1: cannot run at image size 64: .*size of tensor"):
+        tap_shapes(timm.create_model("efficientformer_l1", num_classes=2), (-1,), 64)
     with pytest.raises(ValueError, match="12 tokens are no square map"):
         split_tokens(12, 1, "some_vit")
     with pytest.raises(ValueError, match="Plain: no blocks"):
