@@ -30,7 +30,8 @@ class FuseReport:
         for name, class_name, reason in self.refused:
             reasons.setdefault((class_name, reason), []).append(name)
         for (class_name, reason), names in reasons.items():
-            lines.append(f"left as they are: {len(names)} {class_name} ({names[0]}, ...): {reason}")
+            examples = (names[0] or "the model itself") + (", ..." if len(names) > 1 else "")
+            lines.append(f"left as they are: {len(names)} {class_name} ({examples}): {reason}")
         return "\n".join(lines)
 
 

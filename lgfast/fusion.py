@@ -37,7 +37,15 @@ _refusals: dict[type, str] = {  # attention classes that short_attention cannot 
 
 
 def fuse(model: nn.Module) -> FuseReport:
-    """Swaps every attention module of `model` that short_attention can serve; fusing twice changes nothing."""
+    """Swaps every attention module of `model` that short_attention can serve; fusing twice changes nothing.
+
+    Weights, state-dict keys and hooks stay, so a model can be fused before or after loading, and copied or pickled.
+
+    Args:
+        model: changed in place; timm's models, and others built of timm's attention.
+    Returns:
+        What was swapped and what not, and why; `print` it.
+    """
     return _swap.swap(model)
 
 

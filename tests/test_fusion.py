@@ -208,3 +208,13 @@ def test_the_report_says_up_to_which_size_the_kernels_run(kernels_on_cpu):
 
     assert takes(max_queries, max_keys) and takes(most_queries, few_keys)
     assert not takes(1, max_keys + 1) and not takes(max_queries + 1, few_keys + 1) and not takes(most_queries + 1, 1)
+
+
+def test_report_gives_examples_of_what_stays():
+    attention = nn.MultiheadAttention(8, 2)
+    for model, examples in (
+        (attention, "1 MultiheadAttention (the model itself):"),
+        (nn.Sequential(attention), "1 MultiheadAttention (0):"),
+        (nn.Sequential(attention, nn.MultiheadAttention(8, 2)), "2 MultiheadAttention (0, ...):"),
+    ):
+        assert f"left as they are: {examples}" in str(lgfast.fuse(model))

@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if report(inspect_environment(collect_facts())) else 1
 
     root = (options.data or Path("data")).expanduser()
+    if options.data and not root.is_dir():
+        report([Finding("error", f"{root}: no such folder", "give --data the folder that holds the dataset's files")])
+        return 1
     names = [options.dataset] if options.dataset else find_datasets(root)
     if not names:
         fix = f"name the one you expect with --dataset ({', '.join(DATASET_NAMES)}) to see what it should look like"

@@ -172,6 +172,8 @@ def test_datasets_are_recognised_by_their_folders(tmp_path, write, name):
 def test_command_line_reports_and_exits(tmp_path, capsys):
     assert main(["--data", str(tmp_path)]) == 1
     assert "no known dataset here" in capsys.readouterr().out
+    assert main(["--data", str(tmp_path / "absent")]) == 1
+    assert "absent: no such folder" in capsys.readouterr().out
     write_folder(tmp_path / "tree")
     assert main(["--data", str(tmp_path / "tree")]) == 0
     assert "folder in " in capsys.readouterr().out
