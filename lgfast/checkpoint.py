@@ -143,7 +143,10 @@ class CheckpointStore:
         paths = self.all()
         if not paths:
             return None
-        weights, _ = read_weights(paths[-1] / "model.safetensors")
+        try:
+            weights, _ = read_weights(paths[-1] / "model.safetensors")
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; delete {paths[-1]} to resume from an earlier one") from None
         try:
             state = torch.load(paths[-1] / "resume.pt", map_location="cpu", weights_only=True)
         except Exception as error:

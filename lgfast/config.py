@@ -269,6 +269,15 @@ def check_key(key: str) -> None:
     raise ValueError(f"unknown configuration key {key!r}; did you mean {hint!r}?")
 
 
+def split_assignment(text: str) -> tuple[str, str]:
+    """Key and value of a `--set KEY=VALUE`."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
+    check_key(key)
+    return key, value
+
+
 def replace(config: Config, changes: dict[str, Any]) -> Config:
     """A copy with dotted keys set, e.g. {"optim.lr": 1e-3}. Values are converted to the field's type."""
     tree = to_dict(config)

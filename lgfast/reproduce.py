@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from lgfast.config import Config, load_recipe, published_top1, recipe_names, replace
+from lgfast.config import Config, load_recipe, published_top1, recipe_names, replace, split_assignment
 from lgfast.environment import describe_environment
 from lgfast.metrics import read_curve
 from lgfast.run import FREE_ON_RESUME, Result, read_result, train_run
@@ -166,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     started = time.perf_counter()
     try:
-        changes = dict(text.split("=", 1) for text in options.set)
+        if options.workers < 1:
+            raise ValueError(f"--workers: expected a number above 0, got {options.workers}")
+        changes = dict(split_assignment(text) for text in options.set)
         if options.epochs is not None:
             changes["epochs"] = options.epochs
         cells = [Cell(row, variant) for row in options.rows for variant in ("base", "guided")]

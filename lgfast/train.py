@@ -20,6 +20,7 @@ from lgfast.config import (
     load_yaml,
     recipe_names,
     replace,
+    split_assignment,
     to_dict,
     valid_keys,
 )
@@ -32,16 +33,29 @@ DEFAULT_RECIPE = "digits"
 DESCRIPTION = "Train a vision transformer with locality guidance. Without arguments: the digits demo, on CPU or GPU."
 
 
+def not_empty(text: str) -> str:
+    """An option's value; an empty one, as of an unset shell variable, must not mean the default."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a value, got an empty one")
+    return text
+
+
 def launch_parser() -> argparse.ArgumentParser:
     """The few options that are not configuration keys."""
     parser = argparse.ArgumentParser(
         prog="python -m lgfast.train", description=DESCRIPTION, add_help=False, allow_abbrev=False
     )
-    parser.add_argument("--recipe", help=f"recipe of the package ({', '.join(recipe_names())}) or a YAML file")
-    parser.add_argument("--config", help="YAML file of configuration keys, as a run folder's config.yaml")
-    parser.add_argument("--from-pycls", metavar="FILE", help="YAML of the paper's code; prints and runs the equivalent")
+    parser.add_argument(
+        "--recipe", type=not_empty, help=f"recipe of the package ({', '.join(recipe_names())}) or a YAML file"
+    )
+    parser.add_argument(
+        "--config", type=not_empty, help="YAML file of configuration keys, as a run folder's config.yaml"
+    )
+    parser.add_argument(
+        "--from-pycls", type=not_empty, metavar="FILE", help="YAML of the paper's code; prints and runs the equivalent"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key; repeatable")
-    parser.add_argument("--resume", metavar="RUN", help="continue the run or the sweep in this folder")
+    parser.add_argument("--resume", type=not_empty, metavar="RUN", help="continue the run or the sweep in this folder")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("-h", "--help", action="store_true", help="show this text and every configuration key")
     add_sweep_options(parser)
@@ -81,14 +95,6 @@ def base_config(options: argparse.Namespace) -> Config:
     if options.config:
         return load_yaml(options.config)
     return load_recipe(options.recipe or DEFAULT_RECIPE)
-
-
-def split_assignment(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
-    check_key(key)
-    return key, value
 
 
 def check_flags(arguments: list[str]) -> None:

@@ -64,6 +64,11 @@ def test_damaged_resume_state_is_named(tmp_path):
     (path / "resume.pt").write_bytes(b"half")
     with pytest.raises(CheckpointError, match=r"resume.pt cannot be read"):
         store.load_newest()
+    (path / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors is not .*; delete .*00000001 to resume from an earlier"
+    ):
+        store.load_newest()
 
 
 FULL_DISK = """

@@ -95,6 +95,13 @@ def test_command_line_flags_and_set_agree():
     assert to_dict(by_flag)["model"]["patch_size"] == 4
 
 
+@pytest.mark.parametrize("option", ["--recipe", "--config", "--from-pycls", "--resume"])
+def test_an_empty_option_is_not_taken_for_the_default(option, capsys):
+    with pytest.raises(SystemExit):
+        parse([option, ""])
+    assert f"argument {option}: expected a value, got an empty one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--optim.learning_rate", "--optim.lrr=3", "--optm.lr"])
 def test_unknown_flag_names_the_nearest(flag):
     with pytest.raises(ValueError, match=r"unknown configuration key .* did you mean 'optim\."):

@@ -63,3 +63,7 @@ def table_lines(output):
 def test_bad_key_is_an_error(tmp_path, capsys):
     assert main(["--rows", "digits", "--set", "optim.lrr=1", "--out", str(tmp_path)]) == 2
     assert "did you mean 'optim.lr'" in capsys.readouterr().err
+    assert main(["--rows", "digits", "--set", "optim.lr", "--out", str(tmp_path)]) == 2
+    assert "--set: expected KEY=VALUE, got 'optim.lr'" in capsys.readouterr().err
+    assert main(["--rows", "digits", "--workers", "0", "--out", str(tmp_path)]) == 2
+    assert "--workers: expected a number above 0, got 0" in capsys.readouterr().err
