@@ -9,6 +9,7 @@
 #include "common/check.h"
 #include "common/cuda_stream.h"
 #include "common/float16.h"
+#include "common/packed.h"
 #include "short_attention/short_attention.h"
 #include "short_attention/short_attention_plan.h"
 
@@ -25,7 +26,7 @@ constexpr const char* kOp = "short_attention";
 Tensor aligned(const Tensor& tensor) {
   bool is_aligned = tensor.stride(-1) == 1 && reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
   for (int64_t i = 0; i + 1 < tensor.dim(); ++i) is_aligned = is_aligned && tensor.stride(i) % 8 == 0;
-  return is_aligned ? tensor : torch::stable::contiguous(tensor);
+  return is_aligned ? tensor : packed(tensor);
 }
 
 struct Shape {
