@@ -27,6 +27,8 @@ inline void check_flat_buffer(const torch::stable::Tensor& buffer, const torch::
       buffer.dim() == 1 && buffer.is_contiguous() && buffer.numel() == params.numel() && buffer.scalar_type() == dtype,
       "flat_adamw", name, " must be contiguous [", params.numel(), "] ", toString(dtype), ", got ", shape(buffer), " ",
       toString(buffer.scalar_type()));
+  LGFAST_CHECK(reinterpret_cast<uintptr_t>(buffer.const_data_ptr()) % 16 == 0, "flat_adamw", name,
+               " must begin on a 16-byte boundary, got a slice that does not; clone it");
 }
 
 inline void check_scalar(const torch::stable::Tensor& scalar, torch::headeronly::ScalarType dtype, const char* name) {

@@ -178,6 +178,7 @@ def test_compiles_fullgraph():
         ({"lr": torch.ones(3)}, r"lr must be contiguous \[2\] Float, one per group, got \[3\]"),
         ({"step": torch.zeros((), dtype=torch.int64)}, "step must be one Float"),
         ({"exp_avg": torch.zeros(3)}, r"exp_avg must be contiguous \[.*\] Float, got \[3\]"),
+        ({"low": torch.zeros(2193, dtype=torch.bfloat16)[1:]}, "low must begin on a 16-byte boundary"),
     ],
 )
 def test_errors_name_the_argument(change, message):
