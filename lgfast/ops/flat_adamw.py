@@ -36,8 +36,8 @@ def flat_adamw(
     Gradients are read where they are, so they need neither a flat buffer nor zeroing (let autograd make new ones).
 
     Args:
-        params, exp_avg, exp_avg_sq: [total] float32, CPU or CUDA, each (as `low`) on a 16-byte boundary. Elements that no
-            gradient covers stay as they are.
+        params, exp_avg, exp_avg_sq: [total] float32, CPU or CUDA, each (as `low`) on a 16-byte boundary. Elements that
+            no gradient covers stay as they are.
         grads: K tensors of one dtype, float32, bfloat16 or float16.
         offsets: K places in `params`, multiples of 8; gradient k covers offsets[k] up to offsets[k] + numel, rounded
             up to a multiple of 8 (the rest is padding, and must be 0).
