@@ -98,6 +98,14 @@ def test_strided_unaligned_and_expanded_inputs():
     assert all(torch.equal(a, b) for a, b in zip(ones, dense, strict=True))
 
 
+def test_packed_input_off_a_16_byte_boundary():
+    qkv = torch.stack(make_qkv(33, 33, 32), 2).detach()
+    shifted = torch.empty(qkv.numel() + 1, device="cuda", dtype=qkv.dtype)[1:].view(qkv.shape).copy_(qkv)
+    leaves = [qkv.requires_grad_(), shifted.requires_grad_()]
+    first, second = (gradients(out, torch.ones_like(out), x) for x in leaves for out in [short_attention_qkvpacked(x)])
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 def test_side_stream_gives_the_same():
     q, k, v = make_qkv(197, 197, 64)
     expected, dout = run(q, k, v)
