@@ -10,6 +10,7 @@ from lgfast.ops import reference
 HEAD_DIMS = (32, 48, 64)
 MAX_TOKENS = 1024
 FEW_KEYS, MAX_QUERIES_FEW_KEYS = 64, 4096
+SMALL_SMEM_GPUS = ((8, 6), (8, 9), (12, 0), (12, 1))  # 99 KB of shared memory a block; backward takes up to 113 KB
 
 
 def short_attention(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None) -> Tensor:
@@ -96,8 +97,11 @@ def _unavailable_reason(device: torch.device) -> str | None:
         return f"the kernels run on CUDA, got tensors on {device.type}"
     if not _extension.has_cuda_kernels():
         return "lgfast was built without its CUDA kernels"
-    if torch.cuda.get_device_properties(device).major < 8:
+    gpu = torch.cuda.get_device_properties(device)
+    if gpu.major < 8:
         return "the GPU must be of compute capability 8.0 or later"
+    if (gpu.major, gpu.minor) in SMALL_SMEM_GPUS:
+        return f"the GPU must give a block 113 KB of shared memory, which {gpu.major}.{gpu.minor} does not"
     return None
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -215,6 +216,24 @@ def test_second_derivative_is_refused(kernels_on_cpu):
 )
 def test_unsupported_reason_says_why(change, words):
     assert unsupported_reason(*make_qkv(**change)) == words
+
+
+@pytest.mark.parametrize(
+    "capability, words",
+    [
+        ((7, 5), "the GPU must be of compute capability 8.0 or later"),
+        ((8, 0), None),
+        ((8, 9), "the GPU must give a block 113 KB of shared memory, which 8.9 does not"),
+        ((9, 0), None),
+        ((10, 0), None),
+        ((12, 0), "the GPU must give a block 113 KB of shared memory, which 12.0 does not"),
+    ],
+)
+def test_unsupported_reason_knows_the_gpu(capability, words, monkeypatch):
+    gpu = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(module._extension, "has_cuda_kernels", lambda: True)
+    assert module.unsupported_shape_reason(torch.device("cuda"), torch.bfloat16, 197, 197, 64) == words
 
 
 def test_scale_that_is_not_positive_is_left_to_pytorch(kernels_on_cpu):
