@@ -4,7 +4,7 @@
     print(report)
 
 A fused module is the same module with another class: weights, state-dict keys and hooks stay. On inputs the kernels do
-not take (`ops.unsupported_reason`: on CPU, in float32, with a mask) it runs its original forward, bit for bit.
+not take (`ops.unsupported_reason`: float32 on CUDA, a mask) it runs its original forward, bit for bit.
 """
 
 from collections.abc import Callable
@@ -83,8 +83,8 @@ _swap = ClassSwap(
     "attention modules use lgfast.ops.short_attention",
     _is_attention,
     _refusal,
-    limits=f"its kernels take bfloat16 or float16 on CUDA, {MAX_TOKENS} keys and {MAX_TOKENS} queries at most "
-    f"({MAX_QUERIES_FEW_KEYS} queries over {FEW_KEYS} keys); on a larger input a module runs PyTorch's attention",
+    limits=f"its kernels take bfloat16 or float16, on CPU also float32, {MAX_TOKENS} keys and {MAX_TOKENS} queries at "
+    f"most ({MAX_QUERIES_FEW_KEYS} queries over {FEW_KEYS} keys); on a larger input a module runs PyTorch's attention",
 )
 
 

@@ -39,9 +39,9 @@ def kernels_on_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize("family", SMALL)
-def test_on_cpu_in_float32_nothing_changes_to_the_bit(family):
-    model = SMALL[family]()
-    x = images(model)
+def test_in_float64_nothing_changes_to_the_bit(family):
+    model = SMALL[family]().double()
+    x = images(model).double()
     before = output_and_gradients(model, x)
     assert fuse(model).fused
     after = output_and_gradients(model, x)
@@ -49,15 +49,15 @@ def test_on_cpu_in_float32_nothing_changes_to_the_bit(family):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def check_fused(model, x):
-    """Output and every gradient of the fused bfloat16 model, and that each attention did run fused."""
+def check_fused(model, x, dtype=torch.bfloat16):
+    """Output and every gradient of the fused model, and that each attention did run fused."""
     exact = output_and_gradients(copy.deepcopy(model).double(), x.double())
-    model = model.bfloat16()
-    plain = output_and_gradients(model, x.bfloat16())
+    model = model.to(dtype)
+    plain = output_and_gradients(model, x.to(dtype))
     calls = []
     handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: calls.append(type(module)))
     report = fuse(model)
-    fused = output_and_gradients(model, x.bfloat16())
+    fused = output_and_gradients(model, x.to(dtype))
     handle.remove()
     assert len(report.fused) == sum("Fused" in kind.__name__ for kind in calls)
     assert plain.keys() == fused.keys()
@@ -65,10 +65,11 @@ def check_fused(model, x):
         assert_as_exact_as_plain(value, plain[name], exact[name], name)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("family", SMALL)
-def test_fused_output_and_gradients_are_as_exact(family, kernels_on_cpu):
+def test_fused_output_and_gradients_are_as_exact(family, dtype, kernels_on_cpu):
     model = SMALL[family]()
-    check_fused(model, images(model))
+    check_fused(model, images(model), dtype)
 
 
 @pytest.mark.gpu
@@ -172,16 +173,16 @@ def test_a_fused_model_compiles_fullgraph(kernels_on_cpu):
     assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
 
 
-def test_a_run_fuses_its_model_and_on_cpu_trains_to_the_same_bits():
+def test_a_run_fuses_its_model_and_in_float64_trains_to_the_same_bits():
     models = {}
     for attention in ("fused", "plain"):
         shape = {"patch_size": 8, "embed_dim": 64, "num_heads": 2, "depth": 2}
         config = from_dict({"model": {**shape, "attention": attention}, "augment": {"image_size": 32}})
         torch.manual_seed(0)
-        model = models[attention] = build_model(config, num_classes=5)
+        model = models[attention] = build_model(config, num_classes=5).double()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         for seed in range(2):
-            x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+            x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)).double()
             loss = nn.functional.cross_entropy(model(x), torch.tensor([0, 3]))
             optimizer.zero_grad()
             loss.backward()

@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-#include "common/float16.h"
+#include "common/exp2.h"
 #include "common/vectorize.h"
 
 namespace lgfast {
@@ -33,24 +33,6 @@ LGFAST_HOST_DEVICE LGFAST_ALWAYS_INLINE Normal<float> normal_at(float x, float t
   p = p * t + 0.1356205f;
   const float tail = p * t * bell;
   return {x < 0.0f ? tail : 1.0f - tail, 0.39894228f * bell};
-}
-
-// 2^y for y <= 0, in a form that compilers vectorise; 0 below 2^-126.
-LGFAST_INLINE float exp2_negative(float y) {
-  constexpr float kLeast = -126.0f;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
-  const float clamped = y > kLeast ? y : kLeast, shifted = clamped + kRound;
-  const float f = clamped - (shifted - kRound);  // [-0.5, 0.5]
-  float p = 1.5252734e-5f;                       // Taylor series of 2^f
-  p = p * f + 1.5403530e-4f;
-  p = p * f + 1.3333558e-3f;
-  p = p * f + 9.6181291e-3f;
-  p = p * f + 5.5504109e-2f;
-  p = p * f + 0.24022651f;
-  p = p * f + 0.69314718f;
-  p = p * f + 1.0f;
-  const float power = float_from_bits((float_bits(shifted) - float_bits(kRound) + 127u) << 23);
-  return y > kLeast ? p * power : 0.0f;
 }
 
 LGFAST_INLINE Normal<float> normal(float x) {

@@ -1,5 +1,6 @@
-// LGFAST_CLONES before a function compiles it twice, for any x86-64 and for AVX2 with FMA; the processor at hand
-// decides at load time. The binary stays portable; sums may differ in the last bit between the two kinds of machine.
+// LGFAST_CLONES before a function compiles it three times, for any x86-64, for AVX2 with FMA and for AVX-512; the
+// processor at hand decides at load time. The binary stays portable; sums may differ in the last bit between machines
+// with and without FMA.
 // What it calls in its loops must be LGFAST_INLINE, or stays compiled for any x86-64.
 #pragma once
 
@@ -7,7 +8,7 @@
 // know no levels; AVX2 is then used without FMA.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #if __GNUC__ >= 12
-#define LGFAST_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define LGFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define LGFAST_CLONES __attribute__((target_clones("avx2", "default")))
 #endif

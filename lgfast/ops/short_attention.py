@@ -19,10 +19,11 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None
         out = softmax(softmax_scale * q k^T) v
 
     Args:
-        q: [B, N, H, D]. k, v: [B, M, H, D], of q's dtype and device. bfloat16 or float16 on CUDA with D in {32, 48, 64}
-            and N, M up to 1,024 (N up to 4,096 for M up to 64) run lgfast's kernels; `unsupported_reason` says what
-            keeps other inputs from them, which run PyTorch's scaled_dot_product_attention. Any strides; where D is
-            contiguous and the other strides are multiples of 8 nothing is copied. Under autocast, cast to its dtype.
+        q: [B, N, H, D]. k, v: [B, M, H, D], of q's dtype and device. bfloat16 or float16 (on CPU float32 too) with D
+            in {32, 48, 64} and N, M up to 1,024 (N up to 4,096 for M up to 64) run lgfast's kernels;
+            `unsupported_reason` says what keeps other inputs from them, which run PyTorch's
+            scaled_dot_product_attention. Any strides; where D is contiguous and the other strides are multiples of 8
+            nothing is copied. Under autocast, cast to its dtype.
         softmax_scale: positive; default D**-0.5.
     Returns:
         [B, N, H, D] in the dtype of q. Products are summed and the softmax taken in float32. Deterministic: two runs of
@@ -78,8 +79,8 @@ def unsupported_shape_reason(
     device: torch.device, dtype: torch.dtype, num_queries: int, num_keys: int, head_dim: int
 ) -> str | None:
     """As `unsupported_reason`, of what it looks at."""
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"dtype must be bfloat16 or float16, got {dtype}"
+    if dtype not in (torch.bfloat16, torch.float16) and (device.type, dtype) != ("cpu", torch.float32):
+        return f"dtype must be bfloat16 or float16{', or float32 on CPU' if device.type == 'cpu' else ''}, got {dtype}"
     if head_dim not in HEAD_DIMS:
         return f"head dim must be 32, 48 or 64, got {head_dim}"
     if num_queries < 1 or num_keys < 1:
@@ -93,8 +94,10 @@ def unsupported_shape_reason(
 
 
 def _unavailable_reason(device: torch.device) -> str | None:
+    if device.type == "cpu":
+        return None if _extension.has_native() else "lgfast was built without its CPU kernels"
     if device.type != "cuda":
-        return f"the kernels run on CUDA, got tensors on {device.type}"
+        return f"the kernels run on CUDA and CPU, got tensors on {device.type}"
     if not _extension.has_cuda_kernels():
         return "lgfast was built without its CUDA kernels"
     gpu = torch.cuda.get_device_properties(device)
@@ -252,7 +255,7 @@ def _reference_qkvpacked_bwd(dout, qkv, out, lse, softmax_scale, needs_dbias):
     return grad.to(qkv.dtype), dbias.float()
 
 
-_extension.register_reference("short_attention_fwd", reference.short_attention, native=("CUDA",))
-_extension.register_reference("short_attention_bwd", _reference_bwd, native=("CUDA",))
-_extension.register_reference("short_attention_qkvpacked_fwd", _reference_qkvpacked_fwd, native=("CUDA",))
-_extension.register_reference("short_attention_qkvpacked_bwd", _reference_qkvpacked_bwd, native=("CUDA",))
+_extension.register_reference("short_attention_fwd", reference.short_attention)
+_extension.register_reference("short_attention_bwd", _reference_bwd)
+_extension.register_reference("short_attention_qkvpacked_fwd", _reference_qkvpacked_fwd)
+_extension.register_reference("short_attention_qkvpacked_bwd", _reference_qkvpacked_bwd)

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lgfast.ops import short_attention, short_attention_qkvpacked, unsupported_reason
+from lgfast import _extension
+from lgfast.ops import reference, short_attention, short_attention_qkvpacked, unsupported_reason
 from tests.helpers import assert_as_exact_as_plain
 
 module = importlib.import_module("lgfast.ops.short_attention")
@@ -38,13 +39,12 @@ def truth(q, k, v, dout, scale=None):
 
 @pytest.fixture
 def kernels_on_cpu(monkeypatch):
-    """The public functions take the ops' path on CPU, where the reference is the kernel."""
+    """The public functions take the ops' path on CPU, where without native code the reference is the kernel."""
     monkeypatch.setattr(module, "_unavailable_reason", lambda device: None)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_on_cpu_equals_scaled_dot_product_attention_to_the_bit(dtype):
-    q, k, v = make_qkv(m=9, dtype=dtype)
+def test_in_float64_equals_scaled_dot_product_attention_to_the_bit():
+    q, k, v = make_qkv(m=9, dtype=torch.float64)
     out, expected = short_attention(q, k, v), sdpa(q, k, v)
     assert torch.equal(out, expected)
     dout = torch.randn_like(out)
@@ -54,21 +54,89 @@ def test_on_cpu_equals_scaled_dot_product_attention_to_the_bit(dtype):
         assert torch.equal(got, want)
 
 
-def test_packed_on_cpu_equals_unpacked_and_gives_the_bias_its_gradient():
-    weight, x = torch.randn(3 * 64, 64), torch.randn(2, 17, 64)
+def test_packed_equals_unpacked_and_gives_the_bias_its_gradient():
+    weight, x, dout = torch.randn(3 * 64, 64) / 8, torch.randn(2, 17, 64), torch.randn(2, 17, 64)
     bias = torch.randn(3 * 64, requires_grad=True)
-    qkv = F.linear(x, weight, bias).view(2, 17, 3, 2, 32)
-    expected = sdpa(*qkv.unbind(2)).flatten(2)
+
+    def composed(dtype):
+        qkv = F.linear(x.to(dtype), weight.to(dtype), bias.to(dtype)).view(2, 17, 3, 2, 32)
+        out = sdpa(*qkv.unbind(2)).flatten(2)
+        return out.detach(), torch.autograd.grad(out, bias, dout.to(dtype))[0]
+
     detached = F.linear(x, weight, bias.detach()).view(2, 17, 3, 2, 32)
     out = short_attention_qkvpacked(detached, added_bias=bias)
-    assert torch.equal(out, expected)
+    results = out.detach(), torch.autograd.grad(out, bias, dout)[0]
+    for got, plain, exact_value in zip(results, composed(torch.float32), composed(torch.float64), strict=True):
+        assert_as_exact_as_plain(got, plain, exact_value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "n, m, dim", [(1, 1, 8), (1, 5, 32), (65, 65, 32), (7, 9, 20), (196, 49, 48), (197, 197, 64), (700, 300, 32)]
+)
+def test_the_op_matches_float64(n, m, dim, dtype):
+    """Every head dim; the last shape is several blocks of queries."""
+    q, k, v = make_qkv(n, m, dim, dtype)
+    out = ops.short_attention_fwd(q, k, v, 0.2)[0]
     dout = torch.randn_like(out)
-    torch.testing.assert_close(torch.autograd.grad(out, bias, dout), torch.autograd.grad(expected, bias, dout))
+    grads = torch.autograd.grad(out, (q, k, v), dout)
+    exact, plain = truth(q, k, v, dout, 0.2)
+    for got, plain_value, exact_value in zip((out.detach(), *grads), plain, exact, strict=True):
+        assert_as_exact_as_plain(got, plain_value, exact_value)
+
+
+def test_large_scores_neither_overflow_nor_underflow():
+    q, k, v = (x.detach() * 40 for x in make_qkv(33, 33, dtype=torch.float32))
+    out, lse = ops.short_attention_fwd(q, k, v, 1.0)
+    scores = torch.einsum("bnhd,bmhd->bhnm", q.double(), k.double())
+    assert scores.max() > 5000
+    torch.testing.assert_close(lse.double(), scores.logsumexp(-1), rtol=1e-5, atol=0)
+    exact = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v.double())
+    torch.testing.assert_close(out.double(), exact, rtol=0, atol=0.05 * v.abs().max().item())
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_hidden(bad):
+    q, k, v = (x.detach().abs() for x in make_qkv(dtype=torch.float32))
+    k[0, 3, 0, 5] = bad
+    out, lse = ops.short_attention_fwd(q, k, v, 0.2)
+    assert out[0, :, 0].isnan().all() and not lse[0, 0].isfinite().any()
+    assert out[1].isfinite().all() and out[:, :, 1].isfinite().all()
+
+
+def test_neither_threads_nor_batch_change_a_bit():
+    qkv = torch.randn(6, 65, 3, 3, 32)
+    results = []
+    threads = torch.get_num_threads()
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        out, lse = ops.short_attention_qkvpacked_fwd(qkv, None, 0.2)
+        results.append([out, lse, *ops.short_attention_qkvpacked_bwd(out, qkv, out, lse, 0.2, True)])
+    torch.set_num_threads(threads)
+    out, lse = ops.short_attention_qkvpacked_fwd(qkv[2:3], None, 0.2)
+    alone = [out, lse, *ops.short_attention_qkvpacked_bwd(out, qkv[2:3], out, lse, 0.2, True)]
+    for first, second, third, own in zip(*results, alone, strict=True):
+        assert torch.equal(first, second) and torch.equal(first, third) and torch.equal(first[2:3], own)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reference_and_op_agree(dtype):
+    q, k, v = make_qkv(17, 9, 48, dtype, requires_grad=False)
+    dout = torch.randn_like(q)
+    out, lse = ops.short_attention_fwd(q, k, v, 0.2)
+    expected, expected_lse = reference.short_attention(q, k, v, 0.2)
+    grads = ops.short_attention_bwd(dout, q, k, v, out, lse, 0.2)
+    expected_grads = reference.short_attention_grads(dout, q, k, v, out, lse, 0.2)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(lse, expected_lse)
+    for got, want in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(got, want.to(dtype))
 
 
 @pytest.mark.parametrize("dim", [32, 48, 64])
 @pytest.mark.parametrize("n, m", [(17, 17), (196, 49), (1, 5)])
-def test_reference_matches_float64(kernels_on_cpu, n, m, dim):
+def test_public_function_matches_float64(kernels_on_cpu, n, m, dim):
     q, k, v = make_qkv(n, m, dim)
     out = short_attention(q, k, v, 0.2)
     dout = torch.randn_like(out)
@@ -78,7 +146,7 @@ def test_reference_matches_float64(kernels_on_cpu, n, m, dim):
         assert_as_exact_as_plain(got.detach(), plain_value, exact_value)
 
 
-def test_packed_reference_matches_unpacked(kernels_on_cpu):
+def test_packed_matches_unpacked_in_bfloat16(kernels_on_cpu):
     qkv = torch.randn(2, 17, 3, 2, 32, dtype=torch.bfloat16, requires_grad=True)
     bias = torch.zeros(3 * 64, requires_grad=True)
     out = short_attention_qkvpacked(qkv, added_bias=bias)
@@ -132,7 +200,7 @@ def test_compiles_fullgraph(kernels_on_cpu, packed):
 
 
 def test_fallback_compiles_fullgraph():
-    q, k, v = make_qkv(dtype=torch.float32)
+    q, k, v = make_qkv(dtype=torch.float64)
     out = torch.compile(short_attention, fullgraph=True, backend="aot_eager")(q, k, v)
     torch.testing.assert_close(out, short_attention(q, k, v))
 
@@ -205,8 +273,7 @@ def test_second_derivative_is_refused(kernels_on_cpu):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({}, "the kernels run on CUDA, got tensors on cpu"),
-        ({"dtype": torch.float32}, "dtype must be bfloat16 or float16, got torch.float32"),
+        ({"dtype": torch.float64}, "dtype must be bfloat16 or float16, or float32 on CPU, got torch.float64"),
         ({"dim": 40}, "head dim must be 32, 48 or 64, got 40"),
         ({"m": 1025}, "at most 1024 keys, got 1025"),
         ({"n": 1025, "m": 65}, "at most 1024 queries for 65 keys, got 1025"),
@@ -234,6 +301,20 @@ def test_unsupported_reason_knows_the_gpu(capability, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(module._extension, "has_cuda_kernels", lambda: True)
     assert module.unsupported_shape_reason(torch.device("cuda"), torch.bfloat16, 197, 197, 64) == words
+
+
+def test_float32_is_for_the_cpu(kernels_on_cpu):
+    limits = (17, 17, 32)
+    assert module.unsupported_shape_reason(torch.device("cpu"), torch.float32, *limits) is None
+    on_cuda = module.unsupported_shape_reason(torch.device("cuda"), torch.float32, *limits)
+    assert on_cuda == "dtype must be bfloat16 or float16, got torch.float32"
+
+
+def test_the_cpu_kernels_must_be_built(monkeypatch):
+    monkeypatch.setattr(_extension, "has_native", lambda: False)
+    assert unsupported_reason(*make_qkv()) == "lgfast was built without its CPU kernels"
+    meta = [x.to("meta") for x in make_qkv()]
+    assert unsupported_reason(*meta) == "the kernels run on CUDA and CPU, got tensors on meta"
 
 
 def test_scale_that_is_not_positive_is_left_to_pytorch(kernels_on_cpu):

@@ -1,0 +1,31 @@
+// 2^y without a branch, in a form that compilers turn into vector code, for host and device.
+#pragma once
+
+#include <cmath>
+
+#include "common/float16.h"
+#include "common/vectorize.h"
+
+namespace lgfast {
+
+// 2^y for y <= 0 (a rounding error above is harmless); 0 below 2^-126, NaN for NaN.
+LGFAST_INLINE float exp2_negative(float y) {
+  constexpr float kLeast = -126.0f;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+  const float clamped = y < kLeast ? kLeast : y, shifted = clamped + kRound;
+  const float f = clamped - (shifted - kRound);  // [-0.5, 0.5]
+  float p = 1.5252734e-5f;                       // Taylor series of 2^f
+  p = p * f + 1.5403530e-4f;
+  p = p * f + 1.3333558e-3f;
+  p = p * f + 9.6181291e-3f;
+  p = p * f + 5.5504109e-2f;
+  p = p * f + 0.24022651f;
+  p = p * f + 0.69314718f;
+  p = p * f + 1.0f;
+  const float power = float_from_bits((float_bits(shifted) - float_bits(kRound) + 127u) << 23);
+  return y < kLeast ? 0.0f : p * power;
+}
+
+LGFAST_INLINE double exp2_negative(double y) { return std::exp2(y); }
+
+}  // namespace lgfast
