@@ -21,7 +21,7 @@ from benchmarks import ceilings, harness
 from lgfast.ops import short_attention, short_attention_qkvpacked
 from tests import attention_truth
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}  # float32: CPU
 MODES = ("fwd", "bwd", "both")
 
 
@@ -32,8 +32,8 @@ class Shape:
     keys: int
     head_dim: int
 
-    def num_bytes(self, batch: int, mode: str) -> int:
-        forward = batch * self.heads * self.head_dim * 2 * (2 * self.queries + 2 * self.keys)
+    def num_bytes(self, batch: int, mode: str, dtype: torch.dtype) -> int:
+        forward = batch * self.heads * self.head_dim * dtype.itemsize * (2 * self.queries + 2 * self.keys)
         return {"fwd": forward, "bwd": 2 * forward, "both": 3 * forward}[mode]
 
 
@@ -47,6 +47,7 @@ SHAPES = {
     "pvt_v2_b0_stage3": Shape(5, 196, 49, 32),
     "pvt_v2_b0_stage4": Shape(8, 49, 49, 32),
     "convit_tiny": Shape(4, 196, 196, 48),  # its content part
+    "digits": Shape(2, 65, 65, 32),
 }
 
 
@@ -152,11 +153,11 @@ def available(providers: list[str], name: str, inputs) -> list[str]:
 
 
 def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: torch.device, limits, rounds: int):
-    shape = SHAPES[name]
+    shape, dtype = SHAPES[name], DTYPES[dtype_name]
     is_cuda = device.type == "cuda"
     l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size if is_cuda else 0
-    num_copies = 1 + 2 * l2_bytes // shape.num_bytes(batch, "fwd")
-    inputs = [make_inputs(shape, batch, DTYPES[dtype_name], device) for _ in range(num_copies)]
+    num_copies = 1 + 2 * l2_bytes // shape.num_bytes(batch, "fwd", dtype)
+    inputs = [make_inputs(shape, batch, dtype, device) for _ in range(num_copies)]
     providers = available(providers, name, inputs[0])
     for mode in MODES:
         calls, peaks = {}, {}
@@ -177,7 +178,7 @@ def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: 
                 "shape": f"{name} B={batch}",
                 **vars(timing),
                 "peak_mib": peaks[provider],
-                **limits.shares(timing, shape.num_bytes(batch, mode)),
+                **limits.shares(timing, shape.num_bytes(batch, mode, dtype)),
                 "times_best_peer": timing.per_s(min(peers) / 1e3) if peers else None,
             }
 

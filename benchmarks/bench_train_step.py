@@ -5,8 +5,9 @@
 paper: the composition of the paper's code, eager float32. amp: a careful eager step (on CUDA bfloat16 autocast), SDPA
 and fused AdamW. compile: the same under torch.compile (max-autotune on CUDA); compile-graph: that as one CUDA graph.
 bare: lgfast's own arithmetic written inline, without step object, meters and loop; loop: the same through the trainer's
-loop, its meters and log lines. lgfast-compile, lgfast-fused-layers: with that option of the step. Throughput: batch /
-median time. cpu_ms: median processor time of a call on the CPU, all threads together, which other programs on the
+loop, its meters and log lines. lgfast-compile, lgfast-fused-layers: with that option of the step. On a CPU each runs in
+a process of its own, as its users would, and is timed at every second call of its turns. Throughput: batch / median
+time. cpu_ms: median processor time of a call on the CPU, all threads together, which other programs on the
 machine disturb less. Stages run alone, one after the other; `rest` is what the step takes beyond their sum.
 matmul_share: the multiplications of the paper's step (counted) over the median time, as a share of a large matrix
 product; copy_share: the bytes of a fused step (DeiT-Ti in bfloat16 only), as a share of a device copy.
@@ -17,8 +18,8 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import ceilings, harness
 from benchmarks.peers import GUIDANCE_WEIGHT, LR, PEERS, WEIGHT_DECAY
+from benchmarks.remote import RemoteCall
 from lgfast.config import Config, LogConfig, StepConfig, replace
 from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
@@ -194,6 +196,11 @@ def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], objec
     return call
 
 
+def make_alone(provider: str, arguments: tuple, precision: str) -> Callable[[], object]:
+    """`make_call` in a process of the provider's own; `arguments` are those of Setup."""
+    return make_call(provider, Setup(*arguments), precision)
+
+
 def check(setup: Setup, precision: str) -> None:
     """The step's first loss is that of the paper's composition."""
     expected = make_call("paper", setup, "fp32")()
@@ -223,7 +230,8 @@ class Dispatched(TorchDispatchMode):
 
 
 def count(call: Callable[[], object], device: torch.device) -> Dispatched:
-    """Operations and host reads of one eager call; backward included."""
+    """Operations and host reads of one eager call, not the first; backward included."""
+    call()
     with Dispatched(device) as dispatched:
         call()
     return dispatched
@@ -291,14 +299,13 @@ def bench_stages(name: str, batch: int, precision: str, device: torch.device, ro
         yield {**about, "stage": stage, "median_ms": value, "us_per_image": value / batch * 1e3, **shares}
 
 
-def processor_ms(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def processor_ms(calls: dict[str, RemoteCall], rounds: int) -> dict[str, float]:
     """Median processor time of each call, in turns."""
     samples = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            started = time.process_time()
             call()
-            samples[name].append((time.process_time() - started) * 1e3)
+            samples[name].append(call.processor_ms)
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
@@ -313,15 +320,22 @@ def bench(
     limits: ceilings.Ceilings,
 ):
     """Rows of one shape, all providers timed in turns."""
-    setup = Setup(name, batch, guided, device)
+    arguments = (name, batch, guided, device)
+    setup = Setup(*arguments)
     check(setup, precision)
     num_flops = count_flops(name, guided, device) * batch
     num_bytes = ROOFLINE_BYTES["step"] * batch if guided and has_figure(name, precision) else None
-    calls = {p: harness.ready(lambda p=p: make_call(p, setup, precision)) for p in providers}
-    timings = harness.time_interleaved(calls, device, rounds, fragile=PEERS)
+    local = {p: partial(make_call, p, setup, precision) for p in providers}
+    is_remote = device.type == "cpu"
+    makes = {p: partial(RemoteCall, partial(make_alone, p, arguments, precision)) for p in providers}
+    calls = {p: harness.ready(make) for p, make in (makes if is_remote else local).items()}
+    timings = harness.time_interleaved(calls, device, rounds, fragile=PEERS, untimed=int(is_remote))
     calls = {provider: call for provider, call in calls.items() if not timings[provider].error}
-    counts = {provider: count(call, device) for provider, call in calls.items() if "compile" not in provider}
-    cpu_ms = processor_ms(calls, rounds) if device.type == "cpu" else {}
+    cpu_ms = processor_ms(calls, rounds) if is_remote else {}
+    for call in calls.values() if is_remote else ():
+        call.close()
+    counted_calls = {p: local[p]() if is_remote else call for p, call in calls.items() if "compile" not in p}
+    counts = {provider: count(call, device) for provider, call in counted_calls.items()}
     for provider, timing in timings.items():
         graph = getattr(getattr(calls.get(provider), "step", None), "graph", None)
         counted = counts.get(provider)

@@ -50,8 +50,15 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("`short_attention`, forward", "short_attention", {"mode": "fwd", "shape": "deit_tiny B=256"}, None),
-    Subject("`short_attention`, backward", "short_attention", {"mode": "bwd", "shape": "deit_tiny B=256"}, None),
+    *(
+        Subject(
+            f"`short_attention`, {name}",
+            "short_attention",
+            {"mode": mode, "shape": "deit_tiny B=256"},
+            {"mode": mode, "dtype": "float32", "shape": "deit_tiny*"},
+        )
+        for name, mode in (("forward", "fwd"), ("backward", "bwd"))
+    ),
     Subject(
         "`feature_mse`, forward and backward",
         "feature_mse",
@@ -75,6 +82,14 @@ SUBJECTS = (
         "train_step",
         {"mode": "guided", "shape": "deit_tiny_224 B=128"},
         {"mode": "guided", "shape": "deit_tiny_224*"},
+        "images_per_s",
+        ignored=("bare", "loop"),
+    ),
+    Subject(
+        "guided step, digits",
+        "train_step",
+        None,
+        {"mode": "guided", "shape": "digits B=32"},
         "images_per_s",
         ignored=("bare", "loop"),
     ),

@@ -1,24 +1,42 @@
 """bench_train_step: every provider trains the same network, and the counts see what they should."""
 
+import multiprocessing
+from functools import partial
+
 import pytest
 import torch
 
 from benchmarks import bench_train_step as bench
 from benchmarks.ceilings import Ceilings
 from benchmarks.peers import PaperStep
+from benchmarks.remote import RemoteCall
 
 CPU = torch.device("cpu")
 PROVIDERS = ["paper", "amp", "bare", "loop", "lgfast"]
 
 
-def test_rows_of_every_provider():
-    rows = list(bench.bench("digits", PROVIDERS, 2, True, "fp32", CPU, rounds=2, limits=Ceilings(10, 1)))
-    assert [row["provider"] for row in rows] == PROVIDERS
-    syncs = {row["provider"]: row["host_syncs"] for row in rows}
-    assert syncs["paper"] >= 5  # five values; on CPU also AdamW's step count of every parameter
-    assert syncs["lgfast"] == syncs["bare"] == syncs["loop"] == 0
-    launches = {row["provider"]: row["launches"] for row in rows}
-    assert launches["bare"] < launches["amp"] < launches["paper"]  # lgfast and loop also keep meters
+def test_rows_of_providers_in_processes_of_their_own():
+    rows = list(bench.bench("digits", ["amp", "lgfast"], 2, True, "fp32", CPU, rounds=2, limits=Ceilings(10, 1)))
+    assert [row["provider"] for row in rows] == ["amp", "lgfast"]
+    assert all(row["median_ms"] > 0 and row["cpu_ms"] > 0 and row["host_syncs"] == 0 for row in rows)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_tells_what_its_call_raises():
+    call = RemoteCall(partial(bench.make_alone, "lgfast", ("digits", 3, True, CPU), "fp32"))
+    call()
+    call.close()
+    with pytest.raises(KeyError, match="no_shape"):
+        RemoteCall(partial(bench.make_alone, "lgfast", ("no_shape", 3, True, CPU), "fp32"))
+
+
+def test_operations_and_host_reads_of_every_provider():
+    setup = bench.Setup("digits", 2, True, CPU)
+    counts = {provider: bench.count(bench.make_call(provider, setup, "fp32"), CPU) for provider in PROVIDERS}
+    assert counts["paper"].syncs >= 5  # five values; on CPU also AdamW's step count of every parameter
+    assert counts["lgfast"].syncs == counts["bare"].syncs == counts["loop"].syncs == 0
+    # lgfast and loop also keep meters
+    assert counts["bare"].launches < counts["amp"].launches < counts["paper"].launches
 
 
 def test_providers_give_the_same_loss():
