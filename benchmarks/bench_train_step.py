@@ -6,9 +6,10 @@ paper: the composition of the paper's code, eager float32. amp: a careful eager 
 and fused AdamW. compile: the same under torch.compile (max-autotune on CUDA); compile-graph: that as one CUDA graph.
 bare: lgfast's own arithmetic written inline, without step object, meters and loop; loop: the same through the trainer's
 loop, its meters and log lines. lgfast-compile, lgfast-fused-layers: with that option of the step. On a CPU each runs in
-a process of its own, as its users would, and is timed at every second call of its turns. Throughput: batch / median
-time. cpu_ms: median processor time of a call on the CPU, all threads together, which other programs on the
-machine disturb less. Stages run alone, one after the other; `rest` is what the step takes beyond their sum.
+a process of its own, as its users would (lgfast's with its trainer's allocator setting), and is timed at the second
+call of a turn. Throughput: batch / median time. cpu_ms: median processor time of a call on the CPU, all threads
+together, which other programs on the machine disturb less. Stages run alone, one after the other; `rest` is what the
+step takes beyond their sum.
 matmul_share: the multiplications of the paper's step (counted) over the median time, as a share of a large matrix
 product; copy_share: the bytes of a fused step (DeiT-Ti in bfloat16 only), as a share of a device copy.
 """
@@ -31,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import ceilings, harness
 from benchmarks.peers import GUIDANCE_WEIGHT, LR, PEERS, WEIGHT_DECAY
 from benchmarks.remote import RemoteCall
+from lgfast.allocator import keep_freed_memory
 from lgfast.config import Config, LogConfig, StepConfig, replace
 from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
@@ -198,6 +200,8 @@ def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], objec
 
 def make_alone(provider: str, arguments: tuple, precision: str) -> Callable[[], object]:
     """`make_call` in a process of the provider's own; `arguments` are those of Setup."""
+    if provider not in PEERS:
+        keep_freed_memory()  # as a run of lgfast does
     return make_call(provider, Setup(*arguments), precision)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lgfast import ranks
+from lgfast.allocator import keep_freed_memory
 from lgfast.build import (
     DataSplits,
     Loaders,
@@ -136,6 +137,8 @@ def build_trainer(
         teacher: None where the run has none.
         loaders: shared with other trainers; None to build the run's own.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     loaders = loaders or build_loaders(config, splits, device)
     torch.manual_seed(config.seed)
     student = build_student(config, splits.train.num_classes, teacher).to(device)
