@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from torch import nn
 
 import lgfast
-from lgfast import fuse_layers, unfuse_layers
+from lgfast import _extension, fuse_layers, unfuse_layers
 from lgfast.layer_fusion import drop_scale
 from lgfast.models import create_model
 from lgfast.models.taps import FeatureTaps
@@ -48,7 +48,8 @@ def test_the_operations_are_called():
     names = [event.name for event in profile.events()]
     for op in ("add_layer_norm_fwd", "add_layer_norm_bwd", "bias_gelu_fwd", "bias_gelu_bwd"):
         assert names.count(f"lgfast::{op}") == 2
-    assert names.count("aten::gelu") == 0
+    if _extension.has_native():  # the reference calls it
+        assert names.count("aten::gelu") == 0
 
 
 def test_drop_path_draws_as_timm_does():
