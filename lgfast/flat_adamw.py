@@ -25,7 +25,8 @@ class FlatAdamW(torch.optim.Optimizer):
         max_norm: clips the global gradient norm; 0: no clipping.
         skip_nonfinite: leave everything as it is in a step with a NaN or infinite gradient, and count it.
     Raises:
-        ValueError: a parameter is not contiguous float32, or devices, betas or eps differ.
+        ValueError: a parameter is not contiguous float32; devices, betas or eps differ; lr, weight_decay, betas or eps
+            is out of its range.
     """
 
     _step_supports_amp_scaling = True  # GradScaler hands over its scale instead of reading back whether to skip
@@ -52,6 +53,11 @@ class FlatAdamW(torch.optim.Optimizer):
     def _check(self) -> None:
         first = self.param_groups[0]
         for group in self.param_groups:
+            for name in ("lr", "weight_decay", "eps"):
+                if not group[name] >= 0:
+                    raise ValueError(f"FlatAdamW: {name} must be at least 0, got {group[name]}")
+            if not all(0 <= beta < 1 for beta in group["betas"]):
+                raise ValueError(f"FlatAdamW: betas must lie in [0, 1), got {group['betas']}")
             for name in ("betas", "eps"):
                 if group[name] != first[name]:
                     raise ValueError(

@@ -126,3 +126,17 @@ def test_differing_betas_are_refused():
     parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))]
     with pytest.raises(ValueError, match=r"betas must be the same in every group"):
         FlatAdamW([{"params": parameters[:1]}, {"params": parameters[1:], "betas": (0.5, 0.9)}])
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
+        ({"eps": float("nan")}, "eps must be at least 0, got nan"),
+        ({"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\), got \(0.9, 1.0\)"),
+    ],
+)
+def test_impossible_settings_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        FlatAdamW([torch.zeros(3, requires_grad=True)], **wrong)

@@ -206,6 +206,9 @@ def conclude(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag)
     if any(run.state in ("waiting", "running", "saved") for run in runs):  # every worker ended before its time
         print(f"not finished; continue with: {join_command(study, out)}", file=sys.stderr)
         return 1
+    if winner is None:
+        print("no trial succeeded; their errors are listed above", file=sys.stderr)
+        return 1
     return 0
 
 

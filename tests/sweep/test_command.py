@@ -88,6 +88,14 @@ def test_sampled_space_with_pruning(base, tmp_path):
     assert all((row["optim.momentum"] != "") == (row["optim.name"] == "sgd") for row in found)
 
 
+def test_a_sweep_without_a_success_says_so(base, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--config", base, "--sweep", "model.name=no_such_model,nor_this_one", "--out", str(out)]
+    assert main(arguments) == 1
+    assert "no trial succeeded" in capsys.readouterr().err
+    assert [row["state"] for row in rows(out)] == ["failed", "failed"]
+
+
 def test_a_bad_model_fails_its_trials_and_leaves_the_rest(base, tmp_path):
     out = tmp_path / "out"
     assert main(["--config", base, "--sweep", "model.name=no_such_model,deit_tiny_patch16_224", "--out", str(out)]) == 0
