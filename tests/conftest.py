@@ -7,7 +7,7 @@ import torch
 def pytest_collection_modifyitems(config, items):
     if torch.cuda.is_available():
         return
-    skip = pytest.mark.skip(reason="needs a CUDA device")
+    skip = pytest.mark.skip(reason="needs a CUDA device")  # without one, tests/emulation runs the same kernels
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)

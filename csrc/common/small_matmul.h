@@ -9,8 +9,7 @@ namespace lgfast {
 
 constexpr int kMatmulColumns = 8;  // b and c have a multiple of this many columns
 
-// A factor that is read value by value, so that it may lie transposed: (i, j) at data[i * row_stride + j *
-// column_stride].
+// A factor that is read value by value, so that it may lie transposed.
 template <typename T>
 struct LeftFactor {
   const T* data;
@@ -42,7 +41,7 @@ LGFAST_INLINE void matmul_tile(const LeftFactor<T> a, const T* b, int64_t b_stri
     for (int v = 0; v < kVectors; ++v) reinterpret_cast<V*>(c + r * c_stride)[v] = sums[r][v];
 }
 
-// c [rows, columns] = (or +=) a [rows, depth] b [depth, columns]; b and c have contiguous rows.
+// Columns of one or two vectors: c [rows, kVectors * lanes] = (or +=) a [rows, depth] b; b and c have contiguous rows.
 template <typename T, int kVectors>
 LGFAST_INLINE void matmul_panel(LeftFactor<T> a, const T* b, int64_t b_stride, int rows, int depth, T* c,
                                 int64_t c_stride, bool accumulate) {
@@ -62,6 +61,7 @@ LGFAST_INLINE void matmul_panel(LeftFactor<T> a, const T* b, int64_t b_stride, i
   }
 }
 
+// c [rows, columns] = (or +=) a [rows, depth] b [depth, columns].
 template <typename T>
 LGFAST_CLONES void matmul(LeftFactor<T> a, const T* b, int64_t b_stride, int rows, int depth, int columns, T* c,
                           int64_t c_stride, bool accumulate) {
