@@ -81,7 +81,14 @@ def run_kernels(q, k, v, dout, scale, folder: Path, outputs, seeds=1, has_bias=F
         [str(driver()), str(folder / "request"), str(folder / "result")], capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr
+    check_bank_conflicts(*map(int, run.stdout.split()), dim)
     return _read(folder / "result", memory, placed, (batch, heads, queries, dim), has_bias)
+
+
+def check_bank_conflicts(ldmatrix: int, copies: int, dim: int) -> None:
+    """None, but of the copies into padded rows of D = 48, which are a tenth of what shared memory moves."""
+    assert ldmatrix == 0, f"{ldmatrix} bank conflicts of ldmatrix"
+    assert copies == 0 or dim == 48, f"{copies} bank conflicts of cp_async_16"
 
 
 def _read(path, memory, placed, shape, has_bias) -> Result:

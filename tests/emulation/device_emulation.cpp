@@ -32,8 +32,9 @@ struct Thread {
   State state = State::kRunnable;
   Site site{};
   void* arguments = nullptr;
-  std::vector<Copy> copies;  // issued and not yet done
-  int group = 0;             // cp.async groups committed
+  std::vector<Copy> copies;         // issued and not yet done
+  std::vector<const void*> copied;  // where all of them went
+  int group = 0;                    // cp.async groups committed
   ThreadPosition position{};
 };
 
@@ -47,6 +48,7 @@ Fiber main_fiber;
 const std::function<void()>* body;
 unsigned char* smem_block;
 int smem_block_bytes;
+BankConflicts conflicts;
 
 uint64_t next_random() {  // splitmix64
   uint64_t z = (random_state += 0x9e3779b97f4a7c15u);
@@ -113,6 +115,30 @@ void perform(const Copy& copy) {
   }
 }
 
+// Turns beyond the first for 16-byte accesses of up to eight lanes; equal addresses are one access.
+int extra_turns(std::vector<const void*> rows) {
+  std::sort(rows.begin(), rows.end());
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+  int in_group[8] = {}, turns = 1;
+  for (const void* row : rows) {
+    turns = std::max(turns, ++in_group[(static_cast<const unsigned char*>(row) - smem_block) / 16 % 8]);
+  }
+  return turns - 1;
+}
+
+void count_copy_conflicts() {
+  for (int first = 0; first < block_threads; first += 8) {
+    for (size_t n = 0, more = 1; more; ++n) {
+      std::vector<const void*> rows;
+      for (int i = first; i < first + 8; ++i) {
+        if (n < threads[i]->copied.size()) rows.push_back(threads[i]->copied[n]);
+      }
+      more = !rows.empty();
+      conflicts.copies += extra_turns(rows);
+    }
+  }
+}
+
 void thread_entry() {
   finish_switch(nullptr);
   (*body)();
@@ -141,17 +167,20 @@ void run_block(Grid grid, int block, int index) {
     Thread& thread = *threads[i];
     thread.state = State::kRunnable;
     thread.group = 0;
+    thread.copied.clear();
     thread.position = {i, block, index % grid.x, index / grid.x % grid.y, index / (grid.x * grid.y), grid};
     prepare(thread.fiber, thread.stack, thread_entry);
   }
   runnable.pop_back();
   current = threads[size_t(block) - 1].get();
   switch_fiber(main_fiber, current->fiber);
+  count_copy_conflicts();
 }
 
 }  // namespace
 
 void set_seed(uint64_t seed) { random_state = seed; }
+const BankConflicts& bank_conflicts() { return conflicts; }
 
 void fail(const char* format, ...) {
   std::fflush(stdout);
@@ -212,6 +241,7 @@ void copy_async(void* smem, const void* global, bool valid) {
   const Copy copy{smem, global, valid, current->group};
   if (next_random() % 4 == 0) perform(copy);
   current->copies.push_back(copy);
+  current->copied.push_back(smem);
 }
 
 void commit_copies() { ++current->group; }
@@ -228,9 +258,12 @@ template <bool kTrans>
 void ldmatrix(void* const* lanes) {
   for (int matrix = 0; matrix < 4; ++matrix) {
     uint16_t values[8][8];
+    std::vector<const void*> rows;
     for (int row = 0; row < 8; ++row) {
-      std::memcpy(values[row], static_cast<LdmatrixLane*>(lanes[8 * matrix + row])->row, 16);
+      rows.push_back(static_cast<LdmatrixLane*>(lanes[8 * matrix + row])->row);
+      std::memcpy(values[row], rows.back(), 16);
     }
+    conflicts.ldmatrix += extra_turns(rows);
     for (int lane = 0; lane < kWarpSize; ++lane) {
       const int g = lane / 4, c = 2 * (lane % 4);
       const uint32_t low = kTrans ? values[c][g] : values[g][c];

@@ -5,6 +5,7 @@
 // goes next, and the order of the blocks, is drawn from a seed: a result that depends on the seed is a race.
 // Dynamic shared memory is a heap block of exactly the launch's size, filled with NaN patterns, so AddressSanitizer
 // sees an access outside it and a read of something never written shows in the result.
+// Bank conflicts, which change no result, are counted for ldmatrix and cp_async_16.
 #pragma once
 
 #include <cmath>
@@ -33,7 +34,15 @@ struct ThreadPosition {
   Grid grid;
 };
 
+// Shared memory answers 8 lanes' 16 bytes at once where they lie in 8 different groups of four banks; what it needs
+// beyond that, in turns.
+struct BankConflicts {
+  int64_t ldmatrix = 0;
+  int64_t copies = 0;  // of cp_async_16, counting the n-th of each lane of a warp as one instruction
+};
+
 void set_seed(uint64_t seed);
+const BankConflicts& bank_conflicts();  // since the program began
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 const ThreadPosition& position();

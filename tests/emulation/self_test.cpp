@@ -1,5 +1,6 @@
 // Small kernels, some with a planted fault: the emulation must run the good ones and name what is wrong in the others.
-// Usage: self_test CASE SEED. Prints the output values of the kernel, one a line.
+// Usage: self_test CASE SEED. Prints the output values of the kernel, one a line, then the bank conflicts of ldmatrix
+// and of cp_async_16.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -39,13 +40,13 @@ __global__ void partial_barrier_kernel(float* out) {
 }
 
 // Thread i reads what thread i copied; without the wait the value is whatever was there.
-template <bool kWait>
+template <bool kWait, int kPitch>
 __global__ void async_copy_kernel(const float* in, float* out) {
-  float* tile = reinterpret_cast<float*>(dynamic_smem());
-  cp_async_16(tile + 4 * thread_index(), in + 4 * thread_index(), thread_index() % 2 == 0);
+  float* mine = reinterpret_cast<float*>(dynamic_smem()) + kPitch * thread_index();
+  cp_async_16(mine, in + 4 * thread_index(), thread_index() % 2 == 0);
   cp_async_commit();
   if (kWait) cp_async_wait<0>();
-  out[thread_index()] = tile[4 * thread_index()];
+  out[thread_index()] = *mine;
   if (!kWait) cp_async_wait<0>();
 }
 
@@ -108,14 +109,16 @@ int main(int argc, char** argv) {
   if (name == "missing_barrier") run(argv[1], 64, two_warps, block_sum_kernel<false>, out, 0);
   if (name == "divergent_shuffle") run(argv[1], 32, 0, divergent_shuffle_kernel, out);
   if (name == "partial_barrier") run(argv[1], 64, 0, partial_barrier_kernel, out);
-  if (name == "copy") run(argv[1], 64, 1024, async_copy_kernel<true>, static_cast<const float*>(in), out);
-  if (name == "missing_wait") run(argv[1], 64, 1024, async_copy_kernel<false>, static_cast<const float*>(in), out);
   const float* a = in;
+  if (name == "copy") run(argv[1], 64, 1024, async_copy_kernel<true, 4>, a, out);
+  if (name == "spread_copy") run(argv[1], 64, 2048, async_copy_kernel<true, 8>, a, out);
+  if (name == "missing_wait") run(argv[1], 64, 1024, async_copy_kernel<false, 4>, a, out);
   const float* b = in + 256;
   if (name == "matmul") run(argv[1], 32, 768, matmul_kernel<false>, a, b, out);
   if (name == "matmul_trans") run(argv[1], 32, 768, matmul_kernel<true>, a, b, out);
   if (name == "bad_block") run(argv[1], 33, 0, divergent_shuffle_kernel, out);
   for (int i = 0; i < kOut; ++i) std::printf("%.9g\n", double(out[i]));
+  std::printf("%d %d\n", int(emulation::bank_conflicts().ldmatrix), int(emulation::bank_conflicts().copies));
   delete[] in;
   delete[] out;
   return 0;

@@ -2,7 +2,8 @@
 //
 // Request: the Header, then for every buffer its size in elements, then the buffers' 16-bit values. The views of
 // q, k, v, out, dout, dq, dk, dv say where in the buffers they lie. The case runs once per seed, from fresh copies; all
-// runs must agree bit for bit. Result: the buffers as the kernels left them, lse [B, H, N], dbias [B, 3, H, D].
+// runs must agree bit for bit. Result: the buffers as the kernels left them, lse [B, H, N], dbias [B, 3, H, D]. Prints
+// the bank conflicts of ldmatrix and of cp_async_16.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -131,6 +132,8 @@ int main(int argc, char** argv) {
     if (!same) return std::fprintf(stderr, "seed %d gives other bits than seed 0: a race\n", int(seed)), 3;
   }
 
+  std::printf("%lld %lld\n", static_cast<long long>(emulation::bank_conflicts().ldmatrix),
+              static_cast<long long>(emulation::bank_conflicts().copies));
   std::FILE* result = std::fopen(argv[2], "wb");
   if (result == nullptr) return 2;
   for (const auto& buffer : first.buffers) write(result, buffer);

@@ -8,6 +8,8 @@ import torch
 
 from tests.emulation.build import build
 
+OUT = 128  # values that every case prints
+
 
 @pytest.fixture(scope="module")
 def program():
@@ -21,7 +23,11 @@ def run(program, case, seed=1):
 def values(program, case, seed=1):
     result = run(program, case, seed)
     assert result.returncode == 0, result.stderr
-    return np.array(result.stdout.split(), dtype=np.float64)
+    return np.array(result.stdout.splitlines()[:OUT], dtype=np.float64)
+
+
+def conflicts(program, case):
+    return [int(count) for count in run(program, case).stdout.splitlines()[OUT].split()]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -43,6 +49,19 @@ def test_async_copy_fills_invalid_rows_with_zeros(program):
     i = 4 * np.arange(64)
     expected = np.where(np.arange(64) % 2 == 0, (i % 13 - 6) + 0.25 * (i % 3), 0)
     np.testing.assert_array_equal(values(program, "copy")[:64], expected)
+
+
+@pytest.mark.parametrize(
+    "case, ldmatrix, copies",
+    [
+        ("copy", 0, 0),  # neighbours 16 bytes apart
+        ("spread_copy", 0, 8),  # 32 bytes apart: 64 threads in eights, each in two turns
+        ("matmul", 8, 0),  # rows of 32 bytes: two turns for each of a's and b's four matrices
+        ("matmul_trans", 4, 0),  # b's rows are of 16 bytes
+    ],
+)
+def test_bank_conflicts_are_counted(program, case, ldmatrix, copies):
+    assert conflicts(program, case) == [ldmatrix, copies]
 
 
 def test_out_of_bounds_shared_memory_access_is_caught(program):
@@ -79,7 +98,7 @@ def test_impossible_launch_returns_an_error(program):
 
 
 def test_float16_conversions_match_torch(program):
-    result = values(program, "conversions").astype(np.uint32).reshape(65536, 4)
+    result = np.array(run(program, "conversions").stdout.split(), dtype=np.uint32).reshape(65536, 4)
     bits = torch.arange(65536).to(torch.uint16)
     k = np.arange(65536, dtype=np.uint32)
     for column, dtype in [(0, torch.bfloat16), (1, torch.float16)]:
