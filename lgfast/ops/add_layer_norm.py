@@ -7,7 +7,9 @@ from torch import Tensor
 
 from lgfast import _extension
 from lgfast.ops import reference
+from lgfast.ops.inputs import check_floating, is_autocast
 from lgfast.ops.reference.add_layer_norm import add_layer_norm_bwd, add_layer_norm_fwd
+from lgfast.ops.transforms import is_differentiated, register_vmap_loop
 
 MAX_CHANNELS = 512
 
@@ -32,21 +34,22 @@ def add_layer_norm(
             None: 1.
     Returns:
         y and out, like x. Sums are taken in float32 (float64 for float64) of y as it is stored. The gradient of y takes
-        up both uses. Two runs of forward and backward agree bit for bit. C must be a multiple of 8 up to 512;
-        `unsupported_reason` says what keeps other inputs from the kernels, which run the composition in PyTorch.
+        up both uses. Two runs of forward and backward agree bit for bit. The kernels take C that are multiples of 8 up
+        to 512; other inputs, and torch.func.grad and forward mode, run the composition in PyTorch.
     Raises:
-        ValueError: shapes, dtypes or devices do not match.
+        ValueError: shapes, dtypes or devices do not match, or a dtype is none of the above.
         RuntimeError: backward through the kernels with create_graph=True; they have no second derivative.
     Source: stochastic depth, Huang et al., ECCV 2016 (arXiv 1603.09382), as in timm.
     """
+    check_floating("add_layer_norm", x=x, residual=residual, weight=weight, bias=bias)
     tensors = [x, residual, weight, bias] + ([] if drop_scale is None else [drop_scale])
-    if torch.is_autocast_enabled(x.device.type):  # LayerNorm's own rule too: weights are float32 there
+    if is_autocast(x):  # LayerNorm's own rule too: weights are float32 there
         dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
         tensors = [tensor.to(dtype) for tensor in tensors]
     _check(*tensors)
     x, residual, weight, bias, *scales = tensors
     drop_scale = scales[0] if scales else None
-    if unsupported_reason(x) is not None:
+    if unsupported_reason(x) is not None or is_differentiated():
         with torch.autocast(x.device.type, enabled=False):
             return reference.add_layer_norm(x, residual, weight, bias, eps, drop_scale)
     y, out, _, _ = torch.ops.lgfast.add_layer_norm_fwd(x, residual, weight, bias, drop_scale, eps)
@@ -122,5 +125,7 @@ def _backward(ctx, dy, dout, *_):
 
 
 torch.library.register_autograd("lgfast::add_layer_norm_fwd", _backward, setup_context=_setup_context)
+register_vmap_loop("add_layer_norm_fwd")
+register_vmap_loop("add_layer_norm_bwd")
 _extension.register_reference("add_layer_norm_fwd", add_layer_norm_fwd)
 _extension.register_reference("add_layer_norm_bwd", add_layer_norm_bwd)

@@ -5,7 +5,9 @@ from torch import Tensor
 
 from lgfast import _extension
 from lgfast.ops import reference
+from lgfast.ops.inputs import check_floating, is_autocast
 from lgfast.ops.reference.bias_gelu import bias_gelu_bwd, bias_gelu_fwd
+from lgfast.ops.transforms import is_differentiated, register_vmap_loop
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
@@ -18,19 +20,19 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
         bias: [C], of x's dtype; under autocast both are brought to autocast's dtype.
     Returns:
         Like x. Computed in float32 (float64 for float64), rounded once. Backward gives dx and dbias in one pass, dbias
-        summed before dx is rounded; two runs agree bit for bit. C must be a multiple of 8; `unsupported_reason` says
-        what keeps other inputs from the kernels, which run the composition in PyTorch.
+        summed before dx is rounded; two runs agree bit for bit. The kernels take C that are multiples of 8; other
+        inputs, and torch.func.grad and forward mode, run the composition in PyTorch.
     Raises:
-        ValueError: shapes, dtypes or devices do not match.
+        ValueError: shapes, dtypes or devices do not match, or a dtype is none of the above.
         RuntimeError: backward through the kernels with create_graph=True; they have no second derivative.
     Source: Hendrycks and Gimpel, 2016 (arXiv 1606.08415).
     """
-    device_type = x.device.type
-    if torch.is_autocast_enabled(device_type):  # as the projection that would have added the bias
-        dtype = torch.get_autocast_dtype(device_type)
+    check_floating("bias_gelu", x=x, bias=bias)
+    if is_autocast(x):  # as the projection that would have added the bias
+        dtype = torch.get_autocast_dtype(x.device.type)
         x, bias = (tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in (x, bias))
     _check(x, bias)
-    if unsupported_reason(x) is not None:
+    if unsupported_reason(x) is not None or is_differentiated():
         return reference.bias_gelu(x, bias)
     return torch.ops.lgfast.bias_gelu_fwd(x, bias)
 
@@ -78,5 +80,7 @@ def _backward(ctx, dout):
 
 
 torch.library.register_autograd("lgfast::bias_gelu_fwd", _backward, setup_context=_setup_context)
+register_vmap_loop("bias_gelu_fwd")
+register_vmap_loop("bias_gelu_bwd")
 _extension.register_reference("bias_gelu_fwd", bias_gelu_fwd)
 _extension.register_reference("bias_gelu_bwd", bias_gelu_bwd)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lgfast import _extension
 from lgfast.ops import reference
+from lgfast.ops.inputs import check_floating, is_autocast
+from lgfast.ops.transforms import is_differentiated, is_transformed, register_vmap_loop
 
 
 def feature_mse(
@@ -24,22 +26,27 @@ def feature_mse(
         student_grids: (h, w) of each student map; None where every map is square.
     Returns:
         Scalar float32 (float64 for float64 maps), accumulated in float32. An empty batch gives 0. Two runs agree bit
-        for bit. Gradients are computed in the same pass and stored in the dtype of the maps.
+        for bit. Gradients are computed in the same pass and stored in the dtype of the maps; torch.func.grad and
+        forward mode run the composition in PyTorch.
     Raises:
-        ValueError: lists, shapes, dtypes or devices do not match.
+        ValueError: lists, shapes, dtypes or devices do not match, or a dtype is none of the above.
         RuntimeError: backward with create_graph=True; there is no second derivative.
     Source: guidance loss of Li et al., ECCV 2022 (arXiv 2207.10026); projecting before resizing, as their code does.
     """
     _check_lists(student_maps, teacher_maps, student_grids)
-    if torch.is_autocast_enabled(student_maps[0].device.type):
+    check_floating("feature_mse", student_maps=student_maps[0])
+    if is_autocast(student_maps[0]):
         student_maps, teacher_maps = _promote(student_maps, teacher_maps)
     grids = student_grids or [_square_grid(student) for student in student_maps]
     for k, (student, teacher, grid) in enumerate(zip(student_maps, teacher_maps, grids, strict=True)):
         _check_pair(k, student, teacher, grid, student_maps[0])
-    wants_grad = torch.is_grad_enabled() and any(student.requires_grad for student in student_maps)
+    if is_differentiated():
+        return reference.feature_mse(student_maps, teacher_maps, grids)
+    hides_leaves = is_transformed()  # torch.vmap: its tensors do not say who wants a gradient
+    wants_grad = torch.is_grad_enabled() and (hides_leaves or any(student.requires_grad for student in student_maps))
     flat_grids = [size for grid in grids for size in grid]
     grad_scale = _grad_scale(student_maps, teacher_maps, grids) if wants_grad else 0.0
-    if wants_grad and not torch.compiler.is_compiling():
+    if wants_grad and not torch.compiler.is_compiling() and not hides_leaves:
         return _EagerFeatureMse.apply(teacher_maps, flat_grids, grad_scale, *student_maps)
     return torch.ops.lgfast.feature_mse_fwd(student_maps, teacher_maps, flat_grids, grad_scale)[0]
 
@@ -180,5 +187,7 @@ def _reference_bwd(dloss, grad, scale):
     return (grad.to(dloss.dtype) * (dloss * scale)).to(grad.dtype)
 
 
+register_vmap_loop("feature_mse_fwd")
+register_vmap_loop("feature_mse_bwd")
 _extension.register_reference("feature_mse_fwd", _reference_fwd)
 _extension.register_reference("feature_mse_bwd", _reference_bwd)

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from lgfast import _extension
 from lgfast.ops import reference
+from lgfast.ops.inputs import check_floating, is_autocast
+from lgfast.ops.transforms import is_differentiated
 
 HEAD_DIMS = (32, 48, 64)
 MAX_TOKENS = 1024
@@ -23,7 +25,7 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None
             in {32, 48, 64} and N, M up to 1,024 (N up to 4,096 for M up to 64) run lgfast's kernels;
             `unsupported_reason` says what keeps other inputs from them, which run PyTorch's
             scaled_dot_product_attention. Any strides; where D is contiguous and the other strides are multiples of 8
-            nothing is copied. Under autocast, cast to its dtype.
+            nothing is copied. Under autocast, cast to its dtype. torch.func.grad and forward mode run SDPA too.
         softmax_scale: positive; default D**-0.5.
     Returns:
         [B, N, H, D] in the dtype of q. Products are summed and the softmax taken in float32. Deterministic: two runs of
@@ -35,7 +37,7 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None
     """
     _check(q, k, v)
     q, k, v = (x.to(compute_dtype(x)) for x in (q, k, v))
-    if unsupported_reason(q, k, v, softmax_scale) is not None:
+    if unsupported_reason(q, k, v, softmax_scale) is not None or is_differentiated():
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=softmax_scale).transpose(1, 2)
     return torch.ops.lgfast.short_attention_fwd(q, k, v, _scale(q, softmax_scale))[0]
@@ -60,7 +62,7 @@ def short_attention_qkvpacked(
     """
     _check_packed(qkv, added_bias)
     qkv = qkv.to(compute_dtype(qkv))
-    if unsupported_reason(*qkv.unbind(2), softmax_scale) is None:
+    if unsupported_reason(*qkv.unbind(2), softmax_scale) is None and not is_differentiated():
         return torch.ops.lgfast.short_attention_qkvpacked_fwd(qkv, added_bias, _scale(qkv, softmax_scale))[0]
     if added_bias is not None:  # adds zero and takes the gradient
         qkv = qkv + (added_bias - added_bias.detach()).view(qkv.shape[2:]).to(qkv.dtype)
@@ -114,38 +116,35 @@ def _scale(q: Tensor, softmax_scale: float | None) -> float:
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype attention computes x in: its own, or autocast's where that is on."""
-    device_type = x.device.type
-    if x.is_meta or x.dtype == torch.float64 or not torch.is_autocast_enabled(device_type):
-        return x.dtype
-    return torch.get_autocast_dtype(device_type)
+    return torch.get_autocast_dtype(x.device.type) if x.dtype != torch.float64 and is_autocast(x) else x.dtype
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    check_floating("short_attention", q=q, k=k, v=v)
     if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or q.shape[::2] != k.shape[::2] or q.shape[3] != k.shape[3]:
         raise ValueError(
             "short_attention: q must be [B, N, H, D] and k, v [B, M, H, D], "
             f"got {list(q.shape)}, {list(k.shape)} and {list(v.shape)}"
         )
-    _check_floating("short_attention", q)
     if q.device != k.device or q.device != v.device:
         raise ValueError(f"short_attention: one device expected, got q {q.device}, k {k.device}, v {v.device}")
-    if (q.dtype != k.dtype or q.dtype != v.dtype) and not torch.is_autocast_enabled(q.device.type):
+    if (q.dtype != k.dtype or q.dtype != v.dtype) and not is_autocast(q):
         raise ValueError(f"short_attention: one dtype expected, got q {q.dtype}, k {k.dtype}, v {v.dtype}; cast them")
 
 
-def _check_floating(op: str, x: Tensor) -> None:
-    if not x.is_floating_point():
-        raise ValueError(f"{op}: a floating dtype expected, got {x.dtype}; cast first")
-
-
 def _check_packed(qkv: Tensor, added_bias: Tensor | None) -> None:
+    check_floating("short_attention_qkvpacked", qkv=qkv)
     if qkv.dim() != 5 or qkv.shape[2] != 3:
         raise ValueError(f"short_attention_qkvpacked: qkv must be [B, N, 3, H, D], got {list(qkv.shape)}")
-    _check_floating("short_attention_qkvpacked", qkv)
+    if added_bias is None:
+        return
+    check_floating("short_attention_qkvpacked", added_bias=added_bias)
     num_channels = 3 * qkv.shape[3] * qkv.shape[4]
-    if added_bias is not None and added_bias.shape != (num_channels,):
-        got = list(added_bias.shape)
-        raise ValueError(f"short_attention_qkvpacked: added_bias must be [3 * H * D] = [{num_channels}], got {got}")
+    if added_bias.shape != (num_channels,) or added_bias.device != qkv.device:
+        raise ValueError(
+            f"short_attention_qkvpacked: added_bias must be [3 * H * D] = [{num_channels}] on {qkv.device}, "
+            f"got {list(added_bias.shape)} on {added_bias.device}"
+        )
 
 
 @torch.library.register_fake("lgfast::short_attention_fwd")

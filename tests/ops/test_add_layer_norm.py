@@ -164,6 +164,8 @@ def test_compiles_fullgraph_with_equal_bits(dynamic):
         ({2: torch.zeros(8)}, r"weight must be \[16\] for x \[2, 3, 16\], got \[8\]"),
         ({3: torch.zeros(1, 16)}, r"bias must be \[16\].*got \[1, 16\]"),
         ({4: torch.zeros(3)}, r"drop_scale must be \[2\].*got \[3\]"),
+        ({0: torch.zeros(2, 3, 16, dtype=torch.int64)}, "x must be float32, .*, got torch.int64; cast it"),
+        ({3: None}, "bias must be a tensor, got NoneType"),
         ({1: torch.zeros(2, 3, 16).half()}, "residual must be torch.float32 on cpu like x, got torch.float16 on cpu"),
         ({4: torch.zeros(2, dtype=torch.float64)}, "drop_scale must be torch.float32.*got torch.float64"),
         ({2: torch.zeros(16, device="meta")}, "weight must be torch.float32 on cpu like x, got torch.float32 on meta"),

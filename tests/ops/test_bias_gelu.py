@@ -144,6 +144,8 @@ def test_compiles_fullgraph_with_equal_bits(dynamic):
     [
         (torch.zeros(16), torch.zeros(16), r"x must be \[B, ..., C\] and bias \[C\], got \[16\] and \[16\]"),
         (torch.zeros(2, 16), torch.zeros(8), r"got \[2, 16\] and \[8\]"),
+        (torch.zeros(2, 16).int(), torch.zeros(16).int(), "x must be float32, .*, got torch.int32; cast it"),
+        (torch.zeros(2, 16), None, "bias must be a tensor, got NoneType"),
         (torch.zeros(2, 16), torch.zeros(16).half(), "bias must be torch.float32 on cpu like x, got torch.float16"),
         (torch.zeros(2, 16), torch.zeros(16, device="meta"), "got torch.float32 on meta; cast or move"),
     ],

@@ -183,6 +183,7 @@ def maps_with(**changes):
         (maps_with(student=torch.randn(2, 17, 3), grid=None), r"has 17 tokens, expected 4\*4; remove the class token"),
         (maps_with(student=torch.randn(2, 16, 5)), r"same number of channels.*\[2, 16, 5\].*\[2, 3, 8, 8\]; project"),
         (maps_with(teacher=torch.randn(3, 3, 8, 8)), "batch size of the first, 2, got 2 and 3 in pair 0"),
+        (maps_with(student=torch.ones(2, 16, 3).int()), "student_maps must be float32, .*, got torch.int32; cast it"),
         (maps_with(teacher=torch.randn(2, 3, 8, 8).double()), "teacher map 0 must have dtype torch.float32, got.*64"),
         (maps_with(teacher=torch.randn(2, 3, 8, 8, device="meta")), "teacher map 0 must be on cpu, got meta"),
     ],

@@ -334,11 +334,13 @@ def test_rejects_what_does_not_fit_together():
         short_attention(q, k.float(), v.float())
     with pytest.raises(ValueError, match="one device expected"):
         short_attention(q, k.to("meta"), v.to("meta"))
-    with pytest.raises(ValueError, match=r"short_attention: a floating dtype expected, got torch\.int32; cast first"):
+    with pytest.raises(ValueError, match=r"short_attention: q must be float32, .*, got torch\.int32; cast it"):
         short_attention(q.int(), k.int(), v.int())
-    with pytest.raises(ValueError, match=r"qkvpacked: a floating dtype expected, got torch\.int64"):
+    with pytest.raises(ValueError, match=r"qkvpacked: qkv must be float32, .*, got torch\.int64"):
         short_attention_qkvpacked(torch.ones(2, 17, 3, 2, 32, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"qkv must be \[B, N, 3, H, D\]"):
         short_attention_qkvpacked(q)
-    with pytest.raises(ValueError, match=r"added_bias must be \[3 \* H \* D\] = \[192\], got \[64\]"):
+    with pytest.raises(ValueError, match=r"added_bias must be \[3 \* H \* D\] = \[192\] on cpu, got \[64\] on cpu"):
         short_attention_qkvpacked(torch.stack((q, k, v), 2), added_bias=torch.zeros(64))
+    with pytest.raises(ValueError, match=r"on cpu, got \[192\] on meta"):
+        short_attention_qkvpacked(torch.stack((q, k, v), 2), added_bias=torch.zeros(192, device="meta"))
