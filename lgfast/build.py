@@ -59,6 +59,15 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_precision(config: Config) -> Config:
+    """`precision=auto` for the configured device: bf16 on a GPU that computes in it, else fp32. A run keeps it."""
+    if config.precision != "auto":
+        return config
+    is_cuda = resolve_device(config.device).type == "cuda"
+    has_bf16 = is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    return dataclasses.replace(config, precision="bf16" if has_bf16 else "fp32")
+
+
 def load_images(config: Config, split: str) -> LabelledImages:
     """One split of the dataset, cut to the configured number of images; nothing is decoded for the dali loader."""
     data = config.data

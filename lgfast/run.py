@@ -24,6 +24,7 @@ from lgfast.build import (
     eval_loader,
     load_splits,
     resolve_device,
+    resolve_precision,
     weights_metadata,
 )
 from lgfast.checkpoint import atomic_path, load_weights, read_weights
@@ -66,7 +67,7 @@ def train_run(
     """
     interrupt = interrupt or InterruptFlag()
     started = time.perf_counter()
-    device = resolve_device(config.device)
+    device, config = resolve_device(config.device), resolve_precision(config)
     splits = load_splits(config)
     teacher, teacher_run = prepare_teacher(config, splits, device, interrupt)
     with contextlib.nullcontext(ranks.Start()) if alone else ranks.joined(device) as start:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lgfast.build import model_from_metadata
+from lgfast.build import model_from_metadata, resolve_precision
 from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 from lgfast.config import Config, digest, load_recipe, to_dict
 from lgfast.data.image_set import LabelledImages
@@ -51,6 +51,8 @@ def teacher_config(config: Config) -> Config:
     own = {name: getattr(teacher.data, name) for name in ("batch_size", "seed", "views")}
     data = dataclasses.replace(config.data, **own)
     log = dataclasses.replace(teacher.log, tensorboard=config.log.tensorboard)
+    if teacher.precision == "auto":  # then the student's
+        teacher = dataclasses.replace(teacher, precision=resolve_precision(config).precision)
     return dataclasses.replace(
         teacher, device=config.device, data=data, model=model, augment=augment, eval=config.eval, log=log, run_dir=""
     )

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lgfast.build import resolve_precision
 from lgfast.checkpoint import WriteError, atomic_path
 from lgfast.config import Config
 from lgfast.passwords import without_password
@@ -31,6 +32,7 @@ DRY_RUN_SHOWN = 20
 
 def start(config: Config, options: argparse.Namespace) -> int:
     """Start the sweep of a command line; join it where the named study holds the same one already."""
+    config = resolve_precision(config)  # once, for every machine that joins
     plan, environments = read_plan(config, options), worker_environments(options.workers, options.workers_per_gpu)
     if options.dry_run:
         return dry_run(plan, len(environments))

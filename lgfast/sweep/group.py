@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lgfast.build import DataSplits, Loaders, build_loaders, load_splits, resolve_device
+from lgfast.build import DataSplits, Loaders, build_loaders, load_splits, resolve_device, resolve_precision
 from lgfast.checkpoint import WriteError
 from lgfast.config import Config, digest, to_dict
 from lgfast.data import Batch
@@ -221,6 +221,7 @@ def run_group(
     """
     if len({group_key(config) for config in configs}) != 1:
         raise ValueError(f"a group shares everything but {', '.join(OWN_KEYS)}; these configurations differ in more")
+    configs = [resolve_precision(config) for config in configs]
     device, splits = resolve_device(configs[0].device), load_splits(configs[0])
     teacher, _ = prepare_teacher(most_demanding(configs), splits, device, interrupt)
     return train_group(configs, splits, teacher, device, interrupt, on_epoch)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lgfast.build import DataSplits, build_loaders, build_model, load_splits, resolve_device
+from lgfast.build import DataSplits, build_loaders, build_model, load_splits, resolve_device, resolve_precision
 from lgfast.config import Config, replace
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance import Teacher
@@ -46,6 +46,7 @@ def predict(configs: Sequence[Config], group: int) -> Prediction:
         configs: of all runs.
         group: trials that share a process.
     """
+    configs = [resolve_precision(config) for config in configs]
     by_key = defaultdict(list)
     for config in configs:
         by_key[group_key(config)].append(config)

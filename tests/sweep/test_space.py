@@ -53,7 +53,7 @@ def test_every_key_can_be_swept(key):
         ("optim.lrr=1", "unknown configuration key 'optim.lrr'; did you mean 'optim.lr'?"),
         ("optim.lr=1e-3,fast", "optim.lr: expected float, got 'fast'"),
         ("optim.lr=1e-3,-1", "optim.lr: expected a number above 0, got -1.0"),
-        ("precision=fp8", "precision: expected one of fp32, bf16, fp16-amp, got 'fp8'"),
+        ("precision=fp8", "precision: expected one of auto, fp32, bf16, fp16-amp, got 'fp8'"),
         ("optim.lr", "expected KEY=V1,V2,..., got 'optim.lr'"),
         ("run_dir=a,b", "set --out for the whole sweep"),
     ],
