@@ -97,6 +97,10 @@ def chosen_device(options: argparse.Namespace) -> torch.device:
             "lgfast._cuda is not built, so its rows would be those of the reference; build it "
             "(python setup.py build_ext --inplace) or measure with --device cpu"
         )
+    if device.type == "cuda":
+        unserved = _extension.unserved_gpu_reason(torch.cuda.get_device_capability(device))
+        if unserved is not None:
+            raise SystemExit(f"--device: {unserved}")
     return device
 
 

@@ -8,13 +8,14 @@ namespace py = pybind11;
 
 namespace {
 
-py::dict feature_mse_plan(int channels, int grid_h, int grid_w, int acc_bytes) {
+py::dict feature_mse_plan(int channels, int grid_h, int grid_w, int acc_bytes, int max_smem) {
   lgfast::FeatureMseParams params{};
   params.num_pairs = 1;
   params.pairs[0].channels = channels;
   params.pairs[0].grid_h = grid_h;
   params.pairs[0].grid_w = grid_w;
-  if (!lgfast::plan_feature_mse(params, 1, acc_bytes)) throw py::value_error("one channel exceeds shared memory");
+  if (lgfast::plan_feature_mse(params, 1, acc_bytes, max_smem) != 0)
+    throw py::value_error("one channel exceeds shared memory");
   py::dict plan;
   plan["channels_per_block"] = 1 << params.slab_log2[0];
   plan["blocks_per_image"] = params.first_block[1];
@@ -60,7 +61,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native host module of lgfast: build information and kernel plans.";
   m.def("build_info", &build_info, "Compilers, torch headers and GPU architectures this library was built with.");
   m.def("feature_mse_plan", &feature_mse_plan, py::arg("channels"), py::arg("grid_h"), py::arg("grid_w"),
-        py::arg("acc_bytes") = 4,
+        py::arg("acc_bytes") = 4, py::arg("max_smem") = lgfast::kFeatureMseMaxSmem,
         "How feature_mse's kernel cuts one pair: channels of a block, blocks, shared memory.");
   m.def("short_attention_plan", &short_attention_plan, py::arg("batch_heads"), py::arg("num_queries"),
         py::arg("num_keys"), py::arg("head_dim"), py::arg("has_bias") = false, py::arg("multiprocessors") = 132,

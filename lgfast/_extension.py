@@ -77,6 +77,34 @@ def build_info() -> dict[str, str]:
     return dict(importlib.import_module("lgfast._C").build_info()) if _has_native else {}
 
 
+def _architectures() -> tuple[tuple[int, int, str, str], ...]:
+    """(major, minor, suffix, kind) of each GPU architecture in lgfast._cuda; kind is real (machine code) or virtual."""
+    found = re.findall(r"(\d+)(\d)([af]?)-(real|virtual)", build_info().get("cuda_archs", ""))
+    return tuple((int(major), int(minor), suffix, kind) for major, minor, suffix, kind in found)
+
+
+_cuda_architectures = _architectures()
+
+
+def unserved_gpu_reason(capability: tuple[int, int]) -> str | None:
+    """Why the CUDA kernels cannot run on a GPU of this compute capability, with the fix, or None where they can.
+
+    Machine code runs on later minor versions, with suffix a on its own alone; PTX on everything later.
+    """
+    major, minor = capability
+    for built_major, built_minor, suffix, kind in _cuda_architectures:
+        same_family = built_major == major and built_minor <= minor
+        if kind == "virtual" and (same_family or built_major < major):
+            return None
+        if kind == "real" and same_family and (suffix != "a" or built_minor == minor):
+            return None
+    built = ", ".join(f"{arch[0]}.{arch[1]}{arch[2]}" for arch in _cuda_architectures)
+    return (
+        f"lgfast's CUDA kernels were built for {built}, which a GPU of compute capability {major}.{minor} cannot run; "
+        f"build again with TORCH_CUDA_ARCH_LIST={major}.{minor}"
+    )
+
+
 def refusal(error: RuntimeError) -> str | None:
     """What an argument check of a native operation said when it raised `error`; None for any other error."""
     found = re.search(r"lgfast::\w+: .*", str(error))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lgfast import ranks
+from lgfast import _extension, ranks
 from lgfast.config import Config, from_dict, to_dict
 from lgfast.data import build_eval_loader, build_train_loader, load_dataset, load_files, split_holdout
 from lgfast.data.dali_loader import require_dali
@@ -54,6 +54,10 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device("cuda", ranks.local_rank())
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {name} was asked for, but torch sees no CUDA device; use --device cpu")
+    if device.type == "cuda" and _extension.has_cuda_kernels():
+        unserved = _extension.unserved_gpu_reason(torch.cuda.get_device_capability(device))
+        if unserved is not None:
+            raise ValueError(f"device: {unserved}, or set LGFAST_NATIVE=off to train without them")
     if device.index is not None:
         torch.cuda.set_device(device)  # streams and graphs are made on the current device
     return device

@@ -18,7 +18,7 @@
 //               16-byte row i % 8 of matrix i / 8. mma_m16n8k16<T>(acc, a, b0, b1): T is bf16 or fp16, float32 sums
 // Arithmetic    fast_exp2(x) fast_log2(x) fast_reciprocal(x): the hardware's approximations
 // Launch        launch(kernel, Grid{x, y, z}, block, smem_bytes, stream, args...) -> nullptr or the error's text
-// Host          num_multiprocessors() of the current GPU; one in the emulation
+// Host          of the current GPU: num_multiprocessors(), one in the emulation; max_smem_bytes() of a block
 #pragma once
 
 #include "float16.h"

@@ -29,8 +29,8 @@ inline void complete_feature_mse_pair(FeatureMsePair& p, int64_t batch, double g
 }
 
 constexpr int kFeatureMseMaxPairs = 16;          // kernel parameters hold them all
-constexpr int kFeatureMseMaxSmem = 227 * 1024;   // bytes, sm_90
-constexpr int kFeatureMseGoodSmem = 112 * 1024;  // two blocks share a multiprocessor
+constexpr int kFeatureMseMaxSmem = 227 * 1024;   // bytes a block of sm_90 can have
+constexpr int kFeatureMseGoodSmem = 112 * 1024;  // two blocks share its multiprocessor
 constexpr int kFeatureMseThreads = 256;
 
 // Everything the kernel reads, passed by value.
@@ -52,29 +52,32 @@ inline int64_t feature_mse_smem_bytes(const FeatureMsePair& p, int slab, int acc
 
 // Channels of a block, as a power of two: 16 (one 32-byte sector of a bf16 pixel), fewer for maps with few channels or
 // large grids.
-inline int feature_mse_slab_log2(const FeatureMsePair& p, int acc_bytes) {
+inline int feature_mse_slab_log2(const FeatureMsePair& p, int acc_bytes, int max_smem) {
+  const int good_smem = max_smem < kFeatureMseGoodSmem ? max_smem : kFeatureMseGoodSmem;
   int log2 = 4;
-  while (log2 > 0 &&
-         ((1 << (log2 - 1)) >= p.channels || feature_mse_smem_bytes(p, 1 << log2, acc_bytes) > kFeatureMseGoodSmem))
+  while (log2 > 0 && ((1 << (log2 - 1)) >= p.channels || feature_mse_smem_bytes(p, 1 << log2, acc_bytes) > good_smem))
     --log2;
   return log2;
 }
 
-// Splits the pairs over blocks, one (image, channel slab) each. False: one channel of a map exceeds shared memory.
-inline bool plan_feature_mse(FeatureMseParams& params, int64_t batch, int acc_bytes) {
+// Splits the pairs over blocks, one (image, channel slab) each. max_smem: bytes a block of the GPU can have. Returns
+// the bytes of one channel that exceed it, or 0.
+inline int64_t plan_feature_mse(FeatureMseParams& params, int64_t batch, int acc_bytes, int max_smem) {
   params.smem_bytes = 0;
   params.first_block[0] = 0;
   for (int k = 0; k < params.num_pairs; ++k) {
     const FeatureMsePair& p = params.pairs[k];
-    const int slab_log2 = feature_mse_slab_log2(p, acc_bytes), slab = 1 << slab_log2;
+    const int slab_log2 = feature_mse_slab_log2(p, acc_bytes, max_smem), slab = 1 << slab_log2;
     const int64_t bytes = feature_mse_smem_bytes(p, slab, acc_bytes);
-    if (bytes > kFeatureMseMaxSmem) return false;
+    if (bytes > max_smem) return bytes;
     if (bytes > params.smem_bytes) params.smem_bytes = static_cast<int>(bytes);
     params.slab_log2[k] = slab_log2;
     params.first_block[k + 1] = params.first_block[k] + static_cast<int>(batch) * ((p.channels + slab - 1) / slab);
   }
-  return true;
+  return 0;
 }
+
+int feature_mse_max_smem();  // of the current GPU
 
 // T: float, double, fp16, bf16. Both return nullptr or the text of the launch error.
 // loss: one element on the device, float (double for double maps).

@@ -20,8 +20,10 @@ FeatureMseParams feature_mse_params(const FeatureMseInputs& in, bool is_double) 
   FeatureMseParams params{};
   params.num_pairs = static_cast<int>(in.pairs.size());
   std::copy(in.pairs.begin(), in.pairs.end(), params.pairs);
-  LGFAST_CHECK(plan_feature_mse(params, in.batch, is_double ? 8 : 4), "feature_mse",
-               "a map is too large for shared memory on CUDA (one channel of the larger grid, at most about 230x230)");
+  const int max_smem = feature_mse_max_smem();
+  const int64_t needed = plan_feature_mse(params, in.batch, is_double ? 8 : 4, max_smem);
+  LGFAST_CHECK(needed == 0, "feature_mse", "one channel of the larger grid must fit in this GPU's shared memory, ",
+               max_smem, " bytes a block, got ", needed, " bytes; resize the maps first");
   return params;
 }
 

@@ -38,6 +38,7 @@ class Facts:
     nvcc: str | None = None
     has_driver: bool = False
     gpus: tuple[str, ...] = ()  # name and compute capability
+    unserved_gpu: str = ""  # why the CUDA kernels cannot run on one of them
     packages: dict[str, str] = field(default_factory=dict)  # optional distributions -> version
     has_npp: bool = False
     apex: str = "absent"  # absent, nvidia, python-only, other
@@ -66,6 +67,7 @@ def collect_facts() -> Facts:
         nvcc=shutil.which("nvcc") or shutil.which(os.path.join(os.environ.get("CUDA_HOME", ""), "bin", "nvcc")),
         has_driver=nvidia_driver_answers(),
         gpus=tuple(f"{torch.cuda.get_device_name(i)} (sm_{capability(torch, i)})" for i in gpus),
+        unserved_gpu=next(filter(None, (unserved(torch, i) for i in gpus)), "") if has_cuda_kernels else "",
         packages={name: found for name in OPTIONAL_PACKAGES if (found := version(name))},
         has_npp=bool(version("nvidia-npp")) or shutil.which("nvcc") is not None,
         apex=apex_state(),
@@ -117,6 +119,12 @@ def native_state() -> tuple[dict[str, str], bool]:
 def nvidia_driver_answers() -> bool:
     program = shutil.which("nvidia-smi")
     return program is not None and subprocess.run([program, "-L"], capture_output=True).returncode == 0
+
+
+def unserved(torch, device: int) -> str | None:
+    from lgfast import _extension
+
+    return _extension.unserved_gpu_reason(torch.cuda.get_device_capability(device))
 
 
 def capability(torch, device: int) -> str:
@@ -192,6 +200,9 @@ def check_native(facts: Facts) -> Iterator[Finding]:
 def check_gpu(facts: Facts) -> Iterator[Finding]:
     if facts.gpus:
         yield Finding("ok", f"GPU: {', '.join(facts.gpus)}; torch is built for CUDA {facts.torch_cuda}")
+        if facts.unserved_gpu:
+            arch_list = facts.unserved_gpu.rpartition("TORCH_CUDA_ARCH_LIST=")[2]
+            yield Finding("error", facts.unserved_gpu, f"TORCH_CUDA_ARCH_LIST={arch_list} {BUILD}")
         if facts.build_info and not facts.has_cuda_kernels:
             if facts.nvcc:
                 yield Finding("warning", "lgfast was built without CUDA kernels", f"LGFAST_CUDA=on {BUILD}")

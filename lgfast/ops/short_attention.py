@@ -105,6 +105,9 @@ def _unavailable_reason(device: torch.device) -> str | None:
     gpu = torch.cuda.get_device_properties(device)
     if gpu.major < 8:
         return "the GPU must be of compute capability 8.0 or later"
+    unserved = _extension.unserved_gpu_reason((gpu.major, gpu.minor))
+    if unserved is not None:
+        return unserved
     if (gpu.major, gpu.minor) in SMALL_SMEM_GPUS:
         return f"the GPU must give a block 113 KB of shared memory, which {gpu.major}.{gpu.minor} does not"
     return None

@@ -49,6 +49,12 @@ def test_sound_installation_has_only_good_news():
         (replace(SOUND, build_info={}), "warning", "native ops are not built", "pip install --no-build-isolation"),
         (replace(SOUND, has_cuda_kernels=False), "warning", "without CUDA kernels", "LGFAST_CUDA=on"),
         (replace(SOUND, has_cuda_kernels=False, nvcc=None), "warning", "no nvcc to build them", "CUDA toolkit"),
+        (
+            replace(SOUND, unserved_gpu="built for 9.0a; build again with TORCH_CUDA_ARCH_LIST=8.0"),
+            "error",
+            "built for 9.0a",
+            "TORCH_CUDA_ARCH_LIST=8.0 pip install",
+        ),
         (CPU_BUILD, "warning", "torch is a CPU build", "--index-url"),
         (replace(SOUND, gpus=()), "warning", "the driver is probably too old", "update the NVIDIA driver"),
         (replace(CPU_BUILD, has_driver=False), "note", "no NVIDIA GPU", ""),

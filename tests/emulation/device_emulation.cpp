@@ -15,7 +15,6 @@ namespace lgfast::emulation {
 namespace {
 
 constexpr int kMaxBlock = 1024;
-constexpr int kMaxSmemBytes = 227 * 1024;  // sm_90: what one block may ask for
 
 enum class State { kRunnable, kAtWarp, kAtBlock, kDone };
 
@@ -310,7 +309,7 @@ template void mma<fp16>(void* const*);
 
 const char* launch_blocks(const std::function<void()>& kernel, Grid grid, int block, int smem_bytes) {
   if (block < kWarpSize || block > kMaxBlock || block % kWarpSize != 0) return "invalid block size";
-  if (smem_bytes < 0 || smem_bytes > kMaxSmemBytes) return "invalid shared memory size";
+  if (smem_bytes < 0 || smem_bytes > max_smem_bytes()) return "invalid shared memory size";
   if (grid.x < 1 || grid.y < 1 || grid.y > 65535 || grid.z < 1 || grid.z > 65535) return "invalid grid";
   while (threads.size() < size_t(block)) threads.push_back(std::make_unique<Thread>());
   describe_main_stack();

@@ -169,6 +169,7 @@ inline float fast_reciprocal(float x) { return 1.0f / x; }
 
 // So small a GPU that kernels which spread over idle multiprocessors also run their loops.
 inline int num_multiprocessors() { return 1; }
+inline int max_smem_bytes() { return 227 * 1024; }  // sm_90
 
 template <typename... Params, typename... Args>
 const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_bytes, void* /*stream*/, Args... args) {

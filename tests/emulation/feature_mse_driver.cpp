@@ -85,7 +85,7 @@ FeatureMseParams make_params(const Header& header, Case<T>& c) {
 template <typename T>
 const char* run(const Header& header, Case<T>& c) {
   FeatureMseParams params = make_params(header, c);
-  if (!plan_feature_mse(params, header.batch, sizeof(c.loss))) return "no plan";
+  if (plan_feature_mse(params, header.batch, sizeof(c.loss), max_smem_bytes()) != 0) return "no plan";
   std::vector<double> partials(size_t(params.first_block[params.num_pairs]));
   params.partials = partials.data();
   const char* error = launch_feature_mse_fwd<T>(params, &c.loss, nullptr);

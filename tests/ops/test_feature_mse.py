@@ -207,3 +207,8 @@ def test_cuda_plan_refuses_a_map_larger_than_shared_memory():
     assert plan(16, 230, 230)["channels_per_block"] == 1
     with pytest.raises(ValueError, match="exceeds shared memory"):
         plan(16, 300, 300)
+    small = 99 * 1024  # of a block of sm_89 and sm_120
+    assert plan(16, 56, 56, max_smem=small)["channels_per_block"] == 4
+    assert plan(16, 56, 56, max_smem=small)["smem_bytes"] <= small
+    with pytest.raises(ValueError, match="exceeds shared memory"):
+        plan(16, 230, 230, max_smem=small)

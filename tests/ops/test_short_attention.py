@@ -300,6 +300,7 @@ def test_unsupported_reason_knows_the_gpu(capability, words, monkeypatch):
     gpu = SimpleNamespace(major=capability[0], minor=capability[1])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(module._extension, "has_cuda_kernels", lambda: True)
+    monkeypatch.setattr(module._extension, "_cuda_architectures", ((8, 0, "", "virtual"),))
     assert module.unsupported_shape_reason(torch.device("cuda"), torch.bfloat16, 197, 197, 64) == words
 
 

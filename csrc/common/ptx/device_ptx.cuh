@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdio>
+
 namespace lgfast {
 
 __device__ __forceinline__ int thread_index() { return threadIdx.x; }
@@ -103,15 +105,33 @@ __device__ __forceinline__ float fast_reciprocal(float x) {
   return result;
 }
 
-inline int num_multiprocessors() {
-  int device = 0, count = 1;  // an error shows in the launch that follows
-  if (cudaGetDevice(&device) == cudaSuccess) {
-    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  }
-  return count;
+inline int device_attribute(cudaDeviceAttr attribute, int otherwise) {  // an error shows in the launch that follows
+  int device = 0, value = otherwise;
+  if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&value, attribute, device);
+  return value;
 }
 
-// Returns nullptr, or the text of the launch error. Blocks above 48 KB of shared memory ask for it first.
+inline int num_multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount, 1); }
+inline int max_smem_bytes() { return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, 48 * 1024); }
+
+// The text of a launch error; where the library has no code for the GPU, how to get it.
+inline const char* describe_launch_error(cudaError_t error) {
+  cudaGetLastError();  // else the next launch would report it again
+  const bool has_no_code = error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+                           error == cudaErrorUnsupportedPtxVersion || error == cudaErrorJitCompilerNotFound;
+  if (!has_no_code) return cudaGetErrorString(error);
+  const int major = device_attribute(cudaDevAttrComputeCapabilityMajor, 0);
+  const int minor = device_attribute(cudaDevAttrComputeCapabilityMinor, 0);
+  static thread_local char text[256];
+  std::snprintf(text, sizeof(text),
+                "the CUDA kernels were not compiled for this GPU, of compute capability %d.%d (%s); build lgfast again "
+                "with TORCH_CUDA_ARCH_LIST=%d.%d, or set LGFAST_NATIVE=off",
+                major, minor, cudaGetErrorString(error), major, minor);
+  return text;
+}
+
+// Returns nullptr, or the text of the launch error. Blocks above 48 KB of shared memory ask for it first: on every
+// launch, since the answer is kept by kernel and GPU; it is no stream operation, so a graph may be capturing.
 template <typename... Params, typename... Args>
 const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_bytes, void* stream, Args... args) {
   constexpr int kDefaultSmemBytes = 48 * 1024;
@@ -123,7 +143,7 @@ const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_byt
     kernel<<<dim3(grid.x, grid.y, grid.z), block, smem_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
     error = cudaGetLastError();
   }
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return error == cudaSuccess ? nullptr : describe_launch_error(error);
 }
 
 }  // namespace lgfast
