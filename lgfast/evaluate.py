@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
-from lgfast._extension import refusal
 from lgfast.build import eval_loader, load_images, model_from_metadata, resolve_device
 from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_weights
+from lgfast.command_line import command_line
 from lgfast.config import Config, from_dict, replace
 from lgfast.loop import evaluate
 from lgfast.models.pycls_weights import model_from_pycls, pycls_image_size, pycls_model_name
@@ -63,7 +64,8 @@ def load_pyth(path: Path) -> tuple[nn.Module, int, Config]:
     return model, checkpoint.num_classes, replace(Config(), changes | {"guidance.weight": 0})
 
 
-def main(argv: list[str] | None = None) -> int:
+@command_line
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lgfast.evaluate", description="Test a checkpoint.")
     parser.add_argument("--checkpoint", required=True, help="run folder, checkpoint folder, .safetensors or .pyth file")
     parser.add_argument("--split", default="test", choices=("test", "train"))
@@ -71,16 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", help="folder of the dataset, if it moved since training")
     parser.add_argument("--device", default="auto")
     options = vars(parser.parse_args(argv))
-    try:
-        scores = evaluate_checkpoint(options.pop("checkpoint"), **options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if not (message := refusal(error)):
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return 2
+    scores = evaluate_checkpoint(options.pop("checkpoint"), **options)
     top = f"top-1 {scores['top1']:.2f} %   top-5 {scores['top5']:.2f} %"
     print(f"{top}   loss {scores['loss']:.4f}   images {scores['images']}")
     return 0

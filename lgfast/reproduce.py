@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from lgfast.command_line import command_line
 from lgfast.config import Config, load_recipe, published_top1, recipe_names, replace, split_assignment
 from lgfast.environment import describe_environment
 from lgfast.metrics import read_curve
@@ -162,21 +163,18 @@ def parser() -> argparse.ArgumentParser:
     return parse
 
 
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     started = time.perf_counter()
-    try:
-        if options.workers < 1:
-            raise ValueError(f"--workers: expected a number above 0, got {options.workers}")
-        changes = dict(split_assignment(text) for text in options.set)
-        if options.epochs is not None:
-            changes["epochs"] = options.epochs
-        cells = [Cell(row, variant) for row in options.rows for variant in ("base", "guided")]
-        configs = {c: [cell_config(c, seed, options.out, changes) for seed in options.seeds] for c in cells}
-        done = run_all([config for group in zip(*configs.values(), strict=True) for config in group], options.workers)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.workers < 1:
+        raise ValueError(f"--workers: expected a number above 0, got {options.workers}")
+    changes = dict(split_assignment(text) for text in options.set)
+    if options.epochs is not None:
+        changes["epochs"] = options.epochs
+    cells = [Cell(row, variant) for row in options.rows for variant in ("base", "guided")]
+    configs = {c: [cell_config(c, seed, options.out, changes) for seed in options.seeds] for c in cells}
+    done = run_all([config for group in zip(*configs.values(), strict=True) for config in group], options.workers)
     runs = {cell: [done[config.run_dir] for config in group] for cell, group in configs.items()}
     rows = [summarise(cell, results, telling(changes)) for cell, results in runs.items()]
     write_csv(rows, options.out / "table.csv")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import tyro
 
 from lgfast import ranks
-from lgfast._extension import refusal
+from lgfast.command_line import command_line
 from lgfast.config import (
     Config,
     check_key,
@@ -149,7 +148,8 @@ def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: li
     return command.join(options, dict(split_assignment(text) for text in options.set) | key_values(rest))
 
 
-def main(argv: list[str] | None = None) -> int:
+@command_line
+def main(argv: Sequence[str] | None = None) -> int:
     interrupt = InterruptFlag()
     try:
         parser = launch_parser()
@@ -174,24 +174,6 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + interrupt.signal_number
-    except (ValueError, OSError) as error:
-        log_traceback(error)
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:  # such as an image too large for the size asked for
-        if not (message := refusal(error)):
-            raise
-        log_traceback(error)
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-
-
-def log_traceback(error: Exception) -> None:
-    """The full traceback goes to a file beside the runs, for reports; the terminal shows the message alone."""
-    folder = Path("runs")
-    if folder.is_dir():
-        text = "".join(traceback.format_exception(error))
-        (folder / "last_error.txt").write_text(text)
 
 
 if __name__ == "__main__":

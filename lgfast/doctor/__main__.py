@@ -2,20 +2,23 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from lgfast.command_line import command_line
 from lgfast.data import DATASET_NAMES
 from lgfast.doctor.dataset import find_datasets, inspect_dataset
 from lgfast.doctor.environment import collect_facts, inspect_environment
 from lgfast.doctor.finding import Finding, report
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command_line
+def main(argv: Sequence[str] | None = None) -> int:
     """0 where nothing is wrong, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m lgfast.doctor", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="ROOT", help="check the datasets in this folder")
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="check this one (default: all that are found in ROOT)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     if options.data is None and options.dataset is None:
         return 0 if report(inspect_environment(collect_facts())) else 1
 
