@@ -1,19 +1,49 @@
-"""lgfast: fast locality-guidance training of vision transformers on tiny datasets."""
+"""lgfast: fast locality-guidance training of vision transformers on tiny datasets.
 
-try:
-    import torchvision as _torchvision  # noqa: F401  timm needs it
-except RuntimeError as error:  # it was built for another torch
-    import torch
+What is named here is imported at its first use, so that `import lgfast.ops` needs torch alone, not timm.
+"""
 
-    from lgfast.doctor.environment import torchvision_fix
+import importlib
+from typing import TYPE_CHECKING, Any
 
-    fix = torchvision_fix(torch.version.cuda)
-    raise ImportError(f"torchvision does not fit torch ({error}); run: {fix}") from error
-
-from lgfast import models, ops  # importing models registers them in timm
-from lgfast.class_swap import FuseReport
-from lgfast.fusion import fuse, unfuse
-from lgfast.layer_fusion import fuse_layers, unfuse_layers
 from lgfast.version import __version__
 
-__all__ = ["FuseReport", "__version__", "fuse", "fuse_layers", "models", "ops", "unfuse", "unfuse_layers"]
+if TYPE_CHECKING:
+    from lgfast import models, ops
+    from lgfast.class_swap import FuseReport
+    from lgfast.flat_adamw import FlatAdamW
+    from lgfast.fusion import fuse, unfuse
+    from lgfast.layer_fusion import fuse_layers, unfuse_layers
+
+__all__ = [
+    "FlatAdamW",
+    "FuseReport",
+    "__version__",
+    "fuse",
+    "fuse_layers",
+    "models",
+    "ops",
+    "unfuse",
+    "unfuse_layers",
+]
+
+_MODULE_OF = {
+    "FlatAdamW": "flat_adamw",
+    "FuseReport": "class_swap",
+    "fuse": "fusion",
+    "fuse_layers": "layer_fusion",
+    "unfuse": "fusion",
+    "unfuse_layers": "layer_fusion",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("models", "ops"):
+        return importlib.import_module(f"lgfast.{name}")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"lgfast.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'lgfast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

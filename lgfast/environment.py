@@ -38,6 +38,12 @@ def package_version(name: str) -> str | None:
         return None
 
 
+def torchvision_fix(torch_cuda: str | None) -> str:
+    """The command that installs the torchvision of a torch that was built with this CUDA version."""
+    tag = "cpu" if torch_cuda is None else "cu" + torch_cuda.replace(".", "")
+    return f"pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/{tag}"
+
+
 def git_commit() -> str | None:
     """Commit of the source tree, with "+changes" where it differs; None outside a checkout."""
     folder = Path(__file__).parent

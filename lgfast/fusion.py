@@ -9,6 +9,9 @@ not take (`ops.unsupported_reason`: float32 on CUDA, a mask) it runs its origina
 
 from collections.abc import Callable
 
+import lgfast.models  # noqa: F401  before timm, for what it says where torchvision does not fit torch
+
+# isort: split
 import torch.nn.functional as F
 from timm.layers.attention import Attention as VitAttention
 from timm.models import convit as timm_convit

@@ -9,6 +9,9 @@ second norm become `ops.add_layer_norm`; in an MLP the first bias and the activa
 those inner modules (drop_path1, norm2, fc1, act) no longer run, so modules that have some are left as they are.
 """
 
+import lgfast.models  # noqa: F401  before timm, for what it says where torchvision does not fit torch
+
+# isort: split
 import torch.nn.functional as F
 from timm.layers import GELU, DropPath, Mlp
 from timm.models import pvt_v2, vision_transformer

@@ -1,9 +1,27 @@
-"""The package imports and states its version."""
+"""What an importing project gets: the version, the public names, and nothing before it is used."""
 
 import re
+import subprocess
+import sys
+
+import pytest
 
 import lgfast
 
 
 def test_version_is_semantic():
     assert re.fullmatch(r"\d+\.\d+\.\d+", lgfast.__version__)
+
+
+def test_every_public_name_is_listed_and_found():
+    assert dir(lgfast) == lgfast.__all__
+    assert all(getattr(lgfast, name) is not None for name in lgfast.__all__)
+    with pytest.raises(AttributeError, match="module 'lgfast' has no attribute 'fuze'"):
+        lgfast.fuze  # noqa: B018
+
+
+def test_operations_need_torch_alone():
+    heavy = ("timm", "torchvision", "tyro", "yaml", "optuna", "sklearn", "scipy")
+    code = f"import sys, lgfast.ops; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -13,6 +13,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from lgfast.doctor.finding import Finding
+from lgfast.environment import package_version, torchvision_fix
 
 BUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 APEX_BUILD = (
@@ -57,7 +58,7 @@ def collect_facts() -> Facts:
     return Facts(
         torch=torch.__version__,
         torch_cuda=torch.version.cuda,
-        torchvision=version("torchvision"),
+        torchvision=package_version("torchvision") or "",
         torchvision_requires=torch_requirement("torchvision"),
         torchvision_error=import_error("torchvision"),
         build_info=build_info,
@@ -68,8 +69,8 @@ def collect_facts() -> Facts:
         has_driver=nvidia_driver_answers(),
         gpus=tuple(f"{torch.cuda.get_device_name(i)} (sm_{capability(torch, i)})" for i in gpus),
         unserved_gpu=next(filter(None, (unserved(torch, i) for i in gpus)), "") if has_cuda_kernels else "",
-        packages={name: found for name in OPTIONAL_PACKAGES if (found := version(name))},
-        has_npp=bool(version("nvidia-npp")) or shutil.which("nvcc") is not None,
+        packages={name: found for name in OPTIONAL_PACKAGES if (found := package_version(name))},
+        has_npp=bool(package_version("nvidia-npp")) or shutil.which("nvcc") is not None,
         apex=apex_state(),
         shared_memory=shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else None,
         num_cores=num_cores(),
@@ -84,13 +85,6 @@ OPTIONAL_PACKAGES = {
     "tensorboard": "TensorBoard events",
     "matplotlib": "plots",
 }
-
-
-def version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def torch_requirement(distribution: str) -> str:
@@ -169,12 +163,6 @@ def check_torchvision(facts: Facts) -> Iterator[Finding]:
         yield Finding("error", f"{pair}: it was built for {facts.torchvision_requires}", fix)
     else:
         yield Finding("ok", pair)
-
-
-def torchvision_fix(torch_cuda: str | None) -> str:
-    """The command that installs the torchvision of this torch."""
-    tag = "cpu" if torch_cuda is None else "cu" + torch_cuda.replace(".", "")
-    return f"pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/{tag}"
 
 
 def fits(torch_version: str, requirement: str) -> bool:

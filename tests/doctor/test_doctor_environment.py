@@ -100,7 +100,7 @@ def test_import_of_the_package_explains_a_wrong_pair(tmp_path):
     (tmp_path / "torchvision").mkdir()
     broken = 'raise RuntimeError("operator torchvision::nms does not exist")'
     (tmp_path / "torchvision" / "__init__.py").write_text(broken)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import lgfast"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import lgfast.fusion"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 1
     assert "torchvision does not fit torch (operator torchvision::nms does not exist); run: pip install" in run.stderr
