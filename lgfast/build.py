@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,9 +86,12 @@ def load_splits(config: Config) -> DataSplits:
     if config.data.loader == "dali":
         require_dali()
     train, test = load_images(config, "train"), load_images(config, "test")
-    if config.eval.protocol == "paper":
-        return DataSplits(train, test, test)
-    train, select = split_holdout(train, config.eval.holdout_fraction, HOLDOUT_SEED)
+    select = test
+    if config.eval.protocol == "holdout":
+        train, select = split_holdout(train, config.eval.holdout_fraction, HOLDOUT_SEED)
+    if empty := train.empty_classes():
+        names = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        warnings.warn(f"{train.name}: classes without a training image: {names} ({len(empty)} in all)", stacklevel=2)
     return DataSplits(train, select, test)
 
 

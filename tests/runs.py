@@ -28,6 +28,7 @@ TINY = {
     "log.every_steps": 2,
     "log.tensorboard": "false",
     "device": "cpu",
+    "precision": "fp32",
 }
 TIMING = ("seconds", "images_per_s")
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,23 @@ def test_too_large_an_image_ends_the_commands_with_a_message(tmp_path, capsys, m
     assert train.main(["--config", "config.yaml"]) == 2
     message = r"^error: lgfast::augment: a crop of \d+x2 is too large to reduce to 8; store smaller images$"
     assert re.search(message, capsys.readouterr().err, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("loader", ["resident", "dali"])
+def test_classes_without_images_are_named(tmp_path, monkeypatch, loader):
+    monkeypatch.setattr("lgfast.build.require_dali", lambda: None)
+    whole, lacking = tmp_path / "whole", tmp_path / "lacking"
+    for root in (whole, lacking):
+        write_folder(root, train=5)
+    for name in ("ant", "bee", "cow", "emu"):
+        (lacking / "train" / name).mkdir()
+    config = tiny_config(tmp_path, **{"data.dataset": "folder", "data.root": str(whole), "data.loader": loader})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load_splits(config).train) == 8
+    config = replace(config, {"data.root": str(lacking)})
+    with pytest.warns(UserWarning, match=r"classes without a training image: ant, bee, cow, \.\.\. \(4 in all\)"):
+        load_splits(config)
 
 
 def test_a_teacher_that_cannot_be_trained_is_named(tmp_path):

@@ -38,6 +38,11 @@ class LabelledImages(ABC):
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def empty_classes(self) -> list[str]:
+        """Names of the classes that have no image."""
+        counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()
+        return [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
+
     def subset(self: Images, indices: Tensor) -> Images:
         """The images at `indices` (int64 [m]), in that order."""
         indices = torch.as_tensor(indices, dtype=torch.int64)

@@ -27,6 +27,7 @@ from lgfast.sweep.table import Display, describe, failures, score, table
 from lgfast.sweep.worker import StopFlag, Worker
 
 JOURNAL = "study.journal"
+GROUP = 8  # trials that share a process, where --group does not say
 DRY_RUN_SHOWN = 20
 
 
@@ -120,10 +121,11 @@ def read_plan(config: Config, options: argparse.Namespace) -> Plan:
         raise ValueError("--sweep-space: say how much to sample with --trials N or --budget 30m")
     if options.trials is not None and options.trials < 1:
         raise ValueError(f"--trials: at least 1, got {options.trials}")
-    if options.group < 1 or options.workers < 1:
-        raise ValueError(f"--group and --workers: at least 1, got {options.group} and {options.workers}")
+    group = GROUP if options.group is None else options.group
+    if group < 1 or options.workers < 1:
+        raise ValueError(f"--group and --workers: at least 1, got {group} and {options.workers}")
     pruner = options.pruner or ("none" if space.is_grid else "median")
-    return Plan(config, space, options.trials, pruner, options.group)
+    return Plan(config, space, options.trials, pruner, group)
 
 
 def default_folder(config: Config | None, options: argparse.Namespace) -> str:

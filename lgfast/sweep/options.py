@@ -22,7 +22,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     add("--study", metavar="PLACE", help="journal file or Optuna URL; naming an existing study joins it")
     add("--study-name", default="lgfast", metavar="NAME", help="which study of a database")
     add("--out", metavar="FOLDER", help="folder of the sweep's runs and results (default: runs/sweep-...)")
-    add("--group", type=int, default=8, metavar="K", help="trials that share one process, batch and teacher pass")
+    add("--group", type=int, metavar="K", help="trials that share a process, batch and teacher pass (default: 8)")
     add("--workers", type=int, default=1, metavar="N", help="worker processes to start on this machine")
     add("--workers-per-gpu", type=int, default=0, metavar="K", help="start K worker processes on every GPU instead")
     add("--worker", type=int, help=argparse.SUPPRESS)  # in a process that --workers started: how many it started

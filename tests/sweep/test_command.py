@@ -130,6 +130,7 @@ def test_dry_run_prints_trials_and_time_and_leaves_nothing(base, tmp_path, capsy
         ([*GRID, "--resume", "somewhere"], "--resume continues a sweep as it was started; drop --sweep"),
         ([*GRID, "--study", "."], "--study: . is a folder; name a journal file, e.g. study.journal"),
         (["--study", "x.journal", "--trials", "4"], "--trials is fixed when a sweep is started"),
+        (["--study", "x.journal", "--group", "8"], "--group is fixed when a sweep is started"),
     ],
 )
 def test_mistakes_fail_before_anything_starts(base, tmp_path, capsys, monkeypatch, arguments, message):
