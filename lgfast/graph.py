@@ -10,6 +10,7 @@ import torch
 from lgfast import ranks
 from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
+from lgfast.optim import DeviceSGD
 
 # Eager steps before the capture: lazy state (cuBLAS workspaces, autotuning, loss scale) must exist by then.
 WARMUP_STEPS = 3
@@ -21,10 +22,9 @@ def graph_obstacle(device: torch.device, optimizer: torch.optim.Optimizer) -> st
         return f"CUDA graphs need a CUDA device, got {device}"
     if ranks.world() > 1:
         return "a step of several ranks exchanges gradients, which is not captured"
-    if not isinstance(optimizer, FlatAdamW):
-        return (
-            f"{type(optimizer).__name__} keeps numbers on the host, which a graph would freeze (optim.name=adamw fits)"
-        )
+    if not isinstance(optimizer, (FlatAdamW, DeviceSGD)):
+        name = type(optimizer).__name__
+        return f"{name} keeps numbers on the host, which a graph would freeze (optim.name=adamw and sgd fit)"
     return None
 
 

@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,8 +31,28 @@ def param_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
 
 
+class DeviceSGD(torch.optim.SGD):
+    """torch's fused SGD with Nesterov momentum, fit for a captured step: rates are tensors on the device, and buffers
+    exist from the start (zeros give the first step of torch's, and survive one that loss scaling skips)."""
+
+    def __init__(self, groups: list[dict], *, lr: float, momentum: float) -> None:
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+        self.parameters = [p for group in self.param_groups for p in group["params"]]
+        self._move_rates()
+        if momentum > 0:
+            self.state |= {p: {"momentum_buffer": torch.zeros_like(p)} for p in self.parameters}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._move_rates()
+
+    def _move_rates(self) -> None:
+        for group in self.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]), device=self.parameters[0].device)
+
+
 def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.Optimizer:
-    """`adamw` is the flat one of this package; every other name is timm's factory's, SGD in its fused form.
+    """`adamw` and `sgd` are those that a CUDA graph can hold; every other name is timm's factory's.
 
     Raises:
         ValueError: an unknown name, or that of an optimizer of NVIDIA apex, which is not installed.
@@ -39,13 +60,14 @@ def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimConf
     groups = param_groups(named, config.weight_decay)
     if config.name == "adamw":
         return FlatAdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+    if config.name == "sgd":
+        return DeviceSGD(groups, lr=config.lr, momentum=config.momentum)
     from timm.optim import create_optimizer_v2
 
     check_apex(config.name)
     check_name(config.name)
-    extra = {"fused": True} if config.name == "sgd" else {}
     return create_optimizer_v2(
-        groups, config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum, **extra
+        groups, config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
     )
 
 

@@ -1,5 +1,6 @@
 """Schedule values and parameter groups of the recipe."""
 
+import copy
 import math
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from lgfast.config import load_recipe, replace
 from lgfast.guidance import GuidedStudent
 from lgfast.models import create_model
-from lgfast.optim import build_optimizer, learning_rate, param_groups, set_learning_rate
+from lgfast.optim import DeviceSGD, build_optimizer, learning_rate, param_groups, set_learning_rate
 
 # Values stated by the recipe for the student's schedule.
 STUDENT_LR = {
@@ -104,3 +105,52 @@ def test_an_unknown_optimizer_gives_near_ones():
     optim = replace(load_recipe("cifar100-deit-ti-base"), {"optim.name": "adamx"}).optim
     with pytest.raises(ValueError, match=r"optim.name: unknown optimizer 'adamx'; did you mean adam"):
         build_optimizer(torch.nn.Linear(3, 2).named_parameters(), optim)
+
+
+def weights_after(optimizer, parameters, steps=4):
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(steps):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+        set_learning_rate(optimizer, float(optimizer.param_groups[0]["lr"]) * 0.5)
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_equals_torch(momentum):
+    ours, plain = ([torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(4))] for _ in range(2))
+    optimizer = DeviceSGD(
+        [{"params": ours[:1], "weight_decay": 0.1}, {"params": ours[1:], "weight_decay": 0.0}],
+        lr=0.2, momentum=momentum,
+    )  # fmt: skip
+    reference = torch.optim.SGD(
+        [{"params": plain[:1], "weight_decay": 0.1}, {"params": plain[1:]}],
+        lr=0.2, momentum=momentum, nesterov=momentum > 0,
+    )  # fmt: skip
+    rates = [group["lr"] for group in optimizer.param_groups]
+    torch.testing.assert_close(weights_after(optimizer, ours), weights_after(reference, plain), rtol=1e-6, atol=1e-6)
+    assert all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates, strict=True))
+
+
+def test_sgd_continues_from_its_state():
+    first = [torch.nn.Parameter(torch.ones(3, 2))]
+    optimizer = DeviceSGD([{"params": first}], lr=0.2, momentum=0.9)
+    weights_after(optimizer, first)
+    second = [torch.nn.Parameter(first[0].detach().clone())]
+    restored = DeviceSGD([{"params": second}], lr=9.0, momentum=0.9)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert torch.equal(*weights_after(optimizer, first), *weights_after(restored, second))
+    assert isinstance(restored.param_groups[0]["lr"], torch.Tensor)
+
+
+def test_sgd_survives_a_first_step_that_loss_scaling_skips():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = build_optimizer([("w", parameter)], replace(load_recipe("digits"), {"optim.name": "sgd"}).optim)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient in (torch.full((2,), torch.inf), torch.ones(2)):
+        parameter.grad = scaler.scale(gradient)
+        scaler.step(optimizer)
+        scaler.update()
+    rate = float(optimizer.param_groups[0]["lr"])
+    torch.testing.assert_close(parameter.detach(), torch.full((2,), 1 - rate * 1.9))  # gradient and Nesterov's 0.9

@@ -15,7 +15,7 @@ from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
-from lgfast.optim import param_groups
+from lgfast.optim import DeviceSGD, param_groups
 from lgfast.step import TrainStep, fuse_student_layers
 
 BATCH = 8
@@ -40,7 +40,7 @@ def build(
     makers = {
         "adamw": lambda: FlatAdamW(groups, lr=3e-3),
         "torch": lambda: torch.optim.AdamW(groups, lr=3e-3),
-        "sgd": lambda: torch.optim.SGD(groups, lr=0.1, momentum=0.9),
+        "sgd": lambda: DeviceSGD(groups, lr=0.05, momentum=0.9),
     }
     torch.manual_seed(8)  # of the steps to come
     return TrainStep(
@@ -343,8 +343,9 @@ def test_graph_auto_runs_eagerly_on_cpu():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16-amp"])
-def test_graph_and_streams_do_not_change_the_losses(precision):
-    options = {"device": "cuda", "precision": precision, "clip_norm": 1.0, "ema_decay": 0.9}
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_graph_and_streams_do_not_change_the_losses(precision, optimizer):
+    options = {"optimizer": optimizer, "device": "cuda", "precision": precision, "clip_norm": 1.0, "ema_decay": 0.9}
     expected = train(build(graph="off", streams="off", **options))
     assert train(build(graph="off", streams="on", **options)) == expected
     assert train(build(graph="on", streams="off", **options)) == expected
@@ -390,8 +391,9 @@ def test_fp32_equals_the_plain_composition_on_the_gpu():
 
 
 @pytest.mark.gpu
-def test_a_graph_follows_rate_and_weight():
-    eager, graphed = (build(device="cuda", graph=graph) for graph in ("off", "on"))
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_graph_follows_rate_and_weight(optimizer):
+    eager, graphed = (build(optimizer, device="cuda", graph=graph) for graph in ("off", "on"))
     for step in (eager, graphed):
         train(step, 6)
         for group in step.optimizer.param_groups:
