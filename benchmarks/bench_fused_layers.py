@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import ceilings, harness
-from benchmarks.bench_short_attention import captured
+from benchmarks.cuda_calls import captured
 from lgfast.ops import add_layer_norm, bias_gelu
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -121,10 +122,10 @@ def bench(
         runs = {}
         for provider, call in calls.items():
             all_copies = lambda call=call, mode=mode: [run(call, *copy, mode) for copy in copies]  # noqa: E731
-            runs[provider] = harness.ready(
-                lambda all_copies=all_copies: captured(lambda: all_copies) if is_cuda else all_copies
-            )
-        timings = harness.time_interleaved(runs, device, rounds)
+            make = lambda all_copies=all_copies: captured(lambda: all_copies) if is_cuda else all_copies  # noqa: E731
+            runs[provider] = harness.ready(make, fragile=provider == "compile")
+            runs[provider].eager = partial(run, call, *copies[0], mode)
+        timings = harness.time_interleaved(runs, device, rounds, fragile=["compile"], queued=True)
         timings = {provider: timing.per_call(num_copies) for provider, timing in timings.items()}
         compiled = timings.get("compile")
         for provider, timing in timings.items():

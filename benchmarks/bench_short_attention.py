@@ -4,20 +4,24 @@
 
 Every provider starts from the packed projection (qkv, or q and kv) and ends with its packed gradient, so the copies
 that autograd adds count. On a GPU each mode is a CUDA graph over as many copies of the inputs as exceed twice the L2
-cache, timed by events. gb_per_s: bytes of q, k, v, out (forward) and twice that (backward), read or written once, over
-the median time. copy_share: that over the bandwidth of a device copy. peak_mib: of a run outside the graph.
+cache, timed by events while the host is ahead. gb_per_s: bytes of q, k, v, out (forward) and twice that (backward),
+read or written once, over the median time. copy_share: that over the bandwidth of a device copy. peak_mib: of a run
+outside the graph.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks import ceilings, harness
+from benchmarks.cuda_calls import captured
 from lgfast.ops import short_attention, short_attention_qkvpacked
 from tests import attention_truth
 
@@ -69,6 +73,7 @@ def sdpa(backend: SDPBackend) -> Callable:
     return call
 
 
+torch._functorch.config.donated_buffer = False  # else a compiled backward runs once only
 compiled_flex = torch.compile(flex_attention, dynamic=False)
 
 
@@ -100,13 +105,13 @@ def make_inputs(
 
 
 def check(call: Callable, leaves, dout) -> None:
-    """Output and gradients of the first images are within the tests' bound."""
-    leaves, dout = tuple(x[:2].detach().requires_grad_() for x in leaves), dout[:2]
-    q, k, v = split(leaves)
+    """Output and gradients of the first two images of the batch are within the tests' bound."""
     out = call(leaves)
-    results = [out.view(q.shape), *split(torch.autograd.grad(out, leaves, dout))]
+    grads = split(torch.autograd.grad(out, leaves, dout))
+    q, k, v = (x[:2].detach() for x in split(leaves))
+    results = [out[:2].detach().view(q.shape), *(grad[:2] for grad in grads)]
     named = dict(zip(("out", "dq", "dk", "dv"), results, strict=True))
-    attention_truth.check(named, q, k, v, dout.view(q.shape), q.shape[-1] ** -0.5)
+    attention_truth.check(named, q, k, v, dout[:2].view(q.shape), q.shape[-1] ** -0.5)
 
 
 def run_mode(call: Callable, mode: str, inputs) -> Callable[[], None]:
@@ -125,30 +130,17 @@ def run_mode(call: Callable, mode: str, inputs) -> Callable[[], None]:
     return lambda: [torch.autograd.grad(out, leaves, dout, retain_graph=True) for out, leaves, dout in graphs]
 
 
-def captured(make_run: Callable[[], Callable[[], None]]) -> Callable[[], None]:
-    """The replay of a CUDA graph of what `make_run` returns; autograd needs one stream for all of it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run = make_run()
-        for _ in range(2):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        run()
-    return graph.replay
-
-
 def available(providers: list[str], name: str, inputs) -> list[str]:
-    """The providers that take the shape; the others are named with their reason."""
+    """The providers that take the shape; peers that do not, or compute something else, are named with their reason."""
     found = []
     for provider in providers:
         try:
             check(PROVIDERS[provider], *inputs)
             found.append(provider)
-        except RuntimeError as error:
-            print(f"{name} {provider}: not available: {str(error).splitlines()[0]}")
+        except (RuntimeError, AssertionError) as error:
+            if provider == "lgfast":
+                raise
+            print(f"{name} {provider}: not available: {harness.failure(error)}")
     return found
 
 
@@ -160,13 +152,15 @@ def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: 
     inputs = [make_inputs(shape, batch, dtype, device) for _ in range(num_copies)]
     providers = available(providers, name, inputs[0])
     for mode in MODES:
-        calls, peaks = {}, {}
+        calls = {}
         for provider in providers:
-            make_run = lambda call=PROVIDERS[provider], mode=mode: run_mode(call, mode, inputs)  # noqa: E731
-            calls[provider] = harness.ready(lambda make=make_run: captured(make) if is_cuda else make())
-            run = harness.ready(lambda call=PROVIDERS[provider], mode=mode: run_mode(call, mode, inputs[:1]))
-            peaks[provider] = harness.peak_mib(run, device)
-        timings = harness.time_interleaved(calls, device, rounds)
+            make_run, is_peer = partial(run_mode, PROVIDERS[provider], mode), provider != "lgfast"
+            if is_cuda:
+                calls[provider] = harness.ready(partial(captured, partial(make_run, inputs)), is_peer)
+                calls[provider].eager = harness.ready(partial(make_run, inputs[:1]), is_peer)
+            else:
+                calls[provider] = harness.ready(partial(make_run, inputs), is_peer)
+        timings = harness.time_interleaved(calls, device, rounds, fragile=set(calls) - {"lgfast"}, queued=True)
         timings = {provider: timing.per_call(num_copies) for provider, timing in timings.items()}
         peers = [timing.median_ms for provider, timing in timings.items() if provider != "lgfast" and not timing.error]
         for provider, timing in timings.items():
@@ -177,7 +171,6 @@ def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: 
                 "dtype": dtype_name,
                 "shape": f"{name} B={batch}",
                 **vars(timing),
-                "peak_mib": peaks[provider],
                 **limits.shares(timing, shape.num_bytes(batch, mode, dtype)),
                 "times_best_peer": timing.per_s(min(peers) / 1e3) if peers else None,
             }

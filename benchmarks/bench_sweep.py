@@ -40,6 +40,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import harness
+from lgfast import graph
 from lgfast.build import build_loaders, load_splits
 from lgfast.config import Config, load_recipe, replace
 from lgfast.data import Batch
@@ -47,7 +48,7 @@ from lgfast.interrupt import InterruptFlag
 from lgfast.sweep.group import SharedTeacher, Student
 from lgfast.sweep.probe import untrained_teacher
 
-WARMUP_STEPS = 3
+WARMUP_STEPS = graph.WARMUP_STEPS + 2  # the last of them replay the graph
 MIN_STEPS = 4
 PROCESSES_PER_GPU = 4
 VIEWS = {"augment.rand_augment": "rand-m9-mstd0.5-inc1", "augment.flip_prob": 0.5, "augment.erase_prob": 0.25}
@@ -114,11 +115,15 @@ class Group:
         self.students = [
             Student(config).build(splits, own, self.device, InterruptFlag(), self.loaders) for config in configs
         ]
-        failed = [student.error for student in self.students if student.trainer is None]
-        if failed:
-            raise ValueError(failed[0])
+        self.check_running()
         self.steps_per_trial = configs[0].epochs * len(self.loaders.train)
         self.batches = self.endless()
+
+    def check_running(self) -> None:
+        """A student that ended, out of memory say, would take no time."""
+        for student in self.students:
+            if student.status != "running":
+                raise RuntimeError(student.error)
 
     def endless(self) -> Iterator[Batch]:
         epoch = 0
@@ -137,6 +142,7 @@ class Group:
                 with student.acting():
                     student.trainer.step(batch)
         self.synchronize()
+        self.check_running()
 
     def prepare(self, batch: Batch) -> None:
         if self.shared is not None:

@@ -8,8 +8,9 @@ bare: lgfast's own arithmetic written inline, without step object, meters and lo
 loop, its meters and log lines. lgfast-compile, lgfast-fused-layers: with that option of the step. On a CPU each runs in
 a process of its own, as its users would (lgfast's with its trainer's allocator setting), and is timed at the second
 call of a turn. Throughput: batch / median time. cpu_ms: median processor time of a call on the CPU, all threads
-together, which other programs on the machine disturb less. Stages run alone, one after the other; `rest` is what the
-step takes beyond their sum.
+together, which other programs on the machine disturb less. Stages run alone, one after the other, on a GPU as a graph
+each; `rest` is what the step takes beyond their sum, negative where they overlap. launches: operations that one call
+dispatches, a kernel each at least; replaying a graph is one, and copying the batch into it some.
 matmul_share: the multiplications of the paper's step (counted) over the median time, as a share of a large matrix
 product; copy_share: the bytes of a fused step (DeiT-Ti in bfloat16 only), as a share of a device copy.
 """
@@ -22,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -30,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import ceilings, harness
+from benchmarks.cuda_calls import captured, waits
 from benchmarks.peers import GUIDANCE_WEIGHT, LR, PEERS, WEIGHT_DECAY
 from benchmarks.remote import RemoteCall
 from lgfast.allocator import keep_freed_memory
@@ -38,6 +41,7 @@ from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
 from lgfast.fusion import fuse
 from lgfast.guidance import GuidedStudent, Teacher
+from lgfast.guidance.teacher import TeacherTargets
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import Trainer
 from lgfast.metrics import TrainMeter
@@ -141,16 +145,17 @@ def bare_call(setup: Setup, precision: str) -> Callable[[], object]:
 
 def loop_call(setup: Setup, precision: str) -> Callable[[], object]:
     """One batch through the trainer's loop, with its meters, its schedule and a log line every 50 steps."""
-    step = setup.train_step(precision)
+    step, batch = setup.train_step(precision), setup.batch
     config = replace(Config(log=LogConfig(tensorboard=False)), {"optim.per_step": True, "data.batch_size": 1})
     folder = tempfile.TemporaryDirectory()
-    loader = EndlessLoader(setup.batch)
+    loader = EndlessLoader(batch)
     trainer = Trainer(config, Path(folder.name), step.student, step, loader, [], {}, InterruptFlag())
     trainer.begin_epoch()
 
     def call(folder=folder):
         trainer.train_batch(next(loader))
 
+    call.eager = partial(step.run, batch)
     return call
 
 
@@ -184,17 +189,18 @@ def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], objec
     batch = setup.batch
     if provider in PEERS:
         peer = PEERS[provider](setup.student, setup.teacher, setup.shape.layers)
-        return lambda: peer(batch.images, batch.teacher_images, batch.labels)
+        inputs = (batch.images, batch.teacher_images, batch.labels)
+        call = partial(peer, *inputs)
+        call.eager = partial(getattr(peer, "eager", peer), *inputs)
+        return call
     if provider == "bare":
         return bare_call(setup, precision)
     if provider == "loop":
         return loop_call(setup, precision)
     step = setup.train_step(precision, **STEPS[provider])
 
-    def call():
-        step(batch)
-
-    call.step = step
+    call = partial(step, batch)
+    call.eager = partial(step.run, batch)  # needs the memory that a graph keeps for itself
     return call
 
 
@@ -216,6 +222,13 @@ def check(setup: Setup, precision: str) -> None:
     )
 
 
+class Counts(NamedTuple):
+    """Of one call."""
+
+    launches: int
+    syncs: int  # times the host waits for the device
+
+
 class Dispatched(TorchDispatchMode):
     """Counts operations (views and host reads apart): launches at least, eagerly."""
 
@@ -233,12 +246,14 @@ class Dispatched(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def count(call: Callable[[], object], device: torch.device) -> Dispatched:
-    """Operations and host reads of one eager call, not the first; backward included."""
+def count(call: Callable[[], object], device: torch.device) -> Counts:
+    """Of one call, not the first; backward included."""
     call()
     with Dispatched(device) as dispatched:
         call()
-    return dispatched
+    replays = getattr(getattr(call, "func", None), "graph", None) is not None  # one launch, unseen by the dispatcher
+    syncs = waits(call) if device.type == "cuda" else dispatched.syncs
+    return Counts(dispatched.launches + replays, syncs)
 
 
 def count_flops(name: str, guided: bool, device: torch.device) -> float:
@@ -251,10 +266,10 @@ def count_flops(name: str, guided: bool, device: torch.device) -> float:
 
 
 def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]:
-    """The parts of the step, each alone on inputs that are ready."""
+    """The parts of the step, each alone on inputs that are ready; on a GPU replayed from graphs, as the step is."""
     step, batch = setup.train_step(precision), setup.batch
     student = step.weights or step.student
-    targets = None if step.teacher is None else step.teacher.start(batch)
+    targets = None if step.teacher is None else TeacherTargets(step.teacher.start(batch).wait())
 
     def forward():
         logits, guidance = student(batch.images, targets)
@@ -265,13 +280,18 @@ def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]
         step.optimizer.zero_grad()
         forward().backward()
 
-    forward_backward()
-    calls = {"forward": forward, "forward_backward": forward_backward, "optimizer": step.optimizer.step}
-    calls["student_fwd"] = lambda: student(batch.images, None)
+    def make_update():
+        forward_backward()
+        gradients = [leaf.grad for leaf in step.optimizer.leaves]  # a graph reads these
+        return lambda kept=gradients: step.optimizer.step()
+
+    makes = {"forward": lambda: forward, "forward_backward": lambda: forward_backward, "optimizer": make_update}
+    makes["student_fwd"] = lambda: lambda: student(batch.images, None)
     if step.teacher is not None:
-        calls["teacher"] = lambda: step.teacher.start(batch).wait()
-    calls["step"] = lambda: step(batch)
-    return calls
+        makes["teacher"] = lambda: lambda: step.teacher.start(batch).wait()
+    is_cuda = setup.device.type == "cuda"
+    calls = {stage: captured(make) if is_cuda else make() for stage, make in makes.items()}
+    return calls | {"step": partial(step, batch)}
 
 
 def has_figure(name: str, precision: str) -> bool:
@@ -341,7 +361,6 @@ def bench(
     counted_calls = {p: local[p]() if is_remote else call for p, call in calls.items() if "compile" not in p}
     counts = {provider: count(call, device) for provider, call in counted_calls.items()}
     for provider, timing in timings.items():
-        graph = getattr(getattr(calls.get(provider), "step", None), "graph", None)
         counted = counts.get(provider)
         yield {
             "op": "train_step",
@@ -353,7 +372,7 @@ def bench(
             "images_per_s": timing.per_s(batch),
             "cpu_ms": cpu_ms.get(provider),
             **limits.shares(timing, num_bytes, num_flops),
-            "launches": 1 if graph else counted and counted.launches,
+            "launches": counted and counted.launches,
             "host_syncs": counted and counted.syncs,
         }
 

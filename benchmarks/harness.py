@@ -17,11 +17,13 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch._dynamo
 
+from benchmarks import cuda_calls
 from lgfast import _extension
 from lgfast.environment import git_commit
 
@@ -111,6 +113,7 @@ def time_interleaved(
     warmup: int = 5,
     fragile: Collection[str] = (),
     untimed: int = 0,
+    queued: bool = False,
 ) -> dict[str, Timing]:
     """Times every call once a round, so that a busy moment of the machine meets all of them alike.
 
@@ -119,8 +122,9 @@ def time_interleaved(
     Args:
         fragile: calls, such as compiled peers, of which any failure is kept likewise.
         untimed: calls before the timed one of every turn; for processes that find the caches filled by others.
+        queued: on a GPU, time what the GPU does and not what the host needs to ask for it.
     """
-    once = _cuda_ms if device.type == "cuda" else _cpu_ms
+    once = partial(cuda_calls.milliseconds, queued=queued) if device.type == "cuda" else _cpu_ms
     samples, peaks, errors = {name: [] for name in calls}, {}, {}
 
     def attempt(name: str, measure: Callable[[], float | None]) -> float | None:
@@ -131,12 +135,12 @@ def time_interleaved(
         except Exception as error:
             if name not in fragile:
                 raise
-            errors[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            errors[name] = failure(error)
 
     for name, call in calls.items():
         for _ in range(warmup):
             attempt(name, call)
-        peaks[name] = attempt(name, lambda call=call: peak_mib(call, device))
+        peaks[name] = attempt(name, lambda call=call: peak_mib(getattr(call, "eager", call), device))
     for _ in range(rounds):
         for name, call in calls.items():
             for _ in range(untimed):
@@ -156,18 +160,30 @@ def out_of_memory(error: BaseException) -> str:
     return "out of memory"
 
 
-def ready(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
-    """The call that `make` returns; where making it runs out of memory, one that runs out of memory too."""
+def failure(error: Exception) -> str:
+    """Kind and first line of an error."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+def ready(make: Callable[[], Callable[[], object]], fragile: bool = False) -> Callable[[], object]:
+    """The call that `make` returns; where making it runs out of memory, one that runs out of memory too.
+
+    fragile: where it fails otherwise, likewise a call that fails so.
+    """
     try:
         return make()
     except OUT_OF_MEMORY as error:
         out_of_memory(error)
-        failure = MemoryError(str(error))
+        kept = MemoryError(str(error))
+    except Exception as error:
+        if not fragile:
+            raise
+        kept = error.with_traceback(None)
 
-        def call():
-            raise failure
+    def call():
+        raise kept
 
-        return call
+    return call
 
 
 def survive(rows: Iterable[dict], **about: str) -> Iterator[dict]:
@@ -296,15 +312,6 @@ def _cpu_ms(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return (time.perf_counter() - start) * 1e3
-
-
-def _cuda_ms(call: Callable[[], object]) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
 
 
 def _driver() -> str:

@@ -128,7 +128,7 @@ class GraphedStep(CompiledStep):
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if not inputs[0].is_cuda:
-            return super().__call__(*inputs)
+            return self.eager(*inputs)
         if self.graph is None:
             self.capture(inputs)
         for buffer, value in zip(self.buffers, inputs, strict=True):
@@ -136,17 +136,21 @@ class GraphedStep(CompiledStep):
         self.graph.replay()
         return self.loss
 
+    def eager(self, *inputs: Tensor) -> Tensor:
+        """The step that the graph holds, without it."""
+        return super().__call__(*inputs)
+
     def capture(self, inputs: tuple[Tensor, ...]) -> None:
         self.buffers = [value.clone() for value in inputs]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):  # compiles, and makes the optimizer's state
-                super().__call__(*self.buffers)
+                self.eager(*self.buffers)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=stream):
-            self.loss = super().__call__(*self.buffers)
+            self.loss = self.eager(*self.buffers)
 
 
 PEERS = {"paper": PaperStep, "amp": AmpStep, "compile": CompiledStep, "compile-graph": GraphedStep}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from lgfast import graph
 from lgfast.build import DataSplits, build_loaders, build_model, load_splits, resolve_device, resolve_precision
 from lgfast.config import Config, replace
 from lgfast.data.epoch_loader import EpochLoader
@@ -23,7 +24,7 @@ from lgfast.run import read_result
 from lgfast.sweep.group import SharedTeacher, Student, group_key, most_demanding
 from lgfast.teachers import teacher_config, teacher_folder
 
-WARMUP_STEPS, PROBE_STEPS = 2, 10
+WARMUP_STEPS, PROBE_STEPS = graph.WARMUP_STEPS + 1, 10  # by then a step is captured
 PROBED_GROUPS = 4  # further groups are taken to cost the mean of these
 
 

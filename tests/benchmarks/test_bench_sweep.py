@@ -29,6 +29,17 @@ def test_the_first_of_two_students_has_the_same_bits_as_a_trial_alone(tmp_path):
     assert sum(shares.values()) == pytest.approx(1) and all(0 < share < 1 for share in shares.values())
 
 
+def test_a_student_that_ends_is_no_fast_one(tmp_path, monkeypatch):
+    trials = group(tmp_path, 2, True)
+
+    def exhaust(batch):
+        raise torch.OutOfMemoryError("no room for a second student")
+
+    monkeypatch.setattr(trials.students[1].trainer, "step", exhaust)
+    with pytest.raises(RuntimeError, match="no room for a second student"):
+        trials.run(1)
+
+
 def test_cores_and_students_are_split_among_processes():
     found = launches([1, 2, 4, 8], 2, "cpu")
     assert found["one_at_a_time", 1] == Launch((1,), 2)
