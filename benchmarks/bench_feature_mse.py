@@ -89,8 +89,7 @@ def bench(
     limits: ceilings.Ceilings,
 ):
     maps = make_maps(model, batch, DTYPES[dtype_name], device)
-    for name in providers:
-        check(PROVIDERS[name], *maps)
+    providers = harness.agreeing(providers, lambda name: check(PROVIDERS[name], *maps), model)
     is_cuda = device.type == "cuda"
     l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size if is_cuda else 0
     num_copies = 1 + 2 * l2_bytes // num_bytes(*maps, "fwd")

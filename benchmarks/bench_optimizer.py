@@ -81,8 +81,7 @@ def check(provider: str, network: str, device: torch.device, steps: int = 3) -> 
 def bench(
     name: str, providers: Sequence[str], device: torch.device, rounds: int, limits: ceilings.Ceilings
 ) -> Iterator[dict]:
-    for provider in providers:
-        check(provider, name, device)
+    providers = harness.agreeing(providers, lambda provider: check(provider, name, device), name)
     networks = {provider: make_network(name, device) for provider in providers}
     count = sum(parameter.numel() for parameter in networks[providers[0]].parameters())
     calls = {provider: make_step(provider, network) for provider, network in networks.items()}

@@ -130,27 +130,13 @@ def run_mode(call: Callable, mode: str, inputs) -> Callable[[], None]:
     return lambda: [torch.autograd.grad(out, leaves, dout, retain_graph=True) for out, leaves, dout in graphs]
 
 
-def available(providers: list[str], name: str, inputs) -> list[str]:
-    """The providers that take the shape; peers that do not, or compute something else, are named with their reason."""
-    found = []
-    for provider in providers:
-        try:
-            check(PROVIDERS[provider], *inputs)
-            found.append(provider)
-        except (RuntimeError, AssertionError) as error:
-            if provider == "lgfast":
-                raise
-            print(f"{name} {provider}: not available: {harness.failure(error)}")
-    return found
-
-
 def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: torch.device, limits, rounds: int):
     shape, dtype = SHAPES[name], DTYPES[dtype_name]
     is_cuda = device.type == "cuda"
     l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size if is_cuda else 0
     num_copies = 1 + 2 * l2_bytes // shape.num_bytes(batch, "fwd", dtype)
     inputs = [make_inputs(shape, batch, dtype, device) for _ in range(num_copies)]
-    providers = available(providers, name, inputs[0])
+    providers = harness.agreeing(providers, lambda provider: check(PROVIDERS[provider], *inputs[0]), name)
     for mode in MODES:
         calls = {}
         for provider in providers:

@@ -48,7 +48,7 @@ class Suite:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.out = options, options.out.resolve()
         self.table = DRY if options.dry_run else GPU
-        self.names = selected(options.only, options.profile)
+        self.names = [name for name in selected(options.only, options.profile) if name in self.table]
         self.out.mkdir(parents=True, exist_ok=True)
         self.site = self.out / "site"
         preflight.install_wheels(preflight.wheel_files(options.wheels), self.site)
@@ -88,6 +88,8 @@ class Suite:
                 left_s = self.options.slot * 60 - runner.GRACE_S - (time.monotonic() - started)
             outcome = self.runner.run(name, self.table[name], left_s)
             print(f"{name}: {outcome.status}, {outcome.seconds:.0f} s {outcome.reason}", flush=True)
+            if outcome.status == runner.FAILED:
+                print(runner.tail(self.out / "logs" / f"{name}.log"), flush=True)
             outcomes.append(outcome)
         return outcomes
 

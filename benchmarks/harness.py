@@ -186,6 +186,20 @@ def ready(make: Callable[[], Callable[[], object]], fragile: bool = False) -> Ca
     return call
 
 
+def agreeing(providers: Iterable[str], check: Callable[[str], None], about: str) -> list[str]:
+    """The providers that pass a check; peers that do not, or cannot do `about` at all, are named with their reason."""
+    found = []
+    for provider in providers:
+        try:
+            check(provider)
+            found.append(provider)
+        except (RuntimeError, AssertionError) as error:
+            if provider == "lgfast":
+                raise
+            print(f"{about} {provider}: not available: {failure(error)}")
+    return found
+
+
 def survive(rows: Iterable[dict], **about: str) -> Iterator[dict]:
     """The rows of one shape; where they run out of memory (in set-up, say), a row of `about` says so in their place."""
     try:
@@ -316,5 +330,8 @@ def _cpu_ms(call: Callable[[], object]) -> float:
 
 def _driver() -> str:
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True)
+    try:
+        result = subprocess.run(query, capture_output=True, text=True)
+    except OSError:  # an image without the program
+        return ""
     return result.stdout.splitlines()[0].strip() if result.returncode == 0 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -45,7 +46,10 @@ def torchvision_fix(torch_cuda: str | None) -> str:
 
 
 def git_commit() -> str | None:
-    """Commit of the source tree, with "+changes" where it differs; None outside a checkout."""
+    """Commit of the source tree, with "+changes" where it differs.
+
+    Of a copy without its history what LGFAST_COMMIT says, else None.
+    """
     folder = Path(__file__).parent
     try:
         run = lambda *args: subprocess.run(  # noqa: E731
@@ -53,4 +57,4 @@ def git_commit() -> str | None:
         ).stdout.strip()
         return run("rev-parse", "--short", "HEAD") + ("+changes" if run("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("LGFAST_COMMIT")

@@ -14,6 +14,20 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True)
+def sound_gpu(request):
+    """After a GPU test: its kernels have ended well, or no test of this process can."""
+    yield
+    if "gpu" not in request.keywords or not torch.cuda.is_available():
+        return
+    torch.cuda.set_sync_debug_mode("default")
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        request.session.shouldstop = f"the GPU cannot go on after {request.node.nodeid}"
+        raise
+
+
+@pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = False

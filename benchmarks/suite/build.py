@@ -12,9 +12,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+CUDA_PROGRAMS = "/usr/local/cuda/bin"  # where a toolkit lies that is not on PATH
 
 
 def arch_list(capability: tuple[int, int]) -> str:
@@ -27,14 +29,16 @@ def build() -> None:
 
     environment = os.environ | {"LGFAST_CUDA": "on"}
     environment.setdefault("TORCH_CUDA_ARCH_LIST", arch_list(torch.cuda.get_device_capability()))
+    environment["PATH"] += f"{os.pathsep}{CUDA_PROGRAMS}"
     print(f"building for {environment['TORCH_CUDA_ARCH_LIST']}", flush=True)
     subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, env=environment, check=True)
 
 
 def is_built(with_cuda: bool) -> bool:
-    """Whether the libraries lie in the source tree; a fresh copy of it has none."""
+    """Whether the libraries lie in the source tree, for this Python; a fresh copy of it has none."""
     package = ROOT / "lgfast"
-    return any(package.glob("_C*.so")) and (not with_cuda or (package / "_cuda.so").is_file())
+    has_module = any((package / f"_C{suffix}").is_file() for suffix in EXTENSION_SUFFIXES)
+    return has_module and (not with_cuda or (package / "_cuda.so").is_file())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,16 +1,23 @@
-"""Runs the tests marked `gpu`, from the files that have some: others may need packages that a GPU image lacks.
+"""Runs the tests marked `gpu`, each file in a process of its own: a broken kernel ends the process that it runs in.
 
-python -m benchmarks.suite.gpu_tests [pytest's arguments]
+    python -m benchmarks.suite.gpu_tests [--workers 6] [--junit FOLDER] [files...]
+
+Only files that have such tests are run: others may need packages that a GPU image lacks. Several run at a time.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+PASSED, NOTHING_RAN = 0, 5  # exit codes of pytest
+WORKERS = max(1, min(6, (os.cpu_count() or 1) // 2))
 
 
 def test_files() -> list[str]:
@@ -19,10 +26,31 @@ def test_files() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in files if "pytest.mark.gpu" in path.read_text()]
 
 
+def run(file: str, junit: Path | None) -> tuple[str, int, str]:
+    """The file, pytest's exit code and what it said."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", file]
+    if junit is not None:
+        command += ["--junitxml", str(junit / f"{file.removesuffix('.py').replace('/', '.')}.xml")]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return file, done.returncode, done.stdout.strip()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if argv is None else argv
-    files = [] if any(word.startswith("tests/") for word in arguments) else test_files()
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", *files, *arguments], cwd=ROOT).returncode
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, default=WORKERS, help="files at a time")
+    parser.add_argument("--junit", type=Path, help="folder for an XML report of each file")
+    parser.add_argument("files", nargs="*", help="default: all that have tests marked gpu")
+    options = parser.parse_args(argv)
+    files = options.files or test_files()
+    failed = []
+    with ThreadPoolExecutor(options.workers) as pool:
+        for running in as_completed([pool.submit(run, file, options.junit) for file in files]):
+            file, code, text = running.result()
+            print(f"\n{file}: exit code {code}\n{text}", flush=True)
+            if code not in (PASSED, NOTHING_RAN):
+                failed.append(f"{file} ({(text.splitlines() or [''])[-1].strip('= ')})")
+    print(f"\n{len(files) - len(failed)} of {len(files)} files passed{'; failed: ' * bool(failed)}{', '.join(failed)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

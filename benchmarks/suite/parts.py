@@ -9,17 +9,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NAMES = ("build", "tests", "attention", "feature_mse", "augment", "loader", "step", "sweep", "train")
-MEASURED = ("attention", "feature_mse", "augment", "loader", "step", "profile")  # as shares of the ceilings
+NAMES = (
+    "build", "tests", "attention", "feature_mse", "augment", "optimizer", "step", "loader", "sweep", "digits",
+    "compiled", "layers", "shapes", "train",
+)  # fmt: skip
+MEASURED = (  # as shares of the ceilings
+    "attention", "feature_mse", "augment", "optimizer", "step", "compiled", "layers", "shapes", "profile"
+)  # fmt: skip
 ROW = "--out {results} --ceilings {ceilings}"
 
 
 @dataclass(frozen=True)
 class Command:
-    """`python -m module arguments`, and the pieces that it alone needs (see preflight.PIECES)."""
+    """`python -m module arguments`.
+
+    minutes: what it is expected to take; it is not begun where less is left of a call.
+    needs: the pieces that it alone needs (see preflight.PIECES).
+    """
 
     module: str
     text: str = ""
+    minutes: float = 0
     needs: tuple[str, ...] = ()
 
     @property
@@ -38,53 +48,71 @@ class Command:
         return [word.format(**places) for word in text.split()]
 
 
-ATTENTION_SHAPES = (
-    "deit_tiny", "t2t_vit_7", "vit_small", "pit_ti",
-    "pvt_v2_b0_stage1", "pvt_v2_b0_stage2", "pvt_v2_b0_stage3", "pvt_v2_b0_stage4",
+OTHER_SHAPES = (
+    "t2t_vit_7", "vit_small", "pit_ti", "pvt_v2_b0_stage1", "pvt_v2_b0_stage2", "pvt_v2_b0_stage3", "pvt_v2_b0_stage4",
 )  # fmt: skip
-STEP = "--providers paper,amp,compile,compile-graph,lgfast"
-VARIANTS = "lgfast,loop,lgfast-compile,lgfast-fused-layers,lgfast-fused-layers-compile"
 STUDENTS = ("deit-ti", "pvtv2-b0", "pit-ti", "convit-ti", "t2t-vit-7", "pvt-ti")  # in order of interest
-TRAIN = "--runs {out}/runs --results {results} --set data.root={data} --set log.save_every_epochs=10"
+RUN = "--runs {out}/runs --results {results}"
+TRAIN = f"{RUN} --set data.root={{data}} --set log.save_every_epochs=10"
 # float32 for the teacher, as in its recipe; bfloat16 compute over float32 masters for the students
 STUDENT = f"{TRAIN} --set precision=bf16"
 GUIDED = f"{STUDENT} --teacher cifar100-resnet56 --set teacher.bn=batch"
 
+
+def attention(shapes: str, batches: str, minutes: float) -> Command:
+    return Command("benchmarks.bench_short_attention", f"--shapes {shapes} --batches {batches} {ROW}", minutes)
+
+
+def feature_mse(models: str, dtypes: str, minutes: float) -> Command:
+    options = f"--providers torch,compile,lgfast --models {models} --dtypes {dtypes} --batch 128"
+    return Command("benchmarks.bench_feature_mse", f"{options} {ROW}", minutes)
+
+
+def step(providers: str, batch: int, minutes: float, more: str = "--no-stages", guidance: str = "on") -> Command:
+    options = f"--providers {providers} --batch {batch} --guidance {guidance} {more}"
+    return Command("benchmarks.bench_train_step", f"{options} {ROW}", minutes)
+
+
+# What the README reports comes first, what takes long to compile after it.
 GPU: dict[str, list[Command]] = {
-    "build": [Command("benchmarks.suite.build")],
-    "tests": [Command("benchmarks.suite.gpu_tests", "--junitxml {out}/tests.xml")],
-    "ceilings": [Command("benchmarks.ceilings", "--out {results}")],
-    "attention": [Command("benchmarks.bench_short_attention", f"--shapes {name} {ROW}") for name in ATTENTION_SHAPES],
-    "feature_mse": [
-        Command("benchmarks.bench_feature_mse", f"--providers torch,compile,lgfast --batch {batch} {ROW}")
-        for batch in (128, 256)
-    ],
-    "augment": [Command("benchmarks.bench_augment", f"--batches 128,512 {ROW}")],
-    "loader": [Command("benchmarks.bench_loader", f"--images 1024 {ROW}")],
+    "build": [Command("benchmarks.suite.build", minutes=2)],
+    "tests": [Command("benchmarks.suite.gpu_tests", "--junit {out}/tests", minutes=4)],
+    "ceilings": [Command("benchmarks.ceilings", "--out {results}", minutes=0.5)],
+    "attention": [attention("deit_tiny", "256,128,512", 2)],
+    "feature_mse": [feature_mse("deit_tiny", "bfloat16", 1)],
+    "augment": [Command("benchmarks.bench_augment", f"--batches 128,512 {ROW}", minutes=1.5)],
+    "optimizer": [Command("benchmarks.bench_optimizer", ROW, minutes=1)],
     "step": [
-        Command("benchmarks.bench_optimizer", ROW),
-        Command("benchmarks.bench_fused_layers", ROW),
-        *(
-            Command("benchmarks.bench_train_step", f"{STEP} --batch {batch} --guidance {guidance} {more} {ROW}")
-            for batch, guidance, more in (
-                (128, "on", ""),
-                (256, "on", ""),
-                (512, "on", ""),
-                (128, "off", "--no-stages"),
-            )
-        ),
-        Command("benchmarks.bench_train_step", f"--providers {VARIANTS} --guidance on --no-stages --batch 128 {ROW}"),
+        step("paper,amp,lgfast", 128, 1.5, more=""),
+        step("paper,amp,lgfast", 256, 1.5, more=""),
+        step("paper,amp,lgfast", 512, 1.5),
     ],
-    "sweep": [Command("benchmarks.bench_sweep", "--out {results}")],
+    "loader": [Command("benchmarks.bench_loader", f"--images 1024 --cores 16 --rounds 3 {ROW}", minutes=2)],
+    "sweep": [Command("benchmarks.bench_sweep", "--students 1,4,8 --out {results}", minutes=3)],
+    "digits": [
+        Command("benchmarks.suite.train", f"--recipe digits-base {RUN}", minutes=1.5),
+        Command("benchmarks.suite.train", f"--recipe digits {RUN} --teacher digits-resnet8", minutes=2),
+    ],
+    "compiled": [step("amp,compile,compile-graph,lgfast", batch, 6) for batch in (128, 256)],
+    "layers": [
+        Command("benchmarks.bench_fused_layers", f"--batches 256 {ROW}", minutes=1.5),
+        step("lgfast,loop,lgfast-compile,lgfast-fused-layers,lgfast-fused-layers-compile", 128, 3),
+    ],
+    "shapes": [
+        step("paper,amp,lgfast", 128, 1.5, guidance="off"),
+        *(attention(name, "256", 1) for name in OTHER_SHAPES),
+        feature_mse("pit_ti,pvt_tiny,cvt_13", "bfloat16", 2),
+        feature_mse("deit_tiny", "float32", 1),
+    ],
     "train": [
-        Command("benchmarks.suite.train", f"--recipe cifar100-resnet56 {TRAIN}", ("data",)),
+        Command("benchmarks.suite.train", f"--recipe cifar100-resnet56 {TRAIN}", needs=("data",)),
         *(
-            Command("benchmarks.suite.train", f"--recipe cifar100-{student}-{variant} {options}", ("data",))
+            Command("benchmarks.suite.train", f"--recipe cifar100-{student}-{variant} {options}", needs=("data",))
             for student in STUDENTS
             for variant, options in (("base", STUDENT), ("guided", GUIDED))
         ),
     ],
-    "profile": [Command("benchmarks.profile_step", f"--shape deit_tiny_224 --batch 128 {ROW}")],
+    "profile": [Command("benchmarks.profile_step", f"--shape deit_tiny_224 --batch 128 {ROW}", minutes=1)],
 }
 
 FEW = f"--device cpu --rounds 2 {ROW}"
@@ -97,10 +125,10 @@ TINY = " ".join(
 )  # fmt: skip
 TINY_STUDENT = "--set model.embed_dim=32 --set model.depth=3"
 
-# Every part on the CPU with tiny shapes: shows that the suite works, not how fast anything is.
+# Parts on the CPU with tiny shapes: shows that the suite works, not how fast anything is.
 DRY: dict[str, list[Command]] = {
     "build": [Command("benchmarks.suite.build", "--check")],
-    "tests": [Command("benchmarks.suite.gpu_tests", "tests/ops/test_feature_mse_cuda.py --junitxml {out}/tests.xml")],
+    "tests": [Command("benchmarks.suite.gpu_tests", "--junit {out}/tests tests/ops/test_feature_mse_cuda.py")],
     "ceilings": [Command("benchmarks.ceilings", "--device cpu --rounds 3 --scale 0.25 --out {results}")],
     "attention": [
         Command(
@@ -111,9 +139,8 @@ DRY: dict[str, list[Command]] = {
     "feature_mse": [Command("benchmarks.bench_feature_mse", f"--models deit_tiny --batch 2 {FEW}")],
     "augment": [Command("benchmarks.bench_augment", f"--batches 4 {FEW}")],
     "loader": [Command("benchmarks.bench_loader", f"--images 64 --providers resident --cores 1 {FEW}")],
+    "optimizer": [Command("benchmarks.bench_optimizer", f"--models cifar_resnet8 {FEW}")],
     "step": [
-        Command("benchmarks.bench_optimizer", f"--models cifar_resnet8 {FEW}"),
-        Command("benchmarks.bench_fused_layers", f"--batches 2 --providers eager,lgfast {FEW}"),
         Command(
             "benchmarks.bench_train_step",
             f"--shapes digits --batch 2 --guidance on --providers paper,lgfast --no-stages {FEW}",
@@ -125,13 +152,14 @@ DRY: dict[str, list[Command]] = {
             "--device cpu --recipe digits --here --students 2 --steps 1 --repeats 1 --cores 1 --out {results}",
         ),
     ],
-    "train": [
-        Command("benchmarks.suite.train", f"--recipe {recipe} --runs {{out}}/runs --results {{results}} {TINY} {extra}")
+    "digits": [
+        Command("benchmarks.suite.train", f"--recipe {recipe} {RUN} {TINY} {extra}")
         for recipe, extra in (
             ("digits-base", TINY_STUDENT),
             ("digits", f"{TINY_STUDENT} --set guidance.student_layers=0,1,2 --teacher digits-resnet8"),
         )
     ],
+    "layers": [Command("benchmarks.bench_fused_layers", f"--batches 2 --providers eager,lgfast {FEW}")],
     "profile": [Command("benchmarks.profile_step", f"--shape digits --batch 2 {FEW}")],
 }
 

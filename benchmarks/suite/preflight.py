@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.suite.build import CUDA_PROGRAMS
 from benchmarks.suite.parts import Command
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def is_present(piece: str) -> bool:
     if name.startswith("("):
         program = name.strip("()")
         beside = shutil.which(program, path=str(Path(sys.executable).parent))
-        return bool(beside or shutil.which(program) or shutil.which(program, path="/usr/local/cuda/bin"))
+        return bool(beside or shutil.which(program) or shutil.which(program, path=CUDA_PROGRAMS))
     try:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:  # the package around a submodule
@@ -161,7 +162,7 @@ def install_wheels(wheels: Sequence[Path], site: Path) -> None:
     names = "\n".join(wheel.name for wheel in wheels)
     if not wheels or (listed.is_file() and listed.read_text() == names):
         return
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade", "--no-compile"]
     done = subprocess.run([*pip, "--target", str(site), *map(str, wheels)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"--wheels: pip could not install them:\n{done.stderr.strip()}")

@@ -100,6 +100,7 @@ class Runner:
     ) -> None:
         self.folder, self.execute, self.places, self.missing = folder, execute, places, missing
         self.limit_s = limit_s
+        self.has_run = False  # a command, in this call
         self.results = folder / "results"
         for path in (self.results, folder / "logs"):
             path.mkdir(parents=True, exist_ok=True)
@@ -120,10 +121,13 @@ class Runner:
             if left <= 0:
                 break
             had_all = left >= 0.9 * self.limit_s
+            if self.has_run and not had_all and left < 60 * command.minutes:
+                continue  # the next call has the time that it needs
             if absent := self.missing(command):
                 record = Record(SKIPPED, reason=f"missing {', '.join(absent)}")
             else:
                 record = self.run_command(part, command, left)
+                self.has_run = True
             if record.status == OVER_TIME and not had_all:
                 record.status = UNFINISHED  # others had used the time up; the next call starts with this one
             self.state.put(part, command, record)
@@ -222,8 +226,13 @@ def run_here(command: Command, arguments: list[str], limit_s: float, log: Path) 
 
 
 def last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""
+    return tail(log, 1).strip()[:200]
+
+
+def tail(log: Path, count: int = 30) -> str:
+    """The last lines that are not empty."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return "\n".join(lines[-count:])
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

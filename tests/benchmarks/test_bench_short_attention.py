@@ -1,8 +1,10 @@
 """The attention benchmark runs end to end on the CPU."""
 
+import pytest
 import torch
 
-from benchmarks.bench_short_attention import SHAPES, Shape, bench
+from benchmarks import bench_short_attention
+from benchmarks.bench_short_attention import PROVIDERS, SHAPES, Shape, bench
 from benchmarks.ceilings import Ceilings
 
 
@@ -15,6 +17,14 @@ def test_rows_have_a_throughput_and_a_ratio_to_the_best_peer():
     ]
     assert all(row["gb_per_s"] > 0 and row["copy_share"] == row["gb_per_s"] / 10 for row in rows)
     assert all(row["times_best_peer"] == 1 for row in rows if row["provider"] == "math")
+
+
+def test_a_wrong_output_is_refused():
+    """Of a batch larger than the two images that are compared."""
+    leaves, dout = bench_short_attention.make_inputs(SHAPES["pvt_v2_b0_stage4"], 3, torch.float32, torch.device("cpu"))
+    bench_short_attention.check(PROVIDERS["lgfast"], leaves, dout)
+    with pytest.raises(AssertionError, match="out: largest error"):
+        bench_short_attention.check(lambda leaves: 1.01 * PROVIDERS["math"](leaves), leaves, dout)
 
 
 def test_bytes_of_deit_tiny():

@@ -35,7 +35,7 @@ def test_a_student_that_ends_is_no_fast_one(tmp_path, monkeypatch):
     def exhaust(batch):
         raise torch.OutOfMemoryError("no room for a second student")
 
-    monkeypatch.setattr(trials.students[1].trainer, "step", exhaust)
+    monkeypatch.setattr(trials.students[1].trainer.step, "run", exhaust)
     with pytest.raises(RuntimeError, match="no room for a second student"):
         trials.run(1)
 

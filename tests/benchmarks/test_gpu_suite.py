@@ -22,7 +22,7 @@ def test_dry_run_measures_every_part_on_the_cpu(tmp_path, capsys):
     assert gpu_suite.main(["--dry-run", "--profile", "--out", str(tmp_path)]) == 0
     summary = (tmp_path / "summary.txt").read_text().splitlines()
     assert [line.split()[:2] for line in summary[1:]] == [
-        [name, "done"] for name in ("build", "tests", "ceilings", *parts.NAMES[2:-1], "profile", "train")
+        [name, "done"] for name in parts.selected("", profile=True) if name in parts.DRY
     ]
     benches = {}
     for path in (tmp_path / "results").glob("*.csv"):
@@ -154,6 +154,14 @@ def test_a_training_run_that_saves_goes_on_in_the_next_call(suite):
     assert suite().run("train", [command]).status == "done"
 
 
+def test_what_cannot_end_in_time_is_left_for_the_next_call(suite):
+    long = Command("good", "{results} long", minutes=3)
+    outcome = suite(limit_s=60).run("x", [good("a"), long], left_s=50)
+    assert (outcome.status, outcome.files) == ("unfinished", ["a"])
+    outcome = suite(limit_s=60).run("x", [good("a"), long], left_s=50)
+    assert outcome.files == ["a", "long"]  # the first of a call may as well begin
+
+
 def test_a_missing_piece_skips_what_needs_it(suite):
     needy = Command("good", "{results} needy", needs=("tyro",))
     outcome = suite(absent=("tyro",)).run("x", [needy, good("a")])
@@ -166,7 +174,7 @@ def test_missing_pieces_are_named_with_the_parts_they_stop(monkeypatch):
     there = preflight.is_present
     monkeypatch.setattr(preflight, "is_present", lambda piece: piece not in ("tyro", "apex") and there(piece))
     lines = preflight.report(parts.GPU, lambda command: preflight.missing(command, has_data=True))
-    assert "missing: tyro; skipped for it: train" in lines
+    assert "missing: tyro; skipped for it: digits, train" in lines
     assert any(line.startswith("missing: apex; no apex row") for line in lines)
     train = parts.GPU["train"][0]
     assert preflight.missing(train, has_data=False) == ["tyro", "--data ROOT with cifar-100-python"]
@@ -216,7 +224,7 @@ def test_commands_for_the_gpu_are_understood(command, tmp_path, monkeypatch):
         if option in options and hasattr(module, known):
             assert set(options[option].split(",")) <= set(getattr(module, known))
     if command.module == "benchmarks.suite.train":
-        assert load_recipe(options["--recipe"]).data.dataset == "cifar100"
+        assert load_recipe(options["--recipe"]).data.dataset == options["--recipe"].partition("-")[0]
 
     def stop(*_: object, **__: object):
         raise Understood
@@ -248,6 +256,38 @@ def test_gpu_tests_are_found_by_their_mark():
     assert "tests/test_step.py" in files  # some are marked
     assert "tests/ops/test_feature_mse_cuda.py" in files  # the whole file is
     assert "tests/data/test_permutation.py" not in files  # needs hypothesis, and no GPU
+
+
+FILES = {
+    "good": "def test_good(): pass",
+    "bad": "def test_good(): pass\ndef test_bad(): raise AssertionError('seven')",
+    "ended": "import os\ndef test_ended(): os._exit(9)",
+    "empty": "",
+}
+
+
+def test_a_file_of_gpu_tests_that_ends_its_process_leaves_the_others(tmp_path, capfd):
+    for name, text in FILES.items():
+        mark = "import pytest\npytestmark = pytest.mark.gpu\n" if text else ""
+        (tmp_path / f"test_{name}.py").write_text(mark + text)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu")
+    junit = tmp_path / "junit"
+    files = [str(tmp_path / f"test_{name}.py") for name in FILES]
+    assert gpu_tests.main(["--workers", "4", "--junit", str(junit), *files]) == 1
+    last = capfd.readouterr().out.splitlines()[-1]
+    assert last.startswith("2 of 4 files passed; failed: ")
+    assert "test_bad.py (1 failed, 1 passed in" in last and "test_ended.py ()" in last
+    assert len(list(junit.glob("*test_good.xml"))) == 1
+
+
+def test_libraries_for_another_python_are_not_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    (tmp_path / "lgfast").mkdir()
+    (tmp_path / "lgfast" / "_C.cpython-37m-x86_64-linux-gnu.so").touch()
+    (tmp_path / "lgfast" / "_cuda.so").touch()
+    assert not build.is_built(with_cuda=True)
+    (tmp_path / "lgfast" / f"_C{build.EXTENSION_SUFFIXES[0]}").touch()
+    assert build.is_built(with_cuda=True)
 
 
 def test_hopper_is_built_with_its_own_instructions():

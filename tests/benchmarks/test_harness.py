@@ -1,6 +1,7 @@
 """The benchmark harness: order of timing, percentiles, result files."""
 
 import csv
+import subprocess
 import time
 
 import pytest
@@ -44,6 +45,17 @@ def test_feature_mse_rows_check_agreement_before_timing():
         bench_feature_mse.check(lambda s, t: 1.01 * bench_feature_mse.composed(s, t), student, teacher)
 
 
+def test_a_copy_without_history_is_told_its_commit(monkeypatch):
+    def fails(*args, **kwargs):
+        raise subprocess.CalledProcessError(128, "git")
+
+    monkeypatch.setattr(subprocess, "run", fails)
+    monkeypatch.setenv("LGFAST_COMMIT", "abc1234")
+    assert harness.provenance(CPU)["commit"] == "abc1234"
+    monkeypatch.delenv("LGFAST_COMMIT")
+    assert harness.provenance(CPU)["commit"] == ""
+
+
 def exhaust():
     raise torch.OutOfMemoryError("a GPU says so")
 
@@ -71,6 +83,34 @@ def test_a_provider_that_cannot_be_set_up_is_a_failing_call():
     assert harness.ready(lambda: sum) is sum
     timings = harness.time_interleaved({"big": harness.ready(exhaust)}, CPU, rounds=2)
     assert timings["big"].error == "out of memory"
+
+
+def test_a_fragile_provider_that_cannot_be_set_up_is_a_failing_call_whatever_the_reason():
+    def broken():
+        raise RuntimeError("no kernel for this shape")
+
+    timings = harness.time_interleaved({"peer": harness.ready(broken, fragile=True)}, CPU, fragile=["peer"])
+    assert timings["peer"].error == "RuntimeError: no kernel for this shape"
+    with pytest.raises(RuntimeError, match="no kernel"):
+        harness.ready(broken)
+
+
+def test_a_wrong_peer_is_left_out_and_a_wrong_kernel_is_not(capsys):
+    def check(provider):
+        assert provider != "wrong", "out: largest error 3"
+        if provider == "absent":
+            raise RuntimeError("No available kernel")
+
+    assert harness.agreeing(["lgfast", "wrong", "absent", "good"], check, "deit_tiny") == ["lgfast", "good"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("deit_tiny wrong: not available: AssertionError: out: largest error 3")
+    assert said[1] == "deit_tiny absent: not available: RuntimeError: No available kernel"
+
+    def refuse(provider):
+        raise AssertionError
+
+    with pytest.raises(AssertionError):
+        harness.agreeing(["lgfast"], refuse, "deit_tiny")
 
 
 def test_rows_survive_a_shape_that_runs_out_of_memory(tmp_path):
