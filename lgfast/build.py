@@ -12,10 +12,9 @@ from torch import nn
 
 from lgfast import _extension, ranks
 from lgfast.config import Config, from_dict, to_dict
-from lgfast.data import build_eval_loader, build_train_loader, load_dataset, load_files, split_holdout
+from lgfast.data import EvalLoader, build_train_loader, load_dataset, load_files, split_holdout
 from lgfast.data.dali_loader import require_dali
 from lgfast.data.epoch_loader import EpochLoader
-from lgfast.data.eval_loader import EvalLoader
 from lgfast.data.image_set import LabelledImages
 from lgfast.fusion import fuse
 from lgfast.guidance import GuidedStudent, Teacher
@@ -121,7 +120,7 @@ def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> L
 
 def eval_loader(config: Config, images: LabelledImages, device: torch.device) -> EvalLoader:
     """Every image once, over all ranks."""
-    return build_eval_loader(
+    return EvalLoader(
         images,
         config.augment,
         batch_size=config.data.eval_batch_size,

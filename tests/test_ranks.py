@@ -11,7 +11,7 @@ import torch
 
 from lgfast.checkpoint import CheckpointStore, read_weights
 from lgfast.config import dump_yaml, load_recipe, replace
-from lgfast.data import build_eval_loader, load_dataset
+from lgfast.data import EvalLoader, load_dataset
 from lgfast.run import read_result, train_run
 from tests.runs import metrics, tiny_config, wait_for_step
 
@@ -90,6 +90,6 @@ def test_a_killed_rank_is_restarted_from_the_last_checkpoint(two_ranks, folder):
 def test_ranks_evaluate_every_image_once():
     images = load_dataset("digits", "data", "test").limit(61)
     config = load_recipe("digits").augment
-    parts = [build_eval_loader(images, config, batch_size=8, rank=rank, world=2) for rank in range(2)]
+    parts = [EvalLoader(images, config, batch_size=8, rank=rank, world=2) for rank in range(2)]
     seen = [index for loader in parts for batch in loader for index in batch.indices.tolist()]
     assert sorted(seen) == list(range(61))

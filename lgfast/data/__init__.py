@@ -2,17 +2,18 @@
 
 from lgfast.data.batch import Batch
 from lgfast.data.datasets import DATASET_NAMES, load_dataset
+from lgfast.data.eval_loader import EvalLoader
 from lgfast.data.file_set import FileSet, load_files
 from lgfast.data.image_set import ImageSet, split_holdout
-from lgfast.data.loaders import build_eval_loader, build_train_loader
+from lgfast.data.loaders import build_train_loader
 from lgfast.data.permutation import epoch_permutation
 
 __all__ = [
     "DATASET_NAMES",
     "Batch",
+    "EvalLoader",
     "FileSet",
     "ImageSet",
-    "build_eval_loader",
     "build_train_loader",
     "epoch_permutation",
     "load_dataset",

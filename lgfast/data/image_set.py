@@ -75,14 +75,6 @@ class ImageSet(LabelledImages):
     class_names: tuple[str, ...]
     content_hash: str
 
-    @property
-    def uniform_size(self) -> tuple[int, int] | None:
-        """The (h, w) that all images share, or None."""
-        if len(self) == 0 or not torch.equal(self.sizes, self.sizes[:1].expand_as(self.sizes)):
-            return None
-        height, width = self.sizes[0].tolist()
-        return height, width
-
     def image(self, index: int) -> np.ndarray:
         """Image `index` as a uint8 array [h, w, 3] that shares memory with `pixels`."""
         height, width = self.sizes[index].tolist()

@@ -1,10 +1,9 @@
-"""Loaders by kind."""
+"""Training loaders by kind."""
 
 import torch
 
 from lgfast.data.dali_loader import DaliLoader
 from lgfast.data.epoch_loader import EpochLoader
-from lgfast.data.eval_loader import EvalLoader
 from lgfast.data.file_set import FileSet
 from lgfast.data.image_set import ImageSet
 from lgfast.data.resident_loader import ResidentLoader
@@ -49,27 +48,4 @@ def build_train_loader(
         device=device,
         dtype=dtype,
         num_views=num_views,
-    )
-
-
-def build_eval_loader(
-    image_set: ImageSet | FileSet,
-    spec: AugmentSpec,
-    batch_size: int = 200,
-    workers: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> EvalLoader:
-    """An evaluation loader; arguments as `EvalLoader`."""
-    return EvalLoader(
-        image_set,
-        spec,
-        batch_size=batch_size,
-        workers=workers,
-        rank=rank,
-        world=world,
-        device=device,
-        dtype=dtype,
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.ops.reference.augment import apply_plan
-from lgfast.ops.reference.augment_plan import augment_plan, eval_plan
+from lgfast.ops.reference.augment_plan import augment_plan
 
 
 def augment_image(pixels: np.ndarray, plan_row: Tensor, spec: AugmentSpec) -> tuple[Tensor, Tensor | None]:
@@ -29,11 +29,4 @@ def augment_sample(pixels: np.ndarray, spec: AugmentSpec, index: int, seed: int,
     """The view that (seed, epoch, index) names, drawn and applied; arguments and result as `augment_image`."""
     sizes = torch.tensor([pixels.shape[:2]], dtype=torch.int32)
     plan = augment_plan(spec, sizes, torch.tensor([index]), torch.tensor([seed, epoch]))
-    return augment_image(pixels, plan[0], spec)
-
-
-def evaluation_image(pixels: np.ndarray, spec: AugmentSpec) -> tuple[Tensor, Tensor | None]:
-    """The whole image squashed to the square (Pillow bilinear) and normalised; result as `augment_image`."""
-    spec = spec.for_evaluation()
-    plan = eval_plan(spec, torch.tensor([pixels.shape[:2]], dtype=torch.int32))
     return augment_image(pixels, plan[0], spec)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from lgfast.data.decode import num_cores
 from lgfast.interrupt import InterruptFlag
 
 
@@ -25,7 +26,7 @@ def worker_environments(workers: int, per_gpu: int) -> list[dict[str, str]]:
     if per_gpu and not gpus:
         raise ValueError("--workers-per-gpu: torch sees no CUDA device here; use --workers N")
     count = len(gpus) * per_gpu or workers
-    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // count))}
+    threads = {"OMP_NUM_THREADS": str(max(1, num_cores() // count))}
     if not per_gpu:
         return [threads] * workers
     # the first worker of every GPU comes first, so that no GPU waits for another's second one
@@ -38,10 +39,6 @@ def visible_gpus() -> list[str]:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_workers(command: list[str], environments: list[dict[str, str]], logs: Path) -> list[subprocess.Popen]:

@@ -18,7 +18,7 @@ def test_split_holds_every_scan_once():
 
 def test_images_are_grey_with_full_range_and_classes_balanced():
     train = load_dataset("digits")
-    assert train.uniform_size == (8, 8)
+    assert train.sizes.unique(dim=0).tolist() == [[8, 8]]
     assert all(np.ptp(train.image(i), axis=2).max() == 0 for i in range(len(train)))
     assert (int(train.pixels.min()), int(train.pixels.max())) == (0, 255)
     counts = torch.bincount(load_dataset("digits", split="test").labels)

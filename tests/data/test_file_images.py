@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lgfast.data import build_eval_loader, load_dataset, load_files
+from lgfast.data import EvalLoader, load_dataset, load_files
 from lgfast.ops.augment_spec import AugmentSpec
 from tests.data.layouts import write_folder
 
@@ -19,7 +19,7 @@ def root(tmp_path):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_batches_equal_those_of_the_decoded_set(root, tmp_path, rank):
     sets = load_files("folder", root, "test"), load_dataset("folder", root, "test", cache_dir=tmp_path)
-    loaders = [build_eval_loader(images, SPEC, batch_size=3, rank=rank, world=2) for images in sets]
+    loaders = [EvalLoader(images, SPEC, batch_size=3, rank=rank, world=2) for images in sets]
     assert [len(loader) for loader in loaders] == [2, 2]
     for _ in range(2):
         for ours, theirs in zip(*loaders, strict=True):
@@ -31,10 +31,10 @@ def test_batches_equal_those_of_the_decoded_set(root, tmp_path, rank):
 def test_broken_file_is_named(root):
     (root / "test" / "dog" / "1.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"1\.png: cannot be decoded .* data\.skip_broken"):
-        list(build_eval_loader(load_files("folder", root, "test"), SPEC))
+        list(EvalLoader(load_files("folder", root, "test"), SPEC))
     with pytest.warns(UserWarning, match=r"1 broken images skipped, first .*1\.png"):
         files = load_files("folder", root, "test", skip_broken=True)
-    assert sum(len(batch.labels) for batch in build_eval_loader(files, SPEC)) == len(files) == 7
+    assert sum(len(batch.labels) for batch in EvalLoader(files, SPEC)) == len(files) == 7
 
 
 def test_subsets_follow_the_decoded_set(root, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lgfast.data import build_eval_loader, build_train_loader, epoch_permutation, load_dataset
+from lgfast.data import EvalLoader, build_train_loader, epoch_permutation, load_dataset
 from lgfast.data.image_set import image_set_from_arrays
 from lgfast.data.pillow_augment import augment_sample
 from lgfast.ops.augment_spec import AugmentSpec
@@ -149,7 +149,7 @@ def test_state_of_another_order_is_refused(image_set, change, message):
 def test_loading_does_not_touch_the_global_generators(image_set):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     list(train_loader(image_set, workers=1))
-    list(build_eval_loader(image_set, SPEC, workers=1))
+    list(EvalLoader(image_set, SPEC, workers=1))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
 
@@ -168,7 +168,7 @@ def test_evaluation_shows_every_image_once_squashed_by_pillow(workers):
     image_set = image_set_from_arrays(
         "random", rng.integers(0, 256, (7, 9, 13, 3), dtype=np.uint8), range(7), "abcdefg"
     )
-    loader = build_eval_loader(image_set, SPEC, batch_size=3, workers=workers)
+    loader = EvalLoader(image_set, SPEC, batch_size=3, workers=workers)
     mean, std = torch.tensor(SPEC.mean), torch.tensor(SPEC.std)
     for _ in range(2):
         batches = list(loader)
@@ -183,7 +183,7 @@ def test_evaluation_shows_every_image_once_squashed_by_pillow(workers):
 
 
 def test_evaluation_ranks_share_the_images_without_padding(image_set):
-    parts = [build_eval_loader(image_set, SPEC, batch_size=4, rank=rank, world=3) for rank in range(3)]
+    parts = [EvalLoader(image_set, SPEC, batch_size=4, rank=rank, world=3) for rank in range(3)]
     indices = [torch.cat([batch.indices for batch in part]) for part in parts]
     assert [part.tolist() for part in indices] == [list(range(rank, NUM_IMAGES, 3)) for rank in range(3)]
 
@@ -196,4 +196,4 @@ def test_rejects_unknown_kind_and_uneven_shards(image_set):
     with pytest.raises(ValueError, match=r"rank: must lie in \[0, 2\), got 2"):
         train_loader(image_set, rank=2, world=2)
     with pytest.raises(ValueError, match="batch_size: must be at least 1, got 0"):
-        build_eval_loader(image_set, SPEC, batch_size=0)
+        EvalLoader(image_set, SPEC, batch_size=0)

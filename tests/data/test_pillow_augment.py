@@ -11,7 +11,7 @@ from timm.data.transforms import MaybeToTensor
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from lgfast.data.pillow_augment import augment_image, augment_sample, evaluation_image
+from lgfast.data.pillow_augment import augment_image, augment_sample
 from lgfast.ops.augment_spec import RAND_AUGMENT_OPS, AugmentSpec
 from lgfast.ops.reference.augment import erase_noise, teacher_input
 from lgfast.ops.reference.augment_plan import eval_plan
@@ -114,4 +114,5 @@ def test_view_is_a_function_of_seed_epoch_and_index(photo):
 def test_evaluation_is_pillows_bilinear_squash(photo):
     spec = AugmentSpec(image_size=48)
     picture = Image.fromarray(photo).resize((48, 48), Image.Resampling.BILINEAR)
-    assert torch.equal(evaluation_image(photo, spec)[0], timms_tail(picture, spec))
+    whole = spec.for_evaluation()
+    assert torch.equal(augment_image(photo, neutral_row(whole, photo), whole)[0], timms_tail(picture, spec))

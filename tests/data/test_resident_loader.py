@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lgfast.data import build_eval_loader, build_train_loader
+from lgfast.data import EvalLoader, build_train_loader
 from lgfast.data.image_set import ImageSet, image_offsets
 from lgfast.data.resident_loader import ResidentImages, ResidentLoader
 from lgfast.ops.augment_spec import AugmentSpec
@@ -103,6 +103,6 @@ def test_gpu_gives_the_batches_of_the_cpu(image_set, limit_bytes, synchronise):
 @pytest.mark.gpu
 def test_gpu_evaluation_equals_cpu(image_set):
     for left, right in zip(
-        build_eval_loader(image_set, SPEC, 7, device="cuda"), build_eval_loader(image_set, SPEC, 7), strict=True
+        EvalLoader(image_set, SPEC, batch_size=7, device="cuda"), EvalLoader(image_set, SPEC, batch_size=7), strict=True
     ):
         assert torch.equal(left.images.cpu(), right.images)

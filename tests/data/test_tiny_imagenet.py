@@ -29,7 +29,7 @@ def test_train_is_sorted_by_class_and_name(tmp_path):
     write_tiny_imagenet(tmp_path)
     train = load_dataset("tiny_imagenet", tmp_path)
     assert train.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
-    assert train.uniform_size == (64, 64)
+    assert train.sizes.unique(dim=0).tolist() == [[64, 64]]
 
 
 def test_missing_parts_state_the_layout(tmp_path):

@@ -22,7 +22,7 @@ def machine(monkeypatch):
     def pretend(gpus, cores=16, visible=None):
         monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: gpus)
-        monkeypatch.setattr(launch, "available_cores", lambda: cores)
+        monkeypatch.setattr(launch, "num_cores", lambda: cores)
         if visible is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         else:
