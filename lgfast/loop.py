@@ -158,7 +158,7 @@ class Trainer:
         self.progress.epoch += 1
         row = {"epoch": self.progress.epoch, "lr": self.lr} | train
         if is_evaluated:
-            scores = scores or evaluate(self.step.model, self.select_loader, self.device)
+            scores = scores or evaluate(self.step.model, self.select_loader, self.device, self.step.dtype)
             self.keep_best(scores)
             row |= {f"val_{name}": scores[name] for name in ("top1", "top5", "loss")}
         images = len(self.train_loader) * self.config.data.batch_size
@@ -283,23 +283,35 @@ class Trainer:
         )
 
 
-def evaluate(model: nn.Module, loader: Iterable[Batch], device: torch.device | str) -> dict[str, float]:
-    """Top-1, top-5 (percent) and mean cross entropy over a loader, in float32 and eval mode."""
-    return evaluate_all([model], loader, device)[0]
+def evaluate(
+    model: nn.Module, loader: Iterable[Batch], device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
+    """Top-1, top-5 (percent) and mean cross entropy over a loader, in eval mode.
+
+    Args:
+        dtype: what a float32 model computes in, by autocast unless float32.
+    """
+    return evaluate_all([model], loader, device, dtype)[0]
 
 
 @torch.no_grad()
 def evaluate_all(
-    models: Sequence[nn.Module], loader: Iterable[Batch], device: torch.device | str
+    models: Sequence[nn.Module],
+    loader: Iterable[Batch],
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, float]]:
     """`evaluate` of several models in one pass over the loader."""
     was_training = [model.training for model in models]
     meters = [EvalMeter(device) for _ in models]
+    autocast = torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
     for model in models:
         model.eval()
     for batch in loader:
         for model, meter in zip(models, meters, strict=True):
-            meter.update(model(batch.images), batch.labels)
+            with autocast:
+                logits = model(batch.images)
+            meter.update(logits, batch.labels)
     for model, training in zip(models, was_training, strict=True):
         model.train(training)
     return [meter.read() for meter in meters]

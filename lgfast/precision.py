@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lgfast.flat_adamw import FlatAdamW
 
+COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16-amp": torch.float16}
+
 
 class ComputeWeights:
     """Calls a module with 16-bit stand-ins for its parameters and float buffers; the module keeps its float32 ones.

@@ -21,7 +21,7 @@ from lgfast.guidance.student import GuidedStudent
 from lgfast.guidance.teacher import Teacher, TeacherTargets
 from lgfast.layer_fusion import fuse_layers
 from lgfast.metrics import TrainMeter
-from lgfast.precision import ComputeWeights
+from lgfast.precision import COMPUTE_DTYPE, ComputeWeights
 
 
 class TrainStep:
@@ -61,7 +61,7 @@ class TrainStep:
         self.options, self.distill = options or StepConfig(), distill or DistillConfig()
         device = next(student.parameters()).device
         self.guidance_weight = torch.tensor(guidance_weight, device=device)
-        self.label_smoothing, self.clip_norm = label_smoothing, clip_norm
+        self.label_smoothing, self.clip_norm, self.dtype = label_smoothing, clip_norm, COMPUTE_DTYPE[precision]
         self.autocast = fp16_autocast(device) if precision == "fp16-amp" else contextlib.nullcontext
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16-amp")
         self.is_flat = isinstance(optimizer, FlatAdamW)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-
 from lgfast.config import Config
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance import Teacher
 from lgfast.guidance.cached import CachedTeacher
 from lgfast.guidance.offline import OfflineTeacher, stored_rows
+from lgfast.precision import COMPUTE_DTYPE
 from lgfast.teachers import cache_home
-
-STORED_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16-amp": torch.float16}
 
 
 def target_source(
@@ -33,5 +30,5 @@ def target_source(
             f"teacher.targets: offline reads decoded images; use data.loader=resident or timm, got {config.data.loader}"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    dtype = STORED_DTYPE[config.precision]
+    dtype = COMPUTE_DTYPE[config.precision]
     return OfflineTeacher(*stored_rows(teacher, loader.image_set, config.augment, dtype, folder, loader.device), loader)

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from lgfast import _extension, train
-from lgfast.build import build_model, load_splits
+from lgfast.build import build_model, eval_loader, load_splits, resolve_precision
 from lgfast.checkpoint import CheckpointError, CheckpointStore, read_weights, save_weights
 from lgfast.config import Config, dump_yaml, load_yaml, replace
 from lgfast.data.batch import Batch
-from lgfast.evaluate import evaluate_checkpoint
+from lgfast.evaluate import evaluate_checkpoint, load_own
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import InterruptFlag
-from lgfast.loop import NonFiniteLossError
+from lgfast.loop import NonFiniteLossError, evaluate
 from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.optim import build_optimizer
@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_its_files(finished):
     config, result = finished
     run_dir = Path(config.run_dir)
-    assert load_yaml(run_dir / "config.yaml") == config
+    assert load_yaml(run_dir / "config.yaml") == resolve_precision(config)
     assert json.loads((run_dir / "environment.json").read_text())["torch"] == torch.__version__
     rows = metrics(run_dir)
     assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4, 6, 8, 10, 12, 14, 16, 18]
@@ -72,6 +72,17 @@ def test_evaluate_reproduces_the_reported_accuracy(finished):
     assert (best["top1"], best["top5"]) == (result.test_top1, result.test_top5)
     assert last["top1"] == result.last_test_top1
     assert best["images"] == config.data.test_limit
+
+
+def test_epochs_are_judged_in_the_precision_that_trains_and_results_in_float32(tmp_path):
+    config = tiny_config(tmp_path, **{"precision": "bf16", "epochs": 1, "guidance.weight": 0})
+    result = train_run(config)
+    (row,) = (row for row in metrics(Path(config.run_dir)) if row["kind"] == "epoch")
+    model = load_own(Path(config.run_dir, "last.safetensors"))[0]
+    loader = eval_loader(config, load_splits(config).select, torch.device("cpu"))
+    assert evaluate(model, loader, "cpu", torch.bfloat16)["loss"] == row["val_loss"]
+    assert evaluate(model, loader, "cpu")["loss"] != row["val_loss"]
+    assert evaluate_checkpoint(config.run_dir)["top1"] == result.test_top1
 
 
 def test_another_cnn_of_timm_can_teach(finished, tmp_path):

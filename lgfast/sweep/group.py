@@ -190,7 +190,10 @@ class Group:
     def finish_epoch(self, students: Sequence[Student], seconds: float) -> None:
         judged = [student for student in students if student.trainer.is_evaluated()]
         models = [student.trainer.step.model for student in judged]
-        scores = evaluate_all(models, self.loaders.select, judged[0].trainer.device) if judged else []
+        scores = []
+        if judged:
+            trainer = judged[0].trainer
+            scores = evaluate_all(models, self.loaders.select, trainer.device, trainer.step.dtype)
         by_student = dict(zip(judged, scores, strict=True))
         for student in students:
             with student.acting():

@@ -83,7 +83,12 @@ def measure(configs: Sequence[Config]) -> float:
             raise ValueError(failed[0])
         step_s = seconds_per_step(students, teacher, loaders.train)
         started = time.perf_counter()
-        evaluate_all([student.trainer.step.model for student in students], loaders.select, device)
+        evaluate_all(
+            [student.trainer.step.model for student in students],
+            loaders.select,
+            device,
+            students[0].trainer.step.dtype,
+        )
         evaluation_s = time.perf_counter() - started
         for student in students:
             student.trainer.log.close()
