@@ -4,6 +4,7 @@ What is named here is imported at its first use, so that `import lgfast.ops` nee
 """
 
 import importlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 from lgfast.version import __version__
@@ -37,11 +38,16 @@ _MODULE_OF = {
 }
 
 
+# Of two threads, one that imports a package and one that imports a part of it, each may see the other's half made.
+_import_lock = threading.RLock()
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("models", "ops"):
-        return importlib.import_module(f"lgfast.{name}")
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"lgfast.{_MODULE_OF[name]}"), name)
+    with _import_lock:
+        if name in ("models", "ops"):
+            return importlib.import_module(f"lgfast.{name}")
+        if name in _MODULE_OF:
+            return getattr(importlib.import_module(f"lgfast.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'lgfast' has no attribute {name!r}")
 
 

@@ -25,3 +25,17 @@ def test_operations_need_torch_alone():
     code = f"import sys, lgfast.ops; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+FROM_THREADS = """
+import lgfast
+from concurrent.futures import ThreadPoolExecutor
+names = ["FlatAdamW", "ops", "fuse", "models", "fuse_layers", "FuseReport"] * 4
+with ThreadPoolExecutor(len(names)) as pool:
+    print(len(list(pool.map(lambda name: getattr(lgfast, name), names))))
+"""
+
+
+def test_names_may_be_used_first_by_several_threads():
+    done = subprocess.run([sys.executable, "-c", FROM_THREADS], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("24\n", "")
