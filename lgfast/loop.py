@@ -18,6 +18,7 @@ from lgfast import ranks
 from lgfast.checkpoint import CheckpointStore, load_weights, save_weights
 from lgfast.config import Config
 from lgfast.data.batch import Batch
+from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import Interrupted, InterruptFlag
 from lgfast.metrics import EvalMeter, MetricsLog, SilentLog, TrainMeter
@@ -45,8 +46,9 @@ class Trainer:
     Args:
         config: the run's configuration.
         run_dir: folder for metrics and checkpoints.
-        student, step, optimizer, meter: what the step works on.
-        train_loader: yields `Batch`es; `set_epoch`, `state_dict`, `load_state_dict`.
+        student: what is trained.
+        step: trains it on one batch.
+        train_loader: the batches of an epoch.
         select_loader: images that choose the best epoch (validation split, or the test set under eval.protocol=paper).
         metadata: written into every weights file (model, class names, dataset).
         interrupt: tells when the user asked to stop.
@@ -58,7 +60,7 @@ class Trainer:
         run_dir: Path,
         student: GuidedStudent,
         step: TrainStep,
-        train_loader: Any,
+        train_loader: EpochLoader,
         select_loader: Iterable[Batch],
         metadata: dict[str, Any],
         interrupt: InterruptFlag,

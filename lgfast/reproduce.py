@@ -154,7 +154,7 @@ def plot_cell(axes: Any, cell: Cell, curves: Sequence[tuple[list[int], list[floa
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m lgfast.reproduce", description=__doc__)
     rows_help = "students: deit-ti, pvtv2-b0, ...; digits; any X with recipes X-base and X-guided"
-    parse.add_argument("--rows", "--models", nargs="+", default=list(PAPER_ROWS), help=rows_help)
+    parse.add_argument("--rows", nargs="+", default=list(PAPER_ROWS), help=rows_help)
     parse.add_argument("--seeds", type=int, nargs="+", default=[1])
     parse.add_argument("--epochs", type=int, help="instead of the recipes' own, for the students")
     parse.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key in every run")

@@ -30,7 +30,7 @@ def write_cache(path: Path, name: str, decoded: Iterable, class_names: tuple[str
 
     Args:
         decoded: (image uint8 [h, w, 3], label) pairs, written as they come.
-        source: JSON-able description of what was decoded; `read_source` gives it back.
+        source: JSON-able description of what was decoded; `read_footer` gives it back under this name.
     """
     partial = path.with_name(path.name + ".partial")
     try:

@@ -16,7 +16,7 @@ class Stage(nn.Module):
     """Embeds a map [B, C, H, W] as tokens and runs blocks on them.
 
     Args:
-        embed: [B, C, H, W] to a normalised map or token sequence, see `embed_tokens`.
+        embed: [B, C, H, W] to tokens [B, h*w, C] and their grid, as `ConvEmbed`.
         blocks: called as `block(tokens, grid)`; prefix tokens come first.
         pos_embed: learned positions [1, prefix + h*w, C], or None.
     """
