@@ -1,9 +1,13 @@
 // augment_plan and augment on the GPU: the algorithm is augment_image.h's, and a block is the team that runs it.
 //
-// augment: a block makes one image after the other, its planes in shared memory (222 KB for 224 x 224: one block per
+// augment: a block makes one image after the other, its planes in shared memory (226 KB for 224 x 224: one block per
 // SM) or, where that is too small, in a workspace in global memory. Work is dealt out to threads in strips of four
 // pixels, so planes are read and written as 4-byte words. Histograms use atomics on shared memory; integer sums, so two
 // runs agree bit for bit. augment_plan: a thread draws one row, in double precision.
+//
+// What the compiled code depends on: parameters stay in constant memory (__grid_constant__), and the address space of
+// the working memory is known, so that nothing is kept in local memory and planes are read by LDS, not by generic
+// loads.
 #pragma once
 
 #include "augment/augment_image.h"
@@ -17,6 +21,8 @@ constexpr int kPlanThreads = 128;
 
 struct BlockTeam {
   static constexpr int kStrip = 4;
+  static constexpr int kHeldRows = 8;
+  static constexpr int kAffinePixels = 1;
   template <typename Strip>
   using Read = Strip;  // one 4-byte load
 
@@ -25,9 +31,19 @@ struct BlockTeam {
     for (int i = thread_index(); i < n; i += block_size()) f(i);
     sync_threads();
   }
+  // Threads walk the grid row by row, block_size() items a step: two divisions a thread, none an item.
   template <typename F>
   __device__ __forceinline__ void grid(int rows, int columns, const F& f) const {
-    for (int i = thread_index(); i < rows * columns; i += block_size()) f(i / columns, i % columns);
+    const int step_y = block_size() / columns, step_x = block_size() % columns;
+    int x = thread_index() % columns;
+    for (int y = thread_index() / columns; y < rows; y += step_y) {
+      f(y, x);
+      x += step_x;
+      if (x >= columns) {
+        x -= columns;
+        ++y;
+      }
+    }
     sync_threads();
   }
   __device__ __forceinline__ void add(uint32_t* counter, uint32_t value) const { atomic_add(counter, value); }
@@ -37,13 +53,32 @@ struct BlockTeam {
     if (lane_index() == 0) atomic_add(total, value);
     sync_threads();
   }
+  template <typename Strip>
+  __device__ __forceinline__ void pack(const int (&sum)[kStrip], Strip& strip) const {
+    const uint32_t bytes =
+        saturate_bytes(sum[0] >> kWeightBits, sum[1] >> kWeightBits, sum[2] >> kWeightBits, sum[3] >> kWeightBits);
+    reinterpret_cast<uint32_t&>(strip) = bytes;
+  }
+  template <typename T, typename F>
+  __device__ __forceinline__ void write(T* out, const F& value) const {
+    T values[kStrip];
+    for (int l = 0; l < kStrip; ++l) values[l] = value(l);
+    struct alignas(sizeof(values)) Words {
+      uint32_t word[sizeof(values) / 4];
+    } words;
+    memcpy(&words, values, sizeof(values));
+    *reinterpret_cast<Words*>(out) = words;
+  }
 };
 
-template <typename T>
+// kIsShared: whether an image's working memory is shared memory or part of a workspace; known to the compiler, which
+// then addresses it as what it is.
+template <typename T, bool kIsShared>
 __global__ void __launch_bounds__(kAugmentThreads)
-    augment_kernel(const AugmentParams params, const AugmentLayout layout, unsigned char* workspace) {
+    augment_kernel(const __grid_constant__ AugmentParams params, const __grid_constant__ AugmentLayout layout,
+                   unsigned char* workspace) {
   const BlockTeam team;
-  unsigned char* memory = workspace ? workspace + block_index() * layout.num_bytes : dynamic_smem();
+  unsigned char* memory = kIsShared ? dynamic_smem() : workspace + block_index() * layout.num_bytes;
   ImageAugmenter<BlockTeam> augmenter(team, params, layout, memory);
   for (int64_t b = block_index(); b < params.batch; b += grid_size()) augmenter.template run<T>(b);
 }
@@ -56,8 +91,9 @@ __global__ void __launch_bounds__(kPlanThreads) augment_plan_kernel(const Augmen
 template <typename T>
 const char* launch_augment_kernel(const AugmentParams& params, const AugmentLaunch& plan, int threads, void* workspace,
                                   void* stream) {
-  return launch(augment_kernel<T>, Grid{plan.blocks, 1}, threads, plan.smem_bytes, stream, params,
-                augment_layout(params.image_size), static_cast<unsigned char*>(workspace));
+  return launch(workspace ? augment_kernel<T, false> : augment_kernel<T, true>, Grid{plan.blocks, 1}, threads,
+                plan.smem_bytes, stream, params, augment_layout(params.image_size),
+                static_cast<unsigned char*>(workspace));
 }
 
 inline const char* launch_augment_plan_kernel(const AugmentPlanParams& params, void* stream) {

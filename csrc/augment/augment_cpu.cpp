@@ -30,6 +30,8 @@ using torch::stable::Tensor;
 // One thread: loops run in order, and there is nobody to wait for.
 struct ThreadTeam {
   static constexpr int kStrip = 32;
+  static constexpr int kHeldRows = 0;
+  static constexpr int kAffinePixels = kStrip;
   template <typename Strip>
   using Read = const Strip&;  // a copy on the stack would be written in halves and read whole: 20 cycles a strip
   template <typename F>
@@ -43,6 +45,14 @@ struct ThreadTeam {
   }
   void add(uint32_t* counter, uint32_t value) const { *counter += value; }
   void add_to_total(uint32_t* total, uint32_t value) const { *total += value; }
+  template <typename Strip>
+  void pack(const int (&sum)[kStrip], Strip& strip) const {
+    for (int l = 0; l < kStrip; ++l) strip.value[l] = from_fixed(sum[l]);
+  }
+  template <typename T, typename F>
+  void write(T* out, const F& value) const {
+    for (int l = 0; l < kStrip; ++l) out[l] = value(l);
+  }
 };
 
 LGFAST_SIMD_CLONES void augment_images(const AugmentParams& params, AugmentDtype dtype, unsigned char* memory,

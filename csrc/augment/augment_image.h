@@ -8,63 +8,33 @@
 // them. Work is dealt out in strips of kStrip neighbouring pixels of a row: a SIMD loop on the CPU, 4-byte accesses on
 // the GPU.
 //
-// Team: kStrip; Read<Strip>, how a strip is read: copied, or in place; each(n, f(i)); grid(rows, columns, f(y, x));
-// add(counter, value); add_to_total(counter, value).
+// Team: kStrip; Read<Strip>, how a strip is read: copied, or in place; kHeldRows, rows of a strip that a thread makes
+// from source rows that it keeps, 0: none; each(n, f(i)); grid(rows, columns, f(y, x)); add(counter, value);
+// add_to_total(counter, value); pack(sums, strip) from fixed point; write(out, f(l)), a strip of results.
 // each and grid end with a barrier of the team.
 #pragma once
 
+#include "augment/augment_layout.h"
 #include "augment/noise.h"
-#include "augment/pixel_ops.h"
 
 #if defined(__CUDACC__)
 #define LGFAST_TEAM __device__ __forceinline__
+#define LGFAST_NO_UNROLL _Pragma("unroll 1")
 #else
 #define LGFAST_TEAM inline
+#define LGFAST_NO_UNROLL
 #endif
 
 namespace lgfast {
 
-constexpr int kPlaneAlignment = 32;        // rows start at multiples of it; at least every team's kStrip
-constexpr int kMinSpareBytes = 56 * 1024;  // with 3 planes of 224 x 224 this fills an H100's shared memory
-constexpr int kWeightCapacity = 2048;      // resize weights in memory at a time
-constexpr int kTableSize = 3 * 256;
-
-// Byte offsets of the working memory of one image.
-struct AugmentLayout {
-  int size, pitch, spare_rows;  // spare_rows: rows of all three channels that the spare holds
-  int64_t planes, spare, weights, taps, histogram, lut, fresh_lut, table, total, num_bytes;
-};
-
-LGFAST_HOST_DEVICE AugmentLayout augment_layout(int size) {
-  AugmentLayout l;
-  l.size = size;
-  l.pitch = (size + kPlaneAlignment - 1) / kPlaneAlignment * kPlaneAlignment;
-  const int64_t plane = int64_t(size) * l.pitch;
-  const int64_t spare_bytes = plane > kMinSpareBytes ? plane : kMinSpareBytes;
-  l.spare_rows = int(spare_bytes / (3 * l.pitch));
-  l.planes = kPlaneAlignment;  // sharpening reads one byte before the first row
-  l.spare = l.planes + 3 * plane;
-  l.weights = l.spare + spare_bytes;
-  l.taps = l.weights + kWeightCapacity * sizeof(int);
-  l.histogram = l.taps + int64_t(size) * sizeof(TapSpan);
-  l.table = l.histogram;  // never needed at the same time
-  l.lut = l.histogram + kTableSize * sizeof(uint32_t);
-  l.fresh_lut = l.lut + kTableSize;
-  l.total = l.fresh_lut + kTableSize;
-  l.num_bytes = (l.total + int64_t(sizeof(uint32_t)) + 127) / 128 * 128;
-  return l;
-}
-
-// Whether one output row's source rows fit into the spare, and one output pixel's weights into memory.
-LGFAST_HOST_DEVICE bool crop_fits(const AugmentLayout& layout, Resample resample, int height, int width) {
-  const int down = ResizeAxis{resample, height, layout.size}.max_taps();
-  const int across = ResizeAxis{resample, width, layout.size}.max_taps();
-  return down <= layout.spare_rows && down <= kWeightCapacity && across <= kWeightCapacity;
-}
-
 template <int kSize>
 struct alignas(kSize) Bytes {
   uint8_t value[kSize];
+};
+
+// Of an output row of an enlarged crop; one 16-byte load on the GPU.
+struct alignas(16) Weights {
+  int value[kEnlargingTaps];
 };
 
 template <class Team>
@@ -82,16 +52,15 @@ class ImageAugmenter {
     weights_ = reinterpret_cast<int*>(memory + layout.weights);
     taps_ = reinterpret_cast<TapSpan*>(memory + layout.taps);
     histogram_ = reinterpret_cast<uint32_t*>(memory + layout.histogram);
-    table_ = reinterpret_cast<float*>(memory + layout.table);
     lut_ = memory + layout.lut;
-    fresh_lut_ = memory + layout.fresh_lut;
+    ranges_ = reinterpret_cast<ValueRange*>(memory + layout.ranges);
     total_ = reinterpret_cast<uint32_t*>(memory + layout.total);
   }
 
   template <typename T>
   LGFAST_TEAM void run(int64_t b) {
     row_ = p_.plan + b * p_.num_columns;
-    for (int c = 0; c < 4; ++c) plane_[c] = planes_ + c * int64_t(size_) * pitch_;
+    num_moves_ = 0;
     T* image = static_cast<T*>(p_.images) + b * 3 * size_ * size_;
     T* teacher = static_cast<T*>(p_.teacher) + b * 3 * p_.teacher_size * p_.teacher_size;
     if (!crop_fits(layout_, p_.resample, plan_int(kCropHeight), plan_int(kCropWidth))) {  // a GPU cannot raise
@@ -116,7 +85,28 @@ class ImageAugmenter {
   using Read = typename Team::template Read<Strip>;
 
   LGFAST_TEAM int plan_int(int column) const { return int(row_[column]); }
-  LGFAST_TEAM int num_strips() const { return pitch_ / kStrip; }
+  LGFAST_TEAM int num_strips() const { return (size_ + kStrip - 1) / kStrip; }
+
+  // Red, green, blue, spare. An operation on neighbours writes plane c into plane c - 1, the spare for red.
+  LGFAST_TEAM uint8_t* plane(int c) const { return planes_ + ((c - num_moves_) & 3) * (size_ * pitch_); }
+
+  // f(c, y, s) for every strip of the first num_rows rows of every channel; an item is a strip.
+  template <typename F>
+  LGFAST_TEAM void each_strip(int num_rows, const F& f) const {
+    team_.grid(3 * num_rows, num_strips(), [&](int row, int s) {
+      const int c = (row >= num_rows) + (row >= 2 * num_rows);
+      f(c, row - c * num_rows, s);
+    });
+  }
+
+  // The same for all S rows; an item is a strip of three channels, which share what follows from y and s.
+  template <typename F>
+  LGFAST_TEAM void each_pixel_strip(const F& f) const {
+    team_.grid(size_, num_strips(), [&](int y, int s) {
+      for (int c = 0; c < 3; ++c) f(c, y, s);
+    });
+  }
+
   LGFAST_TEAM Strip& strip(uint8_t* plane, int y, int s) const {
     return *reinterpret_cast<Strip*>(plane + int64_t(y) * pitch_ + s * kStrip);
   }
@@ -133,70 +123,120 @@ class ImageAugmenter {
     const uint8_t* crop =
         p_.pixels + p_.offsets[index] + (int64_t(plan_int(kCropTop)) * width + plan_int(kCropLeft)) * 3;
     if (shift_y != 0 || plan_int(kShiftX) != 0) {
-      team_.grid(3 * size_, num_strips(), [&](int y, int s) { strip(plane_[0], y, s) = Strip{}; });
-      team_.grid(3 * spare_rows_, num_strips(), [&](int y, int s) { strip(plane_[3], y, s) = Strip{}; });
+      each_strip(size_, [&](int c, int y, int s) { strip(plane(c), y, s) = Strip{}; });
+      each_strip(spare_rows_, [&](int c, int y, int s) { strip(spare_channel(c), y, s) = Strip{}; });
     }
     const int begin = shift_y > 0 ? shift_y : 0, end = shift_y < 0 ? size_ + shift_y : size_;
-    const int band = band_rows(vertical);
+    const int band = band_rows(vertical), chunk = clamp(kWeightCapacity / horizontal.max_taps(), 1, size_);
     for (int low = begin; low < end; low += band) {
       const int high = low + band < end ? low + band : end;
       const int first = resize_range(vertical, low).first;
       const TapSpan last = resize_range(vertical, high - 1);
-      resize_rows(horizontal, crop + first * width * 3, width, last.first + last.count - first);
+      for (int left = 0; left < size_; left += chunk) {
+        const int right = left + chunk < size_ ? left + chunk : size_;
+        weigh(horizontal, left, right, vertical, low, left == 0 ? high : low);
+        resize_rows(horizontal, left, right, crop + first * width * 3, width, last.first + last.count - first);
+      }
       resize_columns(vertical, low, high, first, shift_y);
     }
   }
 
   // Output rows whose source rows fit into the spare, and their weights into memory; at least 1.
   LGFAST_TEAM int band_rows(const ResizeAxis& vertical) const {
+    if (vertical.enlarges() && vertical.in <= spare_rows_ && kWeightCapacity >= kEnlargingTaps * size_) return size_;
     const double free_rows = spare_rows_ - 2 * vertical.support() - 2;
     const int fitting = clamp(int(free_rows / vertical.scale()) + 1, 1, size_);
     const int weighable = kWeightCapacity / vertical.max_taps();
     return fitting < weighable ? fitting : clamp(weighable, 1, size_);
   }
 
-  // num_rows rows of the crop, S wide, into the spare: [3, spare_rows, pitch].
-  LGFAST_TEAM void resize_rows(const ResizeAxis& axis, const uint8_t* crop, int64_t width, int num_rows) {
-    const int stride = axis.max_taps(), chunk = clamp(kWeightCapacity / stride, 1, size_);
-    const int shift = plan_int(kShiftX);
+  LGFAST_TEAM int* row_weights() const { return weights_ + kWeightCapacity; }
+  LGFAST_TEAM TapSpan* row_taps() const { return taps_ + size_; }
+
+  // Taps and weights of the output columns left ... right - 1 and, at the same time, of the rows low ... high - 1.
+  LGFAST_TEAM void weigh(const ResizeAxis& horizontal, int left, int right, const ResizeAxis& vertical, int low,
+                         int high) {
+    const int num_columns = right - left;
+    team_.each(num_columns + high - low, [&](int i) {
+      const bool is_row = i >= num_columns;
+      const int k = is_row ? i - num_columns : i;
+      const ResizeAxis axis = is_row ? vertical : horizontal;
+      int* weights = is_row ? row_weights() : weights_;
+      TapSpan* taps = is_row ? row_taps() : taps_;
+      taps[k] = resize_taps(axis, k + (is_row ? low : left), weights + k * axis.max_taps());
+    });
+  }
+
+  // num_rows rows of the crop, their output columns left ... right - 1, into the spare: [3, spare_rows, pitch].
+  LGFAST_TEAM void resize_rows(const ResizeAxis& axis, int left, int right, const uint8_t* crop, int64_t width,
+                               int num_rows) {
+    const int stride = axis.max_taps(), shift = plan_int(kShiftX);
     const bool is_flipped = row_[kFlip] != 0;
-    const int64_t channel = int64_t(spare_rows_) * pitch_;
-    for (int low = 0; low < size_; low += chunk) {
-      const int high = low + chunk < size_ ? low + chunk : size_;
-      team_.each(high - low, [&](int i) { taps_[i] = resize_taps(axis, low + i, weights_ + i * stride); });
-      team_.grid(num_rows, high - low, [&](int y, int i) {
-        const int shifted = low + i - shift;
-        if (shifted < 0 || shifted >= size_) return;
-        const TapSpan taps = taps_[i];
-        const int* weight = weights_ + i * stride;
-        const uint8_t* pixel = crop + (y * width + taps.first) * 3;
-        int sum[3] = {kFixedHalf, kFixedHalf, kFixedHalf};
+    team_.grid(num_rows, right - left, [&](int y, int i) {
+      const int shifted = left + i - shift;
+      if (shifted < 0 || shifted >= size_) return;
+      const TapSpan taps = taps_[i];
+      const int* weight = weights_ + i * stride;
+      const uint8_t* pixel = crop + (y * width + taps.first) * 3;
+      int sum[3] = {kFixedHalf, kFixedHalf, kFixedHalf};
+      if (Team::kHeldRows > 0 && axis.enlarges()) {
+        const Weights weights = reinterpret_cast<const Weights*>(weights_)[i];
+        for (int k = 0; k < kEnlargingTaps; ++k) {
+          for (int c = 0; c < 3 && k < taps.count; ++c) sum[c] += pixel[3 * k + c] * weights.value[k];
+        }
+      } else {
         for (int k = 0; k < taps.count; ++k) {
           for (int c = 0; c < 3; ++c) sum[c] += pixel[3 * k + c] * weight[k];
         }
-        uint8_t* out = plane_[3] + y * pitch_ + (is_flipped ? size_ - 1 - shifted : shifted);
-        for (int c = 0; c < 3; ++c) out[c * channel] = from_fixed(sum[c]);
-      });
-    }
+      }
+      uint8_t* out = plane(3) + y * pitch_ + (is_flipped ? size_ - 1 - shifted : shifted);
+      for (int c = 0; c < 3; ++c) out[c * spare_rows_ * pitch_] = from_fixed(sum[c]);
+    });
   }
+
+  LGFAST_TEAM uint8_t* spare_channel(int c) const { return plane(3) + c * spare_rows_ * pitch_; }
 
   // Resized rows low ... high - 1 from the spare, whose first row is the crop's row `first`.
   LGFAST_TEAM void resize_columns(const ResizeAxis& axis, int low, int high, int first, int shift) {
     const int stride = axis.max_taps(), num_rows = high - low;
-    team_.each(num_rows, [&](int i) { taps_[i] = resize_taps(axis, low + i, weights_ + i * stride); });
-    team_.grid(3 * num_rows, num_strips(), [&](int channel_row, int s) {
-      const int c = channel_row / num_rows, i = channel_row % num_rows;
-      const TapSpan taps = taps_[i];
-      const int* weight = weights_ + i * stride;
+    if (Team::kHeldRows > 0 && axis.enlarges()) return enlarge_columns(low, num_rows, first, shift);
+    each_strip(num_rows, [&](int c, int i, int s) {
+      const TapSpan taps = row_taps()[i];
+      const int* weight = row_weights() + i * stride;
       int sum[kStrip];
       for (int l = 0; l < kStrip; ++l) sum[l] = kFixedHalf;
       for (int k = 0; k < taps.count; ++k) {
-        const Read source = strip(plane_[3], c * spare_rows_ + taps.first - first + k, s);
+        const Read source = strip(spare_channel(c), taps.first - first + k, s);
         for (int l = 0; l < kStrip; ++l) sum[l] += source.value[l] * weight[k];
       }
-      Strip out;
-      for (int l = 0; l < kStrip; ++l) out.value[l] = from_fixed(sum[l]);
-      strip(plane_[c], low + i - shift, s) = out;
+      team_.pack(sum, strip(plane(c), low + i - shift, s));
+    });
+  }
+
+  // The same for a crop that is enlarged: a thread makes neighbouring rows, and most of them share their source rows.
+  // Rows beyond taps.count are read and weigh nothing; past the last channel's they lie in the memory of the weights.
+  LGFAST_TEAM void enlarge_columns(int low, int num_rows, int first, int shift) {
+    constexpr int kRows = Team::kHeldRows > 0 ? Team::kHeldRows : 1;
+    each_strip((num_rows + kRows - 1) / kRows, [&](int c, int group, int s) {
+      int source[kEnlargingTaps][kStrip], held = -1;
+      const int end = (group + 1) * kRows < num_rows ? (group + 1) * kRows : num_rows;
+      for (int i = group * kRows; i < end; ++i) {
+        const int row = row_taps()[i].first;
+        if (row != held) {
+          for (int k = 0; k < kEnlargingTaps; ++k) {
+            const Read read = strip(spare_channel(c), row - first + k, s);
+            for (int l = 0; l < kStrip; ++l) source[k][l] = read.value[l];
+          }
+          held = row;
+        }
+        const Weights weights = reinterpret_cast<const Weights*>(row_weights())[i];
+        int sum[kStrip];
+        for (int l = 0; l < kStrip; ++l) sum[l] = kFixedHalf;
+        for (int k = 0; k < kEnlargingTaps; ++k) {
+          for (int l = 0; l < kStrip; ++l) sum[l] += source[k][l] * weights.value[k];
+        }
+        team_.pack(sum, strip(plane(c), low + i - shift, s));
+      }
     });
   }
 
@@ -226,10 +266,10 @@ class ImageAugmenter {
 
   LGFAST_TEAM void apply_pending() {
     if (!is_pending_) return;
-    team_.grid(3 * size_, num_strips(), [&](int channel_row, int s) {
-      Strip& values = strip(plane_[channel_row / size_], channel_row % size_, s);
-      const uint8_t* lut = lut_ + channel_row / size_ * 256;
-      for (int l = 0; l < kStrip; ++l) values.value[l] = lut[values.value[l]];
+    each_pixel_strip([&](int c, int y, int s) {
+      Strip& values = strip(plane(c), y, s);
+      const uint8_t* lut = lut_ + c * 256;
+      team_.write(values.value, [&](int l) { return lut[values.value[l]]; });
     });
     is_pending_ = false;
   }
@@ -239,7 +279,7 @@ class ImageAugmenter {
     team_.each(1, [&](int) { *total_ = 0; });
     uint32_t sum = 0;
     team_.grid(size_, num_strips(), [&](int y, int s) {
-      const Read r = strip(plane_[0], y, s), g = strip(plane_[1], y, s), b = strip(plane_[2], y, s);
+      const Read r = strip(plane(0), y, s), g = strip(plane(1), y, s), b = strip(plane(2), y, s);
       for (int l = 0; l < kStrip; ++l) {
         sum += s * kStrip + l < size_ ? luma(r.value[l], g.value[l], b.value[l]) : 0;
       }
@@ -249,52 +289,68 @@ class ImageAugmenter {
   }
 
   LGFAST_TEAM void stretch(AugmentOp op) {
+    apply_pending();
     team_.each(kTableSize, [&](int i) { histogram_[i] = 0; });
-    team_.grid(3 * size_, num_strips(), [&](int channel_row, int s) {
-      const int c = channel_row / size_;
-      const Read values = strip(plane_[c], channel_row % size_, s);
+    each_pixel_strip([&](int c, int y, int s) {
+      const Read values = strip(plane(c), y, s);
       for (int l = 0; l < kStrip && s * kStrip + l < size_; ++l) {
-        team_.add(histogram_ + c * 256 + pending(c * 256 + values.value[l]), 1);
+        team_.add(histogram_ + c * 256 + values.value[l], 1);
       }
     });
-    team_.each(3, [&](int c) {
-      if (op == AugmentOp::kEqualize) {
-        equalize_table(histogram_ + c * 256, fresh_lut_ + c * 256);
-      } else {
-        autocontrast_table(histogram_ + c * 256, fresh_lut_ + c * 256);
-      }
+    const uint32_t* num_darker = scan_histogram();
+    team_.each(kTableSize, [&](int i) {
+      const int value = i & 255;
+      const ValueRange range = ranges_[i / 256];
+      const uint32_t rest = size_ * size_ - histogram_[i - value + range.high];
+      lut_[i] = op == AugmentOp::kEqualize ? equalized_value(value, num_darker[i], rest)
+                                           : autocontrast_value(value, range.low, range.high);
     });
-    team_.each(kTableSize, [&](int i) { lut_[i] = fresh_lut_[(i & ~255) + pending(i)]; });
     is_pending_ = true;
+  }
+
+  // Of every value of every channel the number of darker pixels; fills ranges_. In the memory of the weights.
+  LGFAST_TEAM const uint32_t* scan_histogram() {
+    constexpr int kGroup = 16;  // values added up at once: every thread adds at most two times 15 numbers
+    uint32_t* num_darker = reinterpret_cast<uint32_t*>(weights_);
+    uint32_t* group_sum = num_darker + kTableSize;
+    team_.each(kTableSize / kGroup, [&](int i) {
+      uint32_t sum = 0;
+      for (int k = 0; k < kGroup; ++k) sum += histogram_[i * kGroup + k];
+      group_sum[i] = sum;
+    });
+    team_.each(kTableSize, [&](int i) {
+      const int group = i / kGroup;
+      uint32_t sum = 0;
+      for (int k = i / 256 * (256 / kGroup); k < group; ++k) sum += group_sum[k];
+      for (int k = group * kGroup; k < i; ++k) sum += histogram_[k];
+      num_darker[i] = sum;
+      if (histogram_[i] == 0) return;
+      if (sum == 0) ranges_[i / 256].low = i & 255;
+      if (sum + histogram_[i] == uint32_t(size_ * size_)) ranges_[i / 256].high = i & 255;
+    });
+    return num_darker;
   }
 
   LGFAST_TEAM void blend_with_luma(float factor) {
     apply_pending();
     team_.grid(size_, num_strips(), [&](int y, int s) {
-      Strip &r = strip(plane_[0], y, s), &g = strip(plane_[1], y, s), &b = strip(plane_[2], y, s);
-      for (int l = 0; l < kStrip; ++l) {
-        const int gray = luma(r.value[l], g.value[l], b.value[l]);
-        r.value[l] = blend(gray, r.value[l], factor);
-        g.value[l] = blend(gray, g.value[l], factor);
-        b.value[l] = blend(gray, b.value[l], factor);
-      }
+      Strip &r = strip(plane(0), y, s), &g = strip(plane(1), y, s), &b = strip(plane(2), y, s);
+      int gray[kStrip];
+      for (int l = 0; l < kStrip; ++l) gray[l] = luma(r.value[l], g.value[l], b.value[l]);
+      team_.write(r.value, [&](int l) { return blend(gray[l], r.value[l], factor); });
+      team_.write(g.value, [&](int l) { return blend(gray[l], g.value[l], factor); });
+      team_.write(b.value, [&](int l) { return blend(gray[l], b.value[l], factor); });
     });
-  }
-
-  LGFAST_TEAM void swap_with_spare(int c) {
-    uint8_t* done = plane_[3];
-    plane_[3] = plane_[c];
-    plane_[c] = done;
   }
 
   LGFAST_TEAM void sharpen(float factor) {
     apply_pending();
     for (int c = 0; c < 3; ++c) {
-      const uint8_t* plane = plane_[c];
+      const uint8_t* source = plane(c);
       team_.grid(size_, num_strips(), [&](int y, int s) {
         const bool is_edge_row = y == 0 || y == size_ - 1;
         Strip out;
-        const uint8_t* center = plane + y * pitch_;
+        const uint8_t* center = source + y * pitch_;
         const uint8_t* above = is_edge_row ? center : center - pitch_;
         const uint8_t* below = is_edge_row ? center : center + pitch_;
         const int x = s * kStrip;
@@ -309,48 +365,50 @@ class ImageAugmenter {
           const bool is_edge = is_edge_row | (x + l == 0) | (x + l >= size_ - 1);
           out.value[l] = blend(is_edge ? center[x + l] : smoothed[l], center[x + l], factor);
         }
-        strip(plane_[3], y, s) = out;
+        strip(plane(c - 1), y, s) = out;
       });
-      swap_with_spare(c);
     }
+    ++num_moves_;
   }
 
+  // A thread makes kPixels neighbouring pixels at a time: a strip, or on the GPU one, so that neighbouring threads read
+  // neighbouring bytes; their rows' share of the arithmetic is that of kStrip pixels.
   LGFAST_TEAM void transform(const Affine& a) {
+    constexpr int kPixels = Team::kAffinePixels;
     apply_pending();
     for (int c = 0; c < 3; ++c) {
-      const uint8_t* plane = plane_[c];
+      const uint8_t* source = plane(c);
       team_.grid(size_, num_strips(), [&](int y, int s) {
-        Strip out;
-        const int x = s * kStrip;
-        if (p_.resample == Resample::kBicubic) {
-          affine_bicubic<kStrip>(a, plane, size_, pitch_, x, y, p_.fill[c], out.value);
-        } else {
-          for (int l = 0; l < kStrip; ++l) {
-            out.value[l] = affine_pixel(a, p_.resample, plane, size_, pitch_, x + l, y, p_.fill[c]);
-          }
+        uint8_t* out = plane(c - 1) + y * pitch_;
+        LGFAST_NO_UNROLL
+        for (int l = 0; l < kStrip / kPixels; ++l) {
+          const int x = kPixels * (s + l * num_strips());
+          affine_pixels<kPixels>(a, p_.resample, source, size_, pitch_, x, y, p_.fill[c], out + x);
         }
-        strip(plane_[3], y, s) = out;
       });
-      swap_with_spare(c);
     }
+    ++num_moves_;
   }
 
   // ---- output ----
 
   template <typename T>
   LGFAST_TEAM void write_image(T* image) {
-    team_.each(kTableSize,
-               [&](int i) { table_[i] = (float(pending(i)) / 255.0f - p_.mean[i / 256]) / p_.std[i / 256]; });
-    team_.grid(3 * size_, num_strips(), [&](int channel_row, int s) {
-      const int c = channel_row / size_, y = channel_row % size_;
-      const Read values = strip(plane_[c], y, s);
-      const float* table = table_ + c * 256;
-      T* out = image + c * p_.channel_stride + y * p_.row_stride + s * kStrip * p_.column_stride;
-      const int count = size_ - s * kStrip < kStrip ? size_ - s * kStrip : kStrip;
-      if (p_.column_stride == 1 && count == kStrip) {
-        for (int l = 0; l < kStrip; ++l) out[l] = from_float<T>(table[values.value[l]]);
+    T* table = reinterpret_cast<T*>(histogram_);  // of normalised values
+    team_.each(kTableSize, [&](int i) {
+      table[i] = from_float<T>((float(pending(i)) / 255.0f - p_.mean[i / 256]) / p_.std[i / 256]);
+    });
+    const bool is_dense = p_.column_stride == 1 && size_ % kStrip == 0;
+    const int channel_stride = p_.channel_stride, row_stride = p_.row_stride, column_stride = p_.column_stride;
+    each_pixel_strip([&](int c, int y, int s) {
+      const Read values = strip(plane(c), y, s);
+      const T* shown = table + c * 256;
+      T* out = image + (c * channel_stride + y * row_stride + s * kStrip * column_stride);
+      if (is_dense) {
+        team_.write(out, [&](int l) { return shown[values.value[l]]; });
       } else {
-        for (int l = 0; l < count; ++l) out[l * p_.column_stride] = from_float<T>(table[values.value[l]]);
+        const int count = size_ - s * kStrip < kStrip ? size_ - s * kStrip : kStrip;
+        for (int l = 0; l < count; ++l) out[l * column_stride] = shown[values.value[l]];
       }
     });
   }
@@ -358,6 +416,7 @@ class ImageAugmenter {
   template <typename T>
   LGFAST_TEAM void erase(T* image) {
     const int height = plan_int(kEraseHeight), width = plan_int(kEraseWidth);
+    if (height == 0 || width == 0) return;
     const uint32_t key0 = uint32_t(row_[kNoiseKey0]), key1 = uint32_t(row_[kNoiseKey1]);
     T* corner = image + plan_int(kEraseTop) * p_.row_stride + plan_int(kEraseLeft) * p_.column_stride;
     team_.grid(height, (width + kStrip - 1) / kStrip, [&](int y, int s) {
@@ -411,14 +470,13 @@ class ImageAugmenter {
   const AugmentLayout& layout_;
   const int size_, pitch_, spare_rows_;
   uint8_t* planes_;
-  uint8_t* plane_[4];  // red, green, blue, spare; in another order after operations on neighbours
-  int* weights_;
-  TapSpan* taps_;
-  uint32_t* histogram_;
-  float* table_;  // normalised values, [3, 256]
-  uint8_t* lut_;  // pending table, [3, 256]
-  uint8_t* fresh_lut_;
+  int* weights_;         // of the output columns, then of the rows
+  TapSpan* taps_;        // [2, S], likewise
+  uint32_t* histogram_;  // [3, 256]; the table of normalised values in the end
+  uint8_t* lut_;         // pending table, [3, 256]
+  ValueRange* ranges_;   // [3]
   uint32_t* total_;
+  int num_moves_ = 0;            // operations on neighbours so far
   const double* row_ = nullptr;  // this image's row of the plan
   bool is_pending_ = false;
 };

@@ -8,6 +8,11 @@
 #include "augment/augment.h"
 #include "common/float16.h"
 
+#if defined(__CUDA_ARCH__) || defined(LGFAST_EMULATION)
+#define LGFAST_DEVICE
+#include "common/device.cuh"
+#endif
+
 namespace lgfast {
 
 LGFAST_HOST_DEVICE int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
@@ -15,7 +20,8 @@ LGFAST_HOST_DEVICE int clamp(int value, int low, int high) { return value < low 
 // ---- resize: separable, fixed point, taps limited to the crop and normalised
 // -----------------------------------------
 
-constexpr int kWeightBits = 22;  // 32 - 8 bits of pixel - 2 bits for negative weights and overshoot
+constexpr int kWeightBits = 22;    // 32 - 8 bits of pixel - 2 bits for negative weights and overshoot
+constexpr int kEnlargingTaps = 4;  // of every filter; rounding may let a fifth pixel in, whose weight is 0
 
 struct TapSpan {
   int first, count;  // input pixels first ... first + count - 1
@@ -30,11 +36,13 @@ struct ResizeAxis {
   LGFAST_HOST_DEVICE double support() const {
     return (resample == Resample::kBicubic ? 2.0 : resample == Resample::kBilinear ? 1.0 : 0.0) * filter_scale();
   }
-  LGFAST_HOST_DEVICE int max_taps() const { return int(ceil(support())) * 2 + 1; }
+  LGFAST_HOST_DEVICE bool enlarges() const { return in <= out; }
+  LGFAST_HOST_DEVICE int max_taps() const { return enlarges() ? kEnlargingTaps : int(ceil(support())) * 2 + 1; }
 };
 
-// Cubic with a = -0.5, or triangle.
+// Cubic with a = -0.5, triangle, or the one pixel of the nearest neighbour.
 LGFAST_HOST_DEVICE double resize_filter(Resample resample, double x) {
+  if (resample == Resample::kNearest) return 1.0;
   x = fabs(x);
   if (resample == Resample::kBilinear) return x < 1.0 ? 1.0 - x : 0.0;
   if (x < 1.0) return (1.5 * x - 2.5) * x * x + 1;
@@ -55,19 +63,26 @@ LGFAST_HOST_DEVICE TapSpan resize_range(const ResizeAxis& axis, int position) {
   const int low = int(center - axis.support() + 0.5);
   const int high = int(center + axis.support() + 0.5);
   const int first = low < 0 ? 0 : low;
-  return {first, (high > axis.in ? axis.in : high) - first};
+  const int count = (high > axis.in ? axis.in : high) - first;
+  return {first, axis.enlarges() && count > kEnlargingTaps ? kEnlargingTaps : count};
 }
 
-// The same, with their weights: at most max_taps().
+// The same, with their weights: max_taps() where the axis is enlarged, else count.
 LGFAST_HOST_DEVICE TapSpan resize_taps(const ResizeAxis& axis, int position, int* weights) {
   const TapSpan range = resize_range(axis, position);
-  if (axis.resample == Resample::kNearest) {
-    weights[0] = 1 << kWeightBits;
+  const double center = (position + 0.5) * axis.scale();
+  double sum = 0.0;
+  if (axis.enlarges()) {
+    double weight[kEnlargingTaps];
+    for (int k = 0; k < kEnlargingTaps; ++k) {
+      const double value = resize_filter(axis.resample, k + range.first - center + 0.5);
+      weight[k] = k < range.count ? value : 0.0;
+      sum += weight[k];
+    }
+    for (int k = 0; k < kEnlargingTaps; ++k) weights[k] = to_fixed(sum != 0.0 ? weight[k] / sum : weight[k]);
     return range;
   }
   const double inverse_scale = 1.0 / axis.filter_scale();
-  const double center = (position + 0.5) * axis.scale();
-  double sum = 0.0;
   for (int k = 0; k < range.count; ++k) {
     sum += resize_filter(axis.resample, (k + range.first - center + 0.5) * inverse_scale);
   }
@@ -119,39 +134,26 @@ LGFAST_HOST_DEVICE uint8_t point_value(AugmentOp op, int value, double argument,
   }
 }
 
-// Lookup table of one channel from its histogram h; the running sum starts at half a step.
-LGFAST_HOST_DEVICE void equalize_table(const uint32_t* h, uint8_t* table) {
-  uint32_t total = 0, last = 0;
-  int num_bins = 0;
-  for (int value = 0; value < 256; ++value) {
-    total += h[value];
-    if (h[value]) {
-      last = h[value];
-      ++num_bins;
-    }
-  }
-  const uint32_t step = (total - last) / 255;
-  const bool is_identity = num_bins <= 1 || step == 0;
-  uint32_t running = step / 2;
-  for (int value = 0; value < 256; ++value) {
-    const uint32_t level = is_identity ? uint32_t(value) : running / step;
-    table[value] = uint8_t(level < 255 ? level : 255);
-    running += h[value];
-  }
-}
-
-LGFAST_HOST_DEVICE void autocontrast_table(const uint32_t* h, uint8_t* table) {
-  int low = 0, high = 255;
-  while (low < 255 && !h[low]) ++low;
-  while (high > 0 && !h[high]) --high;
-  for (int value = 0; value < 256; ++value) table[value] = autocontrast_value(value, low, high);
+// num_darker: pixels below the value; num_below_brightest: pixels below the channel's brightest value. The running sum
+// starts at half a step.
+LGFAST_HOST_DEVICE uint8_t equalized_value(int value, uint32_t num_darker, uint32_t num_below_brightest) {
+  const uint32_t step = num_below_brightest / 255;
+  if (step == 0) return uint8_t(value);
+  const uint32_t level = (step / 2 + num_darker) / step;
+  return uint8_t(level < 255 ? level : 255);
 }
 
 // ---- rotate, shear, translate: output pixel (x, y) shows source point M (x + 0.5, y + 0.5, 1)
 // -------------------------
 
+struct AffineLine {
+  double x, y, shift;  // a source coordinate: x, y of the output pixel's centre, weighed, plus shift
+  LGFAST_HOST_DEVICE double operator()(double x_center, double y_center) const {
+    return x * x_center + y * y_center + shift;
+  }
+};
 struct Affine {
-  double m[6];  // X = m0 x + m1 y + m2, Y = m3 x + m4 y + m5
+  AffineLine x, y;
 };
 
 // Python's round(value, 15): nearest multiple of 1e-15, judged on the exact product.
@@ -172,28 +174,76 @@ LGFAST_HOST_DEVICE Affine rotation(double degrees, int size) {
   const double angle = -(positive * (3.141592653589793 / 180.0));
   const double cosine = round_15(cos(angle)), sine = round_15(sin(angle)), minus_sine = round_15(-sin(angle));
   const double center = size / 2.0;
-  Affine a = {{cosine, sine, 0, minus_sine, cosine, 0}};
-  a.m[2] = a.m[0] * -center + a.m[1] * -center + 0.0 + center;
-  a.m[5] = a.m[3] * -center + a.m[4] * -center + 0.0 + center;
+  Affine a = {{cosine, sine, 0}, {minus_sine, cosine, 0}};
+  a.x.shift = a.x.x * -center + a.x.y * -center + 0.0 + center;
+  a.y.shift = a.y.x * -center + a.y.y * -center + 0.0 + center;
   return a;
 }
 
 LGFAST_HOST_DEVICE Affine affine_of(AugmentOp op, double argument, int size) {
   switch (op) {
-    case AugmentOp::kShearX: return {{1, argument, 0, 0, 1, 0}};
-    case AugmentOp::kShearY: return {{1, 0, 0, argument, 1, 0}};
-    case AugmentOp::kTranslateX: return {{1, 0, argument * size, 0, 1, 0}};
-    case AugmentOp::kTranslateY: return {{1, 0, 0, 0, 1, argument * size}};
+    case AugmentOp::kShearX: return {{1, argument, 0}, {0, 1, 0}};
+    case AugmentOp::kShearY: return {{1, 0, 0}, {argument, 1, 0}};
+    case AugmentOp::kTranslateX: return {{1, 0, argument * size}, {0, 1, 0}};
+    case AugmentOp::kTranslateY: return {{1, 0, 0}, {0, 1, argument * size}};
     default: return rotation(argument, size);
   }
 }
 
-LGFAST_HOST_DEVICE double affine_x(const Affine& a, int x, int y) {
-  return a.m[0] * (x + 0.5) + a.m[1] * (y + 0.5) + a.m[2];
+#if defined(LGFAST_DEVICE)
+// A GPU adds doubles at four times the rate at which it converts them: here conversions are additions to a double so
+// large that its last bits are whole numbers. The results are those of the plain code below.
+LGFAST_HOST_DEVICE double exact(int value) {
+  const uint64_t bits = 0x4330000000000000u | (uint32_t(value) ^ 0x80000000u);  // 2^52 + 2^31 + value
+  double shifted;
+  memcpy(&shifted, &bits, sizeof(bits));
+  return shifted - (0x1p52 + 0x1p31);
 }
-LGFAST_HOST_DEVICE double affine_y(const Affine& a, int x, int y) {
-  return a.m[3] * (x + 0.5) + a.m[4] * (y + 0.5) + a.m[5];
+LGFAST_HOST_DEVICE double center_of(int pixel) {                          // pixel + 0.5
+  const uint64_t bits = 0x4320000000000000u | (2 * uint32_t(pixel) + 1);  // 2^51 + pixel + 0.5
+  double shifted;
+  memcpy(&shifted, &bits, sizeof(bits));
+  return shifted - 0x1p51;
 }
+LGFAST_HOST_DEVICE int floor_and_rest(double value, double& rest) {
+  const double shifted = add_down(value, 0x1.8p52);
+  rest = value - (shifted - 0x1.8p52);
+  uint64_t bits;
+  memcpy(&bits, &shifted, sizeof(bits));
+  return int(uint32_t(bits));
+}
+LGFAST_HOST_DEVICE int truncated(double value) {
+  double rest;
+  return clamp(floor_and_rest(value, rest), 0, 255);
+}
+LGFAST_HOST_DEVICE int is_inside(double value, int size) {
+  double rest;
+  return uint32_t(floor_and_rest(value, rest)) < uint32_t(size);
+}
+// Pixels x ... x + 3 of a row, which starts at a multiple of 4 bytes, from two aligned words (instead of four bytes);
+// reads at most 4 bytes behind them.
+LGFAST_HOST_DEVICE uint32_t four_pixels(const uint8_t* row, int x) {
+  const uint32_t* words = reinterpret_cast<const uint32_t*>(row + (x & ~3));
+  return uint32_t((uint64_t(words[1]) << 32 | words[0]) >> (8 * (x & 3)));
+}
+#else
+LGFAST_HOST_DEVICE double exact(int value) { return value; }
+LGFAST_HOST_DEVICE double center_of(int pixel) { return pixel + 0.5; }
+LGFAST_HOST_DEVICE int floor_and_rest(double value, double& rest) {
+  const double low = floor(value);
+  rest = value - low;
+  return int(low);
+}
+// value clamped to 0 ... 255 and truncated.
+LGFAST_HOST_DEVICE int truncated(double value) { return int(value < 0.0 ? 0.0 : value > 255.0 ? 255.0 : value); }
+LGFAST_HOST_DEVICE int is_inside(double value, int size) { return (value >= 0) & (value < size); }
+LGFAST_HOST_DEVICE uint32_t four_pixels(const uint8_t* row, int x) {
+  uint32_t word;
+  memcpy(&word, row + x, 4);
+  return word;
+}
+#endif
+LGFAST_HOST_DEVICE double exact(double value) { return value; }
 
 // Cubic with a = -1 through four neighbours, d in [0, 1) from the second. T: int for pixels (exact, as in double).
 template <typename T>
@@ -201,7 +251,7 @@ LGFAST_HOST_DEVICE double cubic(T v0, T v1, T v2, T v3, double d) {
   const T p2 = -v0 + v2;
   const T p3 = 2 * (v0 - v1) + v2 - v3;
   const T p4 = -v0 + v1 - v2 + v3;
-  return v1 + d * (p2 + d * (p3 + d * p4));
+  return exact(v1) + d * (exact(p2) + d * (exact(p3) + d * exact(p4)));
 }
 
 // The same for four pixels in the bytes of a word, the first one lowest.
@@ -229,7 +279,7 @@ LGFAST_HOST_DEVICE void gather_taps(const Line& line, const int (&first)[kCount]
     for (int l = 0; l < kCount; ++l) {
       const uint8_t* pixel = line(l);
       if (stride == 1 && first[l] >= 1 && first[l] + 2 < size) {
-        memcpy(&taps[l], pixel + first[l] - 1, 4);
+        taps[l] = four_pixels(pixel, first[l] - 1);
       } else {
         uint32_t word = 0;
         for (int k = 0; k < 4; ++k) word |= uint32_t(pixel[clamp(first[l] - 1 + k, 0, size - 1) * stride]) << (8 * k);
@@ -237,7 +287,7 @@ LGFAST_HOST_DEVICE void gather_taps(const Line& line, const int (&first)[kCount]
       }
     }
   } else if (stride == 1) {
-    for (int l = 0; l < kCount; ++l) memcpy(&taps[l], line(l) + first[l] - 1, 4);
+    for (int l = 0; l < kCount; ++l) taps[l] = four_pixels(line(l), first[l] - 1);
   } else {
     for (int l = 0; l < kCount; ++l) {
       const uint8_t* pixel = line(l) + (first[l] - 1) * stride;
@@ -245,9 +295,6 @@ LGFAST_HOST_DEVICE void gather_taps(const Line& line, const int (&first)[kCount]
     }
   }
 }
-
-// v clamped to 0 ... 255 and truncated.
-LGFAST_HOST_DEVICE int truncated(double v) { return int(v < 0.0 ? 0.0 : v > 255.0 ? 255.0 : v); }
 
 LGFAST_HOST_DEVICE uint8_t sample_bilinear(const uint8_t* plane, int size, int pitch, double X, double Y) {
   X -= 0.5;
@@ -268,14 +315,14 @@ struct NearestPoint {
 };
 LGFAST_HOST_DEVICE int to_16_16(double value) { return int(floor(value * 65536.0 + 0.5)); }
 LGFAST_HOST_DEVICE NearestPoint nearest_point(const Affine& a, int x, int y) {
-  if (a.m[1] == 0 && a.m[3] == 0) {
-    const double X = affine_x(a, x, y), Y = affine_y(a, x, y);
+  if (a.x.y == 0 && a.y.x == 0) {
+    const double X = a.x(x + 0.5, y + 0.5), Y = a.y(x + 0.5, y + 0.5);
     return {X < 0 ? -1 : int(X), Y < 0 ? -1 : int(Y)};
   }
-  const int start_x = to_16_16(a.m[2] + a.m[0] * 0.5 + a.m[1] * 0.5);
-  const int start_y = to_16_16(a.m[5] + a.m[3] * 0.5 + a.m[4] * 0.5);
-  return {(start_x + y * to_16_16(a.m[1]) + x * to_16_16(a.m[0])) >> 16,
-          (start_y + y * to_16_16(a.m[4]) + x * to_16_16(a.m[3])) >> 16};
+  const int start_x = to_16_16(a.x.shift + a.x.x * 0.5 + a.x.y * 0.5);
+  const int start_y = to_16_16(a.y.shift + a.y.x * 0.5 + a.y.y * 0.5);
+  return {(start_x + y * to_16_16(a.x.y) + x * to_16_16(a.x.x)) >> 16,
+          (start_y + y * to_16_16(a.y.y) + x * to_16_16(a.y.x)) >> 16};
 }
 
 // Output pixel (x, y) of one plane by nearest or bilinear sampling; `fill` where its source point lies outside.
@@ -286,7 +333,7 @@ LGFAST_HOST_DEVICE uint8_t affine_pixel(const Affine& a, Resample resample, cons
     const bool inside = p.x >= 0 && p.x < size && p.y >= 0 && p.y < size;
     return inside ? plane[p.y * pitch + p.x] : uint8_t(fill);
   }
-  const double X = affine_x(a, x, y), Y = affine_y(a, x, y);
+  const double X = a.x(x + 0.5, y + 0.5), Y = a.y(x + 0.5, y + 0.5);
   const bool inside = X >= 0 && X < size && Y >= 0 && Y < size;
   return inside ? sample_bilinear(plane, size, pitch, X, Y) : uint8_t(fill);
 }
@@ -297,49 +344,49 @@ template <int kCount>
 struct SourceLine {
   int first[kCount];
   double rest[kCount];
-  int is_inside[kCount];
+  int inside[kCount];
 
-  // Coordinates m0 (x + l + 0.5) + m1 (y + 0.5) + m2.
-  LGFAST_HOST_DEVICE SourceLine(const double* m, int x, int y, int size) {
+  LGFAST_HOST_DEVICE SourceLine(const AffineLine& line, int x, int y, int size) {
+    const double x_center = center_of(x), y_center = center_of(y);
     for (int l = 0; l < kCount; ++l) {
-      const double coordinate = m[0] * (x + l + 0.5) + m[1] * (y + 0.5) + m[2];
-      const double low = floor(coordinate - 0.5);
-      first[l] = int(low);
-      rest[l] = (coordinate - 0.5) - low;
-      is_inside[l] = (coordinate >= 0) & (coordinate < size);
+      const double coordinate = line(x_center + l, y_center);
+      first[l] = floor_and_rest(coordinate - 0.5, rest[l]);
+      inside[l] = is_inside(coordinate, size);
     }
   }
 };
 
-// kCount neighbouring output pixels of one plane by bicubic sampling, from (x, y). A shift along one axis has a whole
-// number as its other coordinate, where the second cubic changes nothing: four taps instead of sixteen, same result.
-template <int kCount>
-LGFAST_HOST_DEVICE void affine_bicubic(const Affine& a, const uint8_t* plane, int size, int pitch, int x, int y,
-                                       int fill, uint8_t* out) {
-  const bool keeps_x = a.m[0] == 1 && a.m[1] == 0 && a.m[2] == 0;
-  const bool keeps_y = a.m[3] == 0 && a.m[4] == 1 && a.m[5] == 0;
-  const SourceLine<kCount> across(a.m, x, y, size), down(a.m + 3, x, y, size);
-  int inside[kCount], any_inside = 0;
-  for (int l = 0; l < kCount; ++l) any_inside |= inside[l] = across.is_inside[l] & down.is_inside[l];
+// The values of kCount pixels where they are inside, `fill` elsewhere. values(value) is called if one is inside.
+template <int kCount, typename Values>
+LGFAST_HOST_DEVICE void fill_outside(const int (&inside)[kCount], int fill, const Values& values, uint8_t* out) {
+  int any_inside = 0;
+  for (int l = 0; l < kCount; ++l) any_inside |= inside[l];
   if (!any_inside) {
     for (int l = 0; l < kCount; ++l) out[l] = uint8_t(fill);
     return;
   }
-  uint32_t taps[kCount];
   double value[kCount];
-  if (keeps_y) {
-    gather_taps([&](int) { return plane + y * pitch; }, across.first, size, 1, taps);
-    for (int l = 0; l < kCount; ++l) value[l] = cubic_of_word(taps[l], across.rest[l]);
-  } else if (keeps_x) {
-    gather_taps([&](int l) { return plane + x + l; }, down.first, size, pitch, taps);
-    for (int l = 0; l < kCount; ++l) value[l] = cubic_of_word(taps[l], down.rest[l]);
-  } else {
+  values(value);
+  int pixel[kCount];
+  for (int l = 0; l < kCount; ++l) pixel[l] = truncated(value[l]);
+  for (int l = 0; l < kCount; ++l) out[l] = uint8_t(inside[l] ? pixel[l] : fill);
+}
+
+// kCount neighbouring output pixels of one plane by bicubic sampling, from (x, y): sixteen taps each.
+template <int kCount>
+LGFAST_HOST_DEVICE void bicubic_plane(const Affine& a, const uint8_t* plane, int size, int pitch, int x, int y,
+                                      int fill, uint8_t* out) {
+  const SourceLine<kCount> across(a.x, x, y, size), down(a.y, x, y, size);
+  int inside[kCount];
+  for (int l = 0; l < kCount; ++l) inside[l] = across.inside[l] & down.inside[l];
+  const auto values = [&](double (&value)[kCount]) {
     double v[4][kCount];
+    uint32_t taps[kCount];
     if (is_interior(across.first, size) && is_interior(down.first, size)) {
       int offset[kCount];
-      for (int l = 0; l < kCount; ++l) offset[l] = (down.first[l] - 1) * pitch + across.first[l] - 1;
+      for (int l = 0; l < kCount; ++l) offset[l] = (down.first[l] - 1) * pitch;
       for (int k = 0; k < 4; ++k) {
-        for (int l = 0; l < kCount; ++l) memcpy(&taps[l], plane + k * pitch + offset[l], 4);
+        for (int l = 0; l < kCount; ++l) taps[l] = four_pixels(plane + k * pitch + offset[l], across.first[l] - 1);
         for (int l = 0; l < kCount; ++l) v[k][l] = cubic_of_word(taps[l], across.rest[l]);
       }
     } else {
@@ -350,10 +397,41 @@ LGFAST_HOST_DEVICE void affine_bicubic(const Affine& a, const uint8_t* plane, in
       }
     }
     for (int l = 0; l < kCount; ++l) value[l] = cubic(v[0][l], v[1][l], v[2][l], v[3][l], down.rest[l]);
+  };
+  fill_outside(inside, fill, values, out);
+}
+
+// The same where the rows stay (keeps_y) or the columns: the other coordinate is a whole number, and there the second
+// cubic changes nothing. Four taps instead of sixteen, same result.
+template <int kCount>
+LGFAST_HOST_DEVICE void bicubic_line(const Affine& a, bool keeps_y, const uint8_t* plane, int size, int pitch, int x,
+                                     int y, int fill, uint8_t* out) {
+  const SourceLine<kCount> line(keeps_y ? a.x : a.y, x, y, size);
+  const auto values = [&](double (&value)[kCount]) {
+    uint32_t taps[kCount];
+    if (keeps_y) {
+      gather_taps([&](int) { return plane + y * pitch; }, line.first, size, 1, taps);
+    } else {
+      gather_taps([&](int l) { return plane + x + l; }, line.first, size, pitch, taps);
+    }
+    for (int l = 0; l < kCount; ++l) value[l] = cubic_of_word(taps[l], line.rest[l]);
+  };
+  fill_outside(line.inside, fill, values, out);
+}
+
+// kCount neighbouring output pixels of one plane, from (x, y); `fill` where the source point lies outside.
+template <int kCount>
+LGFAST_HOST_DEVICE void affine_pixels(const Affine& a, Resample resample, const uint8_t* plane, int size, int pitch,
+                                      int x, int y, int fill, uint8_t* out) {
+  const bool keeps_x = a.x.x == 1 && a.x.y == 0 && a.x.shift == 0;
+  const bool keeps_y = a.y.x == 0 && a.y.y == 1 && a.y.shift == 0;
+  if (resample != Resample::kBicubic) {
+    for (int l = 0; l < kCount; ++l) out[l] = affine_pixel(a, resample, plane, size, pitch, x + l, y, fill);
+  } else if (keeps_x || keeps_y) {
+    bicubic_line<kCount>(a, keeps_y, plane, size, pitch, x, y, fill, out);
+  } else {
+    bicubic_plane<kCount>(a, plane, size, pitch, x, y, fill, out);
   }
-  int pixel[kCount];
-  for (int l = 0; l < kCount; ++l) pixel[l] = truncated(value[l]);
-  for (int l = 0; l < kCount; ++l) out[l] = uint8_t(inside[l] ? pixel[l] : fill);
 }
 
 }  // namespace lgfast

@@ -18,6 +18,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 namespace lgfast {
 namespace emulation {
@@ -161,6 +162,17 @@ template <typename T>
 void mma_m16n8k16(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, LGFAST_SITE_ARGUMENTS) {
   emulation::MmaLane lane{acc, a, {b0, b1}};
   emulation::warp_collective(LGFAST_SITE, &lane, emulation::mma<T>);
+}
+
+inline uint32_t saturate_bytes(int v0, int v1, int v2, int v3) {
+  const auto byte = [](int value) { return uint32_t(value < 0 ? 0 : value > 255 ? 255 : value); };
+  return byte(v0) | byte(v1) << 8 | byte(v2) << 16 | byte(v3) << 24;
+}
+
+inline double add_down(double a, double b) {
+  const double sum = a + b, b_part = sum - a;
+  const double error = (a - (sum - b_part)) + (b - b_part);  // sum + error is exact
+  return error < 0 ? std::nextafter(sum, -HUGE_VAL) : sum;
 }
 
 inline float fast_exp2(float x) { return std::exp2(x); }

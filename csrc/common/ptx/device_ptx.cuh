@@ -89,6 +89,15 @@ __device__ __forceinline__ void mma_m16n8k16<fp16>(float (&acc)[4], const uint32
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+__device__ __forceinline__ uint32_t saturate_bytes(int v0, int v1, int v2, int v3) {
+  uint32_t high, bytes;
+  asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, 0;" : "=r"(high) : "r"(v3), "r"(v2));
+  asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(v1), "r"(v0), "r"(high));
+  return bytes;
+}
+
+__device__ __forceinline__ double add_down(double a, double b) { return __dadd_rd(a, b); }
+
 __device__ __forceinline__ float fast_exp2(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));

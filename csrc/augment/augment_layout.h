@@ -1,0 +1,50 @@
+// The working memory of one image, and the largest crop it can hold; for host and device.
+#pragma once
+
+#include "augment/pixel_ops.h"
+
+namespace lgfast {
+
+constexpr int kPlaneAlignment = 32;        // rows start at multiples of it; at least every team's kStrip
+constexpr int kMinSpareBytes = 56 * 1024;  // with 3 planes of 224 x 224 this fills an H100's shared memory
+constexpr int kWeightCapacity = 2048;      // resize weights of an axis in memory at a time
+constexpr int kTableSize = 3 * 256;
+
+// The darkest and the brightest value of a channel.
+struct ValueRange {
+  int low, high;
+};
+
+// Byte offsets of the working memory of one image.
+struct AugmentLayout {
+  int size, pitch, spare_rows;  // spare_rows: rows of all three channels that the spare holds
+  int64_t planes, spare, weights, taps, histogram, lut, ranges, total, num_bytes;
+};
+
+LGFAST_HOST_DEVICE AugmentLayout augment_layout(int size) {
+  AugmentLayout l;
+  l.size = size;
+  l.pitch = (size + kPlaneAlignment - 1) / kPlaneAlignment * kPlaneAlignment;
+  const int64_t plane = int64_t(size) * l.pitch;
+  const int64_t spare_bytes = plane > kMinSpareBytes ? plane : kMinSpareBytes;
+  l.spare_rows = int(spare_bytes / (3 * l.pitch));
+  l.planes = kPlaneAlignment;  // sharpening reads one byte before the first row
+  l.spare = l.planes + 3 * plane;
+  l.weights = l.spare + spare_bytes;
+  l.taps = l.weights + 2 * kWeightCapacity * sizeof(int);
+  l.histogram = l.taps + 2 * int64_t(size) * sizeof(TapSpan);
+  l.lut = l.histogram + kTableSize * sizeof(uint32_t);
+  l.ranges = l.lut + kTableSize;
+  l.total = l.ranges + 3 * sizeof(ValueRange);
+  l.num_bytes = (l.total + int64_t(sizeof(uint32_t)) + 127) / 128 * 128;
+  return l;
+}
+
+// Whether one output row's source rows fit into the spare, and one output pixel's weights into memory.
+LGFAST_HOST_DEVICE bool crop_fits(const AugmentLayout& layout, Resample resample, int height, int width) {
+  const int down = ResizeAxis{resample, height, layout.size}.max_taps();
+  const int across = ResizeAxis{resample, width, layout.size}.max_taps();
+  return down <= layout.spare_rows && down <= kWeightCapacity && across <= kWeightCapacity;
+}
+
+}  // namespace lgfast
