@@ -59,14 +59,14 @@ def sync(path: Path) -> None:
             os.fsync(handle.fileno())
 
 
-def save_weights(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
-    """Write the model's state dict as safetensors, with `metadata` as JSON in the header."""
+def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write a state dict as safetensors, with `metadata` as JSON in the header."""
     with atomic_path(path) as temporary:
-        write_weights(temporary, model, metadata)
+        write_weights(temporary, state, metadata)
 
 
-def write_weights(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def write_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     try:
         save_file(tensors, str(path), metadata={"lgfast": json.dumps(metadata)})
     except SafetensorError as error:  # safetensors reports I/O failures as its own type
@@ -129,7 +129,7 @@ class CheckpointStore:
         path = self.path(step)
         with atomic_path(path) as temporary:
             temporary.mkdir()
-            write_weights(temporary / "model.safetensors", model, metadata)
+            write_weights(temporary / "model.safetensors", model.state_dict(), metadata)
             try:
                 torch.save(state, temporary / "resume.pt")
             except RuntimeError as error:  # torch's writer reports I/O failures as RuntimeError

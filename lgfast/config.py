@@ -136,8 +136,8 @@ class LogConfig:
     """What the run writes, and how often."""
 
     every_steps: int = 50  # read the meters back and write a line
-    save_every_steps: int = 0  # extra checkpoints within an epoch; 0: at the end of epochs only
-    save_every_epochs: int = 1
+    save_every_steps: int = 0  # checkpoints within an epoch too; 0: at the end of epochs only
+    save_every_s: float = 30.0  # a checkpoint at the end of an epoch, where the last one is this old; 0: every epoch
     keep_checkpoints: int = 2
     print_epochs: bool = True  # one line an epoch on the terminal
     tensorboard: bool = True  # where the package tensorboard is installed
@@ -167,10 +167,10 @@ class Config:
 
     def __post_init__(self) -> None:
         check_positive(self, "epochs", "data.batch_size", "data.eval_batch_size", "optim.lr", "eval.every_epochs")
-        check_positive(self, "log.every_steps", "log.keep_checkpoints", "log.save_every_epochs")
+        check_positive(self, "log.every_steps", "log.keep_checkpoints")
         check_not_negative(self, "guidance.weight", "optim.min_lr", "optim.weight_decay", "optim.warmup_epochs")
         check_not_negative(self, "data.train_limit", "data.test_limit", "data.workers", "max_steps", "optim.clip_norm")
-        check_not_negative(self, "log.save_every_steps", "data.views")
+        check_not_negative(self, "log.save_every_steps", "log.save_every_s", "data.views")
         check_positive(self, "step.accumulate")
         if self.data.batch_size % self.step.accumulate:
             raise ValueError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from lgfast import ranks
@@ -72,6 +72,8 @@ class Trainer:
         self.store = CheckpointStore(run_dir, config.log.keep_checkpoints)
         self.log = MetricsLog(run_dir, config.log.tensorboard) if ranks.is_writer() else SilentLog()
         self.progress = Progress()
+        self.best: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # weights and metadata yet to be written
+        self.saved_at = time.monotonic()
 
     @property
     def meter(self) -> TrainMeter:
@@ -116,12 +118,9 @@ class Trainer:
 
     def finish(self) -> None:
         """Write the last weights and close the files."""
-        self.write_weights("last.safetensors")
-        self.log.close()
-
-    def write_weights(self, name: str) -> None:
         if ranks.is_writer():
-            save_weights(self.run_dir / name, self.step.model, self.weights_metadata())
+            save_weights(self.run_dir / "last.safetensors", self.step.model.state_dict(), self.weights_metadata())
+        self.log.close()
 
     def after_step(self, is_last: bool) -> None:
         """Log, save and stop where due. Host reads happen here only."""
@@ -167,7 +166,7 @@ class Trainer:
         self.log.write("epoch", self.progress.step, row | {"seconds": seconds, "images_per_s": images / seconds})
         self.log.write_epoch(row | {"seconds": round(seconds, 3)})
         self.say(row, seconds)
-        is_due = self.progress.epoch % self.config.log.save_every_epochs == 0
+        is_due = ranks.any_rank(time.monotonic() - self.saved_at >= self.config.log.save_every_s, self.device)
         is_stopping = ranks.any_rank(self.interrupt.requested, self.device)
         if self.is_finished() or is_due or is_stopping:
             path = self.save()
@@ -182,15 +181,23 @@ class Trainer:
         return is_last or done % self.config.eval.every_epochs == 0
 
     def keep_best(self, scores: dict[str, float]) -> None:
-        """Keep the weights of the epoch with the best accuracy on the selection images."""
+        """Keep the weights of the epoch with the best accuracy on the selection images, in memory until the next
+        checkpoint: files of one folder stay of one age."""
         if scores["top1"] > self.progress.best_top1:
             self.progress.best_top1, self.progress.best_epoch = scores["top1"], self.progress.epoch
-            self.write_weights("best.safetensors")
+            state = self.step.model.state_dict()
+            self.best = {name: tensor.detach().clone() for name, tensor in state.items()}, self.weights_metadata()
+
+    def write_best(self) -> None:
+        if self.best is not None and ranks.is_writer():
+            save_weights(self.run_dir / "best.safetensors", *self.best)
+        self.best = None
 
     def check_finite(self) -> None:
         bad = self.meter.first_bad_step()
         if bad is None:
             return
+        self.write_best()
         kept = self.store.all()
         raise NonFiniteLossError(
             f"the loss is not finite at step {bad} (learning rate {self.lr:.3g}); the last good checkpoint is "
@@ -209,8 +216,10 @@ class Trainer:
             "log_position": self.log.position(),
             "content_hash": self.metadata["content_hash"],
         }
+        self.saved_at = time.monotonic()
         if not ranks.is_writer():
             return self.store.path(self.progress.step)
+        self.write_best()
         return self.store.save(self.progress.step, self.student.model, self.weights_metadata(), state)
 
     def rank_state(self) -> dict[str, Any]:

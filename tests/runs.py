@@ -26,6 +26,7 @@ TINY = {
     "model.drop_path_rate": 0.2,  # so that the order of random numbers matters
     "guidance.student_layers": "0,1,2",
     "log.every_steps": 2,
+    "log.save_every_s": 0,
     "log.tensorboard": "false",
     "device": "cpu",
     "precision": "fp32",

@@ -17,7 +17,7 @@ def linear(width=3):
 
 def test_weights_and_metadata_survive(tmp_path):
     model = linear()
-    save_weights(tmp_path / "w.safetensors", model, {"class_names": ["a", "b"]})
+    save_weights(tmp_path / "w.safetensors", model.state_dict(), {"class_names": ["a", "b"]})
     state, metadata = read_weights(tmp_path / "w.safetensors")
     assert metadata == {"class_names": ["a", "b"]}
     torch.testing.assert_close(state, dict(model.state_dict()), rtol=0, atol=0)
@@ -25,7 +25,7 @@ def test_weights_and_metadata_survive(tmp_path):
 
 def test_truncated_weights_are_named(tmp_path):
     path = tmp_path / "w.safetensors"
-    save_weights(path, linear(), {})
+    save_weights(path, linear().state_dict(), {})
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match=r"w.safetensors is not a complete checkpoint"):
         read_weights(path)

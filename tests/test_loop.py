@@ -141,7 +141,7 @@ def test_teacher_of_other_classes_is_refused(finished, tmp_path):
     config, result = finished
     path = tmp_path / "other.safetensors"
     _, metadata = read_weights(Path(result.teacher_run) / "best.safetensors")
-    save_weights(path, create_model("cifar_resnet8", 3), metadata | {"class_names": ["cat", "dog", "owl"]})
+    save_weights(path, create_model("cifar_resnet8", 3).state_dict(), metadata | {"class_names": ["cat", "dog", "owl"]})
     with pytest.raises(CheckpointError, match=r"was trained for 3 classes \(cat, dog, owl.*dataset has 10"):
         train_run(replace(config, {"run_dir": str(tmp_path / "x"), "teacher.checkpoint": str(path)}))
 
@@ -150,7 +150,7 @@ def test_evaluating_on_another_class_count_is_refused(finished, tmp_path):
     config, _ = finished
     weights = tmp_path / "w.safetensors"
     _, metadata = read_weights(Path(config.run_dir) / "best.safetensors")
-    save_weights(weights, build_model(config, 3), metadata | {"class_names": ["a", "b", "c"]})
+    save_weights(weights, build_model(config, 3).state_dict(), metadata | {"class_names": ["a", "b", "c"]})
     with pytest.raises(CheckpointError, match=r"was trained for 3 classes, digits in .* has 10"):
         evaluate_checkpoint(str(weights))
 
@@ -173,7 +173,7 @@ def test_loss_falls_on_one_repeated_batch():
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    config = tiny_config(tmp_path, **{"guidance.weight": 0, "log.save_every_epochs": 1, "augment.teacher_size": 0})
+    config = tiny_config(tmp_path, **{"guidance.weight": 0, "augment.teacher_size": 0, "eval.every_epochs": 1})
     splits = load_splits(config)
     trainer = build_trainer(config, splits, None, torch.device("cpu"), InterruptFlag())
     plain_step = trainer.step.run
@@ -188,6 +188,19 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     weights, state = CheckpointStore(tmp_path / "run").load_newest()
     assert state["progress"]["step"] == 6
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert (tmp_path / "run" / "best.safetensors").is_file()
+
+
+def test_checkpoints_leave_time_between_them(tmp_path):
+    config = tiny_config(tmp_path, **{"guidance.weight": 0, "log.save_every_s": 3600})
+    trainer = build_trainer(config, load_splits(config), None, torch.device("cpu"), InterruptFlag())
+    run_dir, seen = Path(config.run_dir), []
+    trainer.say = lambda row, seconds: seen.append(sorted(path.name for path in run_dir.rglob("*.safetensors")))
+    trainer.fit()
+    assert seen == [[], [], []]  # nothing is written before the end of the last epoch, not even the best weights
+    assert trainer.store.all() == [trainer.store.path(trainer.progress.step)]
+    _, metadata = read_weights(run_dir / "best.safetensors")
+    assert metadata["epoch"] == trainer.progress.best_epoch
 
 
 def test_batch_larger_than_the_dataset_is_refused(tmp_path):

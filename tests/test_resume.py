@@ -13,7 +13,7 @@ from lgfast.run import resume_config, train_run
 from lgfast.train import main
 from tests.runs import metrics, stop, tiny_config, train_process, wait_for_step
 
-RUN = {"epochs": 4, "log.every_steps": 1, "log.save_every_epochs": 1, "log.save_every_steps": 4}
+RUN = {"epochs": 4, "log.every_steps": 1, "log.save_every_steps": 4}
 
 
 @pytest.fixture(scope="module")

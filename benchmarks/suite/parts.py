@@ -53,10 +53,8 @@ OTHER_SHAPES = (
 )  # fmt: skip
 STUDENTS = ("deit-ti", "pvtv2-b0", "pit-ti", "convit-ti", "t2t-vit-7", "pvt-ti")  # in order of interest
 RUN = "--runs {out}/runs --results {results}"
-TRAIN = f"{RUN} --set data.root={{data}} --set log.save_every_epochs=10"
-# float32 for the teacher, as in its recipe; bfloat16 compute over float32 masters for the students
-STUDENT = f"{TRAIN} --set precision=bf16"
-GUIDED = f"{STUDENT} --teacher cifar100-resnet56 --set teacher.bn=batch"
+TRAIN = f"{RUN} --set data.root={{data}}"
+GUIDED = f"{TRAIN} --teacher cifar100-resnet56 --set teacher.bn=batch"
 
 
 def attention(shapes: str, batches: str, minutes: float) -> Command:
@@ -109,7 +107,7 @@ GPU: dict[str, list[Command]] = {
         *(
             Command("benchmarks.suite.train", f"--recipe cifar100-{student}-{variant} {options}", needs=("data",))
             for student in STUDENTS
-            for variant, options in (("base", STUDENT), ("guided", GUIDED))
+            for variant, options in (("base", TRAIN), ("guided", GUIDED))
         ),
     ],
     "profile": [Command("benchmarks.profile_step", f"--shape deit_tiny_224 --batch 128 {ROW}", minutes=1)],

@@ -20,7 +20,7 @@ GRID = ["--sweep", "optim.lr=1e-3,4e-3", "--sweep", "seed=0,1"]
 def base(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("base")
     path = tmp_path / "base.yaml"
-    changes = {"run_dir": "", "epochs": 10, "data.seed": 0, "eval.every_epochs": 2, "log.save_every_epochs": 2}
+    changes = {"run_dir": "", "epochs": 10, "data.seed": 0, "eval.every_epochs": 2}
     path.write_text(dump_yaml(replace(tiny_config(tmp_path), changes)))
     return str(path)
 
