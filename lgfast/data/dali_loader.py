@@ -50,26 +50,37 @@ class DaliDecoder:
         @pipeline_def
         def decode():
             encoded = fn.external_source(source=batches, dtype=types.UINT8, ndim=1)
-            options = {"output_type": types.RGB, "adjust_orientation": False}  # as Pillow
+            # as Pillow, whose chroma upsampling nvJPEG has on request only
+            options = {"output_type": types.RGB, "adjust_orientation": False, "jpeg_fancy_upsampling": True}
             images = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", **options)
             return fn.pad(fn.reshape(images, shape=[-1]), axes=(0,)), images.shape()
 
         self.device = device
+        self.copied: torch.cuda.Event | None = None  # the last batch, out of DALI's memory
         self.pipeline = decode(
             batch_size=batch_size,
             num_threads=threads,
-            device_id=(device.index or 0) if on_gpu else None,
+            device_id=gpu_number(device) if on_gpu else None,
             prefetch_queue_depth=BATCHES_AHEAD,
         )
         self.pipeline.build()
 
     def take(self) -> tuple[Tensor, Tensor, Tensor]:
         """pixels, offsets and sizes of the next batch, as `augment` wants them."""
-        padded, shapes = self.pipeline.run()
+        if self.copied is not None:
+            self.copied.synchronize()  # sync: a batch ago; running on gives its memory back to DALI
+        padded, shapes = self.pipeline.run()  # sync: returns when the batch is decoded
         rows = to_torch(padded, torch.uint8, self.device)  # (B, bytes of the largest)
+        if self.device.type == "cuda":
+            self.copied = torch.cuda.current_stream(self.device).record_event()
         sizes = to_torch(shapes, torch.int64, torch.device("cpu"))[:, :2].to(torch.int32).contiguous()
         offsets = torch.arange(len(rows), device=self.device) * rows.shape[1]
         return rows.flatten(), offsets, sizes.to(self.device)
+
+
+def gpu_number(device: torch.device) -> int:
+    """Plain `cuda` is the current GPU, which a rank has chosen."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def to_torch(outputs, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -6,11 +6,12 @@ import torch
 from PIL import Image
 
 from lgfast.data import build_train_loader, load_dataset, load_files
+from lgfast.data.dali_loader import DaliDecoder
 from lgfast.ops.augment_spec import AugmentSpec
 from tests.data.layouts import write_folder
 from tests.ops.real_images import photographs
 
-pytest.importorskip("nvidia.dali", reason="needs the extra [dali]")
+Pipeline = pytest.importorskip("nvidia.dali.pipeline", reason="needs the extra [dali]").Pipeline
 SPEC = AugmentSpec(image_size=28, teacher_size=4)
 NUM_IMAGES, BATCH = 14, 4
 NOISE_ERROR = 1e-5  # erase noise: float32 polynomials against float32 libm
@@ -119,6 +120,16 @@ def test_sixteen_bits_are_the_resident_loader_s(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "train" / "cat" / "0.png")
     batches = build_train_loader("resident", load_dataset("folder", tmp_path), SPEC, BATCH)
     assert_same_batches(build_train_loader("dali", load_files("folder", tmp_path), SPEC, BATCH, workers=1), batches)
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda", 2), ("cuda:1", 1), ("cuda:0", 0)])
+def test_a_gpu_pipeline_is_made_for_the_rank_s_gpu(device, number, monkeypatch):
+    """As far as a machine without one goes: up to the build."""
+    monkeypatch.setattr(Pipeline, "build", lambda self: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    pipeline = DaliDecoder(iter([]), 4, 1, torch.device(device)).pipeline
+    assert pipeline.device_id == number
+    assert pipeline.exec_dynamic  # which may give the sizes of decoded images to the host
 
 
 @pytest.mark.gpu
