@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +30,25 @@ def graph_obstacle(device: torch.device, optimizer: torch.optim.Optimizer) -> st
     return None
 
 
+@functools.cache
+def capture_stream(device: int) -> torch.cuda.Stream:
+    """Where every step of this process warms up and is captured: memory is reused only within a stream, and cuBLAS has
+    a workspace for each."""
+    return torch.cuda.Stream(device)
+
+
+_graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
+
+
+def shared_pool() -> tuple[int, int] | None:
+    """Memory of the graphs captured so far, for the next one; None where there are none.
+
+    Steps take turns, and nothing that a step leaves in this memory is read by a later one, so students of a group and
+    batches of several shapes need it once. A pool lives as long as one of its graphs.
+    """
+    return next((graph.pool() for graph in _graphs), None)
+
+
 @dataclass
 class Captured:
     """A graph and the tensors it reads its batch from."""
@@ -41,48 +62,50 @@ class StepGraph:
 
     Every call trains on its batch exactly once, so the losses are those of the eager step. What the step reads besides
     the batch (learning rates, weights, counters, random state) lives on the device and may change between calls.
-
-    Args:
-        run: the step. Reads nothing back and creates no state after its third call.
     """
 
-    def __init__(self, run: Callable[[Batch], None]) -> None:
-        self.run = run
+    def __init__(self) -> None:
         self._captured: dict[tuple, Captured] = {}
         self._num_eager: dict[tuple, int] = {}
 
-    def __call__(self, batch: Batch) -> None:
+    def __call__(self, run: Callable[[Batch], None], batch: Batch) -> None:
+        """
+        Args:
+            run: the step, the same in every call. Reads nothing back, creates no state after its third call of a
+                shape, and leaves nothing in memory of its own that a later step reads.
+        """
         shape = tuple(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in batch)
-        if shape in self._captured:
-            self._replay(self._captured[shape], batch)
-        elif self._num_eager.get(shape, 0) < WARMUP_STEPS:
+        if shape not in self._captured and self._num_eager.get(shape, 0) < WARMUP_STEPS:
             self._num_eager[shape] = self._num_eager.get(shape, 0) + 1
-            self._run_beside(batch)
-        else:
-            self._captured[shape] = self._capture(batch)
-            self._replay(self._captured[shape], batch)
-
-    def _run_beside(self, batch: Batch) -> None:
-        """Eagerly, on a stream of its own as a capture needs it."""
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            self.run(batch)
-        current.wait_stream(stream)
-        for tensor in batch:
-            if tensor is not None:
-                tensor.record_stream(stream)
-
-    def _capture(self, batch: Batch) -> Captured:
-        inputs = Batch(*(None if tensor is None else tensor.clone() for tensor in batch))
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: a loader's pinning thread may call CUDA meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self.run(inputs)
-        return Captured(graph, inputs)
-
-    def _replay(self, captured: Captured, batch: Batch) -> None:
+            run_beside(run, batch)
+            return
+        if shape not in self._captured:
+            self._captured[shape] = capture(run, batch)
+        captured = self._captured[shape]
         for static, tensor in zip(captured.inputs, batch, strict=True):
             if tensor is not None:
                 static.copy_(tensor, non_blocking=True)
         captured.graph.replay()
+
+
+def run_beside(run: Callable[[Batch], None], batch: Batch) -> None:
+    """Eagerly, on the stream of the capture to come."""
+    stream, current = capture_stream(torch.cuda.current_device()), torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        run(batch)
+    current.wait_stream(stream)
+    for tensor in batch:
+        if tensor is not None:
+            tensor.record_stream(stream)
+
+
+def capture(run: Callable[[Batch], None], batch: Batch) -> Captured:
+    """Record a step, without taking it."""
+    inputs = Batch(*(None if tensor is None else tensor.clone() for tensor in batch))
+    graph, stream = torch.cuda.CUDAGraph(), capture_stream(torch.cuda.current_device())
+    # thread_local: a loader's pinning thread may call CUDA meanwhile.
+    with torch.cuda.graph(graph, shared_pool(), stream, capture_error_mode="thread_local"):
+        run(inputs)
+    _graphs.add(graph)
+    return Captured(graph, inputs)

@@ -73,7 +73,7 @@ class TrainStep:
         if self.options.fused_layers == "on":
             fuse_student_layers(student.model)
         if self.options.compile == "on":
-            student.run_model = torch.compile(student.run_model)
+            student.run_model = compile_once(student.run_model)
         self.forward = self.weights or ranks.distribute(student)
         self.average = WeightAverage(student.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
         self.graph = self.build_graph(device)
@@ -82,10 +82,13 @@ class TrainStep:
         obstacle = graph_obstacle(device, self.optimizer)
         if obstacle and self.options.graph == "on":
             raise ValueError(f"step.graph: {obstacle}; use step.graph=auto or off")
-        return None if obstacle or self.options.graph == "off" else StepGraph(self.run)
+        return None if obstacle or self.options.graph == "off" else StepGraph()
 
     def __call__(self, batch: Batch) -> None:
-        (self.graph or self.run)(batch)
+        if self.graph is None:
+            self.run(batch)
+        else:
+            self.graph(self.run, batch)
 
     @property
     def model(self) -> nn.Module:
@@ -98,8 +101,12 @@ class TrainStep:
         if self.teacher is not None:
             with self.autocast():
                 targets = self.teacher.start(batch)
-        self.optimizer.zero_grad()
-        results = [self.forward_backward(*part) for part in self.parts(batch, targets)]
+        try:
+            self.optimizer.zero_grad()
+            results = [self.forward_backward(*part) for part in self.parts(batch, targets)]
+        finally:
+            if targets is not None:
+                targets.wait()  # a capture ends only with every stream joined, also one that ran out of memory
         self.update()
         losses, cls_losses, guidance_losses, distill_losses, logits = zip(*results, strict=True)
         self.meter.update(
@@ -176,6 +183,17 @@ class TrainStep:
             self.weights.follow()
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
+
+
+def compile_once(function: Callable) -> Callable:
+    """torch.compile for all students of a process: equal ones share the code, others are compiled anew.
+
+    A number may make the difference, as their rates of stochastic depth do, so a sweep comes to more forms than the
+    eight after which torch falls back to eager execution.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, config.accumulated_recompile_limit)
+    return torch.compile(function)
 
 
 def fuse_student_layers(model: nn.Module) -> None:

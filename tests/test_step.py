@@ -6,6 +6,7 @@ import io
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,6 +14,7 @@ from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent, Teacher
+from lgfast.loop import evaluate
 from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.optim import DeviceSGD, param_groups
@@ -213,6 +215,34 @@ def test_compiled_student_gives_the_same_losses(monkeypatch):
     expected = train(build(drop_path_rate=0.0))
     assert losses[:3] == pytest.approx(expected[:3], rel=1e-6)
     assert losses == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.fixture
+def counted_compiles(monkeypatch):
+    """Counts what torch.compile compiles, and runs it as it is."""
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    yield counter
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16-amp"])
+def test_a_compiled_student_is_compiled_once_whatever_comes_between(counted_compiles, precision):
+    """A capture is refused when its step has to be compiled anew, which an evaluation just before could cause."""
+    step = build(compile="on", precision=precision)
+    for batch in batches(3):
+        train(step, 1)
+        evaluate(step.model, [batch], "cpu")
+    assert counted_compiles.frame_count == 1
+
+
+def test_equal_students_share_compiled_code_and_others_are_all_compiled(counted_compiles, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    rates = [0.1, 0.1, 0.2, 0.3, 0.4]
+    for step in [build(compile="on", drop_path_rate=rate) for rate in rates]:
+        train(step, 1)
+    assert counted_compiles.frame_count == len(set(rates))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16-amp"])

@@ -43,7 +43,7 @@ class EvalLoader:
         if batch_size < 1:
             raise ValueError(f"batch_size: must be at least 1, got {batch_size}")
         indices = torch.arange(rank, len(image_set), world)
-        self.batch_size, self.parts = batch_size, indices.split(batch_size)
+        self.batch_size = batch_size
         self.spec, self.dtype = replace(spec.for_evaluation(), teacher_size=0), dtype
         self.device = torch.device(device)
         self.pool = None
@@ -53,6 +53,8 @@ class EvalLoader:
             self.images = ResidentImages(image_set, native_device(self.device))
         else:
             self.pool = WorkerPool(PillowViews(image_set, self.spec, 0, dtype), workers, self.device)
+        index_device = "cpu" if self.pool else self.images.index_device
+        self.parts = indices.to(index_device).split(batch_size)
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -64,6 +66,5 @@ class EvalLoader:
 
     def make_views(self) -> Iterator[Batch]:
         images = self.images
-        parts = (part.to(images.index_device) for part in self.parts)
-        for batch in ahead(parts, lambda part: images.make(part, None, self.spec, self.dtype), images.device):
+        for batch in ahead(self.parts, lambda part: images.make(part, None, self.spec, self.dtype), images.device):
             yield batch.to(self.device)

@@ -1,5 +1,6 @@
 """The `resident` loader: the decoded images stay in memory, and one native launch makes a batch of views."""
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -71,18 +72,27 @@ def ahead(steps: Iterable, make, device: torch.device) -> Iterator[Batch]:
     if device.type != "cuda":
         yield from map(make, steps)
         return
-    stream = torch.cuda.Stream(device)
+    stream = loading_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     upcoming = None
-    for step in steps:
-        with torch.cuda.stream(stream):
-            batch, ready = make(step), torch.cuda.Event()
-            ready.record(stream)
+    try:
+        for step in steps:
+            with torch.cuda.stream(stream):
+                batch, ready = make(step), torch.cuda.Event()
+                ready.record(stream)
+            if upcoming is not None:
+                yield hand_over(*upcoming, device)
+            upcoming = batch, ready
         if upcoming is not None:
             yield hand_over(*upcoming, device)
-        upcoming = batch, ready
-    if upcoming is not None:
-        yield hand_over(*upcoming, device)
+    finally:  # what the batches were made from may be freed now, also where the caller stops early
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@functools.cache
+def loading_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where the batches of all loaders are made: freed memory is reused only within a stream."""
+    return torch.cuda.Stream(device)
 
 
 def hand_over(batch: Batch, ready: torch.cuda.Event, device: torch.device) -> Batch:

@@ -34,19 +34,13 @@ class GuidedStudent(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        self.run_model = run_model  # a step may put a compiled form in its place: evaluation keeps the plain model
         self.guidance: Guidance | None = None
         self._taps: FeatureTaps | None = None
         if layers:
             channels = [width for width, _ in tap_shapes(model, layers, image_size)]
             self.guidance = Guidance(channels, teacher_channels, transform)
             self._taps = FeatureTaps(model, layers)
-
-    def run_model(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits; of both heads where a distillation token is trained.
-
-        A step may put a compiled function in its place: evaluation keeps the plain model.
-        """
-        return self.model(images)
 
     def forward(
         self, images: Tensor, targets: TeacherTargets | None = None
@@ -58,8 +52,15 @@ class GuidedStudent(nn.Module):
         Returns:
             What `run_model` gives, [B, K] each, and the unweighted guidance loss (None without targets).
         """
-        logits = self.run_model(images)
+        if self._taps is not None:
+            self._taps.clear()  # of an evaluation, for which a compiled model would be compiled anew
+        logits = self.run_model(self.model, images)
         student_maps = self._taps.take() if self._taps is not None else None
         if targets is None or self.guidance is None:
             return logits, None
         return logits, self.guidance(student_maps, targets.wait().maps)
+
+
+def run_model(model: nn.Module, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    """Logits; of both heads where a distillation token is trained."""
+    return model(images)

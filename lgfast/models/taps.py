@@ -53,15 +53,19 @@ class FeatureTaps:
         if missing:
             raise RuntimeError(f"FeatureTaps.take: block {missing[0]} of {self._name} has not run since the last take")
         maps = [self._token_map(self._outputs[layer]) for layer in self.layers]
-        self._outputs.clear()
+        self.clear()
         return maps
+
+    def clear(self) -> None:
+        """Forgets what the hooks kept."""
+        self._outputs.clear()
 
     def close(self) -> None:
         """Removes the hooks and forgets what they kept."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._outputs.clear()
+        self.clear()
 
     def _token_map(self, output) -> TokenMap:
         x = single_tensor(output, self._name)

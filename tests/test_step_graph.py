@@ -1,0 +1,216 @@
+"""Captured steps, teachers and loaders on their streams, on the stand-in of tests/fake_cuda.py."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from lgfast.config import DistillConfig, replace
+from lgfast.data import build_train_loader, load_dataset
+from lgfast.data.batch import Batch
+from lgfast.guidance import GuidedStudent
+from lgfast.interrupt import InterruptFlag
+from lgfast.ops.augment_spec import AugmentSpec
+from lgfast.run import train_run
+from lgfast.sweep.group import run_group
+from tests.fake_cuda import CaptureError, Race, fake_cuda
+from tests.runs import StopAt, metrics, tiny_config
+from tests.test_step import BATCH, batches, build, parameters, train
+
+STEPS = 7  # three eager ones, the capture, replays
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    with fake_cuda(monkeypatch) as cuda:
+        yield cuda
+
+
+# ---- the same numbers, with nothing left to chance -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"precision": "bf16", "clip_norm": 1.0, "ema_decay": 0.9, "fused_layers": "on"},
+        {"precision": "fp16-amp", "accumulate": 2},
+        {"precision": "bf16", "accumulate": 2, "streams": "off"},
+        {"distill": DistillConfig("soft", 2.0), "bn": "running"},
+    ],
+    ids=str,
+)
+def test_replays_equal_eager_steps(monkeypatch, options):
+    expected = build(**options)
+    losses = train(expected, STEPS)
+    with fake_cuda(monkeypatch) as cuda:
+        step = build(graph="on", **options)
+        assert train(step, STEPS) == losses
+        assert train(build(graph="off", **options), STEPS) == losses
+    assert len(cuda.graphs) == 1
+    assert all(torch.equal(a, b) for a, b in zip(parameters(step), parameters(expected), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(step.model.parameters(), expected.model.parameters(), strict=True))
+
+
+def interleaved(graph):
+    """Losses of two students in turns, on batches of two shapes, while rates and weights change."""
+    steps, found = [build(graph=graph, drop_path_rate=rate) for rate in (0.1, 0.3)], []
+    for number, batch in enumerate(batches(12)):
+        for step in steps:
+            for group in step.optimizer.param_groups:
+                group["lr"].fill_(1e-3 / (1 + number))
+            step.guidance_weight.fill_(number)
+            found += train_on(step, batch) + train_on(step, Batch(*(x[: BATCH // 2] for x in batch if x is not None)))
+    return found
+
+
+def train_on(step, batch):
+    step(batch)
+    losses = [step.meter.read(0)["loss"]]
+    step.meter.reset(0)
+    return losses
+
+
+def test_graphs_of_one_pool_leave_each_other_alone(monkeypatch):
+    expected = interleaved("off")
+    with fake_cuda(monkeypatch) as cuda:
+        assert interleaved("on") == expected
+    assert len(cuda.graphs) == 4
+    assert len({graph.pool() for graph in cuda.graphs}) == 1
+
+
+RUNS = {
+    "live": {"step.ema_decay": 0.9, "log.save_every_steps": 3},
+    "cached": {"teacher.targets": "cached", "data.views": 2, "teacher.bn": "running", "precision": "bf16"},
+    "offline": {"teacher.targets": "offline", "augment.weak": "false", "optim.per_step": "true"},
+    "mixed": {"augment.mixup_alpha": 0.8, "augment.cutmix_alpha": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_on_streams_and_graphs_equals_one_without(monkeypatch, tmp_path, name):
+    config = tiny_config(tmp_path, **RUNS[name])
+    train_run(config)
+    own = replace(config, {"run_dir": str(tmp_path / "own")})
+    with fake_cuda(monkeypatch) as cuda:
+        with pytest.raises(Exception, match="stopped and saved"):
+            train_run(own, interrupt=StopAt(9))
+        train_run(own, resume=True)
+    assert cuda.graphs
+    assert metrics(own.run_dir) == metrics(config.run_dir)
+
+
+def test_a_group_on_streams_and_graphs_equals_one_without(monkeypatch, tmp_path):
+    base = tiny_config(tmp_path, **{"data.seed": 5, "epochs": 2})
+    variants = {"a": {}, "b": {"seed": 7, "model.drop_path_rate": 0.4, "optim.lr": 1e-3}, "c": {"guidance.weight": 0}}
+    configs = [
+        [replace(base, own | {"run_dir": str(tmp_path / place / name)}) for name, own in variants.items()]
+        for place in ("plain", "graphs")
+    ]
+    run_group(configs[0], InterruptFlag())
+    with fake_cuda(monkeypatch) as cuda:
+        run_group(configs[1], InterruptFlag())
+    assert len(cuda.graphs) == len(variants)
+    for plain, own in zip(*configs, strict=True):
+        assert metrics(own.run_dir) == metrics(plain.run_dir)
+
+
+# ---- stopping and failing -------------------------------------------------------------------------------------------
+
+
+def test_a_loader_that_is_stopped_early_leaves_no_work_behind(cuda):
+    loader = build_train_loader("resident", load_dataset("digits"), AugmentSpec(image_size=8, teacher_size=0), 16)
+    for batch in loader:
+        del batch
+        break
+    torch.zeros(3)  # may get the memory of the indices, from which the next batch is being made
+
+
+def test_an_error_in_a_capture_is_the_one_that_is_seen(cuda, monkeypatch):
+    step = build(graph="on")
+    train(step, 3)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(GuidedStudent, "forward", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(step, 1)
+
+
+def test_a_step_that_nobody_holds_is_freed_at_once(cuda):
+    step = build(graph="on")
+    train(step, 5)
+    held = [weakref.ref(part) for part in (step, step.graph, step.optimizer, step.student.model)]
+    gc.disable()
+    try:
+        del step
+        assert [ref() for ref in held] == [None] * len(held)
+    finally:
+        gc.enable()
+
+
+# ---- the stand-in sees what it is for -------------------------------------------------------------------------------
+
+
+def use_elsewhere(x, waits):
+    """Write x on another stream, which `waits` for the current one or not."""
+    stream = torch.cuda.Stream()
+    if waits:
+        stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        x.add_(1)
+    return stream
+
+
+def test_unordered_uses_of_memory_are_races(cuda):
+    x = torch.zeros(3)
+    stream = use_elsewhere(x, waits=True)
+    with pytest.raises(Race, match="nothing orders"):
+        x.sum()
+    torch.cuda.current_stream().wait_stream(stream)
+    x.sum()
+    with pytest.raises(Race, match="nothing orders"):
+        use_elsewhere(x, waits=False)
+
+
+@pytest.mark.parametrize("remedy", ["none", "wait", "record"])
+def test_memory_freed_under_another_stream_is_a_race(cuda, remedy):
+    x = torch.zeros(3)
+    stream = use_elsewhere(x, waits=True)
+    if remedy == "wait":
+        torch.cuda.current_stream().wait_stream(stream)
+    if remedy == "record":
+        x.record_stream(stream)
+    del x
+    if remedy != "none":
+        torch.zeros(3)
+        return
+    with pytest.raises(Race, match="memory is reused"):
+        torch.zeros(3)
+
+
+def test_a_capture_freezes_what_the_host_decides_and_takes_no_step(cuda):
+    x, graph, rate = torch.zeros(()), torch.cuda.CUDAGraph(), 2.0
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
+        x.add_(rate)
+    assert x == 0
+    rate = 5.0
+    graph.replay()
+    graph.replay()
+    assert x == 4
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (lambda x: x.item(), "reads back"),
+        (lambda x: use_elsewhere(x, waits=True), "not joined"),
+        (lambda x: use_elsewhere(x, waits=False), "outside the capture"),
+    ],
+)
+def test_what_cuda_cannot_capture_is_refused(cuda, work, message):
+    x, stream = torch.zeros(()), torch.cuda.Stream()
+    with pytest.raises(CaptureError, match=message), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream):
+        work(x)
