@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks import ceilings, harness
 from benchmarks.bench_train_step import SHAPES, Setup
+from lgfast.graph import WARMUP_STEPS
 from lgfast.step import TrainStep
 
 
@@ -56,9 +57,9 @@ def total_bytes(tree: object) -> int:
 
 
 def traced(step: TrainStep, batch, device: torch.device) -> profile:
-    """The profile of one step after some to warm up."""
+    """The profile of one step after some to warm up, the last of which captures it where there is a graph."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
-    for _ in range(3):
+    for _ in range(WARMUP_STEPS + 1):
         step(batch)
     with profile(activities=activities) as found:
         step(batch)

@@ -50,16 +50,20 @@ def resolve_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
-    if ranks.was_launched_by_torchrun() and device == torch.device("cuda"):
-        device = torch.device("cuda", ranks.local_rank())
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
         raise ValueError(f"device: {name} was asked for, but torch sees no CUDA device; use --device cpu")
-    if device.type == "cuda" and _extension.has_cuda_kernels():
+    if ranks.was_launched_by_torchrun() and device.index is None:
+        device = torch.device("cuda", ranks.local_rank())
+    if device.index is not None:
+        if device.index >= (count := torch.cuda.device_count()):
+            raise ValueError(f"device: {device} was asked for, but torch sees {count} CUDA devices, from cuda:0 on")
+        torch.cuda.set_device(device)  # streams and graphs are made on the current device
+    if _extension.has_cuda_kernels():
         unserved = _extension.unserved_gpu_reason(torch.cuda.get_device_capability(device))
         if unserved is not None:
             raise ValueError(f"device: {unserved}, or set LGFAST_NATIVE=off to train without them")
-    if device.index is not None:
-        torch.cuda.set_device(device)  # streams and graphs are made on the current device
     return device
 
 

@@ -95,9 +95,6 @@ def run_beside(run: Callable[[Batch], None], batch: Batch) -> None:
     with torch.cuda.stream(stream):
         run(batch)
     current.wait_stream(stream)
-    for tensor in batch:
-        if tensor is not None:
-            tensor.record_stream(stream)
 
 
 def capture(run: Callable[[Batch], None], batch: Batch) -> Captured:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import tyro
 
 from lgfast import ranks
@@ -174,6 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + interrupt.signal_number
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"{error}\nlower data.batch_size, or split the batch with step.accumulate") from error
 
 
 if __name__ == "__main__":

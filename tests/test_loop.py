@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lgfast import _extension, train
-from lgfast.build import build_model, eval_loader, load_splits, resolve_precision
+from lgfast.build import build_model, eval_loader, load_splits, resolve_device, resolve_precision
 from lgfast.checkpoint import CheckpointError, CheckpointStore, read_weights, save_weights
 from lgfast.config import Config, dump_yaml, load_yaml, replace
 from lgfast.data.batch import Batch
@@ -225,6 +225,35 @@ def test_impossible_values_name_their_key(finished, tmp_path, key, value, messag
     places = {"run_dir": str(tmp_path / "x"), "teacher.checkpoint": result.teacher_run}
     with pytest.raises(ValueError, match=message):
         train_run(replace(config, places | {key: value}))
+
+
+@pytest.mark.parametrize(("device", "rank", "chosen"), [("cuda:1", None, 1), ("auto", "1", 1), ("cuda", "2", None)])
+def test_a_rank_takes_the_gpu_of_its_number_and_misses_one_that_is_not_there(monkeypatch, device, rank, chosen):
+    set_to = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "set_device", set_to.append)
+    if rank is not None:
+        for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "LOCAL_RANK": rank}.items():
+            monkeypatch.setenv(name, value)
+    if chosen is None:
+        with pytest.raises(ValueError, match="device: cuda:2 was asked for, but torch sees 2 CUDA devices"):
+            resolve_device(device)
+    else:
+        assert resolve_device(device) == torch.device("cuda", chosen)
+        assert set_to == [torch.device("cuda", chosen)]
+
+
+def test_running_out_of_memory_ends_the_command_with_what_to_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(train, "train_run", fail)
+    assert train.main([]) == 2
+    assert "error: CUDA out of memory. Tried to allocate 2.00 GiB.\nlower data.batch_size" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not _extension.has_native(), reason="the limit is the native kernel's")

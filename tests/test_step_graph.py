@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import InterruptFlag
 from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.run import train_run
+from lgfast.sweep import probe
 from lgfast.sweep.group import run_group
 from tests.fake_cuda import CaptureError, Race, fake_cuda
 from tests.runs import StopAt, metrics, tiny_config
@@ -38,6 +40,8 @@ def cuda(monkeypatch):
         {"precision": "fp16-amp", "accumulate": 2},
         {"precision": "bf16", "accumulate": 2, "streams": "off"},
         {"distill": DistillConfig("soft", 2.0), "bn": "running"},
+        {"optimizer": "sgd", "precision": "fp16-amp", "clip_norm": 1.0},
+        {"optimizer": "sgd", "precision": "bf16", "ema_decay": 0.9},
     ],
     ids=str,
 )
@@ -114,6 +118,20 @@ def test_a_group_on_streams_and_graphs_equals_one_without(monkeypatch, tmp_path)
     assert len(cuda.graphs) == len(variants)
     for plain, own in zip(*configs, strict=True):
         assert metrics(own.run_dir) == metrics(plain.run_dir)
+
+
+def test_the_prediction_of_a_sweep_times_replays_alone(cuda, monkeypatch, tmp_path):
+    graphs = []
+
+    def look_at_the_clock():
+        graphs.append(len(cuda.graphs))
+        return float(len(graphs))
+
+    monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=look_at_the_clock))
+    config = tiny_config(tmp_path, **{"data.seed": 0})
+    probe.measure([config, replace(config, {"seed": 2})])
+    before_warmup, before_timing, after_timing, *_ = graphs
+    assert (before_warmup, before_timing, after_timing) == (0, 2, 2)
 
 
 # ---- stopping and failing -------------------------------------------------------------------------------------------

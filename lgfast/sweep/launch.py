@@ -34,11 +34,18 @@ def worker_environments(workers: int, per_gpu: int) -> list[dict[str, str]]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this process as CUDA_VISIBLE_DEVICES names them: indices, or whatever a scheduler put there."""
+    """The GPUs of this process as CUDA_VISIBLE_DEVICES names them: indices, or whatever a scheduler put there.
+
+    CUDA reads the list up to the first name that it does not know. Of MIG instances a process sees the first alone, but
+    each worker can have its own.
+    """
     if not torch.cuda.is_available():
         return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not visible:
+        return [str(index) for index in range(count)]
+    names = [name.strip() for name in visible.split(",")]
+    return names if names[0].startswith("MIG-") else names[:count]
 
 
 def start_workers(command: list[str], environments: list[dict[str, str]], logs: Path) -> list[subprocess.Popen]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import tempfile
 import time
@@ -15,6 +16,7 @@ import torch
 from lgfast import graph
 from lgfast.build import DataSplits, build_loaders, build_model, load_splits, resolve_device, resolve_precision
 from lgfast.config import Config, replace
+from lgfast.data import Batch
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance import Teacher
 from lgfast.interrupt import InterruptFlag
@@ -98,22 +100,23 @@ def measure(configs: Sequence[Config]) -> float:
 
 
 def seconds_per_step(students: Sequence[Student], teacher: SharedTeacher | None, loader: EpochLoader) -> float:
-    started, done = 0.0, 0
     for student in students:
         student.trainer.begin_epoch()
-    while done < WARMUP_STEPS + PROBE_STEPS:
-        for batch in loader:
-            if done == WARMUP_STEPS:
-                started = time.perf_counter()
-            if teacher is not None:
-                teacher.prepare(batch)
-            for student in students:
-                student.trainer.step(batch)
-            done += 1
-            if done == WARMUP_STEPS + PROBE_STEPS:
-                break
-    students[0].trainer.meter.read(0)  # sync: the steps are done when their sums can be read
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    for count in (WARMUP_STEPS, PROBE_STEPS):
+        started = time.perf_counter()
+        for batch in itertools.islice(batches, count):
+            train_batch(students, teacher, batch)
+        students[-1].trainer.meter.read(0)  # sync: the steps are done when the last one's sums can be read
     return (time.perf_counter() - started) / PROBE_STEPS
+
+
+def train_batch(students: Sequence[Student], teacher: SharedTeacher | None, batch: Batch) -> None:
+    if teacher is not None:
+        with students[0].trainer.step.autocast():
+            teacher.prepare(batch)
+    for student in students:
+        student.trainer.step(batch)
 
 
 def untrained_teacher(config: Config, splits: DataSplits, device: torch.device) -> Teacher:

@@ -163,12 +163,16 @@ class Study:
 
     # ---- who runs it -------------------------------------------------------------------------------------------------
 
-    def claim(self) -> list[Run]:
-        """Take this worker's share of the waiting trials that can run as one group; empty if none waits."""
+    def claim(self, most: int | None = None) -> list[Run]:
+        """Take this worker's share of the waiting trials that can run as one group; empty if none waits.
+
+        Args:
+            most: trials that this worker has room for; None: as many as the plan groups.
+        """
         waiting = self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if not waiting:
             return []
-        attrs = [trial.user_attrs for trial in waiting[: self.plan.group]]
+        attrs = [trial.user_attrs for trial in waiting[: most or self.plan.group]]
         keys = [self.key_of(own.get("changes"), own["seed"]) for own in attrs]
         together = next((i for i, key in enumerate(keys) if key != keys[0]), len(keys))
         workers = max(self.expected_workers, self.observer.count_alive(self.optuna.user_attrs))

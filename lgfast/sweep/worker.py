@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from lgfast.checkpoint import WriteError
 from lgfast.config import Config, replace
 from lgfast.interrupt import Interrupted, InterruptFlag
@@ -56,12 +58,13 @@ class Worker:
         self, study: Study, out: Path, here: dict, interrupt: InterruptFlag, on_change: Callable[[], None]
     ) -> None:
         self.study, self.out, self.here, self.interrupt, self.on_change = study, out, here, interrupt, on_change
+        self.room: int | None = None  # trials whose group fits the memory; None: not yet known to be too few
 
     def work(self) -> None:
         """Until every trial has ended, wherever it runs, or until interrupted."""
         while not self.interrupt.requested:
             self.study.repair()
-            runs = self.study.claim()
+            runs = self.study.claim(self.room)
             if runs:
                 self.run(runs)
             elif self.study.is_busy():
@@ -111,9 +114,21 @@ class Worker:
         except WriteError:
             self.give_back(runs)
             raise
+        except torch.OutOfMemoryError as error:
+            self.make_room(runs, error)
         except Exception as error:
             self.fail(runs, error)
         self.on_change()
+
+    def make_room(self, runs: list[Run], error: torch.OutOfMemoryError) -> None:
+        """Give back a group that does not fit the memory and take half as many trials from now on; a trial that does
+        not fit alone has failed."""
+        if len(runs) == 1:
+            self.fail(runs, error)
+            return
+        self.room = len(runs) // 2
+        self.give_back(runs)
+        print(f"{len(runs)} trials at a time do not fit the GPU's memory; going on with {self.room}", flush=True)
 
     def give_back(self, runs: list[Run]) -> None:
         """To be continued, here or elsewhere."""

@@ -7,11 +7,12 @@ import signal
 import subprocess
 
 import pytest
+import torch
 
 from lgfast import checkpoint
 from lgfast.config import dump_yaml, load_yaml, replace
 from lgfast.loop import Trainer
-from lgfast.sweep import results
+from lgfast.sweep import results, worker
 from lgfast.sweep.study import Study
 from lgfast.train import main
 from tests.runs import tiny_config
@@ -102,6 +103,26 @@ def test_a_bad_model_fails_its_trials_and_leaves_the_rest(base, tmp_path):
     states = {row["model.name"]: (row["state"], row["error"]) for row in rows(out)}
     assert states["deit_tiny_patch16_224"] == ("complete", "")
     assert states["no_such_model"][0] == "failed" and "no_such_model" in states["no_such_model"][1]
+
+
+@pytest.mark.parametrize(("fits", "states"), [(1, {"complete"}), (0, {"failed"})])
+def test_trials_that_do_not_fit_together_run_in_smaller_groups(base, tmp_path, capsys, monkeypatch, fits, states):
+    sizes = []
+
+    def run(configs, *arguments):
+        sizes.append(len(configs))
+        if len(configs) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run_group(configs, *arguments)
+
+    run_group = worker.run_group
+    monkeypatch.setattr(worker, "run_group", run)
+    out = tmp_path / "out"
+    assert main(["--config", base, "--set", "epochs=1", *GRID, "--out", str(out)]) == (0 if fits else 1)
+    assert sizes == [4, 2, 1, 1, 1, 1]
+    assert "4 trials at a time do not fit the GPU's memory; going on with 2" in capsys.readouterr().out
+    assert {row["state"] for row in rows(out)} == states
+    assert all(("out of memory" in row["error"]) == (not fits) for row in rows(out))
 
 
 def test_dry_run_prints_trials_and_time_and_leaves_nothing(base, tmp_path, capsys):

@@ -52,6 +52,19 @@ def test_a_scheduler_s_choice_of_gpus_is_kept(machine):
     assert gpus(launch.worker_environments(1, 1)) == ["GPU-5f2c", "7"]
 
 
+@pytest.mark.parametrize(
+    ("visible", "seen", "names"),
+    [
+        ("2, 3", 2, ["2", "3"]),
+        ("0,-1,1", 1, ["0"]),  # CUDA stops reading at what it does not know
+        ("MIG-4a,MIG-7b", 1, ["MIG-4a", "MIG-7b"]),  # one process sees one instance
+    ],
+)
+def test_only_gpus_that_cuda_gives_get_a_worker(machine, visible, seen, names):
+    machine(gpus=seen, visible=visible)
+    assert gpus(launch.worker_environments(1, 1)) == names
+
+
 def test_workers_without_a_gpu_share_the_cores(machine):
     machine(gpus=0, cores=5)
     assert launch.worker_environments(2, 0) == [{"OMP_NUM_THREADS": "2"}] * 2
