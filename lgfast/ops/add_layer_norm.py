@@ -84,11 +84,11 @@ def _check(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, drop_scale
             raise ValueError(
                 f"add_layer_norm: {name} must be {list(shape)} for x {list(x.shape)}, got {list(tensor.shape)}"
             )
-    for name, tensor in {"residual": residual, "weight": weight, "bias": bias, "drop_scale": drop_scale}.items():
-        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
+    for name, other in {"residual": residual, "weight": weight, "bias": bias, "drop_scale": drop_scale}.items():
+        if other is not None and (other.dtype != x.dtype or other.device != x.device):
             raise ValueError(
                 f"add_layer_norm: {name} must be {x.dtype} on {x.device} like x, "
-                f"got {tensor.dtype} on {tensor.device}; cast or move one of them"
+                f"got {other.dtype} on {other.device}; cast or move one of them"
             )
 
 

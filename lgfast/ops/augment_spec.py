@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,7 +83,7 @@ def parse_rand_augment(text: str) -> RandAugmentPolicy:
     head, *sections = text.split("-")
     if head != "rand":
         raise ValueError(f'rand_augment: expected "" or a string such as "rand-m9-mstd0.5-inc1", got "{text}"')
-    values = {}
+    values: dict[str, Any] = {}
     for section in sections:
         match = re.fullmatch(r"([a-z]+)(\d+\.?\d*)", section)
         if match is None or match[1] not in (*_SECTIONS, "inc"):
@@ -178,7 +178,8 @@ class AugmentSpec:
     @property
     def fill(self) -> tuple[int, int, int]:
         """Colour of what rotate, shear and translate bring into view: the mean, as timm rounds it."""
-        return tuple(min(255, round(255 * value)) for value in self.mean)
+        red, green, blue = (min(255, round(255 * value)) for value in self.mean)
+        return red, green, blue
 
     @property
     def plan_columns(self) -> tuple[str, ...]:

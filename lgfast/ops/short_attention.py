@@ -62,7 +62,8 @@ def short_attention_qkvpacked(
     """
     _check_packed(qkv, added_bias)
     qkv = qkv.to(compute_dtype(qkv))
-    if unsupported_reason(*qkv.unbind(2), softmax_scale) is None and not is_differentiated():
+    q, k, v = qkv.unbind(2)
+    if unsupported_reason(q, k, v, softmax_scale) is None and not is_differentiated():
         return torch.ops.lgfast.short_attention_qkvpacked_fwd(qkv, added_bias, _scale(qkv, softmax_scale))[0]
     if added_bias is not None:  # adds zero and takes the gradient
         qkv = qkv + (added_bias - added_bias.detach()).view(qkv.shape[2:]).to(qkv.dtype)

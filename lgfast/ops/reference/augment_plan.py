@@ -50,7 +50,7 @@ def eval_plan(spec: AugmentSpec, sizes: Tensor) -> Tensor:
     return plan
 
 
-def _tries(counter: Tensor, indices: Tensor, block: int) -> Tensor:
+def _tries(counter: Tensor, indices: Tensor, block: int) -> tuple[Tensor, ...]:
     """Random words of all tries of a rejection sampler: four (B, 10) tensors."""
     blocks = torch.arange(block, block + philox.NUM_TRIES, device=indices.device)
     return philox.sample_bits(counter, indices, blocks).unbind(-1)

@@ -63,8 +63,7 @@ def sample_bits(counter: Tensor, indices: Tensor, blocks: Tensor | int) -> Tenso
     """
     seed, epoch = counter.unbind()
     key = torch.stack((seed & MASK_32, (seed >> 32) & MASK_32))
-    many = isinstance(blocks, Tensor)
-    if many:
+    if isinstance(blocks, Tensor):
         indices = indices[:, None]
     else:
         blocks = torch.full((), blocks, dtype=torch.int64, device=indices.device)
