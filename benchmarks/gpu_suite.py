@@ -57,8 +57,11 @@ class Suite:
         if options.again:
             for name in self.names:
                 self.runner.state.forget(name)
-        if not is_built(with_cuda=not options.dry_run):  # another copy of the sources
+        if not self.is_built():  # another copy of the sources
             self.runner.state.forget("build")
+
+    def is_built(self) -> bool:
+        return is_built(with_cuda=not self.options.dry_run)
 
     def execute(self, command: Command, arguments: list[str], limit_s: float, log: Path) -> runner.Record:
         if self.options.dry_run and not command.needs_process:
@@ -91,6 +94,9 @@ class Suite:
             if outcome.status == runner.FAILED:
                 print(runner.tail(self.out / "logs" / f"{name}.log"), flush=True)
             outcomes.append(outcome)
+            if name == "build" and not self.is_built():
+                print("the other parts need what was not built", flush=True)
+                break
         return outcomes
 
 

@@ -91,7 +91,11 @@ def load_teacher(config: Config, source: Path, images: LabelledImages, device: t
         images: the training images, whose classes the teacher must know.
     """
     read = read_pyth_teacher if source.suffix == ".pyth" else read_own_teacher
-    model = read(source, images).to(device)
+    return as_teacher(config, read(source, images).to(device))
+
+
+def as_teacher(config: Config, model: nn.Module) -> Teacher:
+    """A CNN as the runs of a configuration ask it."""
     stages = choose_stages(config, model)
     is_low = config.precision == "bf16" and config.teacher.targets != "offline"  # computed once: in full
     return Teacher(

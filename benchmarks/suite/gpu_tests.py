@@ -1,6 +1,6 @@
 """Runs the tests marked `gpu`, each file in a process of its own: a broken kernel ends the process that it runs in.
 
-    python -m benchmarks.suite.gpu_tests [--workers 6] [--junit FOLDER] [files...]
+    python -m benchmarks.suite.gpu_tests [--workers 6] [--seconds 240] [--junit FOLDER] [files...]
 
 Only files that have such tests are run: others may need packages that a GPU image lacks. Several run at a time.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSED, NOTHING_RAN = 0, 5  # exit codes of pytest
+COMMAND = (sys.executable, "-m", "pytest", "-v", "--tb=short", "-m", "gpu", "-p", "no:cacheprovider")
 WORKERS = max(1, min(6, (os.cpu_count() or 1) // 2))
 
 
@@ -26,25 +27,31 @@ def test_files() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in files if "pytest.mark.gpu" in path.read_text()]
 
 
-def run(file: str, junit: Path | None) -> tuple[str, int, str]:
+def run(file: str, junit: Path | None, seconds: float) -> tuple[str, int, str]:
     """The file, pytest's exit code and what it said."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", file]
+    command = [*COMMAND, file]
     if junit is not None:
         command += ["--junitxml", str(junit / f"{file.removesuffix('.py').replace('/', '.')}.xml")]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return file, done.returncode, done.stdout.strip()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            said = process.communicate(timeout=seconds)[0].strip()
+        except subprocess.TimeoutExpired:  # a kernel that does not end, say: the last line names the test
+            process.kill()
+            said = f"{process.communicate()[0].strip()}\nnot finished after {seconds:.0f} s"
+    return file, process.returncode, said
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=WORKERS, help="files at a time")
+    parser.add_argument("--seconds", type=float, default=240, help="that a file may take")
     parser.add_argument("--junit", type=Path, help="folder for an XML report of each file")
     parser.add_argument("files", nargs="*", help="default: all that have tests marked gpu")
     options = parser.parse_args(argv)
     files = options.files or test_files()
     failed = []
     with ThreadPoolExecutor(options.workers) as pool:
-        for running in as_completed([pool.submit(run, file, options.junit) for file in files]):
+        for running in as_completed([pool.submit(run, file, options.junit, options.seconds) for file in files]):
             file, code, text = running.result()
             print(f"\n{file}: exit code {code}\n{text}", flush=True)
             if code not in (PASSED, NOTHING_RAN):

@@ -21,10 +21,9 @@ from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance import Teacher
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import evaluate_all
-from lgfast.models.stages import teacher_stages
 from lgfast.run import read_result
 from lgfast.sweep.group import SharedTeacher, Student, group_key, most_demanding
-from lgfast.teachers import teacher_config, teacher_folder
+from lgfast.teachers import as_teacher, teacher_config, teacher_folder
 
 WARMUP_STEPS, PROBE_STEPS = graph.WARMUP_STEPS + 1, 10  # by then a step is captured
 PROBED_GROUPS = 4  # further groups are taken to cost the mean of these
@@ -122,5 +121,4 @@ def train_batch(students: Sequence[Student], teacher: SharedTeacher | None, batc
 def untrained_teacher(config: Config, splits: DataSplits, device: torch.device) -> Teacher:
     """A teacher of the right shape."""
     model = build_model(teacher_config(config), splits.train.num_classes).to(device)
-    stages = config.teacher.stages or teacher_stages(model, config.augment.teacher_size)[0]
-    return Teacher(model, stages, config.teacher.bn, gives_logits=config.distill.mode != "none")
+    return as_teacher(config, model)

@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from benchmarks.bench_sweep import Group, Launch, launches, trial_configs
+from lgfast.build import load_splits
+from lgfast.config import replace
+from lgfast.sweep.probe import untrained_teacher
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +41,12 @@ def test_a_student_that_ends_is_no_fast_one(tmp_path, monkeypatch):
     monkeypatch.setattr(trials.students[1].trainer.step, "run", exhaust)
     with pytest.raises(RuntimeError, match="no room for a second student"):
         trials.run(1)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_untrained_teacher_computes_as_that_of_a_run(tmp_path, precision, dtype):
+    config = replace(trial_configs("digits", 1, "cpu", tmp_path)[0], {"precision": precision})
+    assert untrained_teacher(config, load_splits(config), torch.device("cpu")).dtype == dtype
 
 
 def test_cores_and_students_are_split_among_processes():

@@ -262,21 +262,24 @@ FILES = {
     "good": "def test_good(): pass",
     "bad": "def test_good(): pass\ndef test_bad(): raise AssertionError('seven')",
     "ended": "import os\ndef test_ended(): os._exit(9)",
+    "hangs": "import time\ndef test_hangs(): time.sleep(60)",
     "empty": "",
 }
 
 
-def test_a_file_of_gpu_tests_that_ends_its_process_leaves_the_others(tmp_path, capfd):
+def test_a_file_of_gpu_tests_that_ends_its_process_or_hangs_leaves_the_others(tmp_path, capfd):
     for name, text in FILES.items():
         mark = "import pytest\npytestmark = pytest.mark.gpu\n" if text else ""
         (tmp_path / f"test_{name}.py").write_text(mark + text)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu")
     junit = tmp_path / "junit"
     files = [str(tmp_path / f"test_{name}.py") for name in FILES]
-    assert gpu_tests.main(["--workers", "4", "--junit", str(junit), *files]) == 1
-    last = capfd.readouterr().out.splitlines()[-1]
-    assert last.startswith("2 of 4 files passed; failed: ")
-    assert "test_bad.py (1 failed, 1 passed in" in last and "test_ended.py ()" in last
+    assert gpu_tests.main(["--workers", "5", "--seconds", "12", "--junit", str(junit), *files]) == 1
+    said = capfd.readouterr().out
+    last = said.splitlines()[-1]
+    assert last.startswith("2 of 5 files passed; failed: ")
+    assert "test_bad.py (1 failed, 1 passed in" in last and "test_ended.py (" in last
+    assert "test_hangs.py (not finished after 12 s)" in last and "test_hangs.py::test_hangs" in said
     assert len(list(junit.glob("*test_good.xml"))) == 1
 
 
@@ -292,6 +295,14 @@ def test_libraries_for_another_python_are_not_built(tmp_path, monkeypatch):
 
 def test_hopper_is_built_with_its_own_instructions():
     assert [build.arch_list(capability) for capability in ((9, 0), (8, 0), (12, 0))] == ["9.0a", "8.0", "12.0"]
+
+
+def test_nothing_is_measured_that_is_not_built(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_suite, "is_built", lambda with_cuda: False)
+    suite = gpu_suite.Suite(gpu_suite.parser().parse_args(["--dry-run", "--out", str(tmp_path)]))
+    monkeypatch.setattr(suite, "execute", lambda *arguments: runner.Record("failed", reason="exit code 1: no nvcc"))
+    assert [outcome.part for outcome in suite.run()] == ["build"]
+    assert "the other parts need what was not built" in capsys.readouterr().out
 
 
 def test_state_is_readable_json(suite, tmp_path):
