@@ -98,11 +98,21 @@ def run_beside(run: Callable[[Batch], None], batch: Batch) -> None:
 
 
 def capture(run: Callable[[Batch], None], batch: Batch) -> Captured:
-    """Record a step, without taking it."""
+    """Record a step, without taking it.
+
+    Raises:
+        ValueError: CUDA refuses, as where a model of the user's own reads a number back to the host.
+    """
     inputs = Batch(*(None if tensor is None else tensor.clone() for tensor in batch))
     graph, stream = torch.cuda.CUDAGraph(), capture_stream(torch.cuda.current_device())
-    # thread_local: a loader's pinning thread may call CUDA meanwhile.
-    with torch.cuda.graph(graph, shared_pool(), stream, capture_error_mode="thread_local"):
-        run(inputs)
+    try:
+        # thread_local: a loader's pinning thread may call CUDA meanwhile.
+        with torch.cuda.graph(graph, shared_pool(), stream, capture_error_mode="thread_local"):
+            run(inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error.__context__ or error).splitlines()[0]  # ending the capture fails too, and says less
+        raise ValueError(f"step.graph: the step cannot be captured: {reason}; use step.graph=off") from error
     _graphs.add(graph)
     return Captured(graph, inputs)

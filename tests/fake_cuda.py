@@ -36,7 +36,7 @@ class Race(AssertionError):
     """Nothing orders two uses of one memory."""
 
 
-class CaptureError(AssertionError):
+class CaptureError(RuntimeError):
     """CUDA would have refused to capture this."""
 
 

@@ -404,6 +404,19 @@ def test_compiled_student_gives_the_same_losses_on_the_gpu(graph):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16-amp"])
+def test_a_compiled_step_is_captured_right_after_an_evaluation(precision):
+    losses = []
+    for graph in ("off", "on"):
+        step = build(device="cuda", graph=graph, compile="on", precision=precision)  # the second shares the code
+        found = train(step, 3)
+        (batch,) = batches(1, "cuda")
+        evaluate(step.model, [batch], "cuda")
+        losses.append(found + train(step, 5))
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16-amp"])
 def test_fused_layers_give_the_same_losses_on_the_gpu(precision):
     options = {"device": "cuda", "precision": precision}
     eager = train(build(graph="off", fused_layers="on", **options))

@@ -57,10 +57,10 @@ def test_replays_equal_eager_steps(monkeypatch, options):
     assert all(torch.equal(a, b) for a, b in zip(step.model.parameters(), expected.model.parameters(), strict=True))
 
 
-def interleaved(graph):
+def interleaved(graph, device="cpu"):
     """Losses of two students in turns, on batches of two shapes, while rates and weights change."""
-    steps, found = [build(graph=graph, drop_path_rate=rate) for rate in (0.1, 0.3)], []
-    for number, batch in enumerate(batches(12)):
+    steps, found = [build(graph=graph, drop_path_rate=rate, device=device) for rate in (0.1, 0.3)], []
+    for number, batch in enumerate(batches(12, device)):
         for step in steps:
             for group in step.optimizer.param_groups:
                 group["lr"].fill_(1e-3 / (1 + number))
@@ -82,6 +82,29 @@ def test_graphs_of_one_pool_leave_each_other_alone(monkeypatch):
         assert interleaved("on") == expected
     assert len(cuda.graphs) == 4
     assert len({graph.pool() for graph in cuda.graphs}) == 1
+
+
+@pytest.mark.gpu
+def test_graphs_of_one_pool_leave_each_other_alone_on_the_gpu():
+    assert interleaved("on", "cuda") == interleaved("off", "cuda")
+
+
+@pytest.mark.gpu
+def test_a_second_student_needs_no_room_for_activations_of_its_own():
+    (batch,) = batches(1, "cuda")
+    large = Batch(*(x.repeat_interleave(512, 0) for x in batch if x is not None))
+    steps, reserved = [build(device="cuda", graph="on") for _ in range(2)], [reserved_bytes()]
+    for step in steps:
+        for _ in range(4):
+            step(large)
+        reserved.append(reserved_bytes())
+    assert reserved[2] - reserved[1] < 0.5 * (reserved[1] - reserved[0])
+
+
+def reserved_bytes():
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved()
 
 
 RUNS = {
@@ -154,6 +177,18 @@ def test_an_error_in_a_capture_is_the_one_that_is_seen(cuda, monkeypatch):
 
     monkeypatch.setattr(GuidedStudent, "forward", fail)
     with pytest.raises(torch.OutOfMemoryError):
+        train(step, 1)
+
+
+def test_a_step_that_cannot_be_captured_says_why(cuda, monkeypatch):
+    step, forward = build(graph="on"), GuidedStudent.forward
+
+    def reads_back(student, images, targets):
+        return forward(student, images * images.max().item(), targets)
+
+    monkeypatch.setattr(GuidedStudent, "forward", reads_back)
+    train(step, 3)
+    with pytest.raises(ValueError, match=r"step.graph: .* captured: aten._local_scalar_dense.*; use step.graph=off"):
         train(step, 1)
 
 

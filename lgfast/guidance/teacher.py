@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -84,7 +84,7 @@ class Teacher:
         # channels_last is what feature_mse reads without a copy, and what tensor cores convolve.
         self.model = model.to(dtype=dtype, memory_format=torch.channels_last)
         device = next(model.parameters()).device
-        self._stream = torch.cuda.Stream(device) if concurrent and device.type == "cuda" else None
+        self._stream = teacher_stream(device) if concurrent and device.type == "cuda" else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -98,7 +98,7 @@ class Teacher:
             images: [B, 3, s, s].
         """
         images = images.to(dtype=self.dtype, memory_format=torch.channels_last)
-        stages = partial(self.model.forward_intermediates, images, indices=self.stages, output_fmt="NCHW")
+        stages = functools.partial(self.model.forward_intermediates, images, indices=self.stages, output_fmt="NCHW")
         if not self.gives_logits:
             return TeacherOutputs(stages(intermediates_only=True), None)
         last, maps = stages()
@@ -126,6 +126,12 @@ class Teacher:
         device = next(self.model.parameters()).device
         images = torch.zeros(2, 3, image_size, image_size, device=device)
         return [feature_map.shape[1] for feature_map in self.features(images)]
+
+
+@functools.cache
+def teacher_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where every teacher of this process runs: torch has 32 streams, and reuses freed memory only within one."""
+    return torch.cuda.Stream(device)
 
 
 def use_batch_statistics(model: nn.Module) -> None:
