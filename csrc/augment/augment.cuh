@@ -10,18 +10,20 @@
 // loads.
 #pragma once
 
+#include <type_traits>
+
 #include "augment/augment_image.h"
 #include "augment/augment_plan.h"
 #include "common/device.cuh"
 
 namespace lgfast {
 
-constexpr int kAugmentThreads = 512;
+constexpr int kAugmentThreads = 768;
 constexpr int kPlanThreads = 128;
 
 struct BlockTeam {
   static constexpr int kStrip = 4;
-  static constexpr int kHeldRows = 8;
+  static constexpr int kHeldRows = 7;
   static constexpr int kAffinePixels = 1;
   template <typename Strip>
   using Read = Strip;  // one 4-byte load
@@ -63,11 +65,10 @@ struct BlockTeam {
   __device__ __forceinline__ void write(T* out, const F& value) const {
     T values[kStrip];
     for (int l = 0; l < kStrip; ++l) values[l] = value(l);
-    struct alignas(sizeof(values)) Words {
-      uint32_t word[sizeof(values) / 4];
-    } words;
-    memcpy(&words, values, sizeof(values));
-    *reinterpret_cast<Words*>(out) = words;
+    using Word = std::conditional_t<sizeof(values) % 8 == 0, uint64_t, uint32_t>;
+    Word words[sizeof(values) / sizeof(Word)];
+    memcpy(words, values, sizeof(values));
+    for (size_t k = 0; k < sizeof(values) / sizeof(Word); ++k) reinterpret_cast<Word*>(out)[k] = words[k];
   }
 };
 

@@ -14,6 +14,7 @@
 // each and grid end with a barrier of the team.
 #pragma once
 
+#include "augment/affine.h"
 #include "augment/augment_layout.h"
 #include "augment/noise.h"
 
@@ -220,6 +221,7 @@ class ImageAugmenter {
     each_strip((num_rows + kRows - 1) / kRows, [&](int c, int group, int s) {
       int source[kEnlargingTaps][kStrip], held = -1;
       const int end = (group + 1) * kRows < num_rows ? (group + 1) * kRows : num_rows;
+      LGFAST_NO_UNROLL
       for (int i = group * kRows; i < end; ++i) {
         const int row = row_taps()[i].first;
         if (row != held) {
@@ -371,19 +373,42 @@ class ImageAugmenter {
     ++num_moves_;
   }
 
-  // A thread makes kPixels neighbouring pixels at a time: a strip, or on the GPU one, so that neighbouring threads read
-  // neighbouring bytes; their rows' share of the arithmetic is that of kStrip pixels.
   LGFAST_TEAM void transform(const Affine& a) {
     constexpr int kPixels = Team::kAffinePixels;
     apply_pending();
+    if (p_.resample != Resample::kBicubic) {
+      move_pixels([&](const uint8_t* source, int x, int y, int fill, uint8_t* out) {
+        for (int l = 0; l < kPixels; ++l) {
+          out[l] = affine_pixel(a, p_.resample, source, size_, pitch_, x + l, y, fill);
+        }
+      });
+    } else if (a.keeps_y()) {
+      move_pixels([&](const uint8_t* source, int x, int y, int fill, uint8_t* out) {
+        bicubic_line<true, kPixels>(a, source, size_, pitch_, x, y, fill, out);
+      });
+    } else if (a.keeps_x()) {
+      move_pixels([&](const uint8_t* source, int x, int y, int fill, uint8_t* out) {
+        bicubic_line<false, kPixels>(a, source, size_, pitch_, x, y, fill, out);
+      });
+    } else {
+      move_pixels([&](const uint8_t* source, int x, int y, int fill, uint8_t* out) {
+        bicubic_plane<kPixels>(a, source, size_, pitch_, x, y, fill, out);
+      });
+    }
+  }
+
+  // make(source, x, y, fill, out) for every group of kAffinePixels pixels: a strip, or on the GPU one pixel, so that
+  // neighbouring threads read neighbouring bytes; a thread makes kStrip pixels of a row, which share what follows from
+  // y.
+  template <typename F>
+  LGFAST_TEAM void move_pixels(const F& make) {
+    constexpr int kPixels = Team::kAffinePixels;
     for (int c = 0; c < 3; ++c) {
-      const uint8_t* source = plane(c);
       team_.grid(size_, num_strips(), [&](int y, int s) {
-        uint8_t* out = plane(c - 1) + y * pitch_;
         LGFAST_NO_UNROLL
         for (int l = 0; l < kStrip / kPixels; ++l) {
           const int x = kPixels * (s + l * num_strips());
-          affine_pixels<kPixels>(a, p_.resample, source, size_, pitch_, x, y, p_.fill[c], out + x);
+          make(plane(c), x, y, p_.fill[c], plane(c - 1) + y * pitch_ + x);
         }
       });
     }

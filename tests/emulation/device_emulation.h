@@ -169,6 +169,8 @@ inline uint32_t saturate_bytes(int v0, int v1, int v2, int v3) {
   return byte(v0) | byte(v1) << 8 | byte(v2) << 16 | byte(v3) << 24;
 }
 
+inline int select_byte(uint32_t word, int k) { return int((word >> (8 * k)) & 255); }
+
 inline double add_down(double a, double b) {
   const double sum = a + b, b_part = sum - a;
   const double error = (a - (sum - b_part)) + (b - b_part);  // sum + error is exact

@@ -96,6 +96,8 @@ __device__ __forceinline__ uint32_t saturate_bytes(int v0, int v1, int v2, int v
   return bytes;
 }
 
+__device__ __forceinline__ int select_byte(uint32_t word, int k) { return __byte_perm(word, 0, 0x4440 + k); }
+
 __device__ __forceinline__ double add_down(double a, double b) { return __dadd_rd(a, b); }
 
 __device__ __forceinline__ float fast_exp2(float x) {
