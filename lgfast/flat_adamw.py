@@ -16,7 +16,8 @@ class FlatAdamW(torch.optim.Optimizer):
 
     Parameters become views of one float32 buffer, in their order of groups; names, shapes and state dicts stay as they
     are, and a state dict of torch.optim.AdamW loads. Learning rates, the step count and the number of skipped steps are
-    tensors on the device, so a captured step follows them. Two steps from equal states agree bit for bit.
+    tensors on the device, so a captured step follows them. Two steps from equal states agree bit for bit. Move or cast
+    the model before: afterwards its parameters must stay where they are.
 
     Args:
         params: parameters or groups of them; float32, contiguous, one device. `betas` and `eps` hold for all groups.
@@ -27,6 +28,7 @@ class FlatAdamW(torch.optim.Optimizer):
     Raises:
         ValueError: a parameter is not contiguous float32; devices, betas or eps differ; lr, weight_decay, betas or eps
             is out of its range.
+        RuntimeError: in a step, the parameters have been moved.
     """
 
     _step_supports_amp_scaling = True  # GradScaler hands over its scale instead of reading back whether to skip
@@ -49,6 +51,14 @@ class FlatAdamW(torch.optim.Optimizer):
         self.low: Tensor | None = None
         self._check()
         self._flatten()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if "flat" in self.__dict__:
+            raise ValueError("FlatAdamW: its groups are fixed once it is made; make a new one with all of them")
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("FlatAdamW cannot be copied or pickled; make a new one and load this one's state_dict()")
 
     def _check(self) -> None:
         first = self.param_groups[0]
@@ -117,6 +127,7 @@ class FlatAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_place()
         self._follow_rates()
         grads, offsets, groups = [], [], []
         for leaf, offset, group in zip(self.leaves, self.offsets, self.groups, strict=True):
@@ -144,6 +155,11 @@ class FlatAdamW(torch.optim.Optimizer):
             skip_nonfinite=self.skip_nonfinite,
         )
         return loss
+
+    def _check_place(self) -> None:
+        """A parameter that was moved, as `model.to` does, would no longer be the one that is updated."""
+        if self.parameters[0].untyped_storage().data_ptr() != self.flat.untyped_storage().data_ptr():
+            raise RuntimeError("FlatAdamW: the parameters were moved or cast after it was made; make it after that")
 
     def _follow_rates(self) -> None:
         """A scheduler may have put a number in place of a group's tensor."""

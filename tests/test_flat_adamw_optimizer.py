@@ -140,3 +140,15 @@ def test_differing_betas_are_refused():
 def test_impossible_settings_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         FlatAdamW([torch.zeros(3, requires_grad=True)], **wrong)
+
+
+def test_what_would_leave_parameters_behind_is_refused():
+    model = small_model()
+    optimizer = FlatAdamW(groups(model))
+    with pytest.raises(ValueError, match="its groups are fixed once it is made"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+    with pytest.raises(TypeError, match=r"cannot be copied or pickled; .* load this one's state_dict\(\)"):
+        copy.deepcopy(optimizer)
+    train(model, optimizer, 1)
+    with pytest.raises(RuntimeError, match="parameters were moved or cast after it was made"):
+        train(model.double().float(), optimizer, 1)
