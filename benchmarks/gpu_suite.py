@@ -3,7 +3,7 @@
     python benchmarks/gpu_suite.py [--only build,tests,attention,...] [--minutes 8] [--out runs/gpu-suite] [--slot 9]
 
 Needs a CUDA PyTorch image and what it names as missing. Called again with the same --out it goes on where it stopped.
-Exit code: 0 everything is done or skipped, 1 a part failed or met its limit without getting further, 2 wrong
+Exit code: 0 everything is done or skipped, 1 a command failed or met its limit without getting further, 2 wrong
 arguments, 3 unfinished: call again. benchmarks/README.md says more. `--dry-run` runs every part on the CPU, tiny.
 """
 
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # in place of benchmarks/
 
 from benchmarks.suite import preflight, runner  # noqa: E402
-from benchmarks.suite.build import is_built  # noqa: E402
+from benchmarks.suite.build import is_built, source_digest  # noqa: E402
 from benchmarks.suite.parts import DRY, GPU, NAMES, Command, selected  # noqa: E402
 
 
@@ -53,12 +53,12 @@ class Suite:
         self.site = self.out / "site"
         preflight.install_wheels(preflight.wheel_files(options.wheels), self.site)
         sys.path.insert(0, str(self.site))
-        self.runner = runner.Runner(self.out, self.execute, self.places, self.missing, options.minutes * 60)
+        limit_s = options.minutes * 60
+        self.runner = runner.Runner(self.out, self.execute, self.places, self.missing, limit_s, source_digest())
         if options.again:
             for name in self.names:
                 self.runner.state.forget(name)
-        if not self.is_built():  # another copy of the sources
-            self.runner.state.forget("build")
+        self.runner.state.forget("build")  # compiles what changed
 
     def is_built(self) -> bool:
         return is_built(with_cuda=not self.options.dry_run)
@@ -101,10 +101,9 @@ class Suite:
 
 
 def exit_code(outcomes: Sequence[runner.Outcome]) -> int:
-    statuses = {outcome.status for outcome in outcomes}
-    if statuses & {runner.FAILED, runner.OVER_TIME}:
-        return 1
-    return 3 if runner.UNFINISHED in statuses else 0
+    if any(outcome.is_unfinished for outcome in outcomes):
+        return 3
+    return 1 if {outcome.status for outcome in outcomes} & {runner.FAILED, runner.OVER_TIME} else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

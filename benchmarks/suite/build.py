@@ -8,6 +8,7 @@ A second build compiles only what changed, so a build that met its time limit go
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("lgfast", "csrc", "cmake", "benchmarks", "tests")
+SUFFIXES = (".py", ".cu", ".cuh", ".cpp", ".h", ".inc", ".cmake", ".yaml")
 CUDA_PROGRAMS = "/usr/local/cuda/bin"  # where a toolkit lies that is not on PATH
 
 
@@ -32,6 +35,15 @@ def build() -> None:
     environment["PATH"] += f"{os.pathsep}{CUDA_PROGRAMS}"
     print(f"building for {environment['TORCH_CUDA_ARCH_LIST']}", flush=True)
     subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, env=environment, check=True)
+
+
+def source_digest() -> str:
+    """Of everything that decides what a command of the suite does."""
+    total = hashlib.blake2b(digest_size=8)
+    files = (path for folder in SOURCES for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES)
+    for path in sorted(files):
+        total.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return total.hexdigest()
 
 
 def is_built(with_cuda: bool) -> bool:

@@ -18,7 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PASSED, NOTHING_RAN = 0, 5  # exit codes of pytest
 COMMAND = (sys.executable, "-m", "pytest", "-v", "--tb=short", "-m", "gpu", "-p", "no:cacheprovider")
-WORKERS = max(1, min(6, (os.cpu_count() or 1) // 2))
+CORES = os.cpu_count() or 1
+WORKERS = max(1, min(6, CORES // 2))
+THREADS = max(1, CORES // WORKERS)  # of a file's process
 
 
 def test_files() -> list[str]:
@@ -32,7 +34,8 @@ def run(file: str, junit: Path | None, seconds: float) -> tuple[str, int, str]:
     command = [*COMMAND, file]
     if junit is not None:
         command += ["--junitxml", str(junit / f"{file.removesuffix('.py').replace('/', '.')}.xml")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    options = {"cwd": ROOT, "env": {"OMP_NUM_THREADS": str(THREADS)} | os.environ, "text": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as process:
         try:
             said = process.communicate(timeout=seconds)[0].strip()
         except subprocess.TimeoutExpired:  # a kernel that does not end, say: the last line names the test

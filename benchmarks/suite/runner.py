@@ -33,6 +33,7 @@ class Record:
     seconds: float = 0.0
     reason: str = ""
     files: list[str] = field(default_factory=list)
+    sources: str = ""  # digest of those that it ran with
 
 
 class State:
@@ -74,6 +75,7 @@ class Outcome:
     seconds: float
     files: list[str]
     reason: str
+    is_unfinished: bool = False  # whatever became of its other commands
 
 
 Execute = Callable[[Command, list[str], float, Path], Record]
@@ -88,6 +90,7 @@ class Runner:
         places: what stands for the names in braces of a command; called before each.
         missing: pieces without which a command cannot run.
         limit_s: seconds that a part may take in one call.
+        sources: digest of the sources; a command that failed is tried again where they differ.
     """
 
     def __init__(
@@ -97,7 +100,9 @@ class Runner:
         places: Callable[[], dict[str, object]],
         missing: Callable[[Command], list[str]],
         limit_s: float,
+        sources: str = "",
     ) -> None:
+        self.sources = sources
         self.folder, self.execute, self.places, self.missing = folder, execute, places, missing
         self.limit_s = limit_s
         self.has_run = False  # a command, in this call
@@ -114,7 +119,7 @@ class Runner:
         """
         started, limit_s = time.monotonic(), min(self.limit_s, left_s)
         known = {command.key: self.state.get(part, command) for command in commands}
-        pending = [command for command in commands if (r := known[command.key]) is None or r.status != DONE]
+        pending = [command for command in commands if not self.is_over(known[command.key])]
         pending.sort(key=lambda command: (r := known[command.key]) is not None and r.status == OVER_TIME)
         for command in pending:
             left = limit_s - (time.monotonic() - started)
@@ -133,10 +138,16 @@ class Runner:
             self.state.put(part, command, record)
         return self.outcome(part, commands, time.monotonic() - started)
 
+    def is_over(self, record: Record | None) -> bool:
+        """Whether a command need not run: it is done, or failed with these very sources."""
+        if record is None:
+            return False
+        return record.status == DONE or (record.status == FAILED and record.sources == self.sources)
+
     def run_command(self, part: str, command: Command, limit_s: float) -> Record:
         before, started = self.files(), time.monotonic()
         record = self.execute(command, command.arguments(self.places()), limit_s, self.folder / "logs" / f"{part}.log")
-        record.seconds = time.monotonic() - started
+        record.seconds, record.sources = time.monotonic() - started, self.sources
         record.files = sorted(path for path, changed in self.files().items() if before.get(path) != changed)
         return record
 
@@ -153,7 +164,7 @@ class Runner:
         known = [record for record in records if record]
         reasons = list(dict.fromkeys(record.reason for record in known if record.reason))
         files = list(dict.fromkeys(path for record in known for path in record.files))
-        return Outcome(part, status, seconds, files, "; ".join(reasons))
+        return Outcome(part, status, seconds, files, "; ".join(reasons), UNFINISHED in statuses)
 
 
 def run_process(

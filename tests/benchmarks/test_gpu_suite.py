@@ -88,13 +88,14 @@ def suite(tmp_path):
     for name, text in SCRIPTS.items():
         (scripts / f"{name}.py").write_text(text)
 
-    def make(limit_s: float = 30.0, absent: tuple[str, ...] = ()):
+    def make(limit_s: float = 30.0, absent: tuple[str, ...] = (), sources: str = ""):
         return runner.Runner(
             tmp_path / "out",
             lambda *arguments: runner.run_process(*arguments, (scripts,)),
             lambda: {"results": tmp_path / "out" / "results", "out": tmp_path},
             lambda command: [piece for piece in command.needs if piece in absent],
             limit_s,
+            sources,
         )
 
     return make
@@ -110,6 +111,33 @@ def test_a_failing_command_is_reported_and_the_rest_go_on(suite):
     assert outcome.reason == "exit code 7: out of luck"
     later = suite().run("y", [good("b")])
     assert (later.status, gpu_suite.exit_code([outcome, later]), gpu_suite.exit_code([later])) == ("done", 1, 0)
+
+
+def test_what_failed_is_tried_again_when_the_sources_have_changed(suite, tmp_path):
+    counted = Command("counted", "{results}")
+    (tmp_path / "scripts" / "counted.py").write_text(
+        "import pathlib, sys; pathlib.Path(sys.argv[1], 'runs').open('a').write('x'); sys.exit(7)"
+    )
+    for sources, runs in (("a", "x"), ("a", "x"), ("b", "xx")):
+        assert suite(sources=sources).run("x", [counted]).status == "failed"
+        assert (tmp_path / "out" / "results" / "runs").read_text() == runs
+
+
+def test_unfinished_comes_before_failed_in_the_exit_code(suite):
+    outcome = suite(limit_s=60).run("x", [Command("bad"), Command("good", "{results} a", minutes=2)], left_s=50)
+    assert outcome.status == "failed" and gpu_suite.exit_code([outcome]) == 3  # the same call goes on
+    assert gpu_suite.exit_code([suite(limit_s=600).run("x", [Command("bad"), good("a")])]) == 1
+
+
+def test_the_digest_of_the_sources_follows_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    (tmp_path / "csrc" / "op").mkdir(parents=True)
+    (tmp_path / "csrc" / "op" / "kernel.cuh").write_text("one")
+    first = build.source_digest()
+    (tmp_path / "csrc" / "op" / "notes.md").write_text("text")
+    assert build.source_digest() == first
+    (tmp_path / "csrc" / "op" / "kernel.cuh").write_text("two")
+    assert build.source_digest() != first
 
 
 def test_an_interrupted_suite_goes_on_where_it_stopped(suite, tmp_path):
@@ -262,25 +290,32 @@ FILES = {
     "good": "def test_good(): pass",
     "bad": "def test_good(): pass\ndef test_bad(): raise AssertionError('seven')",
     "ended": "import os\ndef test_ended(): os._exit(9)",
-    "hangs": "import time\ndef test_hangs(): time.sleep(60)",
     "empty": "",
+    "hangs": "import time\ndef test_hangs(): time.sleep(600)",
 }
 
 
-def test_a_file_of_gpu_tests_that_ends_its_process_or_hangs_leaves_the_others(tmp_path, capfd):
+@pytest.fixture
+def gpu_files(tmp_path):
     for name, text in FILES.items():
         mark = "import pytest\npytestmark = pytest.mark.gpu\n" if text else ""
         (tmp_path / f"test_{name}.py").write_text(mark + text)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu")
-    junit = tmp_path / "junit"
-    files = [str(tmp_path / f"test_{name}.py") for name in FILES]
-    assert gpu_tests.main(["--workers", "5", "--seconds", "12", "--junit", str(junit), *files]) == 1
-    said = capfd.readouterr().out
-    last = said.splitlines()[-1]
-    assert last.startswith("2 of 5 files passed; failed: ")
+    return lambda *names: [str(tmp_path / f"test_{name}.py") for name in names]
+
+
+def test_a_file_of_gpu_tests_that_ends_its_process_leaves_the_others(gpu_files, tmp_path, capfd):
+    junit, files = tmp_path / "junit", gpu_files("good", "bad", "ended", "empty")
+    assert gpu_tests.main(["--workers", "2", "--junit", str(junit), *files]) == 1
+    last = capfd.readouterr().out.splitlines()[-1]
+    assert last.startswith("2 of 4 files passed; failed: ")
     assert "test_bad.py (1 failed, 1 passed in" in last and "test_ended.py (" in last
-    assert "test_hangs.py (not finished after 12 s)" in last and "test_hangs.py::test_hangs" in said
     assert len(list(junit.glob("*test_good.xml"))) == 1
+
+
+def test_a_file_of_gpu_tests_that_hangs_is_ended(gpu_files, capfd):
+    assert gpu_tests.main(["--seconds", "2", *gpu_files("hangs")]) == 1
+    assert capfd.readouterr().out.splitlines()[-1].endswith("test_hangs.py (not finished after 2 s)")
 
 
 def test_libraries_for_another_python_are_not_built(tmp_path, monkeypatch):
