@@ -48,7 +48,10 @@ class Event:
 
     def record(self, stream=None):
         stream = stream or Stream.current
-        self.clock, self.capture = stream.clock.copy(), stream.capture
+        self.clock, self.capture = stream.clock | FakeCuda.instance.host, stream.capture
+
+    def synchronize(self):
+        FakeCuda.instance.host |= self.clock
 
     def wait(self, stream=None):
         stream = stream or Stream.current
@@ -57,7 +60,7 @@ class Event:
                 raise CaptureError("a capture waits for an event from outside, or the other way round")
             stream.capture = self.capture
             self.capture.streams.append(stream)
-        stream.clock |= self.clock
+        stream.clock |= self.clock | FakeCuda.instance.host
 
 
 class Stream:
@@ -130,6 +133,7 @@ class FakeCuda(TorchDispatchMode):
         super().__init__()
         self.memories, self.freed = {}, defaultdict(list)
         self.streams, self.graphs, self.opened = [], [], None
+        self.host = Counter()  # what the host has waited for
         FakeCuda.instance = self
         Stream.current = Stream()
 
@@ -156,9 +160,14 @@ class FakeCuda(TorchDispatchMode):
             if capture:
                 capture.owned.append(x.untyped_storage())
         if not func.is_view:
-            stream.clock[stream] += 1
+            self.begin(stream)
             self.use(func, inputs, [*changed, *created])
         return result
+
+    def begin(self, stream: Stream) -> None:
+        """Enqueue an operation."""
+        stream.clock |= self.host
+        stream.clock[stream] += 1
 
     def use(self, what, inputs: list[Tensor], changed: list[Tensor]) -> None:
         """The current stream reads and writes."""
@@ -192,7 +201,7 @@ class FakeCuda(TorchDispatchMode):
     def reuse_freed(self, stream: Stream) -> None:
         """An allocation may get any memory that was freed on its stream."""
         for memory in self.freed.pop(stream, ()):
-            if any((stream.clock | memory.freed)[other] < time for other, time in memory.uses()):
+            if any((stream.clock | self.host | memory.freed)[other] < time for other, time in memory.uses()):
                 raise Race("memory is reused that another stream may still be using")
 
     def record_stream(self, tensor: Tensor, stream: Stream) -> None:
@@ -201,9 +210,7 @@ class FakeCuda(TorchDispatchMode):
 
     def synchronize(self) -> None:
         """torch.cuda.synchronize"""
-        done = functools.reduce(operator.or_, (stream.clock for stream in self.streams))
-        for stream in self.streams:
-            stream.clock |= done
+        self.host = functools.reduce(operator.or_, (stream.clock for stream in self.streams), self.host)
 
     # ---- graphs ------------------------------------------------------------------------------------------------------
 
@@ -238,7 +245,7 @@ class FakeCuda(TorchDispatchMode):
                     self.opened.outside[key(x)] = (x.untyped_storage(), x.untyped_storage().clone())
 
     def replay(self, graph: Graph) -> None:
-        Stream.current.clock[Stream.current] += 1
+        self.begin(Stream.current)
         with _disable_current_modes(), torch.no_grad():
             for other in self.graphs:
                 if other is not graph and other.pool_id is graph.pool_id:

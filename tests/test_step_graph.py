@@ -168,6 +168,18 @@ def test_a_loader_that_is_stopped_early_leaves_no_work_behind(cuda):
     torch.zeros(3)  # may get the memory of the indices, from which the next batch is being made
 
 
+def test_the_host_stays_near_the_gpu(cuda):
+    """What is freed before the GPU has used it cannot be reused, so a host far ahead would fill the memory."""
+    loader = build_train_loader("resident", load_dataset("digits"), AugmentSpec(image_size=8, teacher_size=0), 16)
+    stream, used = torch.cuda.current_stream(), []
+    for batch in loader:
+        if len(used) >= 2:
+            assert used[-2] <= cuda.host[stream] < used[-1]
+        batch.images.sum()
+        used.append(stream.clock[stream])
+    assert len(used) == len(loader) > 10
+
+
 def test_an_error_in_a_capture_is_the_one_that_is_seen(cuda, monkeypatch):
     step = build(graph="on")
     train(step, 3)

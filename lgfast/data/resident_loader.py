@@ -68,13 +68,17 @@ class ResidentImages:
 
 
 def ahead(steps: Iterable, make, device: torch.device) -> Iterator[Batch]:
-    """make(step) for each step; on CUDA one batch ahead, on a stream of its own, while the caller uses the last one."""
+    """make(step) for each step; on CUDA one batch ahead, on a stream of its own, while the caller uses the last one.
+
+    The host waits there until the use of the last batch but one is done. Otherwise it would get further ahead of the
+    GPU, and every batch that is still to be used takes memory.
+    """
     if device.type != "cuda":
         yield from map(make, steps)
         return
     stream = loading_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    upcoming = None
+    upcoming, used_before = None, None
     try:
         for step in steps:
             with torch.cuda.stream(stream):
@@ -82,6 +86,11 @@ def ahead(steps: Iterable, make, device: torch.device) -> Iterator[Batch]:
                 ready.record(stream)
             if upcoming is not None:
                 yield hand_over(*upcoming, device)
+                used = torch.cuda.Event(blocking=True)
+                used.record(torch.cuda.current_stream(device))
+                if used_before is not None:
+                    used_before.synchronize()
+                used_before = used
             upcoming = batch, ready
         if upcoming is not None:
             yield hand_over(*upcoming, device)
