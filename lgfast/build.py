@@ -17,7 +17,8 @@ from lgfast.data.dali_loader import require_dali
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.image_set import LabelledImages
 from lgfast.fusion import fuse
-from lgfast.guidance import GuidedStudent, Teacher
+from lgfast.guidance import GuidedStudent
+from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
 from lgfast.models.taps import count_blocks, default_layers, resolve_layer
 
@@ -157,7 +158,7 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
     return model
 
 
-def build_student(config: Config, num_classes: int, teacher: Teacher | None) -> GuidedStudent:
+def build_student(config: Config, num_classes: int, teacher: TargetSource | None) -> GuidedStudent:
     """The network with its taps and projections; without them where there is no guidance."""
     model = build_model(config, num_classes)
     if config.distill.mode != "none" and hasattr(model, "set_distilled_training"):

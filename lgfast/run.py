@@ -30,7 +30,7 @@ from lgfast.build import (
 from lgfast.checkpoint import atomic_path, load_weights, read_weights
 from lgfast.config import Config, dump_yaml, load_yaml, replace
 from lgfast.environment import describe_environment
-from lgfast.guidance import Teacher
+from lgfast.guidance.teacher import TargetSource, Teacher
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import Trainer, evaluate
 from lgfast.metrics import TrainMeter
@@ -127,7 +127,7 @@ def open_run_dir(config: Config, resume: bool) -> Path:
 def build_trainer(
     config: Config,
     splits: DataSplits,
-    teacher: Teacher | None,
+    teacher: TargetSource | None,
     device: torch.device,
     interrupt: InterruptFlag,
     loaders: Loaders | None = None,

@@ -18,7 +18,7 @@ from lgfast.flat_adamw import FlatAdamW
 from lgfast.graph import StepGraph, graph_obstacle
 from lgfast.guidance.distillation import distillation_loss
 from lgfast.guidance.student import GuidedStudent
-from lgfast.guidance.teacher import Teacher, TeacherTargets
+from lgfast.guidance.teacher import TargetSource, TeacherTargets
 from lgfast.layer_fusion import fuse_layers
 from lgfast.metrics import TrainMeter
 from lgfast.precision import COMPUTE_DTYPE, ComputeWeights
@@ -46,7 +46,7 @@ class TrainStep:
     def __init__(
         self,
         student: GuidedStudent,
-        teacher: Teacher | None,
+        teacher: TargetSource | None,
         optimizer: torch.optim.Optimizer,
         meter: TrainMeter,
         *,

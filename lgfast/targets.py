@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from lgfast.config import Config
 from lgfast.data.epoch_loader import EpochLoader
-from lgfast.guidance import Teacher
 from lgfast.guidance.cached import CachedTeacher
 from lgfast.guidance.offline import OfflineTeacher, stored_rows
+from lgfast.guidance.teacher import TargetSource, Teacher
 from lgfast.precision import COMPUTE_DTYPE
 from lgfast.teachers import cache_home
 
 
-def target_source(
-    config: Config, teacher: Teacher | None, loader: EpochLoader
-) -> Teacher | OfflineTeacher | CachedTeacher | None:
+def target_source(config: Config, teacher: Teacher | None, loader: EpochLoader) -> TargetSource | None:
     """What a run's step asks for targets.
 
     Args:

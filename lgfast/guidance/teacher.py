@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,19 @@ class TeacherTargets:
             TeacherTargets(TeacherOutputs(list(part), logit_part), self._done)
             for part, logit_part in zip(parts, logit_parts, strict=True)
         ]
+
+
+class TargetSource(Protocol):
+    """What a step asks for targets: a `Teacher`, or what stands in for one (stored maps, cached views, a group's)."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Turn to the views of an epoch."""
+
+    def start(self, batch: Batch) -> TeacherTargets:
+        """The targets of a batch."""
+
+    def channels(self, image_size: int) -> list[int]:
+        """Width of each map, for a teacher's input of this size."""
 
 
 class Teacher:

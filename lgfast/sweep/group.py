@@ -17,9 +17,7 @@ from lgfast.build import DataSplits, Loaders, build_loaders, load_splits, resolv
 from lgfast.checkpoint import WriteError
 from lgfast.config import Config, digest, to_dict
 from lgfast.data import Batch
-from lgfast.guidance.cached import CachedTeacher
-from lgfast.guidance.offline import OfflineTeacher
-from lgfast.guidance.teacher import Teacher, TeacherOutputs, TeacherTargets
+from lgfast.guidance.teacher import TargetSource, Teacher, TeacherOutputs, TeacherTargets
 from lgfast.interrupt import Interrupted, InterruptFlag
 from lgfast.loop import Progress, Trainer, evaluate_all
 from lgfast.run import build_trainer, open_run_dir, prepare_teacher
@@ -48,7 +46,7 @@ class SharedTeacher:
     The outputs stay in the same memory from batch to batch, where a student's captured step finds them.
     """
 
-    def __init__(self, teacher: Teacher | OfflineTeacher | CachedTeacher) -> None:
+    def __init__(self, teacher: TargetSource) -> None:
         self.teacher = teacher
         self._kept: TeacherOutputs | None = None
 
@@ -88,7 +86,12 @@ class Student:
         self._rng: tuple[Tensor, Tensor | None] | None = None
 
     def build(
-        self, splits: DataSplits, teacher: Teacher | None, device: torch.device, flag: InterruptFlag, loaders: Loaders
+        self,
+        splits: DataSplits,
+        teacher: TargetSource | None,
+        device: torch.device,
+        flag: InterruptFlag,
+        loaders: Loaders,
     ) -> Student:
         """Make the trainer, continuing from the run's newest checkpoint if there is one."""
         with self.acting():
