@@ -1,12 +1,17 @@
 // lgfast._C seen from Python: what was built, and how kernels cut their work. No torch headers here.
 #include <pybind11/pybind11.h>
 
+#include "augment/augment_layout.h"
 #include "feature_mse/feature_mse.h"
 #include "short_attention/short_attention_plan.h"
 
 namespace py = pybind11;
 
 namespace {
+
+int augment_largest_side(int image_size, int resample) {
+  return lgfast::largest_augment_side(image_size, static_cast<lgfast::Resample>(resample));
+}
 
 py::dict feature_mse_plan(int channels, int grid_h, int grid_w, int acc_bytes, int max_smem) {
   lgfast::FeatureMseParams params{};
@@ -60,6 +65,9 @@ py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, in
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native host module of lgfast: build information and kernel plans.";
   m.def("build_info", &build_info, "Compilers, torch headers and GPU architectures this library was built with.");
+  m.def(
+      "augment_largest_side", &augment_largest_side, py::arg("image_size"), py::arg("resample"),
+      "The longest side of images that augment can reduce to image_size; resample: 0 nearest, 1 bilinear, 2 bicubic.");
   m.def("feature_mse_plan", &feature_mse_plan, py::arg("channels"), py::arg("grid_h"), py::arg("grid_w"),
         py::arg("acc_bytes") = 4, py::arg("max_smem") = lgfast::kFeatureMseMaxSmem,
         "How feature_mse's kernel cuts one pair: channels of a block, blocks, shared memory.");

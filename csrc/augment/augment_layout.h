@@ -47,4 +47,15 @@ LGFAST_HOST_DEVICE bool crop_fits(const AugmentLayout& layout, Resample resample
   return down <= layout.spare_rows && down <= kWeightCapacity && across <= kWeightCapacity;
 }
 
+// The longest side of images all of whose crops fit.
+inline int largest_augment_side(int size, Resample resample) {
+  const AugmentLayout layout = augment_layout(size);
+  int fitting = size, failing = INT32_MAX / 2;
+  while (failing - fitting > 1) {
+    const int side = fitting + (failing - fitting) / 2;
+    (crop_fits(layout, resample, side, side) ? fitting : failing) = side;
+  }
+  return fitting;
+}
+
 }  // namespace lgfast

@@ -16,7 +16,7 @@ from lgfast.data.decode import num_cores
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.file_set import FileSet, decode_error
 from lgfast.data.resident_loader import ahead, native_device
-from lgfast.ops.augment import augment, augment_plan
+from lgfast.ops.augment import augment, augment_plan, check_source_sizes
 from lgfast.ops.augment_spec import AugmentSpec
 
 BATCHES_AHEAD = 2  # that DALI works on while the caller uses one
@@ -66,7 +66,7 @@ class DaliDecoder:
         self.pipeline.build()
 
     def take(self) -> tuple[Tensor, Tensor, Tensor]:
-        """pixels, offsets and sizes of the next batch, as `augment` wants them."""
+        """pixels, offsets and sizes of the next batch, as `augment` wants them; sizes on CPU."""
         if self.copied is not None:
             self.copied.synchronize()  # sync: a batch ago; running on gives its memory back to DALI
         padded, shapes = self.pipeline.run()  # sync: returns when the batch is decoded
@@ -75,7 +75,7 @@ class DaliDecoder:
             self.copied = torch.cuda.current_stream(self.device).record_event()
         sizes = to_torch(shapes, torch.int64, torch.device("cpu"))[:, :2].to(torch.int32).contiguous()
         offsets = torch.arange(len(rows), device=self.device) * rows.shape[1]
-        return rows.flatten(), offsets, sizes.to(self.device)
+        return rows.flatten(), offsets, sizes
 
 
 def gpu_number(device: torch.device) -> int:
@@ -132,7 +132,8 @@ class DaliLoader(EpochLoader):
             except RuntimeError as error:
                 raise ValueError(self.explain(read, error)) from error
             read.popleft()
-            on_device = indices.to(device)
+            check_source_sizes(self.spec, sizes, device)
+            on_device, sizes = indices.to(device), sizes.to(device)
             plan = augment_plan(self.spec, sizes, on_device, counter)
             places = torch.arange(len(indices), device=device)
             views = augment(pixels, offsets, sizes, places, plan, self.spec, self.dtype)

@@ -12,6 +12,7 @@ from lgfast.data.file_set import FileSet
 from lgfast.data.image_set import ImageSet
 from lgfast.data.resident_loader import ResidentImages, ahead, native_device
 from lgfast.data.timm_loader import PillowViews, Task, WorkerPool
+from lgfast.ops.augment import check_source_sizes
 from lgfast.ops.augment_spec import AugmentSpec
 
 
@@ -26,6 +27,8 @@ class EvalLoader:
         rank, world: this process and the number of processes.
         device: where batches are delivered.
         dtype: of the images.
+    Raises:
+        ValueError: batch_size is below 1; on a GPU, an image is too large for `augment`.
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class EvalLoader:
         if isinstance(image_set, FileSet):
             self.images = FileImages(image_set, native_device(self.device))
         elif _extension.has_native():
-            self.images = ResidentImages(image_set, native_device(self.device))
+            device = native_device(self.device)
+            check_source_sizes(self.spec, image_set.sizes, device)
+            self.images = ResidentImages(image_set, device)
         else:
             self.pool = WorkerPool(PillowViews(image_set, self.spec, 0, dtype), workers, self.device)
         index_device = "cpu" if self.pool else self.images.index_device

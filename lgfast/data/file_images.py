@@ -8,7 +8,7 @@ from lgfast.data.batch import Batch
 from lgfast.data.decode import decode_image, map_in_order
 from lgfast.data.file_set import FileSet
 from lgfast.data.image_set import image_offsets
-from lgfast.ops.augment import augment, augment_plan, eval_plan
+from lgfast.ops.augment import augment, augment_plan, check_source_sizes, eval_plan
 from lgfast.ops.augment_spec import AugmentSpec
 
 
@@ -29,10 +29,11 @@ class FileImages:
         """As `ResidentImages.make`: the batch of `indices` (B,), on CPU; counter (2,) int64, None: evaluation views.
 
         Raises:
-            ValueError: a file cannot be decoded; the message names it.
+            ValueError: a file cannot be decoded; the message names it. On a GPU, an image is too large for `augment`.
         """
         decoded = list(map_in_order(decode_image, [self.files.paths[index] for index in indices.tolist()]))
         sizes = torch.tensor([image.shape[:2] for image in decoded], dtype=torch.int32)
+        check_source_sizes(spec, sizes, self.device)
         pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in decoded]))
         stored = [tensor.to(self.device) for tensor in (pixels, image_offsets(sizes), sizes)]
         on_device, sizes = indices.to(self.device), stored[2]

@@ -10,7 +10,7 @@ from lgfast import _extension
 from lgfast.data.batch import Batch
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.image_set import ImageSet, image_offsets
-from lgfast.ops.augment import augment, augment_plan, eval_plan
+from lgfast.ops.augment import augment, augment_plan, check_source_sizes, eval_plan
 from lgfast.ops.augment_spec import AugmentSpec
 
 LARGEST_PART = 0.5  # of the free device memory that pixels may take
@@ -118,6 +118,8 @@ class ResidentLoader(EpochLoader):
     """Training batches from images in memory; arguments as `EpochLoader`. `workers` is not used: threads work.
 
     The order of the epoch and the plan of every view are drawn on the device.
+    Raises:
+        ValueError: on a GPU, an image is too large for `augment`.
     """
 
     def __init__(
@@ -130,7 +132,9 @@ class ResidentLoader(EpochLoader):
         **kwargs,
     ) -> None:
         super().__init__(image_set, spec, **kwargs)
-        self.images = ResidentImages(image_set, native_device(self.device), limit_bytes)
+        device = native_device(self.device)
+        check_source_sizes(spec, image_set.sizes, device)
+        self.images = ResidentImages(image_set, device, limit_bytes)
 
     @property
     def index_device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import SimpleNamespace
 
 import torch
@@ -20,7 +21,7 @@ from lgfast.ops.augment_spec import (
 from lgfast.ops.reference.augment_plan import augment_plan as reference_plan
 from lgfast.ops.reference.augment_plan import eval_plan
 
-__all__ = ["augment", "augment_plan", "eval_plan"]
+__all__ = ["augment", "augment_plan", "check_source_sizes", "eval_plan"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -85,7 +86,8 @@ def augment(
         sizes: (n, 2) int32, height and width of each image.
         indices: (B,) int64, the images of this batch.
         plan: (B, P) float64 from `augment_plan` or `eval_plan`, or set by hand.
-            All on one device, CPU or CUDA. On CUDA the values of indices and plan are not checked.
+            All on one device, CPU or CUDA. On CUDA the values of indices and plan are not checked, and a crop that is
+            too large gives NaN: see `check_source_sizes`.
         spec: the specification that the plan belongs to.
         dtype: float32, bfloat16 or float16, of both results.
         channels_last: memory format of both results; the shapes stay (B, 3, h, w).
@@ -119,6 +121,29 @@ def augment(
         channels_last,
     )
     return images, teacher_images if spec.teacher_size else None
+
+
+def check_source_sizes(spec: AugmentSpec, sizes: Tensor, device: torch.device) -> None:
+    """Refuse images with crops that are too large for `augment` on a GPU, where it cannot say so.
+
+    Args:
+        spec: of the views.
+        sizes: (n, 2) integers on CPU, height and width of each source image.
+        device: where views are made; on CPU every image passes, since `augment` refuses the crops themselves.
+    Raises:
+        ValueError: an image is larger than a crop may be.
+    """
+    if device.type != "cuda" or not _extension.has_native() or len(sizes) == 0:
+        return
+    limit = importlib.import_module("lgfast._C").augment_largest_side(
+        spec.image_size, INTERPOLATIONS.index(spec.resample)
+    )
+    height, width = sizes[sizes.amax(dim=1).argmax()].tolist()
+    if max(height, width) > limit:
+        raise ValueError(
+            f"lgfast::augment: a crop of {height}x{width} is too large to reduce to {spec.image_size}; store smaller "
+            f"images, of at most {limit} pixels a side"
+        )
 
 
 @torch.library.register_fake("lgfast::augment_plan")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lgfast import _extension
 from lgfast.data import EvalLoader, build_train_loader
 from lgfast.data.image_set import ImageSet, image_offsets
 from lgfast.data.resident_loader import ResidentImages, ResidentLoader
@@ -84,6 +85,21 @@ def test_does_not_touch_the_global_generator(image_set):
     before = torch.get_rng_state()
     list(resident(image_set))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(not _extension.has_native(), reason="the limit is the native kernel's")
+@pytest.mark.parametrize("loader", [ResidentLoader, EvalLoader])
+def test_too_large_an_image_is_refused_for_a_gpu(monkeypatch, loader):
+    """Before anything is sent there; on CPU the crop is refused when it is made."""
+    monkeypatch.setattr(_extension, "has_cuda_kernels", lambda: True)
+    sizes = torch.tensor([[4, 4], [9000, 1]], dtype=torch.int32)
+    pixels = torch.zeros(3 * 9016, dtype=torch.uint8)
+    tall = ImageSet("tall", pixels, image_offsets(sizes), sizes, torch.tensor([0, 1]), ("a", "b"), "0")
+    with pytest.raises(
+        ValueError, match=r"a crop of 9000x1 is too large to reduce to 28; store smaller images, of at most"
+    ):
+        loader(tall, SPEC, batch_size=2, device="cuda")
+    loader(tall, SPEC, batch_size=2)
 
 
 @pytest.mark.gpu

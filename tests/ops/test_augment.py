@@ -1,12 +1,14 @@
 """The augment ops: normalisation, erasing, the teacher's input, formats, registration, errors."""
 
+import bisect
+
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 from lgfast import _extension
-from lgfast.ops.augment import augment, augment_plan, eval_plan
+from lgfast.ops.augment import augment, augment_plan, check_source_sizes, eval_plan
 from lgfast.ops.augment_spec import PLAN_COLUMNS, AugmentSpec
 from lgfast.ops.reference.augment import apply_plan, erase_noise
 from lgfast.ops.reference.augment_plan import augment_plan as reference_plan
@@ -216,3 +218,27 @@ def test_crop_beyond_the_limit_is_refused():
     sizes = torch.tensor([[40_000, 1]], dtype=torch.int32)
     with pytest.raises(RuntimeError, match="is too large to reduce to 1; store smaller images"):
         augment(huge, first, sizes, first, eval_plan(spec, sizes), spec)
+
+
+@pytest.mark.skipif(not _extension.has_native(), reason="this limit is the native kernel's")
+@pytest.mark.parametrize("weak", [False, True])  # bicubic, bilinear
+def test_a_gpu_refuses_images_where_the_cpu_refuses_their_crops(weak):
+    spec, first = AugmentSpec(image_size=16, teacher_size=0, weak=weak), torch.zeros(1, dtype=torch.int64)
+    pixels = torch.zeros(3 * 20_000, dtype=torch.uint8)
+
+    def cpu_refuses(height):
+        sizes = torch.tensor([[height, 1]], dtype=torch.int32)
+        try:
+            augment(pixels, first, sizes, first, eval_plan(spec, sizes), spec)
+        except RuntimeError:
+            return True
+        return False
+
+    largest = bisect.bisect_left(range(20_000), True, lo=16, key=cpu_refuses) - 1
+    assert 2000 < largest < 19_000
+    sizes = torch.tensor([[5, 9], [3, largest], [largest, 1]])
+    check_source_sizes(spec, sizes, torch.device("cuda"))
+    check_source_sizes(spec, sizes + 1, torch.device("cpu"))
+    sizes[2, 0] += 1
+    with pytest.raises(ValueError, match=f"crop of {largest + 1}x1 is too large to reduce to 16; .* {largest} pixels"):
+        check_source_sizes(spec, sizes, torch.device("cuda"))
