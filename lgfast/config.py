@@ -187,7 +187,6 @@ class Config:
                 "augment.teacher_size: the teacher needs an input size, got 0; set it (32), "
                 "or guidance.weight=0 and distill.mode=none to train without a teacher"
             )
-
         if obstacle := targets_obstacle(self):
             raise ValueError(f"teacher.targets: {self.teacher.targets} cannot be: {obstacle}")
 

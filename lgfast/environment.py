@@ -50,11 +50,13 @@ def git_commit() -> str | None:
 
     Of a copy without its history what LGFAST_COMMIT says, else None.
     """
-    folder = Path(__file__).parent
     try:
-        run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        return run("rev-parse", "--short", "HEAD") + ("+changes" if run("status", "--porcelain", "--", ".") else "")
+        return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("LGFAST_COMMIT")
+
+
+def git(*arguments: str) -> str:
+    """What git prints, run in the package's folder."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
