@@ -310,7 +310,10 @@ def tensors(*tree) -> list[Tensor]:
 
 
 def mutated(func, args, kwargs) -> list[Tensor]:
-    """The arguments that the operation's schema says it writes."""
+    """The arguments that the operation writes: its schema says it, but for the statistics of BatchNorm."""
     parameters = func._schema.arguments
     values = {p.name: value for p, value in zip(parameters, args, strict=False)} | kwargs
-    return tensors([values.get(p.name) for p in parameters if p.alias_info is not None and p.alias_info.is_write])
+    written = {p.name for p in parameters if p.alias_info is not None and p.alias_info.is_write}
+    if func.overloadpacket.__name__ == "native_batch_norm" and values["training"]:
+        written |= {"running_mean", "running_var"}
+    return tensors([values.get(name) for name in written])

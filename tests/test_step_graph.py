@@ -7,13 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lgfast.config import DistillConfig, replace
+from lgfast.config import DistillConfig, StepConfig, replace
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.data.batch import Batch
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import InterruptFlag
+from lgfast.metrics import TrainMeter
+from lgfast.models import create_model
 from lgfast.ops.augment_spec import AugmentSpec
+from lgfast.optim import DeviceSGD
 from lgfast.run import train_run
+from lgfast.step import TrainStep
 from lgfast.sweep import probe
 from lgfast.sweep.group import run_group
 from tests.fake_cuda import CaptureError, Race, fake_cuda
@@ -55,6 +59,23 @@ def test_replays_equal_eager_steps(monkeypatch, options):
     assert len(cuda.graphs) == 1
     assert all(torch.equal(a, b) for a, b in zip(parameters(step), parameters(expected), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(step.model.parameters(), expected.model.parameters(), strict=True))
+
+
+def trained_teacher(graph):
+    """State of a CNN, BatchNorm statistics included, after some steps."""
+    torch.manual_seed(0)
+    student = GuidedStudent(create_model("cifar_resnet8", 5))
+    optimizer = DeviceSGD([{"params": list(student.parameters())}], lr=0.1, momentum=0.9)
+    train(TrainStep(student, None, optimizer, TrainMeter("cpu"), options=StepConfig(graph=graph)), STEPS)
+    return student.state_dict()
+
+
+def test_replays_move_the_statistics_of_batch_norm(monkeypatch):
+    expected = trained_teacher("off")
+    with fake_cuda(monkeypatch) as cuda:
+        state = trained_teacher("on")
+    assert cuda.graphs and state["model.bn1.num_batches_tracked"] == STEPS
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
 def interleaved(graph, device="cpu"):
