@@ -106,8 +106,11 @@ def capture(run: Callable[[Batch], None], batch: Batch) -> Captured:
     inputs = Batch(*(None if tensor is None else tensor.clone() for tensor in batch))
     graph, stream = torch.cuda.CUDAGraph(), capture_stream(torch.cuda.current_device())
     try:
-        # thread_local: a loader's pinning thread may call CUDA meanwhile.
-        with torch.cuda.graph(graph, shared_pool(), stream, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),  # which a failed capture would leave changed
+            # thread_local: a loader's pinning thread may call CUDA meanwhile.
+            torch.cuda.graph(graph, shared_pool(), stream, capture_error_mode="thread_local"),
+        ):
             run(inputs)
     except torch.OutOfMemoryError:
         raise

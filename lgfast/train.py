@@ -176,7 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(stop, file=sys.stderr)
         return 128 + interrupt.signal_number
     except torch.OutOfMemoryError as error:
-        raise ValueError(f"{error}\nlower data.batch_size, or split the batch with step.accumulate") from error
+        advice = "lower data.batch_size or, in a sweep, --group; or split the batch with step.accumulate"
+        raise ValueError(f"{error}\n{advice}") from error
 
 
 if __name__ == "__main__":

@@ -223,6 +223,9 @@ class FakeCuda(TorchDispatchMode):
         try:
             with on(stream):
                 yield
+        except CaptureError:
+            Stream.current = stream  # as CUDA's leaves it
+            raise
         finally:
             self.opened, graph.is_open = None, False
             torch.set_rng_state(random)

@@ -221,8 +221,10 @@ def test_a_step_that_cannot_be_captured_says_why(cuda, monkeypatch):
 
     monkeypatch.setattr(GuidedStudent, "forward", reads_back)
     train(step, 3)
+    stream = torch.cuda.current_stream()
     with pytest.raises(ValueError, match=r"step.graph: .* captured: aten._local_scalar_dense.*; use step.graph=off"):
         train(step, 1)
+    assert torch.cuda.current_stream() is stream
 
 
 def test_a_step_that_nobody_holds_is_freed_at_once(cuda):
