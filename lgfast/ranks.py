@@ -108,16 +108,30 @@ def barrier() -> None:
 
 
 def distribute(module: nn.Module) -> nn.Module:
-    """The module with its gradients averaged over the ranks during backward."""
+    """The module with its gradients averaged over the ranks during backward; its buffers are left alone."""
     if world() == 1:
         return module
     device = next(module.parameters()).device
-    has_statistics = any(isinstance(child, _BatchNorm) for child in module.modules())
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.14
-    return DistributedDataParallel(
-        module, device_ids=[device] if device.type == "cuda" else None, **{option: has_statistics}
-    )
+    return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None, **{option: False})
+
+
+def statistics(module: nn.Module) -> list[Tensor]:
+    """What BatchNorm layers track."""
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
+    return [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+
+
+@torch.no_grad()
+def follow_first(tensors: Sequence[Tensor]) -> None:
+    """Give every rank the first one's values, in one exchange; tensors of one dtype."""
+    if world() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.broadcast(flat, 0)
+    for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(values.view_as(tensor))
 
 
 @torch.no_grad()

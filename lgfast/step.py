@@ -75,6 +75,7 @@ class TrainStep:
         if self.options.compile == "on":
             student.run_model = compile_once(student.run_model)
         self.forward = self.weights or ranks.distribute(student)
+        self.statistics = ranks.statistics(student)
         self.average = WeightAverage(student.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
         self.graph = self.build_graph(device)
 
@@ -165,6 +166,7 @@ class TrainStep:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        ranks.follow_first(self.statistics)  # so that all ranks judge and continue one model
         if self.weights is not None:
             self.weights.follow()
         if self.average is not None:

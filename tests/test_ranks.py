@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed as dist
 
+from lgfast import ranks
 from lgfast.checkpoint import CheckpointStore, read_weights
 from lgfast.config import dump_yaml, load_recipe, replace
-from lgfast.data import EvalLoader, load_dataset
+from lgfast.data import Batch, EvalLoader, load_dataset
+from lgfast.flat_adamw import FlatAdamW
+from lgfast.guidance import GuidedStudent
+from lgfast.metrics import TrainMeter
+from lgfast.models import create_model
 from lgfast.run import read_result, train_run
+from lgfast.step import TrainStep
 from tests.runs import metrics, tiny_config, wait_for_step
 
 CHANGES = {
@@ -75,8 +82,8 @@ def test_a_killed_rank_is_restarted_from_the_last_checkpoint(two_ranks, folder):
     killed = replace(config, {"run_dir": str(folder / "killed")})
     process = torchrun(killed, folder, "--max-restarts", "1")
     wait_for_step(Path(killed.run_dir), 6, process, timeout=300)
-    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(ranks[0]), signal.SIGKILL)  # the writer
+    pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(pids[0]), signal.SIGKILL)  # the writer
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert f"continuing {killed.run_dir} after step" in out
@@ -85,6 +92,20 @@ def test_a_killed_rank_is_restarted_from_the_last_checkpoint(two_ranks, folder):
         weights, expected = (read_weights(Path(c.run_dir) / name)[0] for c in (killed, config))
         assert all(torch.equal(weights[key], expected[key]) for key in expected)
     assert len(CheckpointStore(Path(killed.run_dir)).load_newest()[1]["ranks"]) == 2
+
+
+def test_every_rank_takes_the_first_ones_statistics(monkeypatch):
+    """All ranks judge one model and continue from one checkpoint, so their BatchNorms must agree."""
+    student = GuidedStudent(create_model("cifar_resnet8", 5))
+    step = TrainStep(student, None, FlatAdamW(student.parameters()), TrainMeter("cpu"), precision="bf16")
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda values: None)
+    sent = []
+    monkeypatch.setattr(dist, "broadcast", lambda values, source: sent.append((len(values), source)) or values.fill_(7))
+    step(Batch(torch.randn(4, 3, 16, 16), None, torch.arange(4), torch.arange(4)))
+    tracked = {name: buffer for name, buffer in student.named_buffers() if "running" in name}
+    assert sent == [(sum(buffer.numel() for buffer in tracked.values()), 0)]
+    assert all((buffer == 7).all() for buffer in tracked.values())
 
 
 def test_ranks_evaluate_every_image_once():
