@@ -18,6 +18,12 @@ def test_every_recipe_loads_and_survives_a_round_trip(name, tmp_path):
     assert load_yaml(path) == config
 
 
+def test_keys_that_are_gone_are_passed_over_in_files_alone():
+    assert from_dict({"log": {"save_every_epochs": 2, "every_steps": 7}}) == replace(Config(), {"log.every_steps": 7})
+    with pytest.raises(ValueError, match="unknown configuration key 'log.save_every_epochs'; did you mean"):
+        replace(Config(), {"log.save_every_epochs": 2})
+
+
 def test_guided_recipe_differs_from_base_by_guidance_and_teacher_only():
     base, guided = load_recipe("cifar100-deit-ti-base"), load_recipe("cifar100-deit-ti-guided")
     assert dataclasses.replace(guided, name=base.name, guidance=base.guidance, teacher=base.teacher) == base
