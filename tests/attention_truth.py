@@ -8,7 +8,7 @@ from tests.helpers import assert_as_exact_as_plain
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 HEAD_DIMS = (32, 48, 64)
 LENGTHS = (1, 7, 16, 17, 49, 64, 65, 196, 197, 208, 256, 730)
-ROW_CAPACITY_EDGES = (112, 128, 129, 150, 192, 193, 209, 240, 257)  # where forward changes kernel or number of tiles
+ROW_CAPACITY_EDGES = (112, 128, 129, 150, 170, 192, 193, 209, 240, 257)  # where forward changes kernel or tiles
 UNEQUAL = ((196, 49), (1, 17), (17, 1), (65, 197), (33, 256), (40, 300), (300, 16))  # queries, keys
 
 

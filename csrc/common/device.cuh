@@ -9,7 +9,9 @@
 //
 // Indices       thread_index() block_size() lane_index() warp_index() num_warps() block_index() block_index_y()
 //               block_index_z() grid_size() grid_size_z()
-// Memory        dynamic_smem() -> unsigned char*, 128-byte aligned; atomic_add(counter, value), uint32_t
+// Memory        dynamic_smem() -> unsigned char*, 128-byte aligned; smem_address(pointer into it) -> uint32_t, which
+//               copies and ldmatrix take; store_smem_16(smem, words): 16 bytes as one access; atomic_add(counter,
+//               value), uint32_t
 // Barriers      sync_threads() sync_warp()
 // Warp          shfl(value, lane) shfl_xor(value, mask) shfl_down(value, delta) any_lane(predicate); 4-byte types
 // Async copy    cp_async_16(smem, global, valid): 16 bytes, zeros where !valid (then global is not read);

@@ -1,7 +1,7 @@
 // 16-bit floating-point storage types for host and device, without CUDA's headers.
 //
 // A value is held as its bits and computed on in float32; conversions round to nearest even.
-// The bit code is the same on both sides; on the device pack2 and fp16 use the hardware's conversion.
+// On the device the hardware converts; its NaN has other bits than the host's.
 #pragma once
 
 #include <cstdint>
@@ -63,9 +63,15 @@ LGFAST_HOST_DEVICE float from_float<float>(float value) {
 
 template <>
 LGFAST_HOST_DEVICE bf16 from_float<bf16>(float value) {
+#if defined(__CUDA_ARCH__)
+  bf16 result;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
+#else
   const uint32_t bits = float_bits(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {uint16_t((bits >> 16) | 0x40u)};  // NaN stays NaN
   return {uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+#endif
 }
 
 template <>

@@ -23,11 +23,13 @@ __device__ __forceinline__ void load_unit(const T* __restrict__ from,  // 16-byt
 template <typename T>
 __device__ __forceinline__ void store_unit(T* __restrict__ to, const float* from) {
   constexpr int kWords = kUnit * static_cast<int>(sizeof(T)) / static_cast<int>(sizeof(Vector16));
-  T values[kUnit];
-#pragma unroll
-  for (int i = 0; i < kUnit; ++i) values[i] = from_float<T>(from[i]);
   Vector16 words[kWords];
-  memcpy(words, values, sizeof(values));
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll
+    for (int i = 0; i < kUnit / 2; ++i) words[0].words[i] = pack2<T>(from[2 * i], from[2 * i + 1]);
+  } else {
+    memcpy(words, from, sizeof(words));
+  }
 #pragma unroll
   for (int i = 0; i < kWords; ++i) reinterpret_cast<Vector16*>(to)[i] = words[i];
 }

@@ -18,27 +18,37 @@
 
 namespace lgfast {
 
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, bool kResident>
 struct ShortAttentionBwdTraits {
   using Element = T;
-  using Tile = SmemTile<T, kHeadDim>;
+  using Tile = SmemTile<kHeadDim>;
   static constexpr int kD = kHeadDim;
-  static constexpr int kWarps = kBwdWarps;
+  static constexpr bool kIsResident = kResident;  // q, k, v and dout are all in shared memory from the start
+  static constexpr int kWarps = kBwdWarps, kThreads = kWarps * kWarpSize;
   static constexpr int kRows = kBwdRowsPerWarp;
-  static constexpr int kKeys = bwd_keys_per_warp(kHeadDim);
+  static constexpr int kKeys = bwd_keys_per_warp(kHeadDim, kResident);
   static constexpr int kRowTiles = kRows / kTileRows;
   static constexpr int kKeyTiles = kKeys / kTileRows;
+  static constexpr bool kHoldsValues = kKeyTiles == 1 || kHeadDim == 32;  // in registers, as keys are
   static constexpr int kMinBlocks = 2;
+};
+
+// What backward knows of a query.
+struct alignas(8) QueryStats {
+  float lse_log2;  // infinity beyond N: the probability there is zero
+  float delta;
+};
+struct alignas(16) QueryStatsPair {
+  QueryStats stats[2];
 };
 
 // What a block knows of its head: where things lie in shared memory.
 template <typename Traits>
 struct BwdBlock {
   typename Traits::Tile keys, values, queries, douts;
-  float* lse_log2;  // [N rounded up], infinity beyond N: the probability there is zero
-  float* delta;     // [N rounded up]
-  float* scratch;   // dk or dv of the key groups that several warps share
-  float* bias;      // [warps][3][D] column sums, or nullptr
+  QueryStats* stats;  // [N rounded up]
+  float* scratch;     // dk or dv of the key groups that several warps share
+  float* bias;        // [warps][3][D] column sums, or nullptr
   int b, h;
   int key_rows, query_rows;
   float scale_log2;
@@ -47,36 +57,37 @@ struct BwdBlock {
 // dq of one warp's queries += its share from the keys now in shared memory.
 template <typename Traits, int kTiles>
 __device__ __forceinline__ void add_dq(float (&dq)[kTiles][Traits::kD / 8][4], const BwdBlock<Traits>& block, int row,
-                                       const float* lse_log2, const float* delta, int keys_here) {
+                                       int query, int keys_here) {
   using T = typename Traits::Element;
   constexpr int kD = Traits::kD;
   uint32_t q[kD / 16][kTiles][4], dout[kD / 16][kTiles][4];
   load_a(q, block.queries.below(row));
   load_a(dout, block.douts.below(row));
-  float row_lse[kTiles][2], row_delta[kTiles][2];
+  QueryStats own[kTiles][2];
 #pragma unroll
-  for (int i = 0; i < 2 * kTiles; ++i) {
-    row_lse[i / 2][i % 2] = lse_log2[8 * i + lane_index() / 4];
-    row_delta[i / 2][i % 2] = delta[8 * i + lane_index() / 4];
-  }
+  for (int i = 0; i < 2 * kTiles; ++i) own[i / 2][i % 2] = block.stats[query + 8 * i + lane_index() / 4];
 #pragma unroll 1
   for (int key = 0; key < keys_here; key += kTileRows) {
-    float p[kTiles][2][4] = {}, ds[kTiles][2][4] = {};
+    float p[kTiles][2][4], ds[kTiles][2][4] = {};
     uint32_t a[kTiles][4];
-    multiply_abt(p, q, block.keys.below(key));
-    multiply_abt(ds, dout, block.values.below(key));
+#pragma unroll
+    for (int i = 0; i < kTiles * 8; ++i) {  // the sums of keys that do not exist start, and stay, at minus infinity
+      const int column = 8 * (i / 4 % 2) + 2 * (lane_index() % 4) + i % 2;
+      p[i / 8][i / 4 % 2][i % 4] = key + column < keys_here ? 0.0f : negative_infinity();
+    }
+    multiply_abt<T>(p, q, block.keys.below(key));
+    multiply_abt<T>(ds, dout, block.values.below(key));
 #pragma unroll
     for (int r = 0; r < kTiles; ++r) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const int j = i / 4, half = i / 2 % 2;
-        const bool exists = key + 8 * j + 2 * (lane_index() % 4) + i % 2 < keys_here;
-        const float probability = exists ? fast_exp2(p[r][j][i % 4] * block.scale_log2 - row_lse[r][half]) : 0.0f;
-        ds[r][j][i % 4] = probability * (ds[r][j][i % 4] - row_delta[r][half]);
+        const QueryStats& query = own[r][i / 2 % 2];
+        const float probability = fast_exp2(p[r][i / 4][i % 4] * block.scale_log2 - query.lse_log2);
+        ds[r][i / 4][i % 4] = probability * (ds[r][i / 4][i % 4] - query.delta);
       }
       pack_a<T>(a[r], ds[r]);
     }
-    multiply_ab(dq, a, block.keys.below(key));
+    multiply_ab<T>(dq, a, block.keys.below(key));
   }
 }
 
@@ -84,37 +95,62 @@ __device__ __forceinline__ void add_dq(float (&dq)[kTiles][Traits::kD / 8][4], c
 template <typename Traits>
 __device__ __forceinline__ void add_dk_dv(float (&dk)[Traits::kKeyTiles][Traits::kD / 8][4],
                                           float (&dv)[Traits::kKeyTiles][Traits::kD / 8][4],
-                                          const BwdBlock<Traits>& block, int key, const float* lse_log2,
-                                          const float* delta, int queries_here, int part, int parts) {
+                                          const BwdBlock<Traits>& block, int key, int first_query, int queries_here,
+                                          int part, int parts) {
   using T = typename Traits::Element;
   constexpr int kD = Traits::kD, kTiles = Traits::kKeyTiles;
   uint32_t k[kD / 16][kTiles][4], v[kD / 16][kTiles][4];
   load_a(k, block.keys.below(key));
-  load_a(v, block.values.below(key));
+  if constexpr (Traits::kHoldsValues) load_a(v, block.values.below(key));
 #pragma unroll 1
   for (int row = part * kTileRows; row < queries_here; row += parts * kTileRows) {
     float p[kTiles][2][4] = {}, ds[kTiles][2][4] = {};  // [key][query]
     uint32_t a[kTiles][4];
-    multiply_abt(p, k, block.queries.below(row));
-    multiply_abt(ds, v, block.douts.below(row));
+    multiply_abt<T>(p, k, block.queries.below(row));
 #pragma unroll
-    for (int column = 0; column < 4; ++column) {
-      const int j = column / 2, query = row + 8 * j + 2 * (lane_index() % 4) + column % 2;
-      const float query_lse = lse_log2[query], query_delta = delta[query];
+    for (int step = 0; step < kD / 16; ++step) {
+      if constexpr (!Traits::kHoldsValues) load_a_step(v[step], block.values.below(key), step);
+      multiply_abt_step<T>(ds, v[step], block.douts.below(row), step);
+    }
+    QueryStatsPair two[2];  // this lane's columns
 #pragma unroll
-      for (int i = 0; i < 2 * kTiles; ++i) {
-        float& probability = p[i / 2][j][2 * (i % 2) + column % 2];
-        float& gradient = ds[i / 2][j][2 * (i % 2) + column % 2];
-        probability = fast_exp2(probability * block.scale_log2 - query_lse);
-        gradient = probability * (gradient - query_delta);
-      }
+    for (int j = 0; j < 2; ++j) {
+      const QueryStats* stats = block.stats + first_query + row + 8 * j + 2 * (lane_index() % 4);
+      two[j] = *reinterpret_cast<const QueryStatsPair*>(stats);
+    }
+#pragma unroll
+    for (int i = 0; i < kTiles * 8; ++i) {
+      const QueryStats& query = two[i / 4 % 2].stats[i % 2];
+      float& probability = p[i / 8][i / 4 % 2][i % 4];
+      float& gradient = ds[i / 8][i / 4 % 2][i % 4];
+      probability = fast_exp2(probability * block.scale_log2 - query.lse_log2);
+      gradient = probability * (gradient - query.delta);
     }
 #pragma unroll
     for (int r = 0; r < kTiles; ++r) pack_a<T>(a[r], p[r]);
-    multiply_ab(dv, a, block.douts.below(row));
+    multiply_ab<T>(dv, a, block.douts.below(row));
 #pragma unroll
     for (int r = 0; r < kTiles; ++r) pack_a<T>(a[r], ds[r]);
-    multiply_ab(dk, a, block.queries.below(row));
+    multiply_ab<T>(dk, a, block.queries.below(row));
+  }
+}
+
+// Sums over the lanes that differ in bits 4 .. kMask of their index. While kCount is even, pairs of lanes exchange
+// halves and each goes on with one; returns the first of the values this lane ends with.
+template <int kMask, int kCount>
+__device__ __forceinline__ int reduce_scatter(float* values) {
+  const bool upper = lane_index() & kMask;
+  constexpr int kHalf = kCount % 2 == 0 ? kCount / 2 : 0, kLeft = kHalf > 0 ? kHalf : kCount;
+#pragma unroll
+  for (int i = 0; i < kLeft; ++i) {
+    const float mine = upper ? values[i + kHalf] : values[i], other = upper ? values[i] : values[i + kHalf];
+    values[i] = mine + shfl_xor(other, kMask);
+  }
+  const int first = upper ? kHalf : 0;
+  if constexpr (kMask > 4) {
+    return first + reduce_scatter<kMask / 2, kLeft>(values);
+  } else {
+    return first;
   }
 }
 
@@ -122,16 +158,21 @@ __device__ __forceinline__ void add_dk_dv(float (&dk)[Traits::kKeyTiles][Traits:
 template <typename Traits>
 __device__ __forceinline__ void add_bias(const BwdBlock<Traits>& block, int which,
                                          const float (&acc)[Traits::kD / 8][4], float factor, int first, int limit) {
+  constexpr int kColumns = Traits::kD / 4;  // of a lane, and of the seven with its index mod 4
+  constexpr int kSums = kColumns % 8 == 0 ? kColumns / 8 : kColumns / 4;  // of each in the end; D = 48: of each two
   const int row = first + lane_index() / 4;
+  float sums[kColumns];
 #pragma unroll
-  for (int i = 0; i < Traits::kD / 4; ++i) {
+  for (int i = 0; i < kColumns; ++i) {
     const int j = i / 2, column = i % 2;
-    float sum = (row < limit ? acc[j][column] : 0.0f) + (row + 8 < limit ? acc[j][2 + column] : 0.0f);
+    sums[i] = (row < limit ? acc[j][column] : 0.0f) + (row + 8 < limit ? acc[j][2 + column] : 0.0f);
+  }
+  const int own = reduce_scatter<kWarpSize / 2, kColumns>(sums);
+  if (kSums * 8 > kColumns && lane_index() / 4 % 2 == 1) return;
 #pragma unroll
-    for (int mask = 4; mask < kWarpSize; mask *= 2) sum += shfl_xor(sum, mask);
-    if (lane_index() < 4) {
-      block.bias[(warp_index() * 3 + which) * Traits::kD + 8 * j + 2 * lane_index() + column] += sum * factor;
-    }
+  for (int i = 0; i < kSums; ++i) {
+    const int column = (own + i) / 2 * 8 + 2 * (lane_index() % 4) + (own + i) % 2;
+    block.bias[(warp_index() * 3 + which) * Traits::kD + column] += sums[i] * factor;
   }
 }
 
@@ -153,20 +194,20 @@ __device__ __forceinline__ void store_gradient(const BwdBlock<Traits>& block, co
 template <typename Traits>
 __device__ __forceinline__ void reduce_over_parts(float (&dk)[Traits::kKeyTiles][Traits::kD / 8][4],
                                                   float (&dv)[Traits::kKeyTiles][Traits::kD / 8][4],
-                                                  const BwdBlock<Traits>& block, int groups, int parts) {
+                                                  const BwdBlock<Traits>& block, int group, int part, int parts) {
   constexpr int kValues = Traits::kKeyTiles * Traits::kD / 2;  // a lane's share of dk, and of dv
   float* sums[2] = {&dk[0][0][0], &dv[0][0][0]};
 #pragma unroll
   for (int which = 0; which < 2; ++which) {
-    for (int part = 1; part < parts; ++part) {
+    for (int added = 1; added < parts; ++added) {
       sync_threads();  // the part before has been added
-      float* mine = block.scratch + (warp_index() % groups) * kValues * kWarpSize + lane_index();
-      if (warp_index() / groups == part) {
+      float* mine = block.scratch + group * kValues * kWarpSize + lane_index();
+      if (part == added) {
 #pragma unroll
         for (int i = 0; i < kValues; ++i) mine[i * kWarpSize] = sums[which][i];
       }
       sync_threads();
-      if (warp_index() / groups == 0) {
+      if (part == 0) {
 #pragma unroll
         for (int i = 0; i < kValues; ++i) sums[which][i] += mine[i * kWarpSize];
       }
@@ -180,9 +221,9 @@ __device__ __forceinline__ void load_keys(const BwdBlock<Traits>& block, const S
                                           int first) {
   using T = typename Traits::Element;
   load_rows_async(block.keys, head_rows<T>(params.k, block.b, block.h), params.k.token_stride, first, block.key_rows,
-                  params.num_keys, thread_index(), block_size());
+                  params.num_keys, thread_index(), Traits::kThreads);
   load_rows_async(block.values, head_rows<T>(params.v, block.b, block.h), params.v.token_stride, first, block.key_rows,
-                  params.num_keys, thread_index(), block_size());
+                  params.num_keys, thread_index(), Traits::kThreads);
 }
 
 template <typename Traits>
@@ -190,37 +231,51 @@ __device__ __forceinline__ void load_queries(const BwdBlock<Traits>& block, cons
                                              int first) {
   using T = typename Traits::Element;
   load_rows_async(block.queries, head_rows<T>(params.q, block.b, block.h), params.q.token_stride, first,
-                  block.query_rows, params.num_queries, thread_index(), block_size());
+                  block.query_rows, params.num_queries, thread_index(), Traits::kThreads);
   load_rows_async(block.douts, head_rows<T>(params.dout, block.b, block.h), params.dout.token_stride, first,
-                  block.query_rows, params.num_queries, thread_index(), block_size());
+                  block.query_rows, params.num_queries, thread_index(), Traits::kThreads);
 }
 
-// lse and delta of a chunk of queries; four lanes share a row.
-template <typename Traits>
-__device__ __forceinline__ void compute_delta(const BwdBlock<Traits>& block, const ShortAttentionBwdParams& params,
+// lse and delta of a chunk of queries; four lanes share a row. The loads of kRowsAtOnce rows are in flight together.
+template <typename Traits, int kRowsAtOnce>
+__device__ __forceinline__ void compute_stats(const BwdBlock<Traits>& block, const ShortAttentionBwdParams& params,
                                               int first) {
   using T = typename Traits::Element;
+  constexpr int kRowStep = 8 * Traits::kWarps;
+  constexpr int kChunks = Traits::kD / 8, kLaneChunks = (kChunks + 3) / 4;
   const T* out = head_rows<T>(params.out, block.b, block.h);
   const T* dout = head_rows<T>(params.dout, block.b, block.h);
   const float* lse = params.lse + (int64_t(block.b) * params.heads + block.h) * params.num_queries;
-  for (int warp_row = 8 * warp_index(); warp_row < block.query_rows; warp_row += 8 * num_warps()) {
-    const int row = first + warp_row + lane_index() / 4;
-    const bool valid = row < params.num_queries;
-    float sum = 0.0f;
-    for (int chunk = lane_index() % 4; valid && chunk < Traits::kD / 8; chunk += 4) {
-      const Vector16 a = *reinterpret_cast<const Vector16*>(out + row * params.out.token_stride + 8 * chunk);
-      const Vector16 b = *reinterpret_cast<const Vector16*>(dout + row * params.dout.token_stride + 8 * chunk);
+#pragma unroll 1
+  for (int group = thread_index() / 4; group < block.query_rows; group += kRowsAtOnce * kRowStep) {
+    Vector16 a[kRowsAtOnce][kLaneChunks] = {}, b[kRowsAtOnce][kLaneChunks] = {};
+    float row_lse[kRowsAtOnce];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        sum += unpack_low<T>(a.words[i]) * unpack_low<T>(b.words[i]);
-        sum += unpack_high<T>(a.words[i]) * unpack_high<T>(b.words[i]);
+    for (int i = 0; i < kRowsAtOnce; ++i) {
+      const int row = first + group + i * kRowStep;
+      const bool valid = row < params.num_queries;
+      row_lse[i] = valid ? lse[row] : -negative_infinity();
+#pragma unroll
+      for (int j = 0; j < kLaneChunks; ++j) {
+        const int chunk = lane_index() % 4 + 4 * j;
+        if (!valid || chunk >= kChunks) continue;
+        a[i][j] = *reinterpret_cast<const Vector16*>(out + row * params.out.token_stride + 8 * chunk);
+        b[i][j] = *reinterpret_cast<const Vector16*>(dout + row * params.dout.token_stride + 8 * chunk);
       }
     }
-    sum += shfl_xor(sum, 1);
-    sum += shfl_xor(sum, 2);
-    if (lane_index() % 4 == 0) {
-      block.delta[row] = sum;
-      block.lse_log2[row] = valid ? lse[row] * kLog2E : -negative_infinity();
+#pragma unroll
+    for (int i = 0; i < kRowsAtOnce; ++i) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int word = 0; word < 4 * kLaneChunks; ++word) {
+        const uint32_t o = a[i][word / 4].words[word % 4], d = b[i][word / 4].words[word % 4];
+        sum += unpack_low<T>(o) * unpack_low<T>(d);
+        sum += unpack_high<T>(o) * unpack_high<T>(d);
+      }
+      sum += shfl_xor(sum, 1);
+      sum += shfl_xor(sum, 2);
+      const int row = group + i * kRowStep;
+      if (lane_index() % 4 == 0 && row < block.query_rows) block.stats[first + row] = {row_lse[i] * kLog2E, sum};
     }
   }
 }
@@ -232,59 +287,62 @@ __device__ __forceinline__ void wait_for_copies() {
 }
 
 // dq of the chunk of queries in shared memory, all keys being there: the warps take turns at groups of kTiles x 16
-// rows.
+// rows, from the last warp on, because the first ones may have had a group of keys more.
 template <typename Traits, int kTiles>
 __device__ __forceinline__ void write_dq_of_chunk(const BwdBlock<Traits>& block, const ShortAttentionBwdParams& params,
                                                   int first_query) {
   const int queries_here = smaller(params.num_queries - first_query, block.query_rows);
+  constexpr int kRows = kTiles * kTileRows;
 #pragma unroll 1
-  for (int row = warp_index() * kTiles * kTileRows; row < queries_here; row += num_warps() * kTiles * kTileRows) {
+  for (int row = (Traits::kWarps - 1 - warp_index()) * kRows; row < queries_here; row += Traits::kWarps * kRows) {
     float dq[kTiles][Traits::kD / 8][4] = {};
     const int query = first_query + row;
-    add_dq<Traits>(dq, block, row, block.lse_log2 + query, block.delta + query, params.num_keys);
+    add_dq<Traits>(dq, block, row, query, params.num_keys);
     store_gradient<Traits>(block, params.dq, 0, dq, params.softmax_scale, query, params.num_queries);
   }
 }
 
-// First pass, and dq with it where all keys are in shared memory and the queries pass by.
+// First pass, and dq with it where all keys are in shared memory and the queries pass by. A round of the loop over keys
+// is a group of them for each warp; with fewer groups than warps in a chunk, the warps share out the queries too.
 template <typename Traits>
 __device__ __forceinline__ void write_dk_dv(const BwdBlock<Traits>& block, const ShortAttentionBwdParams& params) {
-  const bool has_all_keys = params.num_keys <= block.key_rows;
-  const bool has_all_queries = params.num_queries <= block.query_rows;
+  constexpr int kRoundKeys = Traits::kWarps * Traits::kKeys, kLog2Warps = 2;
+  static_assert(Traits::kWarps == 1 << kLog2Warps);
+  const bool has_all_keys = Traits::kIsResident || params.num_keys <= block.key_rows;
+  const bool has_all_queries = Traits::kIsResident || params.num_queries <= block.query_rows;
 #pragma unroll 1
-  for (int first_key = 0; first_key < params.num_keys; first_key += block.key_rows) {
-    if (first_key > 0) sync_threads();  // everyone is done with the keys before
-    load_keys(block, params, first_key);
-    const int keys_here = smaller(params.num_keys - first_key, block.key_rows);
-    const int groups = ceil_div(keys_here, Traits::kKeys);
-    const int parts = groups < num_warps() ? num_warps() / groups : 1;
-    const int part = parts > 1 ? warp_index() / groups : 0;
+  for (int first_key = 0; first_key < params.num_keys; first_key += kRoundKeys) {
+    const bool needs_keys = first_key > 0 && !has_all_keys;
+    if (needs_keys) {
+      sync_threads();  // everyone is done with the keys before
+      load_keys(block, params, first_key);
+    }
+    // Of the warp's index, the lower bits are its group of keys and the rest its part of the queries.
+    const int groups = ceil_div(params.num_keys - first_key, Traits::kKeys);
+    const bool shares = groups <= Traits::kWarps / 2 && !(has_all_keys && first_key > 0);
+    const int group_bits = shares ? groups - 1 : kLog2Warps, parts = Traits::kWarps >> group_bits;
+    const int part = warp_index() >> group_bits, group = warp_index() & ((1 << group_bits) - 1);
+    float dk[Traits::kKeyTiles][Traits::kD / 8][4] = {}, dv[Traits::kKeyTiles][Traits::kD / 8][4] = {};
 #pragma unroll 1
-    for (int base = 0; base < groups; base += num_warps()) {  // more than one round only with all queries there
-      const int group = parts > 1 ? warp_index() % groups : base + warp_index();
-      const bool has_keys = group < groups && part < parts;
-      float dk[Traits::kKeyTiles][Traits::kD / 8][4] = {}, dv[Traits::kKeyTiles][Traits::kD / 8][4] = {};
-#pragma unroll 1
-      for (int first_query = 0; first_query < params.num_queries; first_query += block.query_rows) {
-        if (!has_all_queries || (first_key == 0 && base == 0)) {
-          if (first_query > 0 || first_key > 0) sync_threads();
-          load_queries(block, params, first_query);
-          if (first_key == 0) compute_delta(block, params, first_query);
-        }
-        if (!has_all_queries || base == 0) wait_for_copies();
+    for (int first_query = 0; first_query < params.num_queries; first_query += block.query_rows) {
+      if (!has_all_queries) {
+        if (first_query > 0 || first_key > 0) sync_threads();
+        load_queries(block, params, first_query);
+        if (first_key == 0) compute_stats<Traits, 2>(block, params, first_query);
+      }
+      if (!has_all_queries || needs_keys || first_key == 0) wait_for_copies();
+      if (group < groups) {
         const int queries_here = smaller(params.num_queries - first_query, block.query_rows);
-        if (has_keys) {
-          add_dk_dv<Traits>(dk, dv, block, group * Traits::kKeys, block.lse_log2 + first_query,
-                            block.delta + first_query, queries_here, part, parts);
-        }
-        if (has_all_keys && !has_all_queries) write_dq_of_chunk<Traits, 1>(block, params, first_query);
+        add_dk_dv<Traits>(dk, dv, block, (has_all_keys ? first_key : 0) + group * Traits::kKeys, first_query,
+                          queries_here, part, parts);
       }
-      if (parts > 1) reduce_over_parts<Traits>(dk, dv, block, groups, parts);
-      if (has_keys && part == 0) {
-        const int key = first_key + group * Traits::kKeys;
-        store_gradient<Traits>(block, params.dk, 1, dk, params.softmax_scale, key, params.num_keys);
-        store_gradient<Traits>(block, params.dv, 2, dv, 1.0f, key, params.num_keys);
-      }
+      if (has_all_keys && !has_all_queries) write_dq_of_chunk<Traits, 1>(block, params, first_query);
+    }
+    if (parts > 1) reduce_over_parts<Traits>(dk, dv, block, group, part, parts);
+    if (group < groups && part == 0) {
+      const int key = first_key + group * Traits::kKeys;
+      store_gradient<Traits>(block, params.dk, 1, dk, params.softmax_scale, key, params.num_keys);
+      store_gradient<Traits>(block, params.dv, 2, dv, 1.0f, key, params.num_keys);
     }
   }
 }
@@ -305,28 +363,26 @@ __device__ __forceinline__ void write_dq_streamed(const BwdBlock<Traits>& block,
       load_keys(block, params, first_key);
       wait_for_copies();
       const int keys_here = smaller(params.num_keys - first_key, block.key_rows);
-      add_dq<Traits>(dq, block, row, block.lse_log2 + query, block.delta + query, keys_here);
+      add_dq<Traits>(dq, block, row, query, keys_here);
     }
     store_gradient<Traits>(block, params.dq, 0, dq, params.softmax_scale, query, params.num_queries);
   }
 }
 
 template <typename Traits>
-__global__ void __launch_bounds__(Traits::kWarps* kWarpSize, Traits::kMinBlocks)
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     short_attention_bwd_kernel(const ShortAttentionBwdParams params, const int key_rows, const int query_rows) {
-  using T = typename Traits::Element;
   using Tile = typename Traits::Tile;
-  T* smem = reinterpret_cast<T*>(dynamic_smem());
-  const int stats = round_up(params.num_queries, query_rows);
   BwdBlock<Traits> block;
-  block.keys = Tile{smem};
+  block.keys = Tile{smem_address(dynamic_smem())};
   block.values = block.keys.below(key_rows);
   block.queries = block.values.below(key_rows);
   block.douts = block.queries.below(query_rows);
-  block.lse_log2 = reinterpret_cast<float*>(block.douts.below(query_rows).at(0, 0));
-  block.delta = block.lse_log2 + stats;
-  block.bias = params.dbias != nullptr ? block.delta + stats : nullptr;
-  block.scratch = block.delta + stats + (params.dbias != nullptr ? Traits::kWarps * 3 * Traits::kD : 0);
+  unsigned char* rest = dynamic_smem() + 2 * (key_rows + query_rows) * Tile::kRowBytes;
+  block.stats = reinterpret_cast<QueryStats*>(rest);
+  float* sums = reinterpret_cast<float*>(block.stats + round_up(params.num_queries, query_rows));
+  block.bias = params.dbias != nullptr ? sums : nullptr;
+  block.scratch = sums + (params.dbias != nullptr ? Traits::kWarps * 3 * Traits::kD : 0);
   block.b = block_index();
   block.h = block_index_y();
   block.key_rows = key_rows;
@@ -335,17 +391,22 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarpSize, Traits::kMinBlocks)
 
   constexpr int kBiasValues = 3 * Traits::kD;
   if (block.bias != nullptr) {
-    for (int i = thread_index(); i < Traits::kWarps * kBiasValues; i += block_size()) block.bias[i] = 0.0f;
+    for (int i = thread_index(); i < Traits::kWarps * kBiasValues; i += Traits::kThreads) block.bias[i] = 0.0f;
+  }
+  load_keys(block, params, 0);
+  if (Traits::kIsResident || params.num_queries <= query_rows) {
+    load_queries(block, params, 0);
+    compute_stats<Traits, 4>(block, params, 0);
   }
   write_dk_dv(block, params);
-  if (params.num_keys > key_rows) {
-    write_dq_streamed(block, params);
-  } else if (params.num_queries <= query_rows) {
+  if constexpr (Traits::kIsResident) {
     write_dq_of_chunk<Traits, Traits::kRowTiles>(block, params, 0);
+  } else if (params.num_keys > key_rows) {
+    write_dq_streamed(block, params);
   }
   if (block.bias != nullptr) {
     sync_threads();
-    for (int i = thread_index(); i < kBiasValues; i += block_size()) {
+    for (int i = thread_index(); i < kBiasValues; i += Traits::kThreads) {
       float sum = 0.0f;
       for (int warp = 0; warp < Traits::kWarps; ++warp) sum += block.bias[warp * kBiasValues + i];
       const int64_t row = (int64_t(block.b) * 3 + i / Traits::kD) * params.heads + block.h;
@@ -356,10 +417,11 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarpSize, Traits::kMinBlocks)
 
 template <typename T, int kHeadDim>
 const char* launch_short_attention_bwd(const ShortAttentionBwdParams& params, void* stream) {
-  using Traits = ShortAttentionBwdTraits<T, kHeadDim>;
   const auto plan = plan_short_attention_bwd(params.num_queries, params.num_keys, kHeadDim, params.dbias != nullptr);
-  return launch(short_attention_bwd_kernel<Traits>, Grid{params.batch, params.heads}, plan.warps * kWarpSize,
-                plan.smem_bytes, stream, params, plan.key_rows, plan.query_rows);
+  const auto kernel = plan.resident ? short_attention_bwd_kernel<ShortAttentionBwdTraits<T, kHeadDim, true>>
+                                    : short_attention_bwd_kernel<ShortAttentionBwdTraits<T, kHeadDim, false>>;
+  return launch(kernel, Grid{params.batch, params.heads}, plan.warps * kWarpSize, plan.smem_bytes, stream, params,
+                plan.key_rows, plan.query_rows);
 }
 
 }  // namespace lgfast

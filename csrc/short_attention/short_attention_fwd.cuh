@@ -1,14 +1,13 @@
 // out = softmax(softmax_scale * q k^T) v and lse = log sum exp, for short sequences.
 //
 // A block owns one (batch, head), or a share of its queries; K and V of the head lie in shared memory, all of them
-// where they fit. A warp owns tiles of 16 or 32 queries: scores = q k^T in registers, softmax, out += p v. The next
-// tile's q is copied while this one is computed. Two shapes of the loop over keys:
-//   full row  up to 256 keys: the whole row of scores in registers, so one maximum, one sum and no rescaling; compiled
-//             for a few capacities, the tiles a length does not need are skipped by a branch all lanes take alike;
-//   slabs     more keys: 32 at a time with online softmax.
-// Numerics: products of T summed in float32, softmax in float32 by exp2 with log2(e) in the scale, p rounded to T, out
-// rounded once. Deterministic. Follows FlashAttention-2 (arXiv 2307.08691), and NVIDIA apex's contrib fmha for the
-// one-block-per-head structure.
+// where they fit. A warp owns 32 queries at a time, so that each read of a key serves two products, and walks slabs of
+// keys with online softmax: scores = q k^T in registers, out += p v. The next queries are copied while these are
+// computed. Slabs are as large as registers allow: up to 128 keys are one slab, which needs no rescaling, up to 256
+// two. Kernels are compiled for a few capacities; tiles of 16 keys that the last slab of a length does not need are
+// skipped by a branch all lanes take alike. Numerics: products of T summed in float32, softmax in float32 by exp2 with
+// log2(e) in the scale, p rounded to T, out rounded once. Deterministic. Follows FlashAttention-2 (arXiv 2307.08691),
+// and NVIDIA apex's contrib fmha for the one-block-per-head structure.
 #pragma once
 
 #include "short_attention/tiles.cuh"
@@ -20,11 +19,14 @@ template <typename T, int kHeadDim, int kRowCapacity>
 struct ShortAttentionFwdTraits {
   using Element = T;
   static constexpr int kD = kHeadDim;
-  static constexpr bool kIsFullRow = kRowCapacity != kSlabs;
-  static constexpr int kRowTiles = fwd_row_tiles(kRowCapacity);
+  static constexpr bool kIsManySlabs = kRowCapacity == kSlabs;
+  static constexpr int kRowTiles = kFwdRowTiles;
   static constexpr int kRows = kRowTiles * kTileRows;
-  static constexpr int kSlabTiles = (kIsFullRow ? kRowCapacity : kSlabKeys) / kTileRows;
-  static constexpr int kSureTiles = kIsFullRow ? fewest_tiles(kRowCapacity) : 1;  // of the last slab
+  // Keys of the slab before the last, or 0; of many slabs, those of each.
+  static constexpr int kSlabKeys = kIsManySlabs ? lgfast::kSlabKeys : kRowCapacity > 128 ? kFirstSlabKeys : 0;
+  // Tiles of the last slab.
+  static constexpr int kMostTiles = (kIsManySlabs ? kSlabKeys : kRowCapacity - kSlabKeys) / kTileRows;
+  static constexpr int kSureTiles = kIsManySlabs ? 1 : fewest_tiles(kRowCapacity) - kSlabKeys / kTileRows;
   static constexpr int kMaxThreads = fwd_max_warps(kRowCapacity, kHeadDim) * kWarpSize;
   static constexpr int kMinBlocks = fwd_blocks(kRowCapacity, kHeadDim);
 };
@@ -54,17 +56,15 @@ struct FwdRows {
 };
 
 template <typename Traits>
-using FwdTile = SmemTile<typename Traits::Element, Traits::kD>;
-template <typename Traits>
-using FwdScores = float[Traits::kSlabTiles][Traits::kRowTiles][2][4];
-template <typename Traits>
-using FwdQueries = uint32_t[Traits::kD / 16][Traits::kRowTiles][4];
+using FwdTile = SmemTile<Traits::kD>;
+template <typename Traits, int kTiles>
+using FwdScores = float[kTiles][Traits::kRowTiles][2][4];
 
 // Masks the scores of keys from `keys_left` on; the tiles before the last sure one have none of them.
-template <typename Traits>
-__device__ __forceinline__ void mask_scores(FwdScores<Traits>& scores, int keys_left) {
+template <typename Traits, int kTiles>
+__device__ __forceinline__ void mask_scores(FwdScores<Traits, kTiles>& scores, int keys_left) {
 #pragma unroll
-  for (int t = Traits::kSureTiles - 1; t < Traits::kSlabTiles; ++t) {
+  for (int t = Traits::kSureTiles - 1; t < kTiles; ++t) {
 #pragma unroll
     for (int i = 0; i < Traits::kRowTiles * 8; ++i) {
       const int key = t * kTileRows + 8 * (i / 4 % 2) + 2 * (lane_index() % 4) + i % 2;
@@ -74,14 +74,14 @@ __device__ __forceinline__ void mask_scores(FwdScores<Traits>& scores, int keys_
 }
 
 // Takes the slab's scores into the rows' maximum; what was summed before is rescaled to it.
-template <typename Traits>
-__device__ __forceinline__ void update_maximum(FwdRows<Traits>& rows, const FwdScores<Traits>& scores, int tiles,
-                                               float scale_log2) {
+template <typename Traits, int kTiles, bool kIsFirst>
+__device__ __forceinline__ void update_maximum(FwdRows<Traits>& rows, const FwdScores<Traits, kTiles>& scores,
+                                               int tiles, float scale_log2) {
   float maximum[Traits::kRowTiles][2];
 #pragma unroll
   for (int i = 0; i < Traits::kRowTiles * 2; ++i) maximum[i / 2][i % 2] = negative_infinity();
 #pragma unroll
-  for (int t = 0; t < Traits::kSlabTiles; ++t) {
+  for (int t = 0; t < kTiles; ++t) {
     if (t >= tiles) continue;
 #pragma unroll
     for (int i = 0; i < Traits::kRowTiles * 8; ++i) {
@@ -95,7 +95,7 @@ __device__ __forceinline__ void update_maximum(FwdRows<Traits>& rows, const FwdS
     float value = maximum[r][half];
     value = fmaxf(value, shfl_xor(value, 1));
     value = fmaxf(value, shfl_xor(value, 2)) * scale_log2;
-    if constexpr (!Traits::kIsFullRow) {
+    if constexpr (!kIsFirst) {
       value = fmaxf(value, rows.maximum[r][half]);
       const float factor = fast_exp2(rows.maximum[r][half] - value);
       rows.sum[r][half] *= factor;
@@ -109,39 +109,50 @@ __device__ __forceinline__ void update_maximum(FwdRows<Traits>& rows, const FwdS
   }
 }
 
-// The slab of keys at the start of the tiles; `keys_left` of them exist.
-template <typename Traits, bool kTail>
-__device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows, const FwdQueries<Traits>& q, FwdTile<Traits> keys,
-                                         FwdTile<Traits> values, int keys_left, float scale_log2) {
-  constexpr int kRowTiles = Traits::kRowTiles, kSlabTiles = Traits::kSlabTiles;
-  constexpr int kSureTiles = kTail ? Traits::kSureTiles : kSlabTiles;  // these without a branch
-  const int tiles = kSureTiles < kSlabTiles ? ceil_div(keys_left, kTileRows) : kSlabTiles;
-  FwdScores<Traits> scores = {};
+// Scores of the warp's queries and the keys in the first kSureTiles to kTiles tiles. The queries are read from shared
+// memory slab by slab, for want of registers to keep them in.
+template <typename Traits, int kTiles, int kSureTiles>
+__device__ __forceinline__ void multiply_queries(FwdScores<Traits, kTiles>& scores, FwdTile<Traits> queries,
+                                                 FwdTile<Traits> keys, int tiles) {
+  using T = typename Traits::Element;
 #pragma unroll
   for (int step = 0; step < Traits::kD / 16; ++step) {
+    uint32_t q[Traits::kRowTiles][4];
+    load_a_step(q, queries, step);
 #pragma unroll
-    for (int t = 0; t < kSureTiles; ++t) multiply_abt_step(scores[t], q[step], keys.below(t * kTileRows), step);
+    for (int t = 0; t < kTiles; ++t) {
+      if (t < kSureTiles || t < tiles) multiply_abt_step<T>(scores[t], q, keys, step, t * kTileRows);
+    }
   }
+}
+
+// The slab of keys at the start of the tiles. have_read_queries() is called when this warp's
+// next queries may be copied over these.
+template <typename Traits, int kTiles, int kSureTiles, bool kIsFirst, typename F>
+__device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows, FwdTile<Traits> queries, FwdTile<Traits> keys,
+                                         FwdTile<Traits> values, int keys_left, float scale_log2,
+                                         const F& have_read_queries) {
+  using T = typename Traits::Element;
+  const int tiles = kSureTiles < kTiles ? ceil_div(keys_left, kTileRows) : kTiles;
+  FwdScores<Traits, kTiles> scores = {};
+  multiply_queries<Traits, kTiles, kSureTiles>(scores, queries, keys, tiles);
+  have_read_queries();
+  if (keys_left < kTiles * kTileRows) mask_scores<Traits, kTiles>(scores, keys_left);
+  update_maximum<Traits, kTiles, kIsFirst>(rows, scores, tiles, scale_log2);
 #pragma unroll
-  for (int t = kSureTiles; t < kSlabTiles; ++t) {
-    if (t < tiles) multiply_abt(scores[t], q, keys.below(t * kTileRows));
-  }
-  if constexpr (kTail) mask_scores<Traits>(scores, keys_left);
-  update_maximum<Traits>(rows, scores, tiles, scale_log2);
-#pragma unroll
-  for (int t = 0; t < kSlabTiles; ++t) {
+  for (int t = 0; t < kTiles; ++t) {
     if (t >= tiles) continue;
-    uint32_t p[kRowTiles][4];
+    uint32_t p[Traits::kRowTiles][4];
 #pragma unroll
-    for (int i = 0; i < kRowTiles * 8; ++i) {
+    for (int i = 0; i < Traits::kRowTiles * 8; ++i) {
       const int r = i / 8, half = i / 2 % 2;
       float& score = scores[t][r][i / 4 % 2][i % 4];
       score = fast_exp2(score * scale_log2 - rows.maximum[r][half]);
       rows.sum[r][half] += score;
     }
 #pragma unroll
-    for (int r = 0; r < kRowTiles; ++r) pack_a<typename Traits::Element>(p[r], scores[t][r]);
-    multiply_ab(rows.out, p, values.below(t * kTileRows));
+    for (int r = 0; r < Traits::kRowTiles; ++r) pack_a<T>(p[r], scores[t][r]);
+    multiply_ab<T>(rows.out, p, values, t * kTileRows);
   }
 }
 
@@ -159,7 +170,7 @@ __device__ __forceinline__ void store_out(const FwdRows<Traits>& rows, const Sho
       float sum = rows.sum[r][half];
       sum += shfl_xor(sum, 1);
       sum += shfl_xor(sum, 2);
-      inverse[half] = 1.0f / sum;
+      inverse[half] = fast_reciprocal(sum);
       const int row = first + r * kTileRows + 8 * half + lane_index() / 4;
       if (lane_index() % 4 == 0 && row < params.num_queries) {
         lse[row] = (rows.maximum[r][half] + fast_log2(sum)) * kLn2;
@@ -177,13 +188,14 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
   using Tile = FwdTile<Traits>;
   constexpr int kRows = Traits::kRows;
   const int b = block_index(), h = block_index_y();
-  const int warp = warp_index();
+  // Warps that get a round more than others must not all be of one quarter of the multiprocessor.
+  const int warp = (warp_index() + b + b / 4) % num_warps();
   const float scale_log2 = params.softmax_scale * kLog2E;
 
-  const Tile keys{reinterpret_cast<T*>(dynamic_smem())};
+  const Tile keys{smem_address(dynamic_smem())};
   const Tile values = keys.below(key_rows), queries = values.below(key_rows + warp * kRows);  // queries: this warp's
 
-  const int chunks = Traits::kIsFullRow ? 1 : ceil_div(params.num_keys, key_rows);
+  const int chunks = Traits::kIsManySlabs ? ceil_div(params.num_keys, key_rows) : 1;
   const int first_base = block_index_z() * num_warps() * kRows, step = grid_size_z() * num_warps() * kRows;
   const auto load_queries = [&](int first) {
     load_rows_async(queries, head_rows<T>(params.q, b, h), params.q.token_stride, first, kRows, params.num_queries,
@@ -207,7 +219,6 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
     const int first = base + warp * kRows;
     const bool has_rows = first < params.num_queries;
     FwdRows<Traits> rows;
-    FwdQueries<Traits> q;
     for (int chunk = 0; chunk < chunks; ++chunk) {
       if (chunks > 1 && (chunk > 0 || base > first_base)) {
         sync_threads();  // everyone is done with the keys before
@@ -220,19 +231,30 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
       if (chunk == 0) {
         cp_async_wait<0>();
         sync_warp();  // the other lanes' copies of the queries
-        load_a(q, queries);
-        sync_warp();
-        if (first + step < params.num_queries) load_queries(first + step);
-        cp_async_commit();
       }
       const int keys_here = smaller(params.num_keys - chunk * key_rows, key_rows);
-      int slab = 0;
-      for (; !Traits::kIsFullRow && slab + kSlabKeys <= keys_here; slab += kSlabKeys) {
-        fwd_slab<Traits, false>(rows, q, keys.below(slab), values.below(slab), kSlabKeys, scale_log2);
+      constexpr int kSlabKeys = Traits::kSlabKeys, kTiles = kSlabKeys / kTileRows;
+      int last = Traits::kIsManySlabs ? 0 : kSlabKeys;  // where the last slab begins
+      const auto nothing = [] {};
+      if constexpr (Traits::kIsManySlabs) {
+#pragma unroll 1
+        for (; last + kSlabKeys < keys_here; last += kSlabKeys) {
+          fwd_slab<Traits, kTiles, kTiles, false>(rows, queries, keys.below(last), values.below(last), kSlabKeys,
+                                                  scale_log2, nothing);
+        }
+      } else if constexpr (kSlabKeys > 0) {
+        // Always so; but the compiler, not knowing, keeps the slabs apart, and so their scores out of each other's way.
+        if (keys_here > kSlabKeys) {
+          fwd_slab<Traits, kTiles, kTiles, true>(rows, queries, keys, values, kSlabKeys, scale_log2, nothing);
+        }
       }
-      if (Traits::kIsFullRow || slab < keys_here) {
-        fwd_slab<Traits, true>(rows, q, keys.below(slab), values.below(slab), keys_here - slab, scale_log2);
-      }
+      fwd_slab<Traits, Traits::kMostTiles, Traits::kSureTiles, kSlabKeys == 0>(
+          rows, queries, keys.below(last), values.below(last), keys_here - last, scale_log2, [&] {
+            if (chunk < chunks - 1) return;
+            sync_warp();
+            if (first + step < params.num_queries) load_queries(first + step);
+            cp_async_commit();
+          });
     }
     if (has_rows) store_out<Traits>(rows, params, b, h, first);
   }
@@ -255,7 +277,6 @@ const char* launch_short_attention_fwd(const ShortAttentionFwdParams& params, vo
     case 128: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 128>>(params, plan, stream);
     case 192: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 192>>(params, plan, stream);
     case 208: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 208>>(params, plan, stream);
-    case 256: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 256>>(params, plan, stream);
     default: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, kSlabs>>(params, plan, stream);
   }
 }

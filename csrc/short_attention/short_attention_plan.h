@@ -23,12 +23,14 @@ LGFAST_HOST_DEVICE constexpr int round_up(int a, int b) { return ceil_div(a, b) 
 // row spreads eight rows over all banks; D = 32 and 64 do it by swizzling (SmemTile in tiles.cuh).
 LGFAST_HOST_DEVICE constexpr int smem_row_bytes(int head_dim) { return head_dim == 48 ? 112 : 2 * head_dim; }
 
-// Up to 256 keys a whole row of scores stays in registers. A kernel is compiled for each of these capacities; one of
-// them takes the lengths above the capacity before it, and counts its tiles at run time. 208 is for 193 to 208 keys
-// alone, 14 x 14 + 1 tokens of a ViT, whose number of tiles is thereby a constant.
-constexpr int kRowCapacities[] = {64, 128, 192, 208, 256};
-constexpr int kSlabs = 0;  // in place of a capacity: more keys, online softmax over slabs of them
-constexpr int kSlabKeys = 32;
+// The scores of a slab of keys stay in registers. Up to 208 keys are one slab of at most 128, and a second one of the
+// rest. A kernel is compiled for each of these capacities; one of them takes the lengths above the capacity before it,
+// and counts the tiles of its last slab at run time. 208 is for 193 to 208 keys alone, 14 x 14 + 1 tokens of a ViT,
+// whose number of tiles is thereby a constant.
+constexpr int kRowCapacities[] = {64, 128, 192, 208};
+constexpr int kFirstSlabKeys = 112;
+constexpr int kSlabs = 0;  // in place of a capacity: more keys, in slabs of kSlabKeys
+constexpr int kSlabKeys = 64;
 
 // The smallest capacity that holds the keys, or kSlabs.
 constexpr int row_capacity(int num_keys) {
@@ -47,18 +49,18 @@ constexpr int fewest_tiles(int capacity) {
   return below / kTileRows + 1;
 }
 
-// Tiles of queries a warp holds: two where registers allow, so that each key read serves two products.
-constexpr int fwd_row_tiles(int capacity) { return capacity <= 128 ? 2 : 1; }
+constexpr int kFwdRowTiles = 2;  // tiles of queries a warp holds, so that each key read serves two products
 // What the kernels are compiled for (__launch_bounds__): warps of a block, and blocks on a multiprocessor at once.
-// Three blocks of four warps leave a thread 168 registers, two leave 255; which kernels fit in 168 is the compiler's
+// Four blocks of four warps leave a thread 128 registers, three 168, two 255; which kernels fit is the compiler's
 // report.
 constexpr int fwd_blocks(int capacity, int head_dim) {
-  return capacity == 64 || capacity == 192 || (capacity == 208 && head_dim < 64) ? 3 : 2;
+  if (capacity > 64 || capacity == kSlabs) return 2;
+  return head_dim == 32 ? 4 : 3;
 }
 constexpr int fwd_max_warps(int capacity, int head_dim) { return capacity == kSlabs && head_dim == 32 ? 6 : 4; }
 
 struct ShortAttentionFwdPlan {
-  int row_capacity;   // keys of the longest row the kernel keeps whole, or kSlabs
+  int row_capacity;   // keys of the longest row the kernel takes, or kSlabs
   int warps;          // of a block
   int rows_per_warp;  // queries one warp holds at a time
   int key_rows;       // keys in shared memory at a time; all of them where they fit
@@ -86,11 +88,11 @@ inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_q
   constexpr int kMostKeyBytes = 96 * 1024;
   const int row_bytes = smem_row_bytes(head_dim);
   const int padded = round_up(num_keys, kTileRows);
-  const int chunks = ceil_div(padded, kMostKeyBytes / (2 * row_bytes) / kSlabKeys * kSlabKeys);
+  const int chunks = ceil_div(padded, kMostKeyBytes / (2 * row_bytes) / kTileRows * kTileRows);
   ShortAttentionFwdPlan plan{};
   plan.row_capacity = row_capacity(num_keys);
-  plan.rows_per_warp = fwd_row_tiles(plan.row_capacity) * kTileRows;
-  plan.key_rows = chunks == 1 ? padded : round_up(ceil_div(padded, chunks), kSlabKeys);
+  plan.rows_per_warp = kFwdRowTiles * kTileRows;
+  plan.key_rows = round_up(ceil_div(padded, chunks), kTileRows);
   // Keys that leave room for two blocks only: more warps in each.
   const bool is_large = 2 * plan.key_rows * row_bytes > kMostKeyBytes / 2;
   plan.warps = is_large ? fwd_max_warps(plan.row_capacity, head_dim) : 4;
@@ -112,30 +114,33 @@ struct ShortAttentionBwdPlan {
 constexpr int kBwdWarps = 4;
 constexpr int kBwdRowsPerWarp = 2 * kTileRows;  // queries a warp owns for dq
 // Keys a warp owns for dk and dv: two tiles where their accumulators fit in registers.
-constexpr int bwd_keys_per_warp(int head_dim) { return (head_dim == 32 ? 2 : 1) * kTileRows; }
+constexpr int bwd_keys_per_warp(int head_dim, bool resident) {
+  return (resident || head_dim == 32 ? 2 : 1) * kTileRows;
+}
 
 inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_keys, int head_dim, bool has_bias) {
-  constexpr int kWarps = kBwdWarps, rows_per_warp = kBwdRowsPerWarp;
-  const int keys_per_warp = bwd_keys_per_warp(head_dim);
   const int row_bytes = smem_row_bytes(head_dim);
-  const int bias_bytes = has_bias ? kWarps * 3 * head_dim * 4 : 0;
-  const auto smem_bytes = [&](int key_rows, int query_rows) {
+  ShortAttentionBwdPlan plan{};
+  plan.warps = kBwdWarps;
+  const auto set_rows = [&](bool resident, int key_rows, int query_rows) {
+    const int keys_per_warp = bwd_keys_per_warp(head_dim, resident);
     const int stats_bytes = 2 * 4 * round_up(num_queries, query_rows);
+    const int bias_bytes = has_bias ? kBwdWarps * 3 * head_dim * 4 : 0;
     // Warps that share a group of keys add up its dk, dv here. Only the last chunk can have so few groups.
     const int last_groups = ceil_div((num_keys - 1) % key_rows + 1, keys_per_warp);
-    const int scratch_bytes = 2 * last_groups <= kWarps ? last_groups * keys_per_warp * head_dim * 4 : 0;
-    return 2 * row_bytes * (key_rows + query_rows) + stats_bytes + bias_bytes + scratch_bytes;
+    const int scratch_bytes = 2 * last_groups <= kBwdWarps ? last_groups * keys_per_warp * head_dim * 4 : 0;
+    plan.resident = resident;
+    plan.key_rows = key_rows;
+    plan.query_rows = query_rows;
+    plan.smem_bytes = 2 * row_bytes * (key_rows + query_rows) + stats_bytes + bias_bytes + scratch_bytes;
   };
-  ShortAttentionBwdPlan plan{};
-  plan.warps = kWarps;
-  plan.key_rows = round_up(num_keys, keys_per_warp);
-  plan.query_rows = round_up(num_queries, rows_per_warp);
-  plan.resident = smem_bytes(plan.key_rows, plan.query_rows) <= kHalfSmSmemBytes;
-  if (!plan.resident) {  // stream: each warp's accumulators cover one chunk
-    plan.key_rows = std::min(plan.key_rows, kWarps * keys_per_warp);
-    plan.query_rows = kWarps * rows_per_warp;
+  // The last group of resident keys may reach beyond them, into what follows in shared memory: its results are dropped.
+  set_rows(true, round_up(num_keys, kTileRows), round_up(num_queries, kBwdRowsPerWarp));
+  if (plan.smem_bytes > kHalfSmSmemBytes) {  // stream: each warp's accumulators cover one chunk
+    const int keys_per_warp = bwd_keys_per_warp(head_dim, false);
+    set_rows(false, std::min(round_up(num_keys, keys_per_warp), kBwdWarps * keys_per_warp),
+             kBwdWarps * kBwdRowsPerWarp);
   }
-  plan.smem_bytes = smem_bytes(plan.key_rows, plan.query_rows);
   return plan;
 }
 

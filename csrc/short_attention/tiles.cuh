@@ -18,26 +18,27 @@ constexpr float kLn2 = 0.69314718055994530942f;
 
 __device__ __forceinline__ float negative_infinity() { return float_from_bits(0xff800000u); }
 
-// Row-major [rows][D] tile; 16-byte chunks are swizzled (or rows padded) so that ldmatrix's eight rows meet no bank
-// twice.
-template <typename T, int kHeadDim>
+// Row-major [rows][D] tile in shared memory; 16-byte chunks are swizzled (or rows padded) so that ldmatrix's eight rows
+// meet no bank twice. It begins at a multiple of eight rows, so that rows may be counted from its beginning.
+template <int kHeadDim>
 struct SmemTile {
   static_assert(kHeadDim == 32 || kHeadDim == 48 || kHeadDim == 64, "swizzle is written for these widths");
   static constexpr int kRowBytes = smem_row_bytes(kHeadDim);
-  static constexpr int kRowElements = kRowBytes / 2;
-  T* data;        // 128-byte aligned
-  int first = 0;  // the row the tile begins at, a multiple of 8
+  uint32_t address;
 
-  // Chunk `chunk + step` of a row; step is even and chunk is 0 or 1, unless step is 0.
-  __device__ __forceinline__ T* at(int row, int chunk, int step = 0) const {
+  __device__ __forceinline__ uint32_t at(int row, int chunk) const {
     if constexpr (kHeadDim == 64) chunk ^= row & 7;
     if constexpr (kHeadDim == 32) chunk ^= (row >> 1) & 3;
-    const int in_row = 8 * (kHeadDim == 48 ? chunk + step : chunk ^ step);
-    return data + first * kRowElements + row * kRowElements + in_row;
+    return address + row * kRowBytes + 16 * chunk;
   }
 
-  // The tile that begins `rows` further down; a multiple of 8.
-  __device__ __forceinline__ SmemTile below(int rows) const { return {data, first + rows}; }
+  // From the address of chunk 0 or 1 to that of the chunk `step` further on in its row; step is even. One instruction:
+  // the bits that name a swizzled chunk name nothing else.
+  static __device__ __forceinline__ uint32_t advance(uint32_t chunk, int step) {
+    return kHeadDim == 48 ? chunk + 16 * step : chunk ^ (16 * step);
+  }
+
+  __device__ __forceinline__ SmemTile below(int rows) const { return {address + rows * kRowBytes}; }
 };
 
 template <typename T, typename Pointer>
@@ -50,40 +51,44 @@ __device__ __forceinline__ auto head_rows(const HeadsView<Pointer>& view, int b,
 }
 
 // Starts copying rows [first, first + rows) of a head into a tile, by `threads` threads; rows from `limit` on are
-// zeros.
+// zeros. A thread keeps to one chunk of the rows; with D = 48 the last few threads have none.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ void load_rows_async(SmemTile<T, kHeadDim> tile, const T* head, int64_t token_stride,
-                                                int first, int rows, int limit, int thread, int threads) {
+__device__ __forceinline__ void load_rows_async(SmemTile<kHeadDim> tile, const T* head, int64_t token_stride, int first,
+                                                int rows, int limit, int thread, int threads) {
   constexpr int kChunks = kHeadDim / 8;
+  const int chunk = thread % kChunks, step = threads / kChunks;
+  int row = thread / kChunks;
+  if (row >= step) return;
+  const T* from = head + (first + row) * token_stride + 8 * chunk;
 #pragma unroll 1
-  for (int i = thread; i < rows * kChunks; i += threads) {
-    const int row = i / kChunks, chunk = i % kChunks;
-    const bool valid = first + row < limit;
-    cp_async_16(tile.at(row, chunk), head + (valid ? (first + row) * token_stride : 0) + 8 * chunk, valid);
+  for (; row < rows; row += step, from += step * token_stride) {
+    cp_async_16(tile.at(row, chunk), from, first + row < limit);
   }
 }
 
 // A operand: the first 16 kRows rows of a tile, columns [16 step, 16 step + 16) of D.
-template <typename T, int kHeadDim, int kRows>
-__device__ __forceinline__ void load_a(uint32_t (&a)[kRows][4], SmemTile<T, kHeadDim> tile, int step) {
-  const int lane = lane_index();
+template <int kHeadDim, int kRows>
+__device__ __forceinline__ void load_a_step(uint32_t (&a)[kRows][4], SmemTile<kHeadDim> tile, int step) {
+  const uint32_t first = tile.advance(tile.at(lane_index() % 16, lane_index() / 16), 2 * step);
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) ldmatrix_x4(a[r], tile.below(r * kTileRows).at(lane % 16, lane / 16, 2 * step));
+  for (int r = 0; r < kRows; ++r) ldmatrix_x4(a[r], first + r * kTileRows * tile.kRowBytes);
 }
 
-template <typename T, int kHeadDim, int kRows>
-__device__ __forceinline__ void load_a(uint32_t (&a)[kHeadDim / 16][kRows][4], SmemTile<T, kHeadDim> tile) {
+template <int kHeadDim, int kRows>
+__device__ __forceinline__ void load_a(uint32_t (&a)[kHeadDim / 16][kRows][4], SmemTile<kHeadDim> tile) {
 #pragma unroll
-  for (int step = 0; step < kHeadDim / 16; ++step) load_a(a[step], tile, step);
+  for (int step = 0; step < kHeadDim / 16; ++step) load_a_step(a[step], tile, step);
 }
 
-// acc[r] += a[r] * (first 16 rows)^T over columns [16 step, 16 step + 16) of D: 16 x 16 scores for each row tile.
+// acc[r] += a[r] * (16 rows)^T over columns [16 step, 16 step + 16) of D: 16 x 16 scores for each row tile. The 16 rows
+// are those from the constant `row` on, which costs no instruction, unlike a tile that begins there.
 template <typename T, int kHeadDim, int kRows>
 __device__ __forceinline__ void multiply_abt_step(float (&acc)[kRows][2][4], const uint32_t (&a)[kRows][4],
-                                                  SmemTile<T, kHeadDim> tile, int step) {
+                                                  SmemTile<kHeadDim> tile, int step, int row = 0) {
   const int lane = lane_index();
+  const uint32_t first = tile.at(lane % 8 + 8 * (lane / 16), lane / 8 % 2);
   uint32_t b[4];
-  ldmatrix_x4(b, tile.at(lane % 8 + 8 * (lane / 16), lane / 8 % 2, 2 * step));
+  ldmatrix_x4(b, tile.advance(first, 2 * step) + row * tile.kRowBytes);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     mma_m16n8k16<T>(acc[r][0], a[r], b[0], b[1]);
@@ -94,20 +99,20 @@ __device__ __forceinline__ void multiply_abt_step(float (&acc)[kRows][2][4], con
 // The same over all of D.
 template <typename T, int kHeadDim, int kRows>
 __device__ __forceinline__ void multiply_abt(float (&acc)[kRows][2][4], const uint32_t (&a)[kHeadDim / 16][kRows][4],
-                                             SmemTile<T, kHeadDim> tile) {
+                                             SmemTile<kHeadDim> tile, int row = 0) {
 #pragma unroll
-  for (int step = 0; step < kHeadDim / 16; ++step) multiply_abt_step(acc, a[step], tile, step);
+  for (int step = 0; step < kHeadDim / 16; ++step) multiply_abt_step<T>(acc, a[step], tile, step, row);
 }
 
-// acc[r] += a[r] * (first 16 rows), summed over them: 16 x D for each of kRows row tiles.
+// acc[r] += a[r] * (16 rows from the constant `row` on), summed over them: 16 x D for each of kRows row tiles.
 template <typename T, int kHeadDim, int kRows>
 __device__ __forceinline__ void multiply_ab(float (&acc)[kRows][kHeadDim / 8][4], const uint32_t (&a)[kRows][4],
-                                            SmemTile<T, kHeadDim> tile) {
-  const int lane = lane_index();
+                                            SmemTile<kHeadDim> tile, int row = 0) {
+  const uint32_t first = tile.at(lane_index() % 16, lane_index() / 16);
 #pragma unroll
   for (int j = 0; j < kHeadDim / 8; j += 2) {
     uint32_t b[4];
-    ldmatrix_x4_trans(b, tile.at(lane % 16, lane / 16, j));
+    ldmatrix_x4_trans(b, tile.advance(first, j) + row * tile.kRowBytes);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       mma_m16n8k16<T>(acc[r][j], a[r], b[0], b[1]);

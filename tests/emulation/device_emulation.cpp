@@ -224,23 +224,23 @@ void warp_collective(Site site, void* arguments, void (*execute)(void* const*)) 
   wake(first, kWarpSize);
 }
 
-void check_smem_row(const void* pointer, const char* function) {
-  const auto* row = static_cast<const unsigned char*>(pointer);
-  if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) fail("%s: the address is not a multiple of 16", function);
-  if (row < smem_block || row + 16 > smem_block + smem_block_bytes) {
-    fail("%s: byte offset %td is outside the block's %d bytes of shared memory", function, row - smem_block,
+unsigned char* smem_row(uint32_t address, const char* function) {
+  if (address % 16 != 0) fail("%s: the address is not a multiple of 16", function);
+  if (int64_t(address) + 16 > smem_block_bytes) {
+    fail("%s: byte offset %d is outside the block's %d bytes of shared memory", function, int(address),
          smem_block_bytes);
   }
+  return smem_block + address;
 }
 
 // The copy happens now or as late as the wait, as the seed says: code that forgets to wait gives different results.
-void copy_async(void* smem, const void* global, bool valid) {
-  check_smem_row(smem, "cp_async_16");
+void copy_async(uint32_t smem, const void* global, bool valid) {
+  unsigned char* row = smem_row(smem, "cp_async_16");
   if (valid && reinterpret_cast<uintptr_t>(global) % 16 != 0) fail("cp_async_16: global address not a multiple of 16");
-  const Copy copy{smem, global, valid, current->group};
+  const Copy copy{row, global, valid, current->group};
   if (next_random() % 4 == 0) perform(copy);
   current->copies.push_back(copy);
-  current->copied.push_back(smem);
+  current->copied.push_back(row);
 }
 
 void commit_copies() { ++current->group; }

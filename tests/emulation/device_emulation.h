@@ -51,8 +51,8 @@ unsigned char* smem();
 void block_barrier(Site site);
 // `execute` runs once, with the 32 lanes' `arguments` in lane order, when all of them have arrived.
 void warp_collective(Site site, void* arguments, void (*execute)(void* const* lanes));
-void check_smem_row(const void* pointer, const char* function);
-void copy_async(void* smem, const void* global, bool valid);
+unsigned char* smem_row(uint32_t address, const char* function);  // 16 bytes, checked
+void copy_async(uint32_t smem, const void* global, bool valid);
 void commit_copies();
 void wait_copies(int pending_groups);
 const char* launch_blocks(const std::function<void()>& kernel, Grid grid, int block, int smem_bytes);
@@ -108,6 +108,9 @@ inline int grid_size() { return emulation::position().grid.x; }
 inline int grid_size_z() { return emulation::position().grid.z; }
 
 inline unsigned char* dynamic_smem() { return emulation::smem(); }
+inline uint32_t smem_address(const void* pointer) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) - emulation::smem());
+}
 inline void atomic_add(uint32_t* counter, uint32_t value) { *counter += value; }  // fibers switch at collectives only
 
 inline void sync_threads(LGFAST_SITE_ARGUMENTS) { emulation::block_barrier(LGFAST_SITE); }
@@ -140,21 +143,22 @@ inline bool any_lane(bool predicate, LGFAST_SITE_ARGUMENTS) {
   return lane.predicate;
 }
 
-inline void cp_async_16(void* smem, const void* global, bool valid) { emulation::copy_async(smem, global, valid); }
+inline void store_smem_16(uint32_t smem, const Vector16& value) {
+  std::memcpy(emulation::smem_row(smem, __func__), &value, sizeof(value));
+}
+inline void cp_async_16(uint32_t smem, const void* global, bool valid) { emulation::copy_async(smem, global, valid); }
 inline void cp_async_commit() { emulation::commit_copies(); }
 template <int kPending>
 void cp_async_wait() {
   emulation::wait_copies(kPending);
 }
 
-inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, LGFAST_SITE_ARGUMENTS) {
-  emulation::check_smem_row(row, __func__);
-  emulation::LdmatrixLane lane{row, r};
+inline void ldmatrix_x4(uint32_t (&r)[4], uint32_t row, LGFAST_SITE_ARGUMENTS) {
+  emulation::LdmatrixLane lane{emulation::smem_row(row, __func__), r};
   emulation::warp_collective(LGFAST_SITE, &lane, emulation::ldmatrix<false>);
 }
-inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, LGFAST_SITE_ARGUMENTS) {
-  emulation::check_smem_row(row, __func__);
-  emulation::LdmatrixLane lane{row, r};
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t row, LGFAST_SITE_ARGUMENTS) {
+  emulation::LdmatrixLane lane{emulation::smem_row(row, __func__), r};
   emulation::warp_collective(LGFAST_SITE, &lane, emulation::ldmatrix<true>);
 }
 

@@ -43,7 +43,7 @@ __global__ void partial_barrier_kernel(float* out) {
 template <bool kWait, int kPitch>
 __global__ void async_copy_kernel(const float* in, float* out) {
   float* mine = reinterpret_cast<float*>(dynamic_smem()) + kPitch * thread_index();
-  cp_async_16(mine, in + 4 * thread_index(), thread_index() % 2 == 0);
+  cp_async_16(smem_address(mine), in + 4 * thread_index(), thread_index() % 2 == 0);
   cp_async_commit();
   if (kWait) cp_async_wait<0>();
   out[thread_index()] = *mine;
@@ -60,11 +60,11 @@ __global__ void matmul_kernel(const float* a, const float* b, float* out) {
   sync_warp();
   const int lane = lane_index();
   uint32_t a_fragment[4], b_fragment[4];
-  ldmatrix_x4(a_fragment, a_tile + 16 * (lane % 16) + 8 * (lane / 16));
+  ldmatrix_x4(a_fragment, smem_address(a_tile + 16 * (lane % 16) + 8 * (lane / 16)));
   if (kTrans) {
-    ldmatrix_x4_trans(b_fragment, b_tile + 8 * (lane % 16));
+    ldmatrix_x4_trans(b_fragment, smem_address(b_tile + 8 * (lane % 16)));
   } else {
-    ldmatrix_x4(b_fragment, b_tile + 16 * (lane % 8) + 8 * (lane / 8 % 2));
+    ldmatrix_x4(b_fragment, smem_address(b_tile + 16 * (lane % 8) + 8 * (lane / 8 % 2)));
   }
   float acc[4] = {};
   mma_m16n8k16<bf16>(acc, a_fragment, b_fragment[0], b_fragment[1]);
