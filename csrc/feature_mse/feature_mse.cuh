@@ -2,10 +2,13 @@
 //
 // Block: one image and up to 16 channels of one pair. Phase 1 takes the differences on the common grid into shared
 // memory, a warp per grid row, and sums their squares. Phase 2 gathers, for each student pixel, the differences it
-// contributed to, with the transposed bilinear weights. Channels are the fastest lane index, so a pixel is one sector.
+// contributed to, with the transposed bilinear weights. A thread takes kVector neighbouring channels at once, 16 bytes
+// where the maps allow it, so that positions and weights are found once for all of them.
 // Numerics: float (double for double maps), rounded once. No atomics: partial sums have a place per block and are
 // added in order by a second kernel, so two runs agree bit for bit.
 #pragma once
+
+#include <type_traits>
 
 #include "common/accumulate.h"
 #include "common/reduce.cuh"
@@ -14,20 +17,57 @@
 
 namespace lgfast {
 
-// Value of a map at one grid position and channel; taps with weight 0 read one pixel only.
-template <typename T, typename Acc>
-__device__ Acc bilinear_read(const T* __restrict__ map,  // [h, w, C] of one image, at the channel
-                             int64_t row_stride, int64_t column_stride, const Tap<Acc>& ty, const Tap<Acc>& tx) {
-  const T* low = map + ty.low * row_stride;
-  const T* high = map + ty.high * row_stride;
-  const auto blend_x = [&](const T* row) {
-    const Acc a = Accumulate<T>::load(row[tx.low * column_stride]);
-    if (tx.weight == Acc(0)) return a;
-    return a * (Acc(1) - tx.weight) + Accumulate<T>::load(row[tx.high * column_stride]) * tx.weight;
-  };
-  const Acc a = blend_x(low);
-  if (ty.weight == Acc(0)) return a;
-  return a * (Acc(1) - ty.weight) + blend_x(high) * ty.weight;
+template <typename T, int kVector>
+struct alignas(kVector * sizeof(T)) Channels {
+  T values[kVector];
+};
+
+template <typename T, int kVector, typename Acc>
+__device__ __forceinline__ void load_channels(const T* __restrict__ from, Acc (&to)[kVector]) {
+  const auto in = *reinterpret_cast<const Channels<T, kVector>*>(from);
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) to[i] = Accumulate<T>::load(in.values[i]);
+}
+
+// To shared memory, 16 bytes at a time where there are so many; the compiler would write value by value.
+template <int kVector, typename Acc>
+__device__ __forceinline__ void store_differences(Acc* to, const Acc (&from)[kVector]) {
+  if constexpr (sizeof(from) % sizeof(Vector16) == 0) {
+#pragma unroll
+    for (size_t i = 0; i < sizeof(from) / sizeof(Vector16); ++i) {
+      Vector16 words;
+      memcpy(&words, from + i * sizeof(Vector16) / sizeof(Acc), sizeof(words));
+      store_smem_16(smem_address(to) + i * sizeof(words), words);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) to[i] = from[i];
+  }
+}
+
+// a * (1 - weight) + b * weight; with weight 0 b plays no part, not even if it is not finite.
+template <int kVector, typename Acc>
+__device__ __forceinline__ void blend(Acc (&a)[kVector], const Acc (&b)[kVector], Acc weight) {
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) a[i] = weight == Acc(0) ? a[i] : a[i] * (Acc(1) - weight) + b[i] * weight;
+}
+
+// Values of a map at one grid position. The four loads are in flight together; a map of the grid's size needs one.
+template <typename Offset, typename T, int kVector, typename Acc>
+__device__ __forceinline__ void bilinear_read(const T* __restrict__ map,  // [h, w, C] of one image, at the channel
+                                              Offset row_stride, Offset column_stride, const Tap<Acc>& ty,
+                                              const Tap<Acc>& tx, bool is_grid, Acc (&value)[kVector]) {
+  const Offset row = ty.low * row_stride, column = tx.low * column_stride;
+  load_channels(map + (row + column), value);
+  if (is_grid) return;
+  const Offset next_row = ty.high * row_stride, next_column = tx.high * column_stride;
+  Acc right[kVector], below[kVector], below_right[kVector];
+  load_channels(map + (row + next_column), right);
+  load_channels(map + (next_row + column), below);
+  load_channels(map + (next_row + next_column), below_right);
+  blend(value, right, tx.weight);
+  blend(below, below_right, tx.weight);
+  blend(value, below, ty.weight);
 }
 
 template <typename Acc>
@@ -35,8 +75,8 @@ __device__ void fill_taps(Tap<Acc>* taps, int in, int out) {
   for (int x = thread_index(); x < out; x += kFeatureMseThreads) taps[x] = bilinear_tap<Acc>(x, in, out);
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kFeatureMseThreads) feature_mse_kernel(const FeatureMseParams params) {
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kFeatureMseThreads, 2) feature_mse_kernel(const FeatureMseParams params) {
   using Acc = typename Accumulate<T>::type;
   int k = 0;
   while (block_index() >= params.first_block[k + 1]) ++k;
@@ -61,18 +101,29 @@ __global__ void __launch_bounds__(kFeatureMseThreads) feature_mse_kernel(const F
 
   const T* student = static_cast<const T*>(p.student) + image * p.student_image_stride + first_channel;
   const T* teacher = static_cast<const T*>(p.teacher) + image * p.teacher_image_stride + first_channel;
+  const bool student_is_grid = p.student_h == p.grid_h && p.student_w == p.grid_w;
+  const bool teacher_is_grid = p.teacher_h == p.grid_h && p.teacher_w == p.grid_w;
+  using Offset = std::conditional_t<kVector == 1, int64_t, int>;  // within an image; takes_vectors sees to it
+  const Offset student_column_stride = static_cast<Offset>(p.student_token_stride);
+  const Offset student_row_stride = static_cast<Offset>(p.student_w * p.student_token_stride);
+  const Offset teacher_column_stride = static_cast<Offset>(p.teacher_column_stride);
+  const Offset teacher_row_stride = static_cast<Offset>(p.teacher_row_stride);
   Acc squares = 0;
   for (int y = warp_index(); y < p.grid_h; y += num_warps()) {
-    for (int i = lane_index(); i < p.grid_w * slab; i += kWarpSize) {
+    for (int i = lane_index() * kVector; i < p.grid_w * slab; i += kWarpSize * kVector) {
       const int x = i >> slab_log2, c = i & (slab - 1);
       if (c >= channels) continue;
-      const Acc s = bilinear_read(student + c, p.student_w * p.student_token_stride, p.student_token_stride,
-                                  student_rows[y], student_columns[x]);
-      const Acc t = bilinear_read(teacher + c, p.teacher_row_stride, p.teacher_column_stride, teacher_rows[y],
-                                  teacher_columns[x]);
-      const Acc d = s - t;
-      difference[y * p.grid_w * slab + i] = d;
-      squares += d * d;
+      Acc s[kVector], t[kVector];
+      bilinear_read<Offset>(student + c, student_row_stride, student_column_stride, student_rows[y], student_columns[x],
+                            student_is_grid, s);
+      bilinear_read<Offset>(teacher + c, teacher_row_stride, teacher_column_stride, teacher_rows[y], teacher_columns[x],
+                            teacher_is_grid, t);
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) {
+        s[j] -= t[j];
+        squares += s[j] * s[j];
+      }
+      store_differences(difference + y * p.grid_w * slab + i, s);
     }
   }
   const Acc sum = block_sum(squares, sums);  // also orders the differences before phase 2
@@ -84,19 +135,29 @@ __global__ void __launch_bounds__(kFeatureMseThreads) feature_mse_kernel(const F
   const Acc grad_scale = static_cast<Acc>(p.grad_scale);
   for (int row = warp_index(); row < p.student_h; row += num_warps()) {
     const TapRange ys = tap_range(row, p.student_h, p.grid_h);
-    for (int i = lane_index(); i < p.student_w * slab; i += kWarpSize) {
+    for (int i = lane_index() * kVector; i < p.student_w * slab; i += kWarpSize * kVector) {
       const int column = i >> slab_log2, c = i & (slab - 1);
       if (c >= channels) continue;
       const TapRange xs = tap_range(column, p.student_w, p.grid_w);
-      Acc total = 0;
+      Acc total[kVector] = {};
       for (int y = ys.begin; y < ys.end; ++y) {
-        Acc along_x = 0;
-        for (int x = xs.begin; x < xs.end; ++x)
-          along_x += tap_weight(student_columns[x], column) * difference[((y * p.grid_w + x) << slab_log2) + c];
-        total += tap_weight(student_rows[y], row) * along_x;
+        Acc along_x[kVector] = {};
+        for (int x = xs.begin; x < xs.end; ++x) {
+          const Acc weight = tap_weight(student_columns[x], column);
+          const Acc* at = difference + ((y * p.grid_w + x) << slab_log2) + c;
+          const auto d = *reinterpret_cast<const Channels<Acc, kVector>*>(at);
+#pragma unroll
+          for (int j = 0; j < kVector; ++j) along_x[j] += weight * d.values[j];
+        }
+        const Acc weight = tap_weight(student_rows[y], row);
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) total[j] += weight * along_x[j];
       }
-      grad[static_cast<int64_t>(row * p.student_w + column) * p.channels + c] =
-          Accumulate<T>::store(total * grad_scale);
+      Channels<T, kVector> out;
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) out.values[j] = Accumulate<T>::store(total[j] * grad_scale);
+      *reinterpret_cast<Channels<T, kVector>*>(grad + static_cast<int64_t>(row * p.student_w + column) * p.channels +
+                                               c) = out;
     }
   }
 }
@@ -112,26 +173,37 @@ __global__ void __launch_bounds__(kFeatureMseThreads)
   if (thread_index() == 0) *loss = static_cast<Loss>(sum);
 }
 
-// out = grad * dloss * scale
+// out = grad * dloss * scale; both on 16-byte boundaries.
 template <typename T>
 __global__ void __launch_bounds__(kFeatureMseThreads)
     feature_mse_bwd_kernel(const T* __restrict__ grad,  // [n]
                            const typename Accumulate<T>::type* __restrict__ dloss, T* __restrict__ out, int64_t n,
                            double scale) {
   using Acc = typename Accumulate<T>::type;
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   const Acc factor = static_cast<Acc>(*dloss * scale);
-  const int64_t step = static_cast<int64_t>(grid_size()) * kFeatureMseThreads;
-  for (int64_t i = static_cast<int64_t>(block_index()) * kFeatureMseThreads + thread_index(); i < n; i += step)
-    out[i] = Accumulate<T>::store(Accumulate<T>::load(grad[i]) * factor);
+  const int64_t step = static_cast<int64_t>(grid_size()) * kFeatureMseThreads * kVector;
+  int64_t i = (static_cast<int64_t>(block_index()) * kFeatureMseThreads + thread_index()) * kVector;
+  for (; i + kVector <= n; i += step) {
+    Acc values[kVector];
+    load_channels(grad + i, values);
+    Channels<T, kVector> scaled;
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) scaled.values[j] = Accumulate<T>::store(values[j] * factor);
+    *reinterpret_cast<Channels<T, kVector>*>(out + i) = scaled;
+  }
+  for (; i < n; ++i) out[i] = Accumulate<T>::store(Accumulate<T>::load(grad[i]) * factor);
 }
 
 template <typename T>
 const char* launch_feature_mse_fwd(const FeatureMseParams& params, void* loss, void* stream) {
   using Acc = typename Accumulate<T>::type;
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   const int blocks = params.first_block[params.num_pairs];
+  const auto kernel =
+      takes_vectors(params, kVector, sizeof(T)) ? feature_mse_kernel<T, kVector> : feature_mse_kernel<T, 1>;
   const char* error = nullptr;
-  if (blocks > 0)
-    error = launch(feature_mse_kernel<T>, Grid{blocks}, kFeatureMseThreads, params.smem_bytes, stream, params);
+  if (blocks > 0) error = launch(kernel, Grid{blocks}, kFeatureMseThreads, params.smem_bytes, stream, params);
   if (error) return error;
   const int smem_bytes = kFeatureMseThreads / kWarpSize * static_cast<int>(sizeof(double));
   return launch(feature_mse_sum_kernel<Acc>, Grid{}, kFeatureMseThreads, smem_bytes, stream,
@@ -143,7 +215,8 @@ const char* launch_feature_mse_bwd(const void* grad, const void* dloss, void* ou
                                    void* stream) {
   using Acc = typename Accumulate<T>::type;
   if (n == 0) return nullptr;
-  const int64_t per_block = kFeatureMseThreads * 4, blocks = (n + per_block - 1) / per_block;
+  const int64_t per_block = kFeatureMseThreads * (16 / static_cast<int>(sizeof(T)));
+  const int64_t blocks = (n + per_block - 1) / per_block;
   return launch(feature_mse_bwd_kernel<T>, Grid{static_cast<int>(blocks < 4096 ? blocks : 4096)}, kFeatureMseThreads, 0,
                 stream, static_cast<const T*>(grad), static_cast<const Acc*>(dloss), static_cast<T*>(out), n, scale);
 }

@@ -1,7 +1,9 @@
 // Sizes, strides, work split and launchers of feature_mse; no torch types.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 
 namespace lgfast {
 
@@ -75,6 +77,27 @@ inline int64_t plan_feature_mse(FeatureMseParams& params, int64_t batch, int acc
     params.first_block[k + 1] = params.first_block[k] + static_cast<int>(batch) * ((p.channels + slab - 1) / slab);
   }
   return 0;
+}
+
+// Whether every map can be read, and the gradient written, `vector` channels at once: sizes, strides and addresses fit,
+// and 32 bits hold the offsets within an image.
+inline bool takes_vectors(const FeatureMseParams& params, int vector, size_t element_bytes) {
+  bool fits = true;
+  for (int k = 0; k < params.num_pairs; ++k) {
+    const FeatureMsePair& p = params.pairs[k];
+    for (const int64_t elements :
+         {int64_t{p.channels}, int64_t{1} << params.slab_log2[k], p.student_image_stride, p.student_token_stride,
+          p.teacher_image_stride, p.teacher_row_stride, p.teacher_column_stride}) {
+      fits = fits && elements % vector == 0;
+    }
+    const int64_t student_span = p.student_h * p.student_w * p.student_token_stride;
+    const int64_t teacher_span = p.teacher_h * p.teacher_row_stride + p.teacher_w * p.teacher_column_stride;
+    fits = fits && student_span < (int64_t{1} << 31) && teacher_span < (int64_t{1} << 31);
+    for (const void* data : {p.student, p.teacher, static_cast<const void*>(p.grad)}) {
+      fits = fits && reinterpret_cast<uintptr_t>(data) % (vector * element_bytes) == 0;
+    }
+  }
+  return fits;
 }
 
 int feature_mse_max_smem();  // of the current GPU

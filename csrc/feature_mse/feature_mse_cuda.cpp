@@ -6,6 +6,7 @@
 
 #include "common/cuda_stream.h"
 #include "common/dispatch.h"
+#include "common/packed.h"
 #include "feature_mse/feature_mse_inputs.h"
 
 namespace lgfast {
@@ -51,12 +52,15 @@ Tensor feature_mse_bwd(const Tensor& dloss, const Tensor& grad, double scale) {
                "feature_mse", "dloss must be a scalar of the loss's dtype, got ", shape(dloss), " ",
                toString(dloss.scalar_type()));
   LGFAST_CHECK(grad.is_contiguous(), "feature_mse", "grad must be contiguous");
+  LGFAST_CHECK(dloss.device() == grad.device(), "feature_mse", "dloss must be on grad's device");
   const int32_t device = grad.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
+  const Tensor source = packed(grad);
   Tensor out = torch::stable::empty_like(grad);
   const char* error = dispatch_float("feature_mse", grad.scalar_type(), [&](auto zero) {
-    return launch_feature_mse_bwd<decltype(zero)>(grad.const_data_ptr(), dloss.const_data_ptr(), out.mutable_data_ptr(),
-                                                  grad.numel(), scale, current_cuda_stream(device));
+    return launch_feature_mse_bwd<decltype(zero)>(source.const_data_ptr(), dloss.const_data_ptr(),
+                                                  out.mutable_data_ptr(), grad.numel(), scale,
+                                                  current_cuda_stream(device));
   });
   LGFAST_CHECK(!error, "feature_mse", error);
   return out;
