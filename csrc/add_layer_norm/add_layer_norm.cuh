@@ -26,7 +26,10 @@ __device__ inline RowLanes row_lanes(int lanes) {
 }
 
 __device__ __forceinline__ float row_sum(float value, int lanes) {
-  for (int mask = lanes / 2; mask > 0; mask /= 2) value += shfl_xor(value, mask);
+#pragma unroll
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+    if (mask < lanes) value += shfl_xor(value, mask);
+  }
   return value;
 }
 
@@ -59,19 +62,20 @@ __device__ __forceinline__ void store_row(T* __restrict__ row, const RowLanes& a
 template <typename T>
 __device__ __forceinline__ float row_drop_scale(const AddLayerNormRows& shape, int64_t row, bool is_row) {
   if (!shape.drop_scale || !is_row) return 1.0f;
-  return to_float(static_cast<const T*>(shape.drop_scale)[row / shape.rows_per_sample]);
+  const bool is_short = shape.rows <= 0xffffffff;  // a division of 64 bits takes a hundred instructions
+  const int64_t sample = is_short ? static_cast<uint32_t>(row) / static_cast<uint32_t>(shape.rows_per_sample)
+                                  : row / shape.rows_per_sample;
+  return to_float(static_cast<const T*>(shape.drop_scale)[sample]);
 }
 
 template <typename T, int kUnits>
-__global__ void __launch_bounds__(kAddLayerNormThreads, 2)
+__global__ void __launch_bounds__(kAddLayerNormThreads, kUnits == 1 ? 4 : 2)
     add_layer_norm_fwd_kernel(const AddLayerNormFwdParams params, int lanes) {
   constexpr int kValues = kUnits * kUnit;
   const RowLanes at = row_lanes(lanes);
   const AddLayerNormRows& shape = params.shape;
   const int channels = shape.channels;
-  float weight[kValues], bias[kValues];
-  load_row<T, kUnits>(static_cast<const T*>(shape.weight), at, channels, true, weight);
-  load_row<T, kUnits>(static_cast<const T*>(params.bias), at, channels, true, bias);
+  const float channel_share = 1.0f / static_cast<float>(channels);
   for (int64_t first = static_cast<int64_t>(block_index()) * at.groups; first < shape.rows;
        first += static_cast<int64_t>(grid_size()) * at.groups) {
     const int64_t row = first + at.group, offset = row * channels;
@@ -86,18 +90,20 @@ __global__ void __launch_bounds__(kAddLayerNormThreads, 2)
       y[i] = to_float(from_float<T>(y[i] + scale * out[i]));
       sum += y[i];
     }
-    const float mean = row_sum(sum, lanes) / static_cast<float>(channels);
+    const float mean = row_sum(sum, lanes) * channel_share;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
       const bool is_channel = (at.lane + i / kUnit * lanes) * kUnit < channels;
       squares += is_channel ? (y[i] - mean) * (y[i] - mean) : 0.0f;
     }
-    const float rstd =
-        1.0f / sqrtf(row_sum(squares, lanes) / static_cast<float>(channels) + static_cast<float>(params.eps));
+    const float rstd = 1.0f / sqrtf(row_sum(squares, lanes) * channel_share + static_cast<float>(params.eps));
     if (!is_row) continue;
+    store_row<T, kUnits>(static_cast<T*>(params.y) + offset, at, channels, y);
+    float weight[kValues], bias[kValues];
+    load_row<T, kUnits>(static_cast<const T*>(shape.weight), at, channels, true, weight);
+    load_row<T, kUnits>(static_cast<const T*>(params.bias), at, channels, true, bias);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) out[i] = (y[i] - mean) * rstd * weight[i] + bias[i];
-    store_row<T, kUnits>(static_cast<T*>(params.y) + offset, at, channels, y);
     store_row<T, kUnits>(static_cast<T*>(params.out) + offset, at, channels, out);
     if (at.lane == 0) {
       static_cast<float*>(params.mean)[row] = mean;
@@ -136,15 +142,17 @@ __global__ void __launch_bounds__(kAddLayerNormThreads, 2)
   const RowLanes at = row_lanes(lanes);
   const AddLayerNormRows& shape = params.shape;
   const int channels = shape.channels;
+  const float channel_share = 1.0f / static_cast<float>(channels);
   float weight[kValues], dweight[kValues] = {}, dbias[kValues] = {};
   load_row<T, kUnits>(static_cast<const T*>(shape.weight), at, channels, true, weight);
   for (int64_t first = static_cast<int64_t>(block_index()) * at.groups; first < shape.rows;
        first += static_cast<int64_t>(grid_size()) * at.groups) {
     const int64_t row = first + at.group, offset = row * channels;
     const bool is_row = row < shape.rows;
-    float xhat[kValues], d[kValues];
+    float xhat[kValues], d[kValues], dy[kValues];
     load_row<T, kUnits>(static_cast<const T*>(params.y) + offset, at, channels, is_row, xhat);
     load_row<T, kUnits>(static_cast<const T*>(params.dout) + offset, at, channels, is_row, d);
+    load_row<T, kUnits>(static_cast<const T*>(params.dy) + offset, at, channels, is_row && params.dy, dy);
     const float mean = is_row ? static_cast<const float*>(params.mean)[row] : 0.0f;
     const float rstd = is_row ? static_cast<const float*>(params.rstd)[row] : 0.0f;
     float sum = 0.0f, products = 0.0f;
@@ -157,16 +165,11 @@ __global__ void __launch_bounds__(kAddLayerNormThreads, 2)
       sum += d[i];
       products += d[i] * xhat[i];
     }
-    sum = row_sum(sum, lanes) / static_cast<float>(channels);
-    products = row_sum(products, lanes) / static_cast<float>(channels);
+    sum = row_sum(sum, lanes) * channel_share;
+    products = row_sum(products, lanes) * channel_share;
     if (!is_row) continue;
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) d[i] = rstd * (d[i] - sum - xhat[i] * products);
-    if (params.dy) {
-      load_row<T, kUnits>(static_cast<const T*>(params.dy) + offset, at, channels, true, xhat);
-#pragma unroll
-      for (int i = 0; i < kValues; ++i) d[i] += xhat[i];
-    }
+    for (int i = 0; i < kValues; ++i) d[i] = rstd * (d[i] - sum - xhat[i] * products) + dy[i];
     store_row<T, kUnits>(static_cast<T*>(params.dresidual) + offset, at, channels, d);
     if (!shape.drop_scale) continue;
     const float scale = row_drop_scale<T>(shape, row, true);
@@ -181,9 +184,9 @@ __global__ void __launch_bounds__(kAddLayerNormThreads, 2)
 template <typename T>
 const char* launch_add_layer_norm_fwd(const AddLayerNormFwdParams& params, void* stream) {
   const AddLayerNormPlan plan = add_layer_norm_plan(params.shape.rows, params.shape.channels);
-  if (plan.blocks == 0) return nullptr;
+  if (plan.fwd_blocks == 0) return nullptr;
   const auto kernel = plan.units_per_lane == 1 ? add_layer_norm_fwd_kernel<T, 1> : add_layer_norm_fwd_kernel<T, 2>;
-  return launch(kernel, Grid{plan.blocks}, kAddLayerNormThreads, 0, stream, params, plan.lanes);
+  return launch(kernel, Grid{plan.fwd_blocks}, kAddLayerNormThreads, 0, stream, params, plan.lanes);
 }
 
 template <typename T>

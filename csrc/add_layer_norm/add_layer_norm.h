@@ -7,7 +7,8 @@ namespace lgfast {
 
 constexpr int kAddLayerNormMaxChannels = 512;
 constexpr int kAddLayerNormThreads = 256;
-constexpr int kAddLayerNormMaxBlocks = 512;  // a partial sum each in backward; not yet tuned on a GPU
+constexpr int kAddLayerNormMaxBlocks = 512;      // a partial sum each in backward; not yet tuned on a GPU
+constexpr int kAddLayerNormMaxFwdBlocks = 8192;  // so many that the last wave of them is a small part
 
 // What both directions share. Every tensor is contiguous.
 struct AddLayerNormRows {
@@ -46,7 +47,8 @@ struct AddLayerNormBwdParams {
 // How the kernels cut the rows: `lanes` neighbouring threads own a row, 8 channels each, twice where C > 256.
 struct AddLayerNormPlan {
   int lanes, rows_per_block, units_per_lane;
-  int blocks, bwd_smem_bytes;
+  int fwd_blocks;
+  int blocks, bwd_smem_bytes;  // of the backward kernel
 };
 
 inline AddLayerNormPlan add_layer_norm_plan(int64_t rows, int channels) {
@@ -57,6 +59,7 @@ inline AddLayerNormPlan add_layer_norm_plan(int64_t rows, int channels) {
   plan.units_per_lane = (units + plan.lanes - 1) / plan.lanes;
   plan.rows_per_block = kAddLayerNormThreads / plan.lanes;
   const int64_t blocks = (rows + plan.rows_per_block - 1) / plan.rows_per_block;
+  plan.fwd_blocks = static_cast<int>(blocks < kAddLayerNormMaxFwdBlocks ? blocks : kAddLayerNormMaxFwdBlocks);
   plan.blocks = static_cast<int>(blocks < kAddLayerNormMaxBlocks ? blocks : kAddLayerNormMaxBlocks);
   plan.bwd_smem_bytes = plan.rows_per_block * 2 * channels * static_cast<int>(sizeof(float));
   return plan;

@@ -21,10 +21,15 @@ template <typename T>
 __global__ void __launch_bounds__(kBiasGeluThreads) bias_gelu_fwd_kernel(const BiasGeluParams params) {
   const int64_t units_per_row = params.channels / kUnit, units = params.rows * units_per_row;
   const int64_t step = static_cast<int64_t>(grid_size()) * kBiasGeluThreads;
-  for (int64_t u = static_cast<int64_t>(block_index()) * kBiasGeluThreads + thread_index(); u < units; u += step) {
+  const int64_t first = static_cast<int64_t>(block_index()) * kBiasGeluThreads + thread_index();
+  const int column_step = static_cast<int>(step % units_per_row);
+  int column = static_cast<int>(first % units_per_row);
+  for (int64_t u = first; u < units; u += step) {
     float x[kUnit], bias[kUnit];
     load_unit(static_cast<const T*>(params.x) + u * kUnit, x);
-    load_unit(static_cast<const T*>(params.bias) + u % units_per_row * kUnit, bias);
+    load_unit(static_cast<const T*>(params.bias) + column * kUnit, bias);
+    column += column_step;
+    if (column >= units_per_row) column -= static_cast<int>(units_per_row);
 #pragma unroll
     for (int i = 0; i < kUnit; ++i) {
       x[i] += bias[i];

@@ -51,10 +51,17 @@ struct FlatAdamWBlock {
   int tensor, begin, end;
 };
 __device__ inline FlatAdamWBlock flat_adamw_block(const FlatAdamWParams& params) {
-  int k = 0;
-  while (block_index() >= params.first_block[k + 1]) ++k;
+  int k = 0, last = params.num_tensors - 1;
+  while (k < last) {  // the last tensor that begins at or before the block
+    const int middle = (k + last + 1) / 2;
+    if (block_index() >= params.first_block[middle]) {
+      k = middle;
+    } else {
+      last = middle - 1;
+    }
+  }
   const int begin = (block_index() - params.first_block[k]) * kFlatAdamWChunk, numel = params.tensors[k].numel;
-  return {k, begin, begin + kFlatAdamWChunk < numel ? begin + kFlatAdamWChunk : numel};
+  return {k, begin, numel - begin < kFlatAdamWChunk ? numel : begin + kFlatAdamWChunk};
 }
 
 template <typename T>

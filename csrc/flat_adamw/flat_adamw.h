@@ -118,7 +118,8 @@ LGFAST_HOST_DEVICE void adamw_update(float& param, float& exp_avg, float& exp_av
 inline int plan_flat_adamw(FlatAdamWParams& params) {
   params.first_block[0] = 0;
   for (int k = 0; k < params.num_tensors; ++k) {
-    const int blocks = (params.tensors[k].numel + kFlatAdamWChunk - 1) / kFlatAdamWChunk;
+    const int numel = params.tensors[k].numel;
+    const int blocks = numel / kFlatAdamWChunk + (numel % kFlatAdamWChunk > 0 ? 1 : 0);
     params.first_block[k + 1] = params.first_block[k] + blocks;
   }
   return params.first_block[params.num_tensors];
