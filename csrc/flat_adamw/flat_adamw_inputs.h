@@ -21,6 +21,11 @@ struct FlatAdamWInputs {
   torch::headeronly::ScalarType grad_type;
 };
 
+// Kernels read every tensor where it is: one elsewhere would be an illegal address.
+inline void check_device(const torch::stable::Tensor& tensor, const torch::stable::Tensor& params, const char* name) {
+  LGFAST_CHECK(tensor.device() == params.device(), "flat_adamw", name, " must be on the device of params; move it");
+}
+
 inline void check_flat_buffer(const torch::stable::Tensor& buffer, const torch::stable::Tensor& params,
                               torch::headeronly::ScalarType dtype, const char* name) {
   LGFAST_CHECK(
@@ -29,11 +34,14 @@ inline void check_flat_buffer(const torch::stable::Tensor& buffer, const torch::
       toString(buffer.scalar_type()));
   LGFAST_CHECK(reinterpret_cast<uintptr_t>(buffer.const_data_ptr()) % 16 == 0, "flat_adamw", name,
                " must begin on a 16-byte boundary, got a slice that does not; clone it");
+  check_device(buffer, params, name);
 }
 
-inline void check_scalar(const torch::stable::Tensor& scalar, torch::headeronly::ScalarType dtype, const char* name) {
+inline void check_scalar(const torch::stable::Tensor& scalar, const torch::stable::Tensor& params,
+                         torch::headeronly::ScalarType dtype, const char* name) {
   LGFAST_CHECK(scalar.numel() == 1 && scalar.scalar_type() == dtype, "flat_adamw", name, " must be one ",
                toString(dtype), ", got ", shape(scalar), " ", toString(scalar.scalar_type()));
+  check_device(scalar, params, name);
 }
 
 inline LowType low_type(const torch::stable::Tensor& params, const std::optional<torch::stable::Tensor>& low) {
@@ -47,12 +55,14 @@ inline LowType low_type(const torch::stable::Tensor& params, const std::optional
 // Gradients with their places; they must lie inside the buffers and on the alignment of vector accesses.
 inline void add_flat_adamw_tensors(FlatAdamWInputs& in, const std::vector<torch::stable::Tensor>& grads,
                                    const std::vector<int64_t>& offsets, const std::vector<int64_t>& groups,
-                                   int64_t total, size_t num_groups) {
+                                   const torch::stable::Tensor& params, size_t num_groups) {
   constexpr const char* op = "flat_adamw";
   LGFAST_CHECK(grads.size() == offsets.size() && grads.size() == groups.size(), op,
                "grads, offsets and groups must have the same length, got ", grads.size(), ", ", offsets.size(), " and ",
                groups.size());
+  const int64_t total = params.numel();
   for (size_t k = 0; k < grads.size(); ++k) {
+    check_device(grads[k], params, "every gradient");
     const int64_t numel = grads[k].numel();
     const int64_t padded = (numel + kFlatAdamWAlign - 1) / kFlatAdamWAlign * kFlatAdamWAlign;
     LGFAST_CHECK(grads[k].scalar_type() == grads[0].scalar_type(), op, "grads must share one dtype, got ",
@@ -82,9 +92,10 @@ inline FlatAdamWInputs flat_adamw_inputs(torch::stable::Tensor params, torch::st
   check_flat_buffer(params, params, ScalarType::Float, "params");
   check_flat_buffer(exp_avg, params, ScalarType::Float, "exp_avg");
   check_flat_buffer(exp_avg_sq, params, ScalarType::Float, "exp_avg_sq");
-  check_scalar(step, ScalarType::Float, "step");
-  check_scalar(num_skipped, ScalarType::Long, "num_skipped");
-  if (loss_scale) check_scalar(*loss_scale, ScalarType::Float, "loss_scale");
+  check_scalar(step, params, ScalarType::Float, "step");
+  check_scalar(num_skipped, params, ScalarType::Long, "num_skipped");
+  if (loss_scale) check_scalar(*loss_scale, params, ScalarType::Float, "loss_scale");
+  check_device(lr, params, "lr");
   LGFAST_CHECK(!weight_decay.empty() && weight_decay.size() <= kFlatAdamWMaxGroups, op, "weight_decay must list 1 to ",
                kFlatAdamWMaxGroups, " groups, got ", weight_decay.size());
   LGFAST_CHECK(lr.dim() == 1 && lr.is_contiguous() && lr.scalar_type() == ScalarType::Float &&
@@ -93,7 +104,7 @@ inline FlatAdamWInputs flat_adamw_inputs(torch::stable::Tensor params, torch::st
                toString(lr.scalar_type()));
   FlatAdamWInputs in;
   in.grad_type = grads.empty() ? ScalarType::Float : grads[0].scalar_type();
-  add_flat_adamw_tensors(in, grads, offsets, groups, params.numel(), weight_decay.size());
+  add_flat_adamw_tensors(in, grads, offsets, groups, params, weight_decay.size());
   FlatAdamWParams& p = in.shared;
   std::copy(weight_decay.begin(), weight_decay.end(), p.weight_decay);
   p.lr = static_cast<const float*>(lr.const_data_ptr());
