@@ -182,6 +182,7 @@ class Config:
         if not 0 < self.eval.holdout_fraction < 1:
             raise ValueError(f"eval.holdout_fraction: expected 0 < fraction < 1, got {self.eval.holdout_fraction}")
         check_positive(self, "distill.temperature")
+        check_seed(self, "seed", "data.seed")
         check_share(self, "distill.weight", "optim.label_smoothing", "model.drop_path_rate")
         if self.needs_teacher and self.augment.teacher_size <= 0:
             raise ValueError(
@@ -237,6 +238,12 @@ def check_not_negative(config: Any, *keys: str) -> None:
     for key in keys:
         if not get(config, key) >= 0:
             raise ValueError(f"{key}: expected 0 or more, got {get(config, key)}")
+
+
+def check_seed(config: Any, *keys: str) -> None:
+    for key in keys:
+        if not -(2**63) <= (get(config, key) or 0) < 2**63:
+            raise ValueError(f"{key}: expected a number of 64 bits, got {get(config, key)}")
 
 
 def check_share(config: Any, *keys: str) -> None:

@@ -20,7 +20,7 @@ def test_every_recipe_loads_and_survives_a_round_trip(name, tmp_path):
 
 def test_keys_that_are_gone_are_passed_over_in_files_alone():
     assert from_dict({"log": {"save_every_epochs": 2, "every_steps": 7}}) == replace(Config(), {"log.every_steps": 7})
-    with pytest.raises(ValueError, match="unknown configuration key 'log.save_every_epochs'; did you mean"):
+    with pytest.raises(ValueError, match=r"unknown configuration key 'log\.save_every_epochs'; did you mean"):
         replace(Config(), {"log.save_every_epochs": 2})
 
 
@@ -47,6 +47,8 @@ def test_replace_converts_text_to_the_field_type():
         ("lr", 1, "did you mean 'optim.lr'"),
         ("optim.lr", "fast", "optim.lr: expected float, got 'fast'"),
         ("optim.lr", 0, "optim.lr: expected a number above 0, got 0"),
+        ("seed", 2**63, "seed: expected a number of 64 bits, got 9223372036854775808"),
+        ("data.seed", -(2**64), r"data\.seed: expected a number of 64 bits"),
         ("epochs", 1.5, "epochs: expected int, got 1.5"),
         ("teacher.bn", "eval", "teacher.bn: expected one of batch, synced, running, got 'eval'"),
         ("eval.holdout_fraction", 1.5, "eval.holdout_fraction: expected 0 < fraction < 1, got 1.5"),
