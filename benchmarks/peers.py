@@ -31,6 +31,7 @@ class PaperStep:
 
     def __init__(self, student: GuidedStudent, teacher: nn.Module | None, layers: tuple[int, ...]) -> None:
         self.model = copy.deepcopy(student.model)
+        self.is_cuda = next(self.model.parameters()).is_cuda
         self.teacher = None if teacher is None else copy.deepcopy(teacher).train()
         self.layers, self.tokens, self.maps = layers, [], []
         self.projections = nn.ModuleList()
@@ -103,8 +104,7 @@ class AmpStep(PaperStep):
         return torch.optim.AdamW(groups, lr=LR, fused=True)
 
     def precision(self) -> contextlib.AbstractContextManager:
-        is_cuda = next(self.model.parameters()).is_cuda
-        return torch.autocast("cuda", torch.bfloat16) if is_cuda else contextlib.nullcontext()
+        return torch.autocast("cuda", torch.bfloat16) if self.is_cuda else contextlib.nullcontext()
 
 
 class CompiledStep(AmpStep):
@@ -112,8 +112,7 @@ class CompiledStep(AmpStep):
 
     def __init__(self, *args) -> None:
         super().__init__(*args)
-        is_cuda = next(self.model.parameters()).is_cuda
-        mode = "max-autotune-no-cudagraphs" if is_cuda else "default"
+        mode = "max-autotune-no-cudagraphs" if self.is_cuda else "default"
         self.model.compile(mode=mode)
         if self.teacher is not None:
             self.teacher.compile(mode=mode)
@@ -126,10 +125,10 @@ class GraphedStep(CompiledStep):
     replay: Callable[[], None] | None = None
 
     def make_optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, lr=LR, fused=True, capturable=groups[0]["params"][0].is_cuda)
+        return torch.optim.AdamW(groups, lr=LR, fused=True, capturable=self.is_cuda)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        if not inputs[0].is_cuda:
+        if not self.is_cuda:
             return self.eager(*inputs)
         if self.replay is None:
             self.buffers = [value.clone() for value in inputs]
