@@ -81,7 +81,7 @@ def test_replays_move_the_statistics_of_batch_norm(monkeypatch):
 def interleaved(graph, device="cpu"):
     """Losses of two students in turns, on batches of two shapes, while rates and weights change."""
     steps, found = [build(graph=graph, drop_path_rate=rate, device=device) for rate in (0.1, 0.3)], []
-    for number, batch in enumerate(batches(12, device)):
+    for number, batch in enumerate(batches(8, device)):
         for step in steps:
             for group in step.optimizer.param_groups:
                 group["lr"].fill_(1e-3 / (1 + number))
