@@ -61,10 +61,12 @@ def _check_lists(student_maps, teacher_maps, student_grids) -> None:
             "feature_mse: student_maps and teacher_maps must list the same pairs, at least one, "
             f"got {len(student_maps)} and {len(teacher_maps)}"
         )
-    if student_grids is not None and len(student_grids) != len(student_maps):
+    if student_grids is None:
+        return
+    are_pairs = all(isinstance(grid, (tuple, list)) and len(grid) == 2 for grid in student_grids)
+    if len(student_grids) != len(student_maps) or not are_pairs:
         raise ValueError(
-            f"feature_mse: student_grids must give (h, w) for each of {len(student_maps)} maps, "
-            f"got {len(student_grids)}"
+            f"feature_mse: student_grids must give (h, w) for each of {len(student_maps)} maps, got {student_grids}"
         )
 
 

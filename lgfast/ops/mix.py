@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lgfast.ops.augment_spec import AugmentSpec
+from lgfast.ops.inputs import check_floating
 from lgfast.ops.reference import philox
 
 # Columns of a mix plan: weight of an image's own pixels outside the box (inside it is 0), the box, and the weight of
@@ -70,7 +71,10 @@ def mix_images(images: Tensor, row: Tensor) -> Tensor:
         row: (6,) float64 of `mix_plan`, on the images' device; never read back, so a CUDA graph can hold the call.
     Returns:
         (B, 3, S, S), the images' dtype.
+    Raises:
+        ValueError: the images are not of a floating dtype.
     """
+    check_floating("mix_images", images=images)
     outside, top, left, height, width, _ = row.unbind()
     places = torch.arange(images.shape[-1], device=images.device)
     in_rows = (places >= top) & (places < top + height)

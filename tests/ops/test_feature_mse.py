@@ -178,7 +178,11 @@ def maps_with(**changes):
         (([torch.ones(2, 16, 3)], [(torch.ones(2, 3, 4, 4), 1)]), "teacher_maps must be a list of .*, got tuple"),
         (([], []), "must list the same pairs, at least one, got 0 and 0"),
         (([torch.randn(2, 16, 3)], []), "got 1 and 0"),
-        ((*maps_with()[:2], [(4, 4), (4, 4)]), r"student_grids must give \(h, w\) for each of 1 maps, got 2"),
+        (
+            (*maps_with()[:2], [(4, 4), (4, 4)]),
+            r"student_grids must give \(h, w\) for each of 1 maps, got \[\(4, 4\), ",
+        ),
+        ((*maps_with()[:2], [4]), r"student_grids must give \(h, w\) for each of 1 maps, got \[4\]"),
         (maps_with(student=torch.randn(2, 3, 4, 4)), r"pair 0 must be student \[B, h\*w, C\].*got \[2, 3, 4, 4\]"),
         (maps_with(student=torch.randn(2, 17, 3), grid=None), r"has 17 tokens, expected 4\*4; remove the class token"),
         (maps_with(student=torch.randn(2, 16, 5)), r"same number of channels.*\[2, 16, 5\].*\[2, 3, 8, 8\]; project"),

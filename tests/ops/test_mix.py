@@ -108,6 +108,11 @@ def test_low_precision_is_rounded_once():
         assert (error <= exact.abs() * 2**-8 + 1e-6).all()
 
 
+def test_images_that_cannot_be_mixed_are_refused():
+    with pytest.raises(ValueError, match=r"mix_images: images must be float32, .*, got torch.uint8; cast it"):
+        mix_images(torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8), draw(1, mixup_alpha=1.0)[0])
+
+
 @pytest.mark.gpu
 def test_a_cuda_graph_follows_the_row():
     images, labels = (tensor.cuda() for tensor in batch())
