@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lgfast import _extension
 from lgfast.build import resolve_precision
 from lgfast.config import Config, load_yaml, replace
 from lgfast.run import resume_config, train_run
@@ -17,6 +18,7 @@ def gpu(monkeypatch):
     def present(has_bf16):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+        monkeypatch.setattr(_extension, "has_cuda_kernels", lambda: False)  # which ask what GPU it is
 
     return present
 
