@@ -12,7 +12,7 @@ from lgfast.command_line import command_line
 def test_a_reader_that_leaves_early_ends_a_command_quietly():
     read_end, write_end = os.pipe()
     os.close(read_end)
-    command = [sys.executable, "-m", "lgfast.train", "--help"]
+    command = [sys.executable, "-W", "ignore", "-m", "lgfast.train", "--help"]
     done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (141, "")
