@@ -9,7 +9,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 HEAD_DIMS = (32, 48, 64)
 LENGTHS = (1, 7, 16, 17, 49, 64, 65, 196, 197, 208, 256, 730)
 ROW_CAPACITY_EDGES = (112, 128, 129, 150, 170, 192, 193, 209, 240, 257)  # where forward changes kernel or tiles
-UNEQUAL = ((196, 49), (1, 17), (17, 1), (65, 197), (33, 256), (40, 300), (300, 16))  # queries, keys
+UNEQUAL = ((196, 49), (1, 17), (17, 1), (65, 197), (33, 256), (40, 300), (300, 16), (900, 49))  # queries, keys
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, scale: float) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ struct ShortAttentionBwdTraits {
   static constexpr int kRows = kBwdRowsPerWarp;
   static constexpr int kKeys = bwd_keys_per_warp(kHeadDim, kResident);
   static constexpr int kRowTiles = kRows / kTileRows;
+  static constexpr int kPassingTiles = kHeadDim == 32 ? 2 : 1;  // of queries that pass by while dk and dv are held
   static constexpr int kKeyTiles = kKeys / kTileRows;
   static constexpr bool kHoldsValues = kKeyTiles == 1 || kHeadDim == 32;  // in registers, as keys are
   static constexpr int kMinBlocks = 2;
@@ -336,7 +337,8 @@ __device__ __forceinline__ void write_dk_dv(const BwdBlock<Traits>& block, const
         add_dk_dv<Traits>(dk, dv, block, (has_all_keys ? first_key : 0) + group * Traits::kKeys, first_query,
                           queries_here, part, parts);
       }
-      if (has_all_keys && !has_all_queries) write_dq_of_chunk<Traits, 1>(block, params, first_query);
+      if (has_all_keys && !has_all_queries)
+        write_dq_of_chunk<Traits, Traits::kPassingTiles>(block, params, first_query);
     }
     if (parts > 1) reduce_over_parts<Traits>(dk, dv, block, group, part, parts);
     if (group < groups && part == 0) {

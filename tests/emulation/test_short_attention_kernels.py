@@ -60,7 +60,8 @@ def test_keys_and_queries_differ_in_number(n, m, dim, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "n, m, dim", [(17, 17, 64), (65, 65, 48), (197, 197, 64), (196, 49, 32), (256, 256, 32), (40, 300, 32)]
+    "n, m, dim",
+    [(17, 17, 64), (65, 65, 48), (197, 197, 64), (196, 49, 32), (900, 49, 32), (256, 256, 32), (40, 300, 32)],
 )
 def test_every_schedule_gives_the_same_bits(n, m, dim, tmp_path):
     run_plain_case(n, m, dim, torch.bfloat16, tmp_path, heads=2, seeds=5, has_bias=True)
