@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,10 +75,11 @@ def train_run(
         resume = resume or start.is_restart
         run_dir = open_run_dir(config, resume)
         start.begin()
-        loaders = build_loaders(config, splits, device)
-        targets = target_source(config, teacher, loaders.train)
-        own = dataclasses.replace(config, run_dir=str(run_dir))
-        trainer = build_trainer(own, splits, targets, device, interrupt, loaders)
+        with contextlib.nullcontext() if resume else emptied_on_failure(run_dir):
+            loaders = build_loaders(config, splits, device)
+            targets = target_source(config, teacher, loaders.train)
+            own = dataclasses.replace(config, run_dir=str(run_dir))
+            trainer = build_trainer(own, splits, targets, device, interrupt, loaders)
         if resume:
             continue_run(trainer)
         trainer.fit()
@@ -122,6 +124,20 @@ def open_run_dir(config: Config, resume: bool) -> Path:
         (run_dir / "config.yaml").write_text(dump_yaml(config))
         (run_dir / "environment.json").write_text(json.dumps(describe_environment(), indent=2) + "\n")
     return run_dir
+
+
+@contextlib.contextmanager
+def emptied_on_failure(run_dir: Path) -> Iterator[None]:
+    """A run that cannot begin, as with an impossible setting, leaves no folder in the way of the corrected one."""
+    try:
+        yield
+    except Exception:
+        if ranks.is_writer():
+            for name in ("config.yaml", "environment.json"):
+                (run_dir / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty
+                run_dir.rmdir()
+        raise
 
 
 def build_trainer(

@@ -137,6 +137,19 @@ def test_run_folder_is_not_overwritten(finished):
         train_run(config)
 
 
+def test_a_run_that_cannot_begin_leaves_no_folder(finished, tmp_path):
+    config, result = finished
+    places = {"run_dir": str(tmp_path / "x"), "teacher.checkpoint": result.teacher_run}
+    with pytest.raises(ValueError, match=r"optim\.name: unknown optimizer 'adamx'"):
+        train_run(replace(config, places | {"optim.name": "adamx"}))
+    assert not (tmp_path / "x").exists()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="unknown optimizer"):
+        train_run(replace(config, places | {"optim.name": "adamx"}))
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["notes.txt"]
+
+
 def test_teacher_of_other_classes_is_refused(finished, tmp_path):
     config, result = finished
     path = tmp_path / "other.safetensors"
