@@ -167,37 +167,58 @@ struct SourceLine {
   }
 };
 
-// The values of kCount pixels where they are inside, `fill` elsewhere. values(value) is called if one is inside.
-template <int kCount, typename Values>
-LGFAST_HOST_DEVICE void fill_outside(const int (&inside)[kCount], int fill, const Values& values, uint8_t* out) {
+// kCount neighbouring output pixels from (x, y): their source points once, then the pixels of each plane by make().
+// `fill` where the source point lies outside.
+
+// Nearest and bilinear sampling.
+template <int kCount>
+struct AffinePixels {
+  const Affine& a;
+  Resample resample;
+  int x, y, size, pitch;
+
+  LGFAST_HOST_DEVICE AffinePixels(const Affine& a, Resample resample, int x, int y, int size, int pitch)
+      : a(a), resample(resample), x(x), y(y), size(size), pitch(pitch) {}
+  LGFAST_HOST_DEVICE void make(const uint8_t* plane, int fill, uint8_t* out) const {
+    for (int l = 0; l < kCount; ++l) out[l] = affine_pixel(a, resample, plane, size, pitch, x + l, y, fill);
+  }
+};
+
+template <int kCount>
+LGFAST_HOST_DEVICE bool fill_if_outside(const int (&inside)[kCount], int fill, uint8_t* out) {
   int any_inside = 0;
   for (int l = 0; l < kCount; ++l) any_inside |= inside[l];
-  if (!any_inside) {
-    for (int l = 0; l < kCount; ++l) out[l] = uint8_t(fill);
-    return;
-  }
-  double value[kCount];
-  values(value);
+  if (any_inside) return false;
+  for (int l = 0; l < kCount; ++l) out[l] = uint8_t(fill);
+  return true;
+}
+
+template <int kCount>
+LGFAST_HOST_DEVICE void to_pixels(const double (&value)[kCount], const int (&inside)[kCount], int fill, uint8_t* out) {
   int pixel[kCount];
   for (int l = 0; l < kCount; ++l) pixel[l] = truncated(value[l]);
   for (int l = 0; l < kCount; ++l) out[l] = uint8_t(inside[l] ? pixel[l] : fill);
 }
 
-// kCount neighbouring output pixels of one plane by bicubic sampling, from (x, y): sixteen taps each.
+// Bicubic sampling: sixteen taps each.
 template <int kCount>
-LGFAST_HOST_DEVICE void bicubic_plane(const Affine& a, const uint8_t* plane, int size, int pitch, int x, int y,
-                                      int fill, uint8_t* out) {
-  const SourceLine<kCount> across(a.x, x, y, size), down(a.y, x, y, size);
-  int inside[kCount];
-  for (int l = 0; l < kCount; ++l) inside[l] = across.inside[l] & down.inside[l];
-  const auto values = [&](double (&value)[kCount]) {
-    double v[4][kCount];
+struct BicubicPixels {
+  SourceLine<kCount> across, down;
+  int inside[kCount], size, pitch;
+
+  LGFAST_HOST_DEVICE BicubicPixels(const Affine& a, Resample, int x, int y, int size, int pitch)
+      : across(a.x, x, y, size), down(a.y, x, y, size), size(size), pitch(pitch) {
+    for (int l = 0; l < kCount; ++l) inside[l] = across.inside[l] & down.inside[l];
+  }
+  LGFAST_HOST_DEVICE void make(const uint8_t* plane, int fill, uint8_t* out) const {
+    if (fill_if_outside(inside, fill, out)) return;
+    double v[4][kCount], value[kCount];
     uint32_t taps[kCount];
     if (is_interior(across.first, size) && is_interior(down.first, size)) {
       int offset[kCount];
-      for (int l = 0; l < kCount; ++l) offset[l] = (down.first[l] - 1) * pitch;
+      for (int l = 0; l < kCount; ++l) offset[l] = (down.first[l] - 1) * pitch + across.first[l] - 1;
       for (int k = 0; k < 4; ++k) {
-        for (int l = 0; l < kCount; ++l) taps[l] = four_pixels(plane + k * pitch + offset[l], across.first[l] - 1);
+        for (int l = 0; l < kCount; ++l) taps[l] = four_pixels(plane + k * pitch, offset[l]);
         for (int l = 0; l < kCount; ++l) v[k][l] = cubic_of_word(taps[l], across.rest[l]);
       }
     } else {
@@ -208,23 +229,28 @@ LGFAST_HOST_DEVICE void bicubic_plane(const Affine& a, const uint8_t* plane, int
       }
     }
     for (int l = 0; l < kCount; ++l) value[l] = cubic(v[0][l], v[1][l], v[2][l], v[3][l], down.rest[l]);
-  };
-  fill_outside(inside, fill, values, out);
-}
+    to_pixels(value, inside, fill, out);
+  }
+};
 
 // The same where the rows stay (kIsRow) or the columns: the other coordinate is a whole number, and there the second
 // cubic changes nothing. Four taps instead of sixteen, same result.
 template <bool kIsRow, int kCount>
-LGFAST_HOST_DEVICE void bicubic_line(const Affine& a, const uint8_t* plane, int size, int pitch, int x, int y, int fill,
-                                     uint8_t* out) {
-  const SourceLine<kCount> line(kIsRow ? a.x : a.y, x, y, size);
-  const auto values = [&](double (&value)[kCount]) {
+struct BicubicLinePixels {
+  SourceLine<kCount> line;
+  int x, y, size, pitch;
+
+  LGFAST_HOST_DEVICE BicubicLinePixels(const Affine& a, Resample, int x, int y, int size, int pitch)
+      : line(kIsRow ? a.x : a.y, x, y, size), x(x), y(y), size(size), pitch(pitch) {}
+  LGFAST_HOST_DEVICE void make(const uint8_t* plane, int fill, uint8_t* out) const {
+    if (fill_if_outside(line.inside, fill, out)) return;
     uint32_t taps[kCount];
+    double value[kCount];
     gather_taps<kIsRow>([&](int l) { return kIsRow ? plane + y * pitch : plane + x + l; }, line.first, size, pitch,
                         taps);
     for (int l = 0; l < kCount; ++l) value[l] = cubic_of_word(taps[l], line.rest[l]);
-  };
-  fill_outside(line.inside, fill, values, out);
-}
+    to_pixels(value, line.inside, fill, out);
+  }
+};
 
 }  // namespace lgfast

@@ -3,7 +3,7 @@
 //
 // Memory: three planes [S, pitch] of uint8 and a spare. The resize makes the crop's rows S wide in the spare (all three
 // channels), then columns S tall into the planes, in bands where the crop is tall. An operation that looks at
-// neighbours writes one channel into the spare, which then becomes that channel. Operations that look at one value only
+// neighbours writes bytes where the finished image will be, and takes them back. Operations that look at one value only
 // are kept as a pending lookup table per channel, applied by whoever reads the planes next: most views need no pass for
 // them. Work is dealt out in strips of kStrip neighbouring pixels of a row: a SIMD loop on the CPU, 4-byte accesses on
 // the GPU.
@@ -33,6 +33,18 @@ struct alignas(kSize) Bytes {
   uint8_t value[kSize];
 };
 
+// The first `count` bytes, or all if there are fewer.
+template <int kSize>
+LGFAST_TEAM void copy_first(const uint8_t (&bytes)[kSize], int count, uint8_t* out) {
+  if (count >= kSize) {
+    memcpy(out, bytes, kSize);
+  } else {
+    for (int k = 0; k < kSize; ++k) {
+      if (k < count) out[k] = bytes[k];
+    }
+  }
+}
+
 // Of an output row of an enlarged crop; one 16-byte load on the GPU.
 struct alignas(16) Weights {
   int value[kEnlargingTaps];
@@ -61,8 +73,8 @@ class ImageAugmenter {
   template <typename T>
   LGFAST_TEAM void run(int64_t b) {
     row_ = p_.plan + b * p_.num_columns;
-    num_moves_ = 0;
     T* image = static_cast<T*>(p_.images) + b * 3 * size_ * size_;
+    moved_ = reinterpret_cast<uint8_t*>(image);
     T* teacher = static_cast<T*>(p_.teacher) + b * 3 * p_.teacher_size * p_.teacher_size;
     if (!crop_fits(layout_, p_.resample, plan_int(kCropHeight), plan_int(kCropWidth))) {  // a GPU cannot raise
       team_.each(3 * size_ * size_, [&](int i) { image[i] = from_float<T>(NAN); });
@@ -88,8 +100,8 @@ class ImageAugmenter {
   LGFAST_TEAM int plan_int(int column) const { return int(row_[column]); }
   LGFAST_TEAM int num_strips() const { return (size_ + kStrip - 1) / kStrip; }
 
-  // Red, green, blue, spare. An operation on neighbours writes plane c into plane c - 1, the spare for red.
-  LGFAST_TEAM uint8_t* plane(int c) const { return planes_ + ((c - num_moves_) & 3) * (size_ * pitch_); }
+  // Red, green, blue, spare.
+  LGFAST_TEAM uint8_t* plane(int c) const { return planes_ + c * (size_ * pitch_); }
 
   // f(c, y, s) for every strip of the first num_rows rows of every channel; an item is a strip.
   template <typename F>
@@ -100,9 +112,10 @@ class ImageAugmenter {
     });
   }
 
-  // The same for all S rows; an item is a strip of three channels, which share what follows from y and s.
+  // The same for all S rows; on the GPU an item is a strip of three channels, which share what follows from y and s.
   template <typename F>
   LGFAST_TEAM void each_pixel_strip(const F& f) const {
+    if (Team::kAffinePixels > 1) return each_strip(size_, f);
     team_.grid(size_, num_strips(), [&](int y, int s) {
       for (int c = 0; c < 3; ++c) f(c, y, s);
     });
@@ -347,72 +360,78 @@ class ImageAugmenter {
 
   LGFAST_TEAM void sharpen(float factor) {
     apply_pending();
-    for (int c = 0; c < 3; ++c) {
-      const uint8_t* source = plane(c);
-      team_.grid(size_, num_strips(), [&](int y, int s) {
-        const bool is_edge_row = y == 0 || y == size_ - 1;
-        Strip out;
-        const uint8_t* center = source + y * pitch_;
-        const uint8_t* above = is_edge_row ? center : center - pitch_;
-        const uint8_t* below = is_edge_row ? center : center + pitch_;
-        const int x = s * kStrip;
-        int smoothed[kStrip];
-        for (int l = 0; l < kStrip; ++l) {  // the first row's left neighbour is memory before it, read and not used
-          const int i = x + l;
-          smoothed[l] = smooth(above[i - 1] + above[i] + above[i + 1] + center[i - 1] + center[i] + center[i + 1] +
-                                   below[i - 1] + below[i] + below[i + 1],
-                               center[i]);
-        }
-        for (int l = 0; l < kStrip; ++l) {
-          const bool is_edge = is_edge_row | (x + l == 0) | (x + l >= size_ - 1);
-          out.value[l] = blend(is_edge ? center[x + l] : smoothed[l], center[x + l], factor);
-        }
-        strip(plane(c - 1), y, s) = out;
-      });
-    }
-    ++num_moves_;
+    each_pixel_strip([&](int c, int y, int s) {
+      const bool is_edge_row = y == 0 || y == size_ - 1;
+      Strip out;
+      const uint8_t* center = plane(c) + y * pitch_;
+      const uint8_t* above = is_edge_row ? center : center - pitch_;
+      const uint8_t* below = is_edge_row ? center : center + pitch_;
+      const int x = s * kStrip;
+      int smoothed[kStrip];
+      for (int l = 0; l < kStrip; ++l) {  // the first row's left neighbour is memory before it, read and not used
+        const int i = x + l;
+        smoothed[l] = smooth(above[i - 1] + above[i] + above[i + 1] + center[i - 1] + center[i] + center[i + 1] +
+                                 below[i - 1] + below[i] + below[i + 1],
+                             center[i]);
+      }
+      for (int l = 0; l < kStrip; ++l) {
+        const bool is_edge = is_edge_row | (x + l == 0) | (x + l >= size_ - 1);
+        out.value[l] = blend(is_edge ? center[x + l] : smoothed[l], center[x + l], factor);
+      }
+      if (size_ % kStrip == 0) {
+        *reinterpret_cast<Strip*>(moved(c, y, x)) = out;
+      } else {
+        copy_first(out.value, size_ - x, moved(c, y, x));
+      }
+    });
+    take_moved();
   }
 
   LGFAST_TEAM void transform(const Affine& a) {
     constexpr int kPixels = Team::kAffinePixels;
-    apply_pending();
-    if (p_.resample != Resample::kBicubic) {
-      move_pixels([&](const uint8_t* source, int x, int y, int fill, uint8_t* out) {
-        for (int l = 0; l < kPixels; ++l) {
-          out[l] = affine_pixel(a, p_.resample, source, size_, pitch_, x + l, y, fill);
-        }
-      });
-    } else if (a.keeps_y()) {
-      move_pixels([&](const uint8_t* source, int x, int y, int fill, uint8_t* out) {
-        bicubic_line<true, kPixels>(a, source, size_, pitch_, x, y, fill, out);
-      });
-    } else if (a.keeps_x()) {
-      move_pixels([&](const uint8_t* source, int x, int y, int fill, uint8_t* out) {
-        bicubic_line<false, kPixels>(a, source, size_, pitch_, x, y, fill, out);
-      });
-    } else {
-      move_pixels([&](const uint8_t* source, int x, int y, int fill, uint8_t* out) {
-        bicubic_plane<kPixels>(a, source, size_, pitch_, x, y, fill, out);
-      });
-    }
+    if (p_.resample != Resample::kBicubic) return move_pixels<AffinePixels<kPixels>>(a);
+    if (a.keeps_y()) return move_pixels<BicubicLinePixels<true, kPixels>>(a);
+    if (a.keeps_x()) return move_pixels<BicubicLinePixels<false, kPixels>>(a);
+    move_pixels<BicubicPixels<kPixels>>(a);
   }
 
-  // make(source, x, y, fill, out) for every group of kAffinePixels pixels: a strip, or on the GPU one pixel, so that
-  // neighbouring threads read neighbouring bytes; a thread makes kStrip pixels of a row, which share what follows from
-  // y.
-  template <typename F>
-  LGFAST_TEAM void move_pixels(const F& make) {
+  // Pixels: of kAffinePixels neighbours, a strip, or on the GPU one pixel, so that neighbouring threads read
+  // neighbouring bytes; a thread makes kStrip pixels of a row, which share what follows from y.
+  template <typename Pixels>
+  LGFAST_TEAM void move_pixels(const Affine& a) {
     constexpr int kPixels = Team::kAffinePixels;
-    for (int c = 0; c < 3; ++c) {
-      team_.grid(size_, num_strips(), [&](int y, int s) {
-        LGFAST_NO_UNROLL
-        for (int l = 0; l < kStrip / kPixels; ++l) {
-          const int x = kPixels * (s + l * num_strips());
-          make(plane(c), x, y, p_.fill[c], plane(c - 1) + y * pitch_ + x);
+    apply_pending();
+    team_.grid(size_, num_strips(), [&](int y, int s) {
+      LGFAST_NO_UNROLL
+      for (int l = 0; l < kStrip / kPixels; ++l) {
+        const int x = kPixels * (s + l * num_strips());
+        if (x >= size_) break;
+        const Pixels pixels(a, p_.resample, x, y, size_, pitch_);
+        uint8_t* out = moved(0, y, x);
+        for (int c = 0; c < 3; ++c, out += size_ * size_) {
+          uint8_t made[kPixels];
+          pixels.make(plane(c), p_.fill[c], made);
+          copy_first(made, size_ - x, out);
         }
-      });
-    }
-    ++num_moves_;
+      }
+    });
+    take_moved();
+  }
+
+  // Operations on neighbours write their bytes where the finished image will be, dense, and take them back from there:
+  // shared memory has no room for three more planes.
+  LGFAST_TEAM uint8_t* moved(int c, int y, int x) const { return moved_ + (c * size_ + y) * size_ + x; }
+
+  LGFAST_TEAM void take_moved() {
+    each_pixel_strip([&](int c, int y, int s) {
+      const uint8_t* from = moved(c, y, s * kStrip);
+      Strip& to = strip(plane(c), y, s);
+      if (size_ % kStrip == 0) {
+        to = *reinterpret_cast<const Strip*>(from);
+      } else {
+        for (int l = 0; l < kStrip; ++l) to.value[l] = s * kStrip + l < size_ ? from[l] : 0;
+      }
+    });
   }
 
   // ---- output ----
@@ -501,7 +520,7 @@ class ImageAugmenter {
   uint8_t* lut_;         // pending table, [3, 256]
   ValueRange* ranges_;   // [3]
   uint32_t* total_;
-  int num_moves_ = 0;            // operations on neighbours so far
+  uint8_t* moved_ = nullptr;     // bytes [3, S, S] where the image will be
   const double* row_ = nullptr;  // this image's row of the plan
   bool is_pending_ = false;
 };
