@@ -1,15 +1,17 @@
-"""Residual + drop path + LayerNorm and bias + GELU: lgfast's operations against torch.compile and eager PyTorch.
+"""What `lgfast.fuse_layers` swaps in, one at a time, against torch.compile and eager PyTorch.
 
     python -m benchmarks.bench_fused_layers [--providers eager,compile,lgfast] [--shapes deit_tiny] [--batches 128,256]
 
 Decides whether `step.fused_layers` is worth its default: an operation is kept where `both` beats compile on the GPU.
-Inputs are the tokens of one block, [B, N, C] of the stream and [B, N, 4 C] of the MLP. On a GPU each mode is a CUDA
+Inputs are the tokens of one block, [B, N, C] of the stream and [B, N, 4 C] of the MLP, and the images of the patch
+convolution that makes these tokens (N - 1 patches and the class token). On a GPU each mode is a CUDA
 graph over as many copies of the inputs as exceed twice the L2 cache. copy_share: every tensor read or written once,
 over the median time, as a share of a device copy. times_compile: compile's median time over the row's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from benchmarks import ceilings, harness
 from benchmarks.cuda_calls import captured
+from lgfast.layer_fusion import patch_product
 from lgfast.ops import add_layer_norm, bias_gelu
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,26 +39,82 @@ def eager_gelu(x: Tensor, bias: Tensor):
     return (F.gelu(x + bias),)
 
 
+def eager_patches(x: Tensor, weight: Tensor, bias: Tensor):
+    return (F.conv2d(x, weight, bias, stride=weight.shape[2:]),)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Tokens, channels and patch size (pixels each way) of a model."""
+
+    tokens: int
+    channels: int
+    patch: int
+
+
+def norm_inputs(batch: int, shape: Shape, new: Callable[..., Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    x, residual, *douts = (new(batch, shape.tokens, shape.channels) for _ in range(4))
+    weight, bias = new(shape.channels), new(shape.channels)
+    scale = torch.full_like(x[:, 0, 0], 0.9).bernoulli().div_(0.9)
+    return [*(tensor.requires_grad_() for tensor in (x, residual, weight, bias)), scale], douts
+
+
+def gelu_inputs(batch: int, shape: Shape, new: Callable[..., Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    x, dout = (new(batch, shape.tokens, 4 * shape.channels) for _ in range(2))
+    return [x.requires_grad_(), new(4 * shape.channels).requires_grad_()], [dout]
+
+
+def patch_inputs(batch: int, shape: Shape, new: Callable[..., Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The images receive no gradient."""
+    grid = math.isqrt(shape.tokens - 1)
+    images = new(batch, 3, grid * shape.patch, grid * shape.patch)
+    weight = new(shape.channels, 3, shape.patch, shape.patch).requires_grad_()
+    dout = new(batch, grid * grid, shape.channels).transpose(1, 2).unflatten(2, (grid, grid))
+    return [images, weight, new(shape.channels).requires_grad_()], [dout]
+
+
 @dataclass(frozen=True)
 class Op:
-    """One operation: what it composes to, lgfast's form, and how many maps [B, N, C] each mode reads and writes."""
+    """One operation: what it composes to, lgfast's form, its inputs, and which maps each mode reads and writes.
+
+    Attributes:
+        make_inputs: (batch, shape, maker of random tensors) -> arguments, parameters and maps with gradients, and the
+            gradients of the results.
+        elements: (arguments, results) -> elements of all maps read and written by mode, parameters left out.
+    """
 
     eager: Callable
     lgfast: Callable
-    width: int  # channels, in multiples of the stream's
-    maps: dict[str, int]
+    make_inputs: Callable
+    elements: Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, int]]
 
 
 OPS = {
     "add_layer_norm": Op(
         eager_norm,
         lambda x, residual, weight, bias, scale: add_layer_norm(x, residual, weight, bias, EPS, scale),
-        1,
-        {"fwd": 4, "both": 4 + 5},  # x, residual, y, out; dout, dy, y, dx, dresidual
+        norm_inputs,
+        # x, residual, y, out; dout, dy, y, dx, dresidual
+        lambda inputs, douts: {"fwd": 4 * inputs[0].numel(), "both": (4 + 5) * inputs[0].numel()},
     ),
-    "bias_gelu": Op(eager_gelu, lambda x, bias: (bias_gelu(x, bias),), 4, {"fwd": 2, "both": 2 + 3}),
+    "bias_gelu": Op(
+        eager_gelu,
+        lambda x, bias: (bias_gelu(x, bias),),
+        gelu_inputs,
+        lambda inputs, douts: {"fwd": 2 * inputs[0].numel(), "both": (2 + 3) * inputs[0].numel()},
+    ),
+    "patch_conv": Op(
+        eager_patches,
+        lambda x, weight, bias: (patch_product(x, weight, bias),),
+        patch_inputs,
+        # images, out; images, dout
+        lambda inputs, douts: {
+            "fwd": inputs[0].numel() + douts[0].numel(),
+            "both": 2 * (inputs[0].numel() + douts[0].numel()),
+        },
+    ),
 }
-SHAPES = {"deit_tiny": (197, 192), "vit_small": (197, 384), "digits": (65, 64)}  # tokens, channels
+SHAPES = {"deit_tiny": Shape(197, 192, 16), "vit_small": Shape(197, 384, 16), "digits": Shape(65, 64, 4)}
 PROVIDERS = ("eager", "compile", "lgfast")
 
 
@@ -65,16 +124,11 @@ def make_call(op: Op, provider: str) -> Callable:
     return getattr(op, provider)
 
 
-def make_inputs(name: str, batch: int, tokens: int, channels: int, dtype: torch.dtype, device: torch.device):
+def make_inputs(
+    name: str, batch: int, shape: Shape, dtype: torch.dtype, device: torch.device
+) -> tuple[list[Tensor], list[Tensor]]:
     """Arguments of the operation, parameters and maps with gradients, and the gradients of its results."""
-    channels *= OPS[name].width
-    x, dout = (torch.randn(batch, tokens, channels, dtype=dtype, device=device) for _ in range(2))
-    weight, bias = (torch.randn(channels, dtype=dtype, device=device) for _ in range(2))
-    if name == "bias_gelu":
-        return [x.requires_grad_(), bias.requires_grad_()], [dout]
-    leaves = [tensor.requires_grad_() for tensor in (x, torch.randn_like(x), weight, bias)]
-    scale = torch.full((batch,), 0.9, device=device).bernoulli().div_(0.9).to(dtype)
-    return [*leaves, scale], [torch.randn_like(dout), dout]
+    return OPS[name].make_inputs(batch, shape, partial(torch.randn, dtype=dtype, device=device))
 
 
 def run(call: Callable, inputs: Sequence[Tensor], douts: Sequence[Tensor], mode: str) -> list[Tensor]:
@@ -87,9 +141,9 @@ def run(call: Callable, inputs: Sequence[Tensor], douts: Sequence[Tensor], mode:
     return [*outputs, *torch.autograd.grad(outputs, leaves, douts)]
 
 
-def check(call: Callable, name: str, tokens: int, channels: int, dtype: torch.dtype, device: torch.device) -> None:
+def check(call: Callable, name: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
     """Results and gradients of two samples are as exact as eager PyTorch's in the same dtype."""
-    inputs, douts = make_inputs(name, 2, tokens, channels, dtype, device)
+    inputs, douts = make_inputs(name, 2, shape, dtype, device)
     wide = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in inputs]
     exact = run(OPS[name].eager, wide, [dout.double() for dout in douts], "both")
     plain = run(OPS[name].eager, inputs, douts, "both")
@@ -109,15 +163,16 @@ def bench(
     limits: ceilings.Ceilings,
     rounds: int,
 ) -> Iterator[dict]:
-    op, (tokens, channels), dtype = OPS[name], SHAPES[shape], DTYPES[dtype_name]
+    op, dtype = OPS[name], DTYPES[dtype_name]
     calls = {provider: make_call(op, provider) for provider in providers}
-    good = harness.agreeing(calls, lambda p: check(calls[p], name, tokens, channels, dtype, device), f"{name} {shape}")
+    good = harness.agreeing(calls, lambda p: check(calls[p], name, SHAPES[shape], dtype, device), f"{name} {shape}")
     calls = {provider: calls[provider] for provider in good}
-    map_bytes = batch * tokens * channels * op.width * dtype.itemsize
+    first = make_inputs(name, batch, SHAPES[shape], dtype, device)
+    num_bytes = {mode: count * dtype.itemsize for mode, count in op.elements(*first).items()}
     is_cuda = device.type == "cuda"
     l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size if is_cuda else 0
-    num_copies = 1 + 2 * l2_bytes // (op.maps["fwd"] * map_bytes)
-    copies = [make_inputs(name, batch, tokens, channels, dtype, device) for _ in range(num_copies)]
+    num_copies = 1 + 2 * l2_bytes // num_bytes["fwd"]
+    copies = [first, *(make_inputs(name, batch, SHAPES[shape], dtype, device) for _ in range(num_copies - 1))]
     for mode in MODES:
         runs = {}
         for provider, call in calls.items():
@@ -136,7 +191,7 @@ def bench(
                 "dtype": dtype_name,
                 "shape": f"{shape} B={batch}",
                 **vars(timing),
-                **limits.shares(timing, op.maps[mode] * map_bytes),
+                **limits.shares(timing, num_bytes[mode]),
                 "times_compile": timing.per_s(compiled.median_ms / 1e3) if compiled and not compiled.error else None,
             }
 

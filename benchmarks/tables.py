@@ -73,7 +73,7 @@ SUBJECTS = (
             {"op": op, "mode": "both", "dtype": "bfloat16", "shape": "deit_tiny B=256"},
             {"op": op, "mode": "both", "dtype": "float32"},
         )
-        for op in ("add_layer_norm", "bias_gelu")
+        for op in ("add_layer_norm", "bias_gelu", "patch_conv")
     ),
     Subject("`flat_adamw`", "optimizer", {"shape": "deit_tiny*"}, {"shape": "deit_tiny*"}),
     Subject("loader, 32 -> 224", "loader", {}, {}, "images_per_s", ("resident",), ignored=("dali",)),

@@ -54,19 +54,26 @@ class ClassSwap:
     ) -> None:
         self.claim, self.is_candidate, self.refusal, self.limits = claim, is_candidate, refusal, limits
         self.fused_classes: dict[type, type] = {}
+        self.conditions: dict[type, Callable[[nn.Module], bool]] = {}
 
-    def register(self, plain: type[nn.Module]) -> Callable[[type], type]:
-        """Class decorator: the decorated subclass of `plain` is its fused form."""
+    def register(
+        self, plain: type[nn.Module], only: Callable[[nn.Module], bool] = lambda module: True
+    ) -> Callable[[type], type]:
+        """Class decorator: the decorated subclass of `plain` is its fused form.
+
+        Args:
+            only: modules of which this does not hold are none of its business.
+        """
 
         def register(fused: type) -> type:
-            self.fused_classes[plain] = fused
+            self.fused_classes[plain], self.conditions[plain] = fused, only
             return fused
 
         return register
 
     def knows(self, module: nn.Module) -> bool:
-        """Whether the module's class has a fused form."""
-        return type(module) in self.fused_classes
+        """Whether the module has a fused form."""
+        return type(module) in self.fused_classes and self.conditions[type(module)](module)
 
     def swap(self, model: nn.Module) -> FuseReport:
         """Swaps every candidate that is not refused; doing so twice changes nothing."""

@@ -1,4 +1,4 @@
-"""Swaps residual + LayerNorm and bias + GELU of timm-style blocks for lgfast's kernels, in place and reversibly.
+"""Fuses residual + LayerNorm, bias + GELU and patch convolutions of timm-style models, in place and reversibly.
 
     report = lgfast.fuse_layers(model)
     print(report)
@@ -6,7 +6,8 @@
 A fused module is the same module with another class: weights, state-dict keys and the block's own hooks stay, and a
 block still returns the residual stream. In a block the addition of the attention branch, its stochastic depth and the
 second norm become `ops.add_layer_norm`; in an MLP the first bias and the activation become `ops.bias_gelu`. Hooks on
-those inner modules (drop_path1, norm2, fc1, act) no longer run, so modules that have some are left as they are.
+those inner modules (drop_path1, norm2, fc1, act) no longer run, so modules that have some are left as they are. A
+convolution whose windows tile its map (patch embeddings, the key reduction of PVT) becomes one matrix product on CUDA.
 """
 
 import lgfast.models  # noqa: F401  before timm, for what it says where torchvision does not fit torch
@@ -41,10 +42,16 @@ def _looks_like_block(module: nn.Module) -> bool:
 def _refusal(module: nn.Module) -> str | None:
     if not _swap.knows(module):
         return "no fused form of its class"
+    if isinstance(module, nn.Conv2d):
+        return None
     return _mlp_refusal(module) if isinstance(module, Mlp) else _block_refusal(module)
 
 
-_swap = ClassSwap("blocks and MLPs use lgfast.ops.add_layer_norm and bias_gelu", _looks_like_block, _refusal)
+_swap = ClassSwap(
+    "blocks and MLPs use lgfast.ops.add_layer_norm and bias_gelu, patch convolutions on CUDA a matrix product",
+    _looks_like_block,
+    _refusal,
+)
 
 
 def _block_refusal(block: nn.Module) -> str | None:
@@ -66,6 +73,12 @@ def _mlp_refusal(mlp: Mlp) -> str | None:
     if _has_hooks(mlp.fc1) or _has_hooks(mlp.act):
         return "fc1 or act has hooks"
     return gelu_channels_reason(mlp.fc1.out_features)
+
+
+def _tiles_its_map(conv: nn.Conv2d) -> bool:
+    """Whether the windows neither overlap nor leave gaps, so that each pixel is read once."""
+    is_plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding in ((0, 0), "valid")
+    return is_plain and conv.kernel_size == conv.stride != (1, 1)
 
 
 _PLAIN_NORMS = (nn.LayerNorm.forward, vision_transformer.LayerNorm.forward)
@@ -132,3 +145,31 @@ class FusedMlp(Mlp):
     def forward(self, x: Tensor) -> Tensor:
         x = bias_gelu(F.linear(x, self.fc1.weight), self.fc1.bias)
         return self.drop2(self.fc2(self.norm(self.drop1(x))))
+
+
+@_swap.register(nn.Conv2d, only=_tiles_its_map)
+class FusedPatchConv(nn.Conv2d):
+    """A convolution over patches that tile the map. On a CPU the convolution is no slower, so it stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        has_patches = x.ndim == 4 and x.shape[2] >= self.kernel_size[0] and x.shape[3] >= self.kernel_size[1]
+        return patch_product(x, self.weight, self.bias) if x.is_cuda and has_patches else super().forward(x)
+
+
+def patch_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.conv2d with the stride of its kernel, as one matrix product.
+
+    Args:
+        x: [B, C, H, W], of at least a patch; what is left beyond whole patches is not read.
+        weight: [E, C, h, w].
+    Returns:
+        [B, E, H // h, W // w], a view of tokens [B, N, E], so that flattening it to tokens copies nothing.
+    """
+    h, w = weight.shape[2:]
+    grid = x.shape[2] // h, x.shape[3] // w
+    patches = x[:, :, : grid[0] * h, : grid[1] * w].unflatten(2, (grid[0], h)).unflatten(4, (grid[1], w))
+    if x.stride(1) == 1:  # channels last: a patch in the order of its memory, too
+        patches, weight = patches.permute(0, 2, 4, 3, 5, 1), weight.permute(0, 2, 3, 1)
+    else:
+        patches = patches.permute(0, 2, 4, 1, 3, 5)
+    return F.linear(patches.flatten(3).flatten(1, 2), weight.flatten(1), bias).transpose(1, 2).unflatten(2, grid)

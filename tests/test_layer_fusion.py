@@ -5,12 +5,13 @@ import copy
 import pytest
 import timm
 import torch
-from timm.layers import DropPath
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
 from torch import nn
 
 import lgfast
 from lgfast import _extension, fuse_layers, unfuse_layers
-from lgfast.layer_fusion import drop_scale
+from lgfast.layer_fusion import drop_scale, patch_product
 from lgfast.models import create_model
 from lgfast.models.taps import FeatureTaps
 from tests.helpers import assert_as_exact_as_plain
@@ -79,16 +80,18 @@ def test_drop_scale_is_what_drop_path_multiplies_by(module, dtype):
 
 
 @pytest.mark.parametrize(
-    ("name", "num_blocks", "num_mlps"),
-    [("deit_tiny_patch16_224", 12, 12), ("pit_ti_224", 12, 12), ("t2t_vit_7", 7, 9), ("pvt_tiny", 8, 8),
-     ("pvt_v2_b0", 8, 0), ("cvt_13", 13, 0), ("convit_tiny", 0, 12)],
+    ("name", "num_blocks", "num_mlps", "num_patch_convs"),
+    [("deit_tiny_patch16_224", 12, 12, 1), ("pit_ti_224", 12, 12, 0), ("t2t_vit_7", 7, 9, 0), ("pvt_tiny", 8, 8, 10),
+     ("pvt_v2_b0", 8, 0, 6), ("cvt_13", 13, 0, 0), ("convit_tiny", 0, 12, 1)],
 )  # fmt: skip
-def test_what_is_fused_of_each_family(name, num_blocks, num_mlps):
+def test_what_is_fused_of_each_family(name, num_blocks, num_mlps, num_patch_convs):
     model = create_model(name, num_classes=3)
     keys = list(model.state_dict())
-    report = fuse_layers(model)
-    assert sum(not name.endswith("mlp") for name in report.fused) == num_blocks
-    assert sum(name.endswith("mlp") for name in report.fused) == num_mlps
+    fused = [model.get_submodule(name) for name in fuse_layers(model).fused]
+    counts = (num_blocks, num_mlps, num_patch_convs)
+    assert sum(isinstance(module, Mlp) for module in fused) == num_mlps
+    assert sum(isinstance(module, nn.Conv2d) for module in fused) == num_patch_convs
+    assert len(fused) == sum(counts)
     assert list(model.state_dict()) == keys
 
 
@@ -109,7 +112,7 @@ def test_fusing_twice_and_unfusing():
     kinds = [type(module) for module in model.modules()]
     report = fuse_layers(model)
     assert report == fuse_layers(model)
-    assert report.fused == ("blocks.0", "blocks.0.mlp", "blocks.1", "blocks.1.mlp")
+    assert report.fused == ("patch_embed.proj", "blocks.0", "blocks.0.mlp", "blocks.1", "blocks.1.mlp")
     assert len(lgfast.fuse(model).fused) == 2  # both kinds of fusion together
     lgfast.unfuse(model)
     unfuse_layers(model)
@@ -137,7 +140,7 @@ def test_modules_with_hooks_of_their_own_are_left(inner):
     calls = []
     model.blocks[0].get_submodule(inner).register_forward_hook(lambda *_: calls.append(1))
     report = fuse_layers(model)
-    assert len(report.fused) == 3 and "has hooks" in str(report)
+    assert len(report.fused) == 4 and "has hooks" in str(report)
     model(images(model))
     assert calls
 
@@ -150,6 +153,45 @@ def test_a_fused_model_compiles_fullgraph():
 
 
 def test_report_prints():
-    claim = "blocks and MLPs use lgfast.ops.add_layer_norm and bias_gelu"
-    assert str(fuse_layers(vit())) == f"4 {claim}"
+    claim = "blocks and MLPs use lgfast.ops.add_layer_norm and bias_gelu, patch convolutions on CUDA a matrix product"
+    assert str(fuse_layers(vit())) == f"5 {claim}"
     assert str(fuse_layers(nn.Linear(2, 2))) == f"0 {claim}"
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_patch_product_is_the_convolution(memory_format, has_bias):
+    x = torch.randn(2, 3, 17, 27, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    weight = torch.randn(6, 3, 4, 8, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(6, dtype=torch.float64, requires_grad=True) if has_bias else None
+    leaves = [x, weight] + [bias] * has_bias
+    expected = F.conv2d(x, weight, bias, stride=(4, 8))
+    out = patch_product(x, weight, bias)
+    dout = torch.randn_like(expected)
+    torch.testing.assert_close(out, expected)
+    assert out.flatten(2).transpose(1, 2).is_contiguous()
+    expected_grads = torch.autograd.grad(expected, leaves, dout)
+    for grad, expected_grad in zip(torch.autograd.grad(out, leaves, dout), expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"stride": 2}, {"padding": 1}, {"dilation": 2}, {"groups": 2}, {"kernel_size": 1, "stride": 1},
+     {"padding": "same", "stride": 1}],
+)  # fmt: skip
+def test_other_convolutions_are_left(options):
+    conv = nn.Conv2d(4, 4, **{"kernel_size": 4, "stride": 4} | options)
+    assert not fuse_layers(conv).fused
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(2, 3, 17, 27), (3, 17, 27)])
+def test_a_patch_convolution_on_the_gpu(shape):
+    conv = nn.Conv2d(3, 6, (4, 8), (4, 8)).cuda()
+    x = torch.randn(shape, device="cuda")
+    expected = conv(x)
+    assert fuse_layers(conv).fused
+    torch.testing.assert_close(conv(x), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        conv(x[..., :7])

@@ -56,7 +56,8 @@ def operation(name):
     if name == "feature_mse":
         copies = [bench_feature_mse.make_maps("deit_tiny", 1, torch.float32, CPU) for _ in range(2)]
         return lambda mode: lambda: bench_feature_mse.run_mode(bench_feature_mse.composed, mode, copies)
-    inputs, douts = bench_fused_layers.make_inputs("bias_gelu", 1, 9, 8, torch.float32, CPU)
+    shape = bench_fused_layers.Shape(9, 8, 1)
+    inputs, douts = bench_fused_layers.make_inputs("bias_gelu", 1, shape, torch.float32, CPU)
     return lambda mode: lambda: bench_fused_layers.run(bench_fused_layers.eager_gelu, inputs, douts, mode)
 
 
