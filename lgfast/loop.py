@@ -21,8 +21,9 @@ from lgfast.data.batch import Batch
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import Interrupted, InterruptFlag
-from lgfast.metrics import EvalMeter, MetricsLog, SilentLog, TrainMeter
+from lgfast.metrics import EvalMeter, MeterReading, MetricsLog, SilentLog, TrainMeter
 from lgfast.optim import learning_rate, set_learning_rate
+from lgfast.reading import Reading
 from lgfast.step import TrainStep
 
 
@@ -38,6 +39,15 @@ class Progress:
     step: int = 0  # optimisation steps completed
     best_top1: float = -1.0
     best_epoch: int = -1
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line of metrics.jsonl whose numbers may still be on their way."""
+
+    step: int
+    lr: float
+    reading: MeterReading
 
 
 class Trainer:
@@ -72,6 +82,8 @@ class Trainer:
         self.store = CheckpointStore(run_dir, config.log.keep_checkpoints)
         self.log = MetricsLog(run_dir, config.log.tensorboard) if ranks.is_writer() else SilentLog()
         self.progress = Progress()
+        self.line: LogLine | None = None  # begun and not yet written
+        self.vote: Reading | None = None  # whether any rank was asked to stop by the last log step
         self.best: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # weights and metadata yet to be written
         self.saved_at = time.monotonic()
 
@@ -123,13 +135,15 @@ class Trainer:
         self.log.close()
 
     def after_step(self, is_last: bool) -> None:
-        """Log, save and stop where due. Host reads happen here only."""
+        """Log, save and stop where due. Only a checkpoint waits for the step itself."""
         step, log = self.progress.step, self.config.log
         if step % log.every_steps == 0:
-            self.check_finite()
-            row = self.meter.read(TrainMeter.WINDOW)
-            self.log.write("train", step, row | {"lr": self.lr})
+            line = LogLine(step, self.lr, self.meter.start_read(TrainMeter.WINDOW))
             self.meter.reset(TrainMeter.WINDOW)
+            self.write_line()
+            self.line = line
+        if self.is_line_known():
+            self.write_line()
         if is_last:  # the epoch's own checkpoint follows
             return
         if log.save_every_steps and step % log.save_every_steps == 0:
@@ -137,11 +151,29 @@ class Trainer:
         if self.is_stop_requested():
             raise Interrupted(self.save(), self.run_dir)
 
+    def write_line(self) -> None:
+        """Write the line that is begun, waiting for its numbers; raise instead if the loss had broken by then."""
+        line, self.line = self.line, None
+        if line is not None:
+            self.check_finite(line.reading, line.lr)
+            self.log.write("train", line.step, line.reading.means() | {"lr": line.lr})
+
+    def is_line_known(self) -> bool:
+        """Whether a line is begun and its numbers are there. Several ranks find out at one step that the loss broke, so
+        on GPUs, where numbers come sooner on some, they wait for the next log step."""
+        is_agreed = ranks.world() == 1 or self.device.type == "cpu"
+        return self.line is not None and is_agreed and self.line.reading.is_done()
+
     def is_stop_requested(self) -> bool:
-        """Whether to save and leave. Several ranks agree on it where they log, alone it is known at once."""
-        if ranks.world() > 1 and self.progress.step % self.config.log.every_steps:
+        """Whether to save and leave. Alone it is known at once; several ranks agree at a log step, on what each was
+        asked by the log step before."""
+        if ranks.world() == 1:
+            return self.interrupt.requested
+        if self.progress.step % self.config.log.every_steps:
             return False
-        return ranks.any_rank(self.interrupt.requested, self.device)
+        asked = torch.full((1,), float(self.interrupt.requested), device=self.device)
+        before, self.vote = self.vote, Reading(ranks.highest(asked))
+        return before is not None and before.wait() == [1]
 
     def finish_epoch(self, seconds: float, scores: dict[str, float] | None = None) -> dict[str, float]:
         """Evaluate, remember the best epoch, write the epoch's rows and checkpoint.
@@ -153,8 +185,10 @@ class Trainer:
             The epoch's row of summary.csv.
         """
         is_evaluated = self.is_evaluated()
-        self.check_finite()
-        train = self.meter.read(TrainMeter.EPOCH)
+        self.write_line()
+        reading = self.meter.start_read(TrainMeter.EPOCH)
+        self.check_finite(reading, self.lr)
+        train = reading.means()
         self.meter.reset(TrainMeter.EPOCH)
         self.progress.epoch += 1
         row = {"epoch": self.progress.epoch, "lr": self.lr} | train
@@ -193,20 +227,21 @@ class Trainer:
             save_weights(self.run_dir / "best.safetensors", *self.best)
         self.best = None
 
-    def check_finite(self) -> None:
-        bad = self.meter.first_bad_step()
+    def check_finite(self, reading: MeterReading, lr: float) -> None:
+        bad = reading.first_bad_step()
         if bad is None:
             return
         self.write_best()
         kept = self.store.all()
         raise NonFiniteLossError(
-            f"the loss is not finite at step {bad} (learning rate {self.lr:.3g}); the last good checkpoint is "
+            f"the loss is not finite at step {bad} (learning rate {lr:.3g}); the last good checkpoint is "
             f"{kept[-1] if kept else 'none yet'}. Lower optim.lr, set optim.clip_norm, or use --precision fp32"
         )
 
     def save(self) -> Path:
         """Write a checkpoint from which the run continues exactly."""
-        self.check_finite()
+        self.write_line()
+        self.check_finite(self.meter.start_read(TrainMeter.WINDOW), self.lr)
         state = {
             "progress": dataclasses.asdict(self.progress),
             "guidance": self.student.guidance.state_dict() if self.student.guidance else {},

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from lgfast import ranks
+from lgfast.reading import Reading
 
 
 class TrainMeter:
-    """Sums over training steps, kept on the device; reading is the only synchronisation.
+    """Sums over training steps, kept on the device until they are read.
 
     Columns: loss, cross entropy, guidance and distillation (unweighted), correct, images, steps; one row since the
     last log line (window), one since the start of the epoch. The first step with a non-finite loss is remembered
@@ -52,9 +53,33 @@ class TrainMeter:
         self.bad_step.copy_(torch.where(bad, self.step, self.bad_step))
         self.step += 1
 
+    def start_read(self, row: int) -> MeterReading:
+        """The row's sums as they are now, over all ranks, and the first bad step of any rank."""
+        return MeterReading(torch.cat([ranks.total(self.sums[row]), ranks.highest(self.bad_step).double()[None]]))
+
     def read(self, row: int) -> dict[str, float]:
-        """Over all ranks, means per step since the row's last reset, and training accuracy in percent."""
-        sums = dict(zip(self.COLUMNS, ranks.total(self.sums[row]).tolist(), strict=True))  # sync: log steps only
+        return self.start_read(row).means()
+
+    def first_bad_step(self) -> int | None:
+        return self.start_read(self.WINDOW).first_bad_step()
+
+    def reset(self, row: int) -> None:
+        self.sums[row].zero_()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"sums": self.sums.cpu(), "step": self.step.cpu()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.sums.copy_(state["sums"])
+        self.step.copy_(state["step"])
+
+
+class MeterReading(Reading):
+    """One row of a TrainMeter; both methods wait for it."""
+
+    def means(self) -> dict[str, float]:
+        """Means per step since the row's last reset, and training accuracy in percent."""
+        sums = dict(zip(TrainMeter.COLUMNS, self.wait(), strict=False))
         steps, images = max(sums["steps"], 1), max(sums["images"], 1)
         return {
             "loss": sums["loss"] / steps,
@@ -66,18 +91,8 @@ class TrainMeter:
 
     def first_bad_step(self) -> int | None:
         """Index of the first step whose loss was not finite, or None."""
-        step = int(ranks.highest(self.bad_step))  # sync: log steps and before a checkpoint only
+        step = int(self.wait()[-1])
         return None if step < 0 else step
-
-    def reset(self, row: int) -> None:
-        self.sums[row].zero_()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"sums": self.sums.cpu(), "step": self.step.cpu()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.sums.copy_(state["sums"])
-        self.step.copy_(state["step"])
 
 
 class EvalMeter:

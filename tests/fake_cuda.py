@@ -6,6 +6,8 @@ Operations run at once and in program order, so numbers are those of the CPU. Wh
   an event; so must the last use of freed memory and the next allocation of its stream (`Race`).
 - Capture. A captured step is not taken: what it wrote is put back. No host reads, no work outside the capture, every
   forked stream joined at the end (`CaptureError`).
+- Host. Numbers that a stream copies to the host are read after an event of that stream (`Race`); what is read from the
+  device itself waits for the current stream, and is counted.
 - Replay. The recorded operations run again, on the same tensors. Everything that the host decided is frozen, and memory
   of other graphs of the same pool is overwritten with NaN first.
 """
@@ -24,7 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from lgfast import graph
+from lgfast import graph, reading
 from lgfast import step as train_step
 from lgfast.data import eval_loader, resident_loader
 from lgfast.guidance.teacher import Teacher
@@ -52,6 +54,10 @@ class Event:
 
     def synchronize(self):
         FakeCuda.instance.host |= self.clock
+
+    def query(self):
+        """The device is as late as can be: done is what the host has waited for."""
+        return self.clock <= FakeCuda.instance.host
 
     def wait(self, stream=None):
         stream = stream or Stream.current
@@ -100,6 +106,7 @@ class Memory:
 
     origin: Stream
     graph: Graph | None = None  # whose capture allocated it
+    is_host: bool = False  # pinned: a stream writes it, the host reads it without waiting for anything
     ref: weakref.ref | None = None
     written: tuple[Stream, int] | None = None
     read: dict[Stream, int] = field(default_factory=dict)
@@ -134,6 +141,7 @@ class FakeCuda(TorchDispatchMode):
         self.memories, self.freed = {}, defaultdict(list)
         self.streams, self.graphs, self.opened = [], [], None
         self.host = Counter()  # what the host has waited for
+        self.num_waits = 0  # reads of the device by the host
         FakeCuda.instance = self
         Stream.current = Stream()
 
@@ -143,6 +151,8 @@ class FakeCuda(TorchDispatchMode):
             raise CaptureError(f"{func} reads back to the host")
         if capture and stream.capture is not capture:
             raise CaptureError(f"{func} runs on a stream outside the capture")
+        if func.overloadpacket.__name__ in HOST_READS:
+            self.read_back(args[0])
         inputs, changed = tensors(args, kwargs), mutated(func, args, kwargs)
         for x in inputs:
             self.memory(x)
@@ -156,7 +166,7 @@ class FakeCuda(TorchDispatchMode):
         if created:
             self.reuse_freed(stream)
         for x in created:
-            self.memory(x, capture)
+            self.memory(x, capture).is_host = is_copy_to_host(func, kwargs)
             if capture:
                 capture.owned.append(x.untyped_storage())
         if not func.is_view:
@@ -183,6 +193,14 @@ class FakeCuda(TorchDispatchMode):
             memory = self.memories[name] = Memory(Stream.current, capture)
             memory.ref = weakref.ref(tensor.untyped_storage(), lambda _: self.free(name, memory))
         return self.memories[name]
+
+    def read_back(self, tensor: Tensor) -> None:
+        """The host reads numbers."""
+        memory = self.memory(tensor)
+        if not memory.is_host:
+            self.num_waits += 1
+        elif memory.written and self.host[memory.written[0]] < memory.written[1]:
+            raise Race("the host reads numbers whose copy it has not waited for")
 
     def touch(self, memory: Memory, what, writes: bool) -> None:
         stream = Stream.current
@@ -277,6 +295,8 @@ def fake_cuda(monkeypatch):
         "graph": cuda.capture,
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
+    tolist = Tensor.tolist  # nothing is dispatched
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: cuda.read_back(tensor) or tolist(tensor))
     monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: cuda.record_stream(tensor, stream))
 
     def start_teacher(teacher, *args, concurrent=True, **kwargs):
@@ -284,6 +304,8 @@ def fake_cuda(monkeypatch):
         teacher._stream = Stream() if concurrent else None
 
     monkeypatch.setattr(Teacher, "__init__", start_teacher)
+    mark = reading.mark
+    monkeypatch.setattr(reading, "mark", lambda device: mark(gpu))
     obstacle, ahead = graph.graph_obstacle, resident_loader.ahead
     monkeypatch.setattr(train_step, "graph_obstacle", lambda device, optimizer: obstacle(gpu, optimizer))
     for module in (resident_loader, eval_loader):
@@ -302,6 +324,11 @@ def poison(graph: Graph) -> None:
     """What others in the pool leave: NaN, and numbers far outside."""
     for storage in graph.owned:
         storage.fill_(0xFF)
+
+
+def is_copy_to_host(func, kwargs) -> bool:
+    to_host = kwargs.get("device") == torch.device("cpu") and kwargs.get("non_blocking", False)
+    return func.overloadpacket.__name__ == "_to_copy" and to_host
 
 
 def key(tensor: Tensor) -> int:

@@ -3,9 +3,11 @@
 import json
 import math
 
+import pytest
 import torch
 
 from lgfast.metrics import EvalMeter, MetricsLog, TrainMeter
+from lgfast.reading import Reading
 
 
 def test_train_meter_means():
@@ -29,6 +31,14 @@ def test_first_non_finite_step_is_remembered():
     for loss in (1.0, math.nan, 2.0, math.inf):
         meter.update(torch.tensor(loss), torch.tensor(loss), None, logits, labels)
     assert meter.first_bad_step() == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_reading_is_of_the_moment_it_was_begun(device):
+    values = torch.arange(3.0, device=device)
+    reading = Reading(values)
+    values.zero_()
+    assert reading.wait() == [0, 1, 2] and reading.is_done()
 
 
 def test_eval_meter_counts_top1_and_top5():

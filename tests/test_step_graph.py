@@ -7,16 +7,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lgfast.build import load_splits
+from lgfast.checkpoint import CheckpointStore
 from lgfast.config import DistillConfig, StepConfig, replace
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.data.batch import Batch
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import InterruptFlag
+from lgfast.loop import NonFiniteLossError
 from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.optim import DeviceSGD
-from lgfast.run import train_run
+from lgfast.run import build_trainer, train_run
 from lgfast.step import TrainStep
 from lgfast.sweep import probe
 from lgfast.sweep.group import run_group
@@ -178,6 +181,49 @@ def test_the_prediction_of_a_sweep_times_replays_alone(cuda, monkeypatch, tmp_pa
     assert (before_warmup, before_timing, after_timing) == (0, 2, 2)
 
 
+# ---- log lines ------------------------------------------------------------------------------------------------------
+
+
+def small_trainer(tmp_path, **changes):
+    config = tiny_config(tmp_path, **{"guidance.weight": 0, "augment.teacher_size": 0} | changes)
+    return build_trainer(config, load_splits(config), None, torch.device("cpu"), InterruptFlag())
+
+
+def test_a_log_line_waits_for_no_step_after_the_line_before(cuda, monkeypatch, tmp_path):
+    trainer, stream = small_trainer(tmp_path, **{"log.every_steps": 3}), torch.cuda.current_stream()
+    after_step, seen = trainer.after_step, [0]
+
+    def watched(is_last):
+        waits, enqueued, known = cuda.num_waits, stream.clock[stream], cuda.host[stream]
+        after_step(is_last)
+        assert cuda.num_waits == waits  # nothing is read from the device itself
+        if trainer.progress.step % 3 == 0:
+            assert cuda.host[stream] <= max(seen[-1], known) < enqueued
+            seen.append(stream.clock[stream])
+
+    trainer.after_step = watched
+    trainer.fit()
+    assert len(seen) == 1 + 6
+    assert [row["step"] for row in metrics(tmp_path / "run") if row["kind"] == "train"] == [3, 6, 9, 12, 15, 18]
+
+
+@pytest.mark.parametrize("every", [1, 3, 50])
+def test_a_broken_loss_is_named_and_not_kept_when_it_is_known_late(cuda, tmp_path, every):
+    trainer = small_trainer(tmp_path, **{"log.every_steps": every, "log.save_every_steps": 5, "step.graph": "off"})
+    run = trainer.step.run
+
+    def poisoned(batch):
+        run(batch._replace(images=batch.images * (float("nan") if trainer.progress.step == 8 else 1)))
+
+    trainer.step.run = poisoned
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step 8 \(.*step_00000006"):
+        trainer.fit()
+    weights, state = CheckpointStore(tmp_path / "run").load_newest()
+    assert state["progress"]["step"] == 6
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert all(row["step"] <= 8 and row["loss"] is not None for row in metrics(tmp_path / "run"))
+
+
 # ---- stopping and failing -------------------------------------------------------------------------------------------
 
 
@@ -261,6 +307,20 @@ def test_unordered_uses_of_memory_are_races(cuda):
     x.sum()
     with pytest.raises(Race, match="nothing orders"):
         use_elsewhere(x, waits=False)
+
+
+def test_numbers_read_before_their_copy_is_waited_for_are_a_race(cuda):
+    on_host = torch.ones(3).to("cpu", non_blocking=True, copy=True)
+    copied = torch.cuda.current_stream().record_event()
+    for read in (on_host.tolist, on_host[0].item):
+        with pytest.raises(Race, match="the host reads"):
+            read()
+    assert not copied.query()
+    copied.synchronize()
+    assert copied.query() and on_host.tolist() == [1, 1, 1] and on_host[0].item() == 1
+    assert cuda.num_waits == 0
+    torch.ones(3).tolist()
+    assert cuda.num_waits == 1
 
 
 @pytest.mark.parametrize("remedy", ["none", "wait", "record"])
