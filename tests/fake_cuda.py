@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from lgfast import graph, reading
 from lgfast import step as train_step
-from lgfast.data import eval_loader, resident_loader
+from lgfast.data import ahead, eval_loader, resident_loader
 from lgfast.guidance.teacher import Teacher
 
 HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
@@ -306,16 +306,16 @@ def fake_cuda(monkeypatch):
     monkeypatch.setattr(Teacher, "__init__", start_teacher)
     mark = reading.mark
     monkeypatch.setattr(reading, "mark", lambda device: mark(gpu))
-    obstacle, ahead = graph.graph_obstacle, resident_loader.ahead
+    obstacle, one_ahead = graph.graph_obstacle, ahead.ahead
     monkeypatch.setattr(train_step, "graph_obstacle", lambda device, optimizer: obstacle(gpu, optimizer))
     for module in (resident_loader, eval_loader):
-        monkeypatch.setattr(module, "ahead", lambda steps, make, device: ahead(steps, make, gpu))
-    for cached in (graph.capture_stream, resident_loader.loading_stream):
+        monkeypatch.setattr(module, "ahead", lambda steps, make, device: one_ahead(steps, make, gpu))
+    for cached in (graph.capture_stream, ahead.loading_stream):
         cached.cache_clear()
     graph._graphs.clear()
     with cuda:
         yield cuda
-    for cached in (graph.capture_stream, resident_loader.loading_stream):
+    for cached in (graph.capture_stream, ahead.loading_stream):
         cached.cache_clear()
     graph._graphs.clear()
 

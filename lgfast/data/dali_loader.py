@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lgfast.data.ahead import ahead
 from lgfast.data.batch import Batch
 from lgfast.data.decode import num_cores
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.file_set import FileSet, decode_error
-from lgfast.data.resident_loader import ahead, native_device
+from lgfast.data.resident_images import native_device
 from lgfast.ops.augment import augment, augment_plan, check_source_sizes
 from lgfast.ops.augment_spec import AugmentSpec
 

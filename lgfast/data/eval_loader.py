@@ -6,11 +6,12 @@ from dataclasses import replace
 import torch
 
 from lgfast import _extension
+from lgfast.data.ahead import ahead
 from lgfast.data.batch import Batch
 from lgfast.data.file_images import FileImages
 from lgfast.data.file_set import FileSet
 from lgfast.data.image_set import ImageSet
-from lgfast.data.resident_loader import ResidentImages, ahead, native_device
+from lgfast.data.resident_images import ResidentImages, native_device
 from lgfast.data.timm_loader import PillowViews, Task, WorkerPool
 from lgfast.ops.augment import check_source_sizes
 from lgfast.ops.augment_spec import AugmentSpec

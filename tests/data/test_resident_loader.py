@@ -1,13 +1,17 @@
 """The resident loader gives the timm loader's batches, resumes, shards, and works without keeping the pixels."""
 
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from lgfast import _extension
-from lgfast.data import EvalLoader, build_train_loader
+from lgfast.data import EvalLoader, build_train_loader, split_holdout
 from lgfast.data.image_set import ImageSet, image_offsets
-from lgfast.data.resident_loader import ResidentImages, ResidentLoader
+from lgfast.data.resident_images import ResidentImages
+from lgfast.data.resident_loader import ResidentLoader
 from lgfast.ops.augment_spec import AugmentSpec
 
 SPEC = AugmentSpec(image_size=28, teacher_size=4)
@@ -60,6 +64,19 @@ def test_limit_decides_what_stays():
     images = ImageSet("zeros", pixels, image_offsets(sizes), sizes, labels, ("a",), "0")
     assert ResidentImages(images, torch.device("cpu"), limit_bytes=96).is_resident
     assert not ResidentImages(images, torch.device("cpu"), limit_bytes=95).is_resident
+
+
+def test_splits_of_one_set_share_its_pixels_on_the_device(image_set):
+    train, val = split_holdout(image_set, 0.3)
+    loaders = [resident(train, device="meta"), EvalLoader(val, SPEC, device="meta")]
+    stored, again = (loader.images.stored for loader in loaders)
+    assert stored is again and stored.pixels.device.type == "meta"
+    other = replace(image_set, pixels=image_set.pixels.clone())
+    assert resident(other, device="meta").images.stored is not stored
+    assert resident(train).images.stored.pixels is image_set.pixels  # on CPU there is no copy
+    unused = weakref.ref(stored)
+    del loaders, stored, again
+    assert unused() is None
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3])
