@@ -24,8 +24,8 @@ from lgfast.config import (
     to_dict,
     valid_keys,
 )
+from lgfast.config.pycls import load_pycls_config
 from lgfast.interrupt import Interrupted, InterruptFlag
-from lgfast.pycls_config import load_pycls_config
 from lgfast.run import Result, read_result, resume_config, train_run
 from lgfast.sweep.options import add_sweep_options, check_join_options, check_no_sweep_options, is_sweep
 

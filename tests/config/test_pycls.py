@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lgfast.config import DistillConfig, load_recipe
-from lgfast.pycls_config import load_pycls_config
+from lgfast.config.pycls import load_pycls_config
 from lgfast.train import parse
 
 OPTIM = {

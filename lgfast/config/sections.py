@@ -1,0 +1,171 @@
+"""The configuration of a run: frozen dataclasses, one a section, with a line for every key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lgfast.config.checks import check_values
+from lgfast.ops.augment_spec import AugmentSpec
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they reach the step."""
+
+    dataset: str = "digits"  # digits, cifar10, cifar100, flowers102, tiny_imagenet, chaoyang, folder
+    root: str = "data"  # folder that holds the dataset's files
+    download: bool = False  # fetch the files where torchvision can
+    skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
+    # resident (native, images in memory), dali (NVIDIA DALI reads image files), timm (Pillow workers)
+    loader: Literal["resident", "dali", "timm"] = "resident"
+    workers: int = 0  # timm: processes that prepare images, 0: this one; dali: decoding threads, 0: one a core
+    seed: int | None = None  # of the order of the images and of their views; none: the run's seed
+    views: int = 0  # distinct views of each image, which then recur; 0: a new one every epoch
+    batch_size: int = 64  # images of one optimisation step, over all ranks
+    eval_batch_size: int = 200
+    train_limit: int = 0  # keep this many training images, classes balanced; 0: all
+    test_limit: int = 0  # likewise for the test images
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network to train. The shape fields override the named model's own where they are set."""
+
+    name: str = "deit_tiny_patch16_224"
+    drop_path_rate: float = 0.1
+    patch_size: int | None = None
+    embed_dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    # fused: lgfast.ops.short_attention wherever its kernels take the input; plain: the model's own
+    attention: Literal["fused", "plain"] = "fused"
+
+    def shape_overrides(self) -> dict[str, int]:
+        names = ("patch_size", "embed_dim", "depth", "num_heads")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The frozen CNN whose features guide the student."""
+
+    recipe: str = "digits-resnet8"  # recipe that trains it when checkpoint=auto
+    name: str = ""  # another CNN than the recipe's, any of timm's; "": the recipe's
+    checkpoint: str = "auto"  # auto: train once per (images, recipe) and reuse; otherwise a run folder or weights file
+    # batch: statistics of the current batch (of this rank), as the paper's code does; synced: of all ranks' batches;
+    # running: the trained statistics
+    bn: Literal["batch", "synced", "running"] = "batch"
+    # live: computed in every step; cached: once per image and view, then read (exact; data.views=K, bn=running);
+    # offline: as the paper's code has it, maps of the un-augmented images, cropped and flipped as the images are
+    targets: Literal["live", "cached", "offline"] = "live"
+    stages: tuple[int, ...] = ()  # teacher stages to imitate; (): the model's default three
+    cache: str = ""  # folder of trained teachers and stored targets; "": $LGFAST_CACHE or ~/.cache/lgfast
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """How the student imitates the teacher (Li et al., ECCV 2022)."""
+
+    weight: float = 2.5  # factor of the feature loss; 0: none, and no teacher unless it is distilled
+    student_layers: tuple[int, ...] = ()  # flat block indices; (): the paper's choice for the model
+    # what the maps are compared by; similarity: between the images of one forward pass of one rank
+    transform: Literal["linear", "attention", "similarity"] = "linear"
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Distillation of the teacher's logits, beside guidance or alone.
+
+    A model with a distillation token (deit_tiny_distilled_patch16_224) learns it with that token's head.
+    """
+
+    mode: Literal["none", "soft", "hard"] = "none"  # soft: the teacher's probabilities; hard: its most likely class
+    temperature: float = 1.0  # both logits are divided by it (soft)
+    weight: float = 0.5  # loss: (1 - weight) * cross entropy + weight * distillation + guidance
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer and learning-rate schedule."""
+
+    name: str = "adamw"  # adamw: this package's flat one; otherwise any name of timm's optimizer factory
+    lr: float = 5e-4
+    min_lr: float = 5e-6
+    weight_decay: float = 0.05
+    momentum: float = 0.9  # of SGD
+    warmup_epochs: int = 20
+    warmup_factor: float = 1e-3  # first learning rate of the warm-up, as a share of lr
+    per_step: bool = False  # True: the schedule moves at every step; False: once an epoch, as the paper's code does
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0  # global gradient norm; 0: no clipping
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """How a step is executed; graph, streams, compile and fused_layers do not change what it computes."""
+
+    graph: Literal["auto", "on", "off"] = "auto"  # replay the step as one CUDA graph; auto: where it can be captured
+    streams: Literal["on", "off"] = "on"  # the teacher runs beside the student (CUDA)
+    compile: Literal["on", "off"] = "off"  # the student under torch.compile
+    # the student's residual + LayerNorm and bias + GELU through add_layer_norm and bias_gelu (layer_fusion.py)
+    fused_layers: Literal["on", "off"] = "off"
+    accumulate: int = 1  # forward and backward passes per step, each over an equal part of the batch
+    ema_decay: float = 0.0  # of a moving average of the weights, which is then what is judged and kept; 0: none
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """When and on what the model is judged."""
+
+    protocol: Literal["holdout", "paper"] = "holdout"  # paper: best epoch chosen on the test set, as its code does
+    holdout_fraction: float = 0.1  # share of the training images that selects the best epoch (holdout)
+    every_epochs: int = 1
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What the run writes, and how often."""
+
+    every_steps: int = 50  # read the meters back and write a line
+    save_every_steps: int = 0  # checkpoints within an epoch too; 0: at the end of epochs only
+    save_every_s: float = 30.0  # a checkpoint at the end of an epoch, where the last one is this old; 0: every epoch
+    keep_checkpoints: int = 2
+    print_epochs: bool = True  # one line an epoch on the terminal
+    tensorboard: bool = True  # where the package tensorboard is installed
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    name: str = "digits"  # names the run folder
+    epochs: int = 300
+    max_steps: int = 0  # stop after this many steps; 0: no limit
+    seed: int = 1
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    precision: Literal["auto", "fp32", "bf16", "fp16-amp"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    run_dir: str = ""  # "": runs/<name>-<date>-<time>
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentSpec = field(default_factory=AugmentSpec)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    step: StepConfig = field(default_factory=StepConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher's maps or logits are targets."""
+        return self.guidance.weight > 0 or self.distill.mode != "none"
+
+    @property
+    def view_seed(self) -> int:
+        """Seed of the order of the images and of their views."""
+        return self.seed if self.data.seed is None else self.data.seed
