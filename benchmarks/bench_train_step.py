@@ -103,12 +103,12 @@ class Setup:
         fuse(student)  # as a run does; the peers keep timm's attention
         return student
 
-    def fresh_teacher(self, precision: str) -> Teacher | None:
+    def fresh_teacher(self, precision: str, compiled: bool) -> Teacher | None:
         if not self.guided:
             return None
         model = create_model(self.shape.teacher, self.shape.classes).to(self.device)
         model.load_state_dict(self.teacher.state_dict())
-        return Teacher(model, dtype=torch.bfloat16 if precision == "bf16" else None)
+        return Teacher(model, dtype=torch.bfloat16 if precision == "bf16" else None, compiled=compiled)
 
     def train_step(self, precision: str, **options) -> TrainStep:
         """A step on fresh networks; options as those of StepConfig."""
@@ -116,7 +116,7 @@ class Setup:
         optimizer = FlatAdamW(param_groups(student.named_parameters(), WEIGHT_DECAY), lr=LR)
         return TrainStep(
             student,
-            self.fresh_teacher(precision),
+            self.fresh_teacher(precision, options.get("compile") == "on"),
             optimizer,
             TrainMeter(self.device),
             guidance_weight=GUIDANCE_WEIGHT,

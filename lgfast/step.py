@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lgfast import ranks
 from lgfast.average import WeightAverage
+from lgfast.compilation import compile_once
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
@@ -185,17 +186,6 @@ class TrainStep:
             self.weights.follow()
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
-
-
-def compile_once(function: Callable) -> Callable:
-    """torch.compile for all students of a process: equal ones share the code, others are compiled anew.
-
-    A number may make the difference, as their rates of stochastic depth do, so a sweep comes to more forms than the
-    eight after which torch falls back to eager execution.
-    """
-    config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, config.accumulated_recompile_limit)
-    return torch.compile(function)
 
 
 def fuse_student_layers(model: nn.Module) -> None:

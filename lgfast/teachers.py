@@ -97,14 +97,15 @@ def load_teacher(config: Config, source: Path, images: LabelledImages, device: t
 def as_teacher(config: Config, model: nn.Module) -> Teacher:
     """A CNN as the runs of a configuration ask it."""
     stages = choose_stages(config, model)
-    is_low = config.precision == "bf16" and config.teacher.targets != "offline"  # computed once: in full
+    is_offline = config.teacher.targets == "offline"  # computed once: in full, and in one way for all runs
     return Teacher(
         model,
         stages,
         config.teacher.bn,
-        dtype=torch.bfloat16 if is_low else None,
+        dtype=torch.bfloat16 if config.precision == "bf16" and not is_offline else None,
         concurrent=config.step.streams == "on",
         gives_logits=config.distill.mode != "none",
+        compiled=config.step.compile == "on" and not is_offline,
     )
 
 

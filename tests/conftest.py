@@ -1,5 +1,7 @@
 """Shared test set-up: the gpu marker, a fixed seed, and full float32 products in one order."""
 
+import functools
+
 import pytest
 import torch
 
@@ -33,3 +35,15 @@ def fixed_seed():
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True  # ways of running a step are compared bit for bit
+
+
+@pytest.fixture
+def counted_compiles(monkeypatch):
+    """Counts what torch.compile compiles, and runs it as it is."""
+    from torch._dynamo.testing import CompileCounterWithBackend  # 2 s that few tests need
+
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    yield counter
+    torch._dynamo.reset()

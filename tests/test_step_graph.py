@@ -64,6 +64,14 @@ def test_replays_equal_eager_steps(monkeypatch, options):
     assert all(torch.equal(a, b) for a, b in zip(step.model.parameters(), expected.model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("options", [{}, {"distill": DistillConfig("soft", 2.0), "bn": "running"}], ids=str)
+def test_compiled_student_and_teacher_are_captured(counted_compiles, monkeypatch, options):
+    losses = train(build(**options), STEPS)
+    with fake_cuda(monkeypatch) as cuda:
+        assert train(build(graph="on", compile="on", **options), STEPS) == losses
+    assert (len(cuda.graphs), counted_compiles.frame_count) == (1, 2)
+
+
 def trained_teacher(graph):
     """State of a CNN, BatchNorm statistics included, after some steps."""
     torch.manual_seed(0)
@@ -152,17 +160,22 @@ def test_a_run_on_streams_and_graphs_equals_one_without(monkeypatch, tmp_path, n
     assert metrics(own.run_dir) == metrics(config.run_dir)
 
 
-def test_a_group_on_streams_and_graphs_equals_one_without(monkeypatch, tmp_path):
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_a_group_on_streams_and_graphs_equals_one_without(counted_compiles, monkeypatch, tmp_path, compiled):
     base = tiny_config(tmp_path, **{"data.seed": 5, "epochs": 2})
     variants = {"a": {}, "b": {"seed": 7, "model.drop_path_rate": 0.4, "optim.lr": 1e-3}, "c": {"guidance.weight": 0}}
     configs = [
-        [replace(base, own | {"run_dir": str(tmp_path / place / name)}) for name, own in variants.items()]
-        for place in ("plain", "graphs")
+        [
+            replace(base, own | {"run_dir": str(tmp_path / place / name), "step.compile": option})
+            for name, own in variants.items()
+        ]
+        for place, option in (("plain", "off"), ("graphs", compiled))
     ]
     run_group(configs[0], InterruptFlag())
     with fake_cuda(monkeypatch) as cuda:
         run_group(configs[1], InterruptFlag())
     assert len(cuda.graphs) == len(variants)
+    assert counted_compiles.frame_count == (len(variants) + 1 if compiled == "on" else 0)  # one teacher for all
     for plain, own in zip(*configs, strict=True):
         assert metrics(own.run_dir) == metrics(plain.run_dir)
 

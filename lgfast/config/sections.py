@@ -107,7 +107,7 @@ class StepConfig:
 
     graph: Literal["auto", "on", "off"] = "auto"  # replay the step as one CUDA graph; auto: where it can be captured
     streams: Literal["on", "off"] = "on"  # the teacher runs beside the student (CUDA)
-    compile: Literal["on", "off"] = "off"  # the student under torch.compile
+    compile: Literal["on", "off"] = "off"  # student and teacher under torch.compile
     # the student's residual + LayerNorm and bias + GELU through add_layer_norm and bias_gelu (layer_fusion.py)
     fused_layers: Literal["on", "off"] = "off"
     accumulate: int = 1  # forward and backward passes per step, each over an equal part of the batch

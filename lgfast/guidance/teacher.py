@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lgfast.compilation import compile_once
 from lgfast.data.batch import Batch
 from lgfast.guidance.synced_norm import use_synced_statistics
 
@@ -72,6 +73,7 @@ class Teacher:
         dtype: to compute in; None: as the model is.
         concurrent: on CUDA, run on a stream beside the student's.
         gives_logits: run the classifier too, for distillation.
+        compiled: run under torch.compile. Equal to rounding; the first batch of a shape waits for the compiler.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Teacher:
         dtype: torch.dtype | None = None,
         concurrent: bool = True,
         gives_logits: bool = False,
+        compiled: bool = False,
     ) -> None:
         if bn not in ("batch", "synced", "running"):
             raise ValueError(f"teacher.bn: expected batch, synced or running, got {bn!r}")
@@ -98,6 +101,7 @@ class Teacher:
         self.model = model.to(dtype=dtype, memory_format=torch.channels_last)
         device = next(model.parameters()).device
         self._stream = teacher_stream(device) if concurrent and device.type == "cuda" else None
+        self.run_model = compile_once(run_model) if compiled else run_model
 
     @property
     def dtype(self) -> torch.dtype:
@@ -111,11 +115,7 @@ class Teacher:
             images: [B, 3, s, s].
         """
         images = images.to(dtype=self.dtype, memory_format=torch.channels_last)
-        stages = functools.partial(self.model.forward_intermediates, images, indices=self.stages, output_fmt="NCHW")
-        if not self.gives_logits:
-            return TeacherOutputs(stages(intermediates_only=True), None)
-        last, maps = stages()
-        return TeacherOutputs(maps, self.model.forward_head(last))
+        return TeacherOutputs(*self.run_model(self.model, images, self.stages, self.gives_logits))
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The maps of `outputs`."""
@@ -136,9 +136,22 @@ class Teacher:
 
     def channels(self, image_size: int) -> list[int]:
         """Width of each chosen stage."""
-        device = next(self.model.parameters()).device
-        images = torch.zeros(2, 3, image_size, image_size, device=device)
-        return [feature_map.shape[1] for feature_map in self.features(images)]
+        weight = next(self.model.parameters())
+        images = torch.zeros(2, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)
+        with torch.no_grad():
+            maps, _ = run_model(self.model, images, self.stages, False)  # two images are not worth compiling for
+        return [feature_map.shape[1] for feature_map in maps]
+
+
+def run_model(
+    model: nn.Module, images: Tensor, stages: list[int], gives_logits: bool
+) -> tuple[list[Tensor], Tensor | None]:
+    """Maps of the stages, and logits where they are asked for."""
+    find = functools.partial(model.forward_intermediates, images, indices=stages, output_fmt="NCHW")
+    if not gives_logits:
+        return find(intermediates_only=True), None
+    last, maps = find()
+    return maps, model.forward_head(last)
 
 
 @functools.cache

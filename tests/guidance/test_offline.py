@@ -24,6 +24,7 @@ from lgfast.ops.augment_spec import IMAGENET_MEAN, IMAGENET_STD, AugmentSpec
 from lgfast.run import train_run
 from lgfast.step import TrainStep
 from lgfast.targets import target_source
+from lgfast.teachers import as_teacher
 from tests.runs import StopAt, metrics, tiny_config
 from tests.test_step import HostReads
 
@@ -143,6 +144,13 @@ def test_half_precision_rows_are_rounded_float32_ones(images, tmp_path, dtype):
     teacher, few = Teacher(make_teacher()), images.subset(torch.arange(20))
     full, half = (stored_rows(teacher, few, SPEC, d, tmp_path, CPU)[0] for d in (torch.float32, dtype))
     assert torch.equal(half, full.to(dtype))
+
+
+@pytest.mark.parametrize(("targets", "num_compiled"), [("offline", 0), ("live", 1)])
+def test_stored_maps_do_not_depend_on_compilation(images, tmp_path, counted_compiles, targets, num_compiled):
+    config = replace(Config(), {"teacher.targets": targets, "step.compile": "on"})
+    stored_rows(as_teacher(config, make_teacher()), images.subset(torch.arange(20)), SPEC, torch.float32, tmp_path, CPU)
+    assert counted_compiles.frame_count == num_compiled
 
 
 def make_step(teacher, loader):
