@@ -13,7 +13,7 @@ from lgfast.build import eval_loader, load_images, model_from_metadata, resolve_
 from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 from lgfast.command_line import command_line
 from lgfast.config import Config, from_dict, replace
-from lgfast.loop import evaluate
+from lgfast.evaluation import evaluate
 from lgfast.models.pycls_weights import model_from_pycls, pycls_image_size, pycls_model_name
 
 

@@ -24,8 +24,8 @@ import torch
 from lgfast.command_line import command_line
 from lgfast.config import Config, load_recipe, published_top1, recipe_names, replace, split_assignment
 from lgfast.environment import describe_environment
-from lgfast.metrics import read_curve
 from lgfast.run import FREE_ON_RESUME, Result, read_result, train_run
+from lgfast.run_log import read_curve
 
 PAPER_ROWS = ("deit-ti", "t2t-vit-7", "pit-ti", "pvt-ti", "pvtv2-b0", "convit-ti")
 

@@ -31,9 +31,10 @@ from lgfast.build import (
 from lgfast.checkpoint import atomic_path, load_weights, read_weights
 from lgfast.config import Config, dump_yaml, load_yaml, replace
 from lgfast.environment import describe_environment
+from lgfast.evaluation import evaluate
 from lgfast.guidance.teacher import TargetSource, Teacher
 from lgfast.interrupt import InterruptFlag
-from lgfast.loop import Trainer, evaluate
+from lgfast.loop import Trainer
 from lgfast.metrics import TrainMeter
 from lgfast.optim import build_optimizer
 from lgfast.step import TrainStep

@@ -16,9 +16,10 @@ from lgfast.checkpoint import CheckpointError, CheckpointStore, read_weights, sa
 from lgfast.config import Config, dump_yaml, load_yaml, replace
 from lgfast.data.batch import Batch
 from lgfast.evaluate import evaluate_checkpoint, load_own
+from lgfast.evaluation import evaluate
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import InterruptFlag
-from lgfast.loop import NonFiniteLossError, evaluate
+from lgfast.loop import NonFiniteLossError
 from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.optim import build_optimizer
@@ -208,10 +209,10 @@ def test_checkpoints_leave_time_between_them(tmp_path):
     config = tiny_config(tmp_path, **{"guidance.weight": 0, "log.save_every_s": 3600})
     trainer = build_trainer(config, load_splits(config), None, torch.device("cpu"), InterruptFlag())
     run_dir, seen = Path(config.run_dir), []
-    trainer.say = lambda row, seconds: seen.append(sorted(path.name for path in run_dir.rglob("*.safetensors")))
+    trainer.log.write_epoch = lambda row: seen.append(sorted(path.name for path in run_dir.rglob("*.safetensors")))
     trainer.fit()
     assert seen == [[], [], []]  # nothing is written before the end of the last epoch, not even the best weights
-    assert trainer.store.all() == [trainer.store.path(trainer.progress.step)]
+    assert trainer.saver.store.all() == [trainer.saver.store.path(trainer.progress.step)]
     _, metadata = read_weights(run_dir / "best.safetensors")
     assert metadata["epoch"] == trainer.progress.best_epoch
 

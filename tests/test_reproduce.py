@@ -6,9 +6,9 @@ import statistics
 import pytest
 
 from lgfast.config import published_top1
-from lgfast.metrics import read_curve
 from lgfast.reproduce import PAPER_ROWS, Cell, main
 from lgfast.run import read_result
+from lgfast.run_log import read_curve
 from tests.runs import TINY, teacher
 
 # README of the paper's code, CIFAR-100 top-1 (%), base and guided.

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
+from lgfast.evaluation import evaluate
 from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent, Teacher
-from lgfast.loop import evaluate
 from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.optim import DeviceSGD, param_groups

@@ -17,10 +17,12 @@ from lgfast.build import DataSplits, Loaders, build_loaders, load_splits, resolv
 from lgfast.checkpoint import WriteError
 from lgfast.config import Config, digest, to_dict
 from lgfast.data import Batch
+from lgfast.evaluation import evaluate_all
 from lgfast.guidance.teacher import TargetSource, Teacher, TeacherOutputs, TeacherTargets
 from lgfast.interrupt import Interrupted, InterruptFlag
-from lgfast.loop import Progress, Trainer, evaluate_all
+from lgfast.loop import Trainer
 from lgfast.run import build_trainer, open_run_dir, prepare_teacher
+from lgfast.saving import Progress
 from lgfast.targets import target_source
 
 # What students of one group may differ in; everything else shapes the batch or the teacher.

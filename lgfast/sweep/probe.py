@@ -18,9 +18,9 @@ from lgfast.build import DataSplits, build_loaders, build_model, load_splits, re
 from lgfast.config import Config, replace
 from lgfast.data import Batch
 from lgfast.data.epoch_loader import EpochLoader
+from lgfast.evaluation import evaluate_all
 from lgfast.guidance import Teacher
 from lgfast.interrupt import InterruptFlag
-from lgfast.loop import evaluate_all
 from lgfast.run import read_result
 from lgfast.sweep.group import SharedTeacher, Student, group_key, most_demanding
 from lgfast.teachers import as_teacher, teacher_config, teacher_folder

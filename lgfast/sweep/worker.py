@@ -15,7 +15,7 @@ import torch
 from lgfast.checkpoint import WriteError
 from lgfast.config import Config, replace
 from lgfast.interrupt import Interrupted, InterruptFlag
-from lgfast.metrics import read_curve
+from lgfast.run_log import read_curve
 from lgfast.sweep.group import Student, group_key, run_group
 from lgfast.sweep.study import Run, Study
 

@@ -1,0 +1,102 @@
+"""The log of a run: metrics.jsonl, summary.csv and TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+EPOCH_COLUMNS = (
+    "epoch", "lr", "loss", "cls_loss", "guidance_loss", "distill_loss", "train_top1", "val_top1", "val_top5",
+    "val_loss", "seconds",
+)  # fmt: skip
+
+
+class MetricsLog:
+    """metrics.jsonl (one object per line), summary.csv (one row per epoch), TensorBoard events where installed.
+
+    Args:
+        run_dir: the run's folder.
+        tensorboard: write events if the package is installed.
+    """
+
+    def __init__(self, run_dir: Path, tensorboard: bool = True) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.jsonl, self.csv = run_dir / "metrics.jsonl", run_dir / "summary.csv"
+        self._writer = summary_writer(run_dir) if tensorboard else None
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append one line; non-finite numbers become null, which JSON can hold."""
+        row = {"kind": kind, "step": step} | {k: finite_or_none(v) for k, v in values.items()}
+        with self.jsonl.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def write_epoch(self, row: dict[str, Any]) -> None:
+        """Append one row; columns that an epoch does not have (no evaluation) stay empty."""
+        is_new = not self.csv.exists()
+        with self.csv.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=EPOCH_COLUMNS, lineterminator="\n")
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def position(self) -> dict[str, int]:
+        """Sizes in bytes, stored in a checkpoint so that a resumed run drops what was written after it."""
+        return {path.name: path.stat().st_size if path.exists() else 0 for path in (self.jsonl, self.csv)}
+
+    def rewind(self, position: dict[str, int]) -> None:
+        for path in (self.jsonl, self.csv):
+            if path.exists():
+                os.truncate(path, min(position[path.name], path.stat().st_size))
+                if path.stat().st_size == 0:
+                    path.unlink()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_curve(run_dir: Path) -> tuple[list[int], list[float]]:
+    """Epochs at which a run was evaluated, and its accuracy there (percent, selection images)."""
+    with (run_dir / "summary.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val_top1"]]
+    return [int(row["epoch"]) for row in rows], [float(row["val_top1"]) for row in rows]
+
+
+class SilentLog:
+    """In place of a MetricsLog on ranks that write nothing."""
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        pass
+
+    def write_epoch(self, row: dict[str, Any]) -> None:
+        pass
+
+    def position(self) -> dict[str, int]:
+        return {}
+
+    def rewind(self, position: dict[str, int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def summary_writer(run_dir: Path) -> Any:
+    """TensorBoard writer, or None where the package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run_dir / "tensorboard"))
