@@ -99,6 +99,21 @@ def load_splits(config: Config) -> DataSplits:
     return DataSplits(train, select, test)
 
 
+def describe_splits(config: Config, splits: DataSplits) -> str:
+    """How many images do what, in a line; a recipe's limit, made for its own dataset, is named where it leaves out."""
+    data, test = config.data, splits.test
+    choosing = "they" if splits.select is test else f"{len(splits.select)}"
+    num_read = len(splits.train) + (0 if splits.select is test else len(splits.select))
+    used = {"train": num_read, "test": len(test)}
+    limits = [
+        f"data.{split}_limit={count}" for split, count in used.items() if count == getattr(data, f"{split}_limit")
+    ]
+    return (
+        f"{data.dataset}: {len(splits.train)} images of {splits.train.num_classes} classes to train on, {len(test)} to "
+        f"test, {choosing} choose the epoch" + (f" (limited by {' and '.join(limits)}; 0: all)" if limits else "")
+    )
+
+
 def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> Loaders:
     """The loaders of a run, or of a group of runs that share views. The teacher's input is made if it is needed."""
     data = config.data

@@ -77,6 +77,7 @@ class ClassSwap:
 
     def swap(self, model: nn.Module) -> FuseReport:
         """Swaps every candidate that is not refused; doing so twice changes nothing."""
+        _check_module(model)
         fused, refused = [], []
         for name, module in model.named_modules():
             if type(module) in self.fused_classes.values():
@@ -92,6 +93,12 @@ class ClassSwap:
 
     def undo(self, model: nn.Module) -> None:
         """Gives every module its plain class back."""
+        _check_module(model)
         plain = {fused: plain for plain, fused in self.fused_classes.items()}
         for module in model.modules():
             module.__class__ = plain.get(type(module), type(module))
+
+
+def _check_module(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}; create the model first")

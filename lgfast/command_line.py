@@ -8,11 +8,13 @@ import select
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lgfast._extension import refusal
 
+PACKAGE = Path(__file__).parent
 Main = Callable[[Sequence[str] | None], int]
 
 
@@ -20,11 +22,13 @@ def command_line(main: Main) -> Main:
     """Decorates the `main` of a command line, which takes its arguments and returns its exit status.
 
     An error that the user can mend (ValueError, OSError, an argument that a native operation refused) becomes one line
-    and exit status 2. Where nobody reads the output any more, as after `| head`, the command ends without a word.
+    and exit status 2; a warning of this package becomes one line too. Where nobody reads the output any more, as after
+    `| head`, the command ends without a word.
     """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        format_before, warnings.formatwarning = warnings.formatwarning, format_warning
         try:
             try:
                 return answer(main, argv)
@@ -34,8 +38,19 @@ def command_line(main: Main) -> Main:
             if not is_stdout_closed():
                 raise
             return 128 + signal.SIGPIPE
+        finally:
+            warnings.formatwarning = format_before
 
     return run
+
+
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What this package warns of, as one line; others keep the place in the code that they point at."""
+    if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def answer(main: Main, argv: Sequence[str] | None) -> int:

@@ -15,9 +15,9 @@ class FlatAdamW(torch.optim.Optimizer):
     """torch.optim.AdamW with parameters and moments in flat buffers (`lgfast.ops.flat_adamw`).
 
     Parameters become views of one float32 buffer, in their order of groups; names, shapes and state dicts stay as they
-    are, and a state dict of torch.optim.AdamW loads. Learning rates, the step count and the number of skipped steps are
-    tensors on the device, so a captured step follows them. Two steps from equal states agree bit for bit. Move or cast
-    the model before: afterwards its parameters must stay where they are.
+    are, and state dicts of torch.optim.AdamW load here as this one's load there. Learning rates, the step count and the
+    number of skipped steps are tensors on the device, so a captured step follows them. Two steps from equal states are
+    equal bit for bit. Move or cast the model before: afterwards its parameters must stay where they are.
 
     Args:
         params: parameters or groups of them; float32, contiguous, one device. `betas` and `eps` hold for all groups.
@@ -173,6 +173,13 @@ class FlatAdamW(torch.optim.Optimizer):
         if self.low is not None:
             for leaf in self.leaves:
                 leaf.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch.optim.AdamW's: every parameter has a step count of its own, since AdamW counts each one up."""
+        saved = super().state_dict()
+        steps = self.step_count.expand(len(saved["state"])).clone().unbind()
+        parts = zip(saved["state"].items(), steps, strict=True)
+        return saved | {"state": {number: part | {"step": step} for (number, part), step in parts}}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -7,10 +7,16 @@ from pathlib import Path
 
 
 class Interrupted(Exception):
-    """The user asked to stop; the run is saved."""
+    """The user asked to stop; the run is saved.
 
-    def __init__(self, checkpoint: Path, run_dir: Path) -> None:
-        super().__init__(f"stopped and saved as {checkpoint}; continue with: python -m lgfast.train --resume {run_dir}")
+    Args:
+        how: to continue; None: by resuming the run.
+    """
+
+    def __init__(self, checkpoint: Path, run_dir: Path, how: str | None = None) -> None:
+        how = how or f"continue with: python -m lgfast.train --resume {run_dir}"
+        super().__init__(f"stopped and saved as {checkpoint}; {how}")
+        self.checkpoint, self.run_dir = checkpoint, run_dir
 
 
 class InterruptFlag:

@@ -22,6 +22,7 @@ from lgfast.build import (
     Loaders,
     build_loaders,
     build_student,
+    describe_splits,
     eval_loader,
     load_splits,
     resolve_device,
@@ -71,6 +72,8 @@ def train_run(
     started = time.perf_counter()
     device, config = resolve_device(config.device), resolve_precision(config)
     splits = load_splits(config)
+    if config.log.print_epochs and not alone and ranks.is_speaker():
+        print(describe_splits(config, splits), flush=True)
     teacher, teacher_run = prepare_teacher(config, splits, device, interrupt)
     with contextlib.nullcontext(ranks.Start()) if alone else ranks.joined(device) as start:
         resume = resume or start.is_restart

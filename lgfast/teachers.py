@@ -15,9 +15,12 @@ from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_
 from lgfast.config import Config, digest, load_recipe, to_dict
 from lgfast.data.image_set import LabelledImages
 from lgfast.guidance import Teacher
+from lgfast.interrupt import Interrupted
 from lgfast.locks import file_lock
 from lgfast.models.pycls_weights import model_from_pycls
 from lgfast.models.stages import teacher_stages
+
+SAME_COMMAND = "continue with the same command: the teacher goes on where it stands, then the student begins"
 
 
 def teacher_source(config: Config, images: LabelledImages, train: Callable[[Config], object]) -> Path:
@@ -36,6 +39,8 @@ def teacher_source(config: Config, images: LabelledImages, train: Callable[[Conf
             print(f"training the teacher ({teacher.name}) once; it is kept in {run_dir}", flush=True)
             try:
                 train(dataclasses.replace(teacher, run_dir=str(run_dir)))
+            except Interrupted as stop:
+                raise Interrupted(stop.checkpoint, stop.run_dir, SAME_COMMAND) from None
             except ValueError as error:
                 raise ValueError(f"teacher.recipe: {config.teacher.recipe} cannot be trained: {error}") from error
     return run_dir

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import tyro
@@ -26,8 +26,11 @@ from lgfast.config import (
 )
 from lgfast.config.pycls import load_pycls_config
 from lgfast.interrupt import Interrupted, InterruptFlag
-from lgfast.run import Result, read_result, resume_config, train_run
 from lgfast.sweep.options import add_sweep_options, check_join_options, check_no_sweep_options, is_sweep
+
+if TYPE_CHECKING:
+    from lgfast.run import Result
+# lgfast.run is imported where a run is near: it takes timm and torchvision along, and --help need not wait for them
 
 DEFAULT_RECIPE = "digits"
 DESCRIPTION = "Train a vision transformer with locality guidance. Without arguments: the digits demo, on CPU or GPU."
@@ -77,6 +80,8 @@ def read_config(parser: argparse.ArgumentParser, options: argparse.Namespace, re
         rest = ["--help"]
     changes = dict(split_assignment(text) for text in options.set)
     if options.resume:
+        from lgfast.run import resume_config
+
         return resume_config(options.resume, changes | key_values(rest))
     base = base_config(options)
     check_flags(rest)
@@ -163,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dump_yaml(config), end="", flush=True)
         if options.print_config:
             return 0
+        from lgfast.run import read_result, train_run
+
         if options.resume and (done := read_result(options.resume)):
             print(f"{options.resume} is already complete")
             print_result(done)

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
+from lgfast import command_line as module
 from lgfast.command_line import command_line
 
 
@@ -41,3 +43,25 @@ def test_other_errors_keep_their_traceback(error, tmp_path, monkeypatch):
     with (tmp_path / "out").open("w") as file, pytest.raises(type(error)):
         monkeypatch.setattr(sys, "stdout", file)
         main([])
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [(module.__file__, "warning: 3 images skipped\n"), ("torch/x.py", "torch/x.py:7: UserWarning: 3 images skipped\n")],
+)
+def test_a_warning_of_the_package_is_one_line(place, expected, capsys):
+    @command_line
+    def main(argv=None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = show  # pytest's own keeps what it catches
+            warnings.warn_explicit("3 images skipped", UserWarning, place, 7)
+        return 0
+
+    def show(*warning):
+        print(warnings.formatwarning(*warning[:4]), end="", file=sys.stderr)
+
+    before = warnings.formatwarning
+    assert main([]) == 0
+    assert capsys.readouterr().err == expected
+    assert warnings.formatwarning is before

@@ -60,6 +60,26 @@ def test_continues_from_a_saved_state(saved_by):
     assert resumed_optimizer.step_count.item() == 8
 
 
+def test_torch_adamw_continues_from_its_state():
+    """Counting the steps of each parameter once, also after the way through a file."""
+    model = small_model()
+    optimizer = FlatAdamW(groups(model), lr=1e-2)
+    train(model, optimizer, 4)
+    file = io.BytesIO()
+    torch.save((model.state_dict(), optimizer.state_dict()), file)
+    train(model, optimizer, 4, first=4)
+
+    file.seek(0)
+    weights, state = torch.load(file)
+    plain = small_model()
+    plain_optimizer = torch.optim.AdamW(groups(plain), lr=0.5)
+    plain.load_state_dict(weights)
+    plain_optimizer.load_state_dict(state)
+    train(plain, plain_optimizer, 4, first=4)
+    torch.testing.assert_close(plain.state_dict(), model.state_dict(), rtol=1e-5, atol=1e-6)
+    assert [part["step"].item() for part in plain_optimizer.state.values()] == [8] * 6
+
+
 def test_parameters_keep_their_values_names_and_shapes():
     model = small_model()
     before = copy.deepcopy(model.state_dict())

@@ -157,6 +157,12 @@ def test_refuses_with_a_reason(model, words):
     assert [type(module) for module in model.modules()] == kinds
 
 
+@pytest.mark.parametrize("swap", [lgfast.fuse, lgfast.unfuse, lgfast.fuse_layers, lgfast.unfuse_layers])
+def test_what_is_no_model_is_named(swap):
+    with pytest.raises(ValueError, match=r"model must be a torch\.nn\.Module, got str"):
+        swap("deit_tiny_patch16_224")
+
+
 def test_masked_attention_keeps_its_forward(kernels_on_cpu):
     attention = vit().blocks[0].attn.bfloat16()
     x, mask = torch.randn(1, 17, 64).bfloat16(), torch.zeros(17, 17).bfloat16()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lgfast import _extension, train
-from lgfast.build import build_model, eval_loader, load_splits, resolve_device, resolve_precision
+from lgfast.build import build_model, describe_splits, eval_loader, load_splits, resolve_device, resolve_precision
 from lgfast.checkpoint import CheckpointError, CheckpointStore, read_weights, save_weights
 from lgfast.config import Config, dump_yaml, load_yaml, replace
 from lgfast.data.batch import Batch
@@ -265,7 +265,7 @@ def test_running_out_of_memory_ends_the_command_with_what_to_do(tmp_path, capsys
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(train, "train_run", fail)
+    monkeypatch.setattr("lgfast.run.train_run", fail)
     assert train.main([]) == 2
     assert "error: CUDA out of memory. Tried to allocate 2.00 GiB.\nlower data.batch_size" in capsys.readouterr().err
 
@@ -309,6 +309,16 @@ def test_a_teacher_that_cannot_be_trained_is_named(tmp_path):
     message = r"teacher.recipe: .*teacher.yaml cannot be trained: data.batch_size: 1000 is more than the 96 training"
     with pytest.raises(ValueError, match=message):
         train_run(config)
+
+
+def test_a_run_says_which_images_do_what(tmp_path, capsys):
+    """The recipe's limits are named: another dataset would lose images to them unseen."""
+    train_run(tiny_config(tmp_path, **{"max_steps": 1, "data.test_limit": 0}))
+    line = "digits: 96 images of 10 classes to train on, 600 to test, 24 choose the epoch"
+    assert capsys.readouterr().out.splitlines()[0] == f"{line} (limited by data.train_limit=120; 0: all)"
+    config = tiny_config(tmp_path, **{"eval.protocol": "paper", "data.train_limit": 0})
+    line = "digits: 1197 images of 10 classes to train on, 60 to test, they choose the epoch"
+    assert describe_splits(config, load_splits(config)) == f"{line} (limited by data.test_limit=60; 0: all)"
 
 
 def test_max_steps_ends_the_run(tmp_path):

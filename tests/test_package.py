@@ -27,6 +27,21 @@ def test_operations_need_torch_alone():
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--print-config"], ["--optim.lrr", "1"], ["--trials", "3"]], ids=" ".join
+)
+def test_what_trains_nothing_does_not_wait_for_timm(arguments):
+    code = f"""
+import contextlib, io, sys
+from lgfast.train import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main({arguments})
+print([name for name in ("timm", "torchvision", "optuna") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 FROM_THREADS = """
 import lgfast
 from concurrent.futures import ThreadPoolExecutor

@@ -9,9 +9,10 @@ import torch
 import lgfast.run as run_module
 from lgfast.checkpoint import CheckpointStore, read_weights
 from lgfast.config import dump_yaml, replace
+from lgfast.interrupt import Interrupted
 from lgfast.run import resume_config, train_run
 from lgfast.train import main
-from tests.runs import metrics, stop, tiny_config, train_process, wait_for_step
+from tests.runs import StopAt, metrics, stop, tiny_config, train_process, wait_for_step
 
 RUN = {"epochs": 4, "log.every_steps": 1, "log.save_every_steps": 4}
 
@@ -74,6 +75,16 @@ def test_interrupted_run_saves_and_resumes_exactly(reference, tmp_path, number):
     _, err = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, err
     assert_same_run(config, expected, run_dir)
+
+
+def test_stopping_in_the_teacher_asks_for_the_same_command(reference, tmp_path):
+    config, expected = reference
+    config = replace(config, {"run_dir": str(tmp_path / "run"), "teacher.cache": str(tmp_path / "cache")})
+    with pytest.raises(Interrupted, match=r"cache/teachers/.*; continue with the same command: the teacher goes on"):
+        train_run(config, interrupt=StopAt(0))
+    assert not (tmp_path / "run").exists()
+    assert train_run(config).teacher_test_top1 == expected.teacher_test_top1
+    assert metrics(tmp_path / "run") == metrics(expected.run_dir)
 
 
 def test_changed_recipe_is_refused(reference):

@@ -167,7 +167,7 @@ def test_mistakes_fail_before_anything_starts(base, tmp_path, capsys, monkeypatc
     "arguments", [["--trials", "3"], ["--out", "x"], ["--workers", "2"], ["--dry-run"], ["--budget", "1m"]]
 )
 def test_a_single_run_refuses_the_options_of_sweeps(base, capsys, monkeypatch, arguments):
-    monkeypatch.setattr("lgfast.train.train_run", lambda *_: pytest.fail("trains"))
+    monkeypatch.setattr("lgfast.run.train_run", lambda *_: pytest.fail("trains"))
     assert main(["--config", base, *arguments]) == 2
     assert f"error: {arguments[0]} is an option of sweeps; add --sweep KEY=V1,V2" in capsys.readouterr().err
 
