@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import ceilings, harness
 from benchmarks.cuda_calls import captured
-from lgfast.layer_fusion import patch_product
+from lgfast.fusion.layers import patch_product
 from lgfast.ops import add_layer_norm, bias_gelu
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -40,11 +40,11 @@ from pathlib import Path
 import torch
 
 from benchmarks import harness
-from lgfast import graph
 from lgfast.build import build_loaders, load_splits
 from lgfast.config import Config, load_recipe, replace
 from lgfast.data import Batch
 from lgfast.interrupt import InterruptFlag
+from lgfast.step import graph
 from lgfast.sweep.group import SharedTeacher, Student
 from lgfast.sweep.probe import untrained_teacher
 

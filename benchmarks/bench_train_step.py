@@ -44,10 +44,9 @@ from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.guidance.teacher import TeacherTargets
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import Trainer
-from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.optim import param_groups
-from lgfast.step import TrainStep
+from lgfast.step import TrainMeter, TrainStep
 
 CHANNELS = (16, 32, 64)
 # The bytes a fused step moves per image, performance.md 4 (DeiT-Ti at 224 in bfloat16); other shapes have no figure.

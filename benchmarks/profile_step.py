@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks import ceilings, harness
 from benchmarks.bench_train_step import SHAPES, Setup
-from lgfast.graph import WARMUP_STEPS
 from lgfast.step import TrainStep
+from lgfast.step.graph import WARMUP_STEPS
 
 
 class Traffic(TorchDispatchMode):

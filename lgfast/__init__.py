@@ -11,10 +11,8 @@ from lgfast.version import __version__
 
 if TYPE_CHECKING:
     from lgfast import models, ops
-    from lgfast.class_swap import FuseReport
     from lgfast.flat_adamw import FlatAdamW
-    from lgfast.fusion import fuse, unfuse
-    from lgfast.layer_fusion import fuse_layers, unfuse_layers
+    from lgfast.fusion import FuseReport, fuse, fuse_layers, unfuse, unfuse_layers
 
 __all__ = [
     "FlatAdamW",
@@ -30,11 +28,11 @@ __all__ = [
 
 _MODULE_OF = {
     "FlatAdamW": "flat_adamw",
-    "FuseReport": "class_swap",
+    "FuseReport": "fusion",
     "fuse": "fusion",
-    "fuse_layers": "layer_fusion",
+    "fuse_layers": "fusion",
     "unfuse": "fusion",
-    "unfuse_layers": "layer_fusion",
+    "unfuse_layers": "fusion",
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lgfast.data.batch import Batch
-from lgfast.metrics import EvalMeter
+from lgfast.step.meters import EvalMeter
 
 
 def evaluate(

@@ -18,12 +18,12 @@ from lgfast.data.epoch_loader import EpochLoader
 from lgfast.evaluation import evaluate
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import Interrupted, InterruptFlag
-from lgfast.metrics import MeterReading, TrainMeter
 from lgfast.optim import learning_rate, set_learning_rate
-from lgfast.reading import Reading
 from lgfast.run_log import MetricsLog, SilentLog
 from lgfast.saving import Progress, RunSaver
 from lgfast.step import TrainStep
+from lgfast.step.meters import MeterReading, TrainMeter
+from lgfast.step.reading import Reading
 
 
 class NonFiniteLossError(ValueError):

@@ -36,9 +36,8 @@ from lgfast.evaluation import evaluate
 from lgfast.guidance.teacher import TargetSource, Teacher
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import Trainer
-from lgfast.metrics import TrainMeter
 from lgfast.optim import build_optimizer
-from lgfast.step import TrainStep
+from lgfast.step import TrainMeter, TrainStep
 from lgfast.targets import target_source
 from lgfast.teachers import load_teacher, teacher_source
 

@@ -7,7 +7,7 @@ from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance.cached import CachedTeacher
 from lgfast.guidance.offline import OfflineTeacher, stored_rows
 from lgfast.guidance.teacher import TargetSource, Teacher
-from lgfast.precision import COMPUTE_DTYPE
+from lgfast.step.precision import COMPUTE_DTYPE
 from lgfast.teachers import cache_home
 
 

@@ -26,10 +26,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from lgfast import graph, reading
-from lgfast import step as train_step
 from lgfast.data import ahead, eval_loader, resident_loader
 from lgfast.guidance.teacher import Teacher
+from lgfast.step import graph, reading, train_step
 
 HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
 

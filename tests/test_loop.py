@@ -20,11 +20,10 @@ from lgfast.evaluation import evaluate
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import NonFiniteLossError
-from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.optim import build_optimizer
 from lgfast.run import build_trainer, read_result, train_run
-from lgfast.step import TrainStep
+from lgfast.step import TrainMeter, TrainStep
 from tests.data.layouts import write_folder
 from tests.runs import metrics, tiny_config
 

@@ -16,10 +16,9 @@ from lgfast.config import dump_yaml, load_recipe, replace
 from lgfast.data import Batch, EvalLoader, load_dataset
 from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent
-from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.run import read_result, train_run
-from lgfast.step import TrainStep
+from lgfast.step import TrainMeter, TrainStep
 from tests.runs import metrics, tiny_config, wait_for_step
 
 CHANGES = {

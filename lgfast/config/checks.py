@@ -1,12 +1,8 @@
-"""What the values of a configuration must satisfy; a message names the key, the value and the fix."""
+"""What the values of a `Config` must satisfy; a message names the key, the value and the fix."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lgfast.config.sections import Config
-
+from typing import Any
 
 POSITIVE = (
     "epochs", "data.batch_size", "data.eval_batch_size", "optim.lr", "step.accumulate", "distill.temperature",
@@ -20,7 +16,7 @@ SHARES = ("distill.weight", "optim.label_smoothing", "model.drop_path_rate")
 SEEDS = ("seed", "data.seed")
 
 
-def check_values(config: Config) -> None:
+def check_values(config: Any) -> None:
     """Raise a ValueError for a value out of its range, and for one that does not go with another."""
     for key in POSITIVE:
         check_range(config, key, get(config, key) > 0, "a number above 0")
@@ -45,7 +41,7 @@ def check_values(config: Config) -> None:
         raise ValueError(f"teacher.targets: {config.teacher.targets} cannot be: {obstacle}")
 
 
-def targets_obstacle(config: Config) -> str | None:
+def targets_obstacle(config: Any) -> str | None:
     """Why the teacher's targets cannot be computed ahead of the step as asked, or None."""
     targets, augment, is_batch = config.teacher.targets, config.augment, config.teacher.bn != "running"
     if targets == "live" or not config.needs_teacher:
@@ -63,7 +59,7 @@ def targets_obstacle(config: Config) -> str | None:
     return "one process computes the maps; use teacher.bn=batch or running" if config.teacher.bn == "synced" else None
 
 
-def check_range(config: Config, key: str, is_inside: bool, expected: str) -> None:
+def check_range(config: Any, key: str, is_inside: bool, expected: str) -> None:
     if not is_inside:
         raise ValueError(f"{key}: expected {expected}, got {get(config, key)}")
 

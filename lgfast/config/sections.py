@@ -108,7 +108,7 @@ class StepConfig:
     graph: Literal["auto", "on", "off"] = "auto"  # replay the step as one CUDA graph; auto: where it can be captured
     streams: Literal["on", "off"] = "on"  # the teacher runs beside the student (CUDA)
     compile: Literal["on", "off"] = "off"  # student and teacher under torch.compile
-    # the student's residual + LayerNorm and bias + GELU through add_layer_norm and bias_gelu (layer_fusion.py)
+    # the student's residual + LayerNorm and bias + GELU through add_layer_norm and bias_gelu (lgfast.fuse_layers)
     fused_layers: Literal["on", "off"] = "off"
     accumulate: int = 1  # forward and backward passes per step, each over an equal part of the batch
     ema_decay: float = 0.0  # of a moving average of the weights, which is then what is judged and kept; 0: none

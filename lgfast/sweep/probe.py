@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from lgfast import graph
 from lgfast.build import DataSplits, build_loaders, build_model, load_splits, resolve_device, resolve_precision
 from lgfast.config import Config, replace
 from lgfast.data import Batch
@@ -22,6 +21,7 @@ from lgfast.evaluation import evaluate_all
 from lgfast.guidance import Teacher
 from lgfast.interrupt import InterruptFlag
 from lgfast.run import read_result
+from lgfast.step import graph
 from lgfast.sweep.group import SharedTeacher, Student, group_key, most_demanding
 from lgfast.teachers import as_teacher, teacher_config, teacher_folder
 

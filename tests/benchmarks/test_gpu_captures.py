@@ -25,7 +25,7 @@ def test_every_stage_of_a_step_can_be_captured_and_replayed_in_turns(cuda):
     step = setup.train_step("fp32")
     setup.train_step, setup.device = lambda precision: step, types.SimpleNamespace(type="cuda")
     calls = bench_train_step.stage_calls(setup, "fp32")
-    del calls["step"]  # captures itself, tests/test_step_graph.py
+    del calls["step"]  # captures itself, tests/step/test_step_graph.py
     for call in calls.values():
         call()
     assert len(cuda.graphs) == len(calls) == 5

@@ -281,7 +281,7 @@ def test_a_benchmark_without_ceilings_measures_its_own():
 
 def test_gpu_tests_are_found_by_their_mark():
     files = gpu_tests.test_files()
-    assert "tests/test_step.py" in files  # some are marked
+    assert "tests/step/test_step.py" in files  # some are marked
     assert "tests/ops/test_feature_mse_cuda.py" in files  # the whole file is
     assert "tests/data/test_permutation.py" not in files  # needs hypothesis, and no GPU
 

@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from lgfast.data import build_train_loader, load_dataset
-from lgfast.metrics import TrainMeter
 from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.ops.mix import mix_plan
 from lgfast.run import train_run
+from lgfast.step import TrainMeter
 from tests.runs import metrics, tiny_config
 
 PLAIN = AugmentSpec(image_size=28, teacher_size=4)

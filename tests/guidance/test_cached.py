@@ -18,7 +18,7 @@ from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.run import train_run
 from lgfast.sweep.group import run_group
 from tests.runs import StopAt, metrics, tiny_config
-from tests.test_step import HostReads
+from tests.step.test_step import HostReads
 
 CPU = torch.device("cpu")
 RECURRING = {"data.views": 2, "teacher.bn": "running", "epochs": 3, "log.every_steps": 1, "distill.mode": "soft"}

@@ -10,12 +10,11 @@ from torch.nn import functional as F
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
 from lgfast.guidance import GuidedStudent, Teacher, distillation_loss
-from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.models.taps import tap_shapes
 from lgfast.optim import decays
 from lgfast.run import train_run
-from lgfast.step import TrainStep
+from lgfast.step import TrainMeter, TrainStep
 from tests.runs import metrics, tiny_config
 
 BATCH, CLASSES = 6, 7

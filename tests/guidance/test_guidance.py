@@ -8,9 +8,8 @@ from torch.nn import functional as F
 
 from lgfast.data.batch import Batch
 from lgfast.guidance import Guidance, GuidedStudent, Teacher
-from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
-from lgfast.step import TrainStep
+from lgfast.step import TrainMeter, TrainStep
 
 LAYERS, CHANNELS = (0, 1, 2), (16, 32, 64)
 

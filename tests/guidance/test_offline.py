@@ -17,16 +17,15 @@ from lgfast.guidance import offline as offline_module
 from lgfast.guidance.offline import OfflineTeacher, crop_maps, stored_rows
 from lgfast.guidance.rows import read_host_rows
 from lgfast.interrupt import Interrupted
-from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.ops.augment import augment_plan
 from lgfast.ops.augment_spec import IMAGENET_MEAN, IMAGENET_STD, AugmentSpec
 from lgfast.run import train_run
-from lgfast.step import TrainStep
+from lgfast.step import TrainMeter, TrainStep
 from lgfast.targets import target_source
 from lgfast.teachers import as_teacher
 from tests.runs import StopAt, metrics, tiny_config
-from tests.test_step import HostReads
+from tests.step.test_step import HostReads
 
 SPEC = AugmentSpec(image_size=32, teacher_size=16)
 CPU = torch.device("cpu")

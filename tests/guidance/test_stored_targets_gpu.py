@@ -9,11 +9,10 @@ from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent, Teacher, offline, rows
 from lgfast.guidance.cached import CachedTeacher
 from lgfast.guidance.offline import OfflineTeacher, crop_maps, stored_rows
-from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.ops.augment import augment_plan
 from lgfast.ops.augment_spec import AugmentSpec
-from lgfast.step import TrainStep
+from lgfast.step import TrainMeter, TrainStep
 
 pytestmark = pytest.mark.gpu
 SPEC = AugmentSpec(image_size=32, teacher_size=16)

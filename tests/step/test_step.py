@@ -14,10 +14,10 @@ from lgfast.data.batch import Batch
 from lgfast.evaluation import evaluate
 from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent, Teacher
-from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.optim import DeviceSGD, param_groups
-from lgfast.step import TrainStep, fuse_student_layers
+from lgfast.step import TrainMeter, TrainStep
+from lgfast.step.train_step import fuse_student_layers
 
 BATCH = 8
 HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")

@@ -15,17 +15,16 @@ from lgfast.data.batch import Batch
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import NonFiniteLossError
-from lgfast.metrics import TrainMeter
 from lgfast.models import create_model
 from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.optim import DeviceSGD
 from lgfast.run import build_trainer, train_run
-from lgfast.step import TrainStep
+from lgfast.step import TrainMeter, TrainStep
 from lgfast.sweep import probe
 from lgfast.sweep.group import run_group
 from tests.fake_cuda import CaptureError, Race, fake_cuda
 from tests.runs import StopAt, metrics, tiny_config
-from tests.test_step import BATCH, batches, build, parameters, train
+from tests.step.test_step import BATCH, batches, build, parameters, train
 
 STEPS = 7  # three eager ones, the capture, replays
 

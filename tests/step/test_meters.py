@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lgfast.metrics import EvalMeter, TrainMeter
-from lgfast.reading import Reading
+from lgfast.step.meters import EvalMeter, TrainMeter
+from lgfast.step.reading import Reading
 
 
 def test_train_meter_means():

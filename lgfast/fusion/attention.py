@@ -18,7 +18,7 @@ from timm.models import convit as timm_convit
 from timm.models import pvt_v2, swin_transformer, swin_transformer_v2
 from torch import Tensor, nn
 
-from lgfast.class_swap import ClassSwap, FuseReport
+from lgfast.fusion.class_swap import ClassSwap, FuseReport
 from lgfast.models import convit, cvt, t2t
 from lgfast.models.layers import merge_heads, split_heads
 from lgfast.ops import short_attention, short_attention_qkvpacked

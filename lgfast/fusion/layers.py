@@ -18,7 +18,7 @@ from timm.layers import GELU, DropPath, Mlp
 from timm.models import pvt_v2, vision_transformer
 from torch import Tensor, nn
 
-from lgfast.class_swap import ClassSwap, FuseReport
+from lgfast.fusion.class_swap import ClassSwap, FuseReport
 from lgfast.models import cvt, pvt
 from lgfast.ops import add_layer_norm, bias_gelu
 from lgfast.ops.add_layer_norm import unsupported_channels_reason as norm_channels_reason

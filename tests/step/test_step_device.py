@@ -17,11 +17,10 @@ from lgfast.data.batch import Batch
 from lgfast.data.image_set import image_set_from_arrays
 from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent, Teacher, cached
-from lgfast.metrics import TrainMeter
 from lgfast.models import create_model, default_layers
 from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.optim import param_groups
-from lgfast.step import TrainStep
+from lgfast.step import TrainMeter, TrainStep
 
 STUDENTS = (
     "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "pit_ti_224", "pvt_tiny", "pvt_v2_b0", "convit_tiny",

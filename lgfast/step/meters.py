@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lgfast import ranks
-from lgfast.reading import Reading
+from lgfast.step.reading import Reading
 
 
 class TrainMeter:

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lgfast import ranks
-from lgfast.average import WeightAverage
 from lgfast.compilation import compile_once
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
 from lgfast.flat_adamw import FlatAdamW
-from lgfast.graph import StepGraph, graph_obstacle
+from lgfast.fusion import fuse_layers
 from lgfast.guidance.distillation import distillation_loss
 from lgfast.guidance.student import GuidedStudent
 from lgfast.guidance.teacher import TargetSource, TeacherTargets
-from lgfast.layer_fusion import fuse_layers
-from lgfast.metrics import TrainMeter
-from lgfast.precision import COMPUTE_DTYPE, ComputeWeights
+from lgfast.step.average import WeightAverage
+from lgfast.step.graph import StepGraph, graph_obstacle
+from lgfast.step.meters import TrainMeter
+from lgfast.step.precision import COMPUTE_DTYPE, ComputeWeights
 
 
 class TrainStep:

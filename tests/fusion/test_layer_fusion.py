@@ -11,7 +11,7 @@ from torch import nn
 
 import lgfast
 from lgfast import _extension, fuse_layers, unfuse_layers
-from lgfast.layer_fusion import drop_scale, patch_product
+from lgfast.fusion.layers import drop_scale, patch_product
 from lgfast.models import create_model
 from lgfast.models.taps import FeatureTaps
 from tests.helpers import assert_as_exact_as_plain

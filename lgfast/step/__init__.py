@@ -1,0 +1,6 @@
+"""The training step: what it computes, in which precision, as a graph, and what it counts."""
+
+from lgfast.step.meters import TrainMeter
+from lgfast.step.train_step import TrainStep
+
+__all__ = ["TrainMeter", "TrainStep"]
