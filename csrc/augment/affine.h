@@ -2,8 +2,8 @@
 // host and device. Compile without contraction of a * b + c.
 #pragma once
 
+#include "augment/augment.h"
 #include "augment/exact_double.h"
-#include "augment/pixel_ops.h"
 
 namespace lgfast {
 

@@ -23,6 +23,7 @@ constexpr int kPlanThreads = 128;
 
 struct BlockTeam {
   static constexpr int kStrip = 4;
+  static constexpr bool kSplitsChannels = false;
   static constexpr int kHeldRows = 7;
   static constexpr int kAffinePixels = 1;
   template <typename Strip>
@@ -80,8 +81,8 @@ __global__ void __launch_bounds__(kAugmentThreads)
                    unsigned char* workspace) {
   const BlockTeam team;
   unsigned char* memory = kIsShared ? dynamic_smem() : workspace + block_index() * layout.num_bytes;
-  ImageAugmenter<BlockTeam> augmenter(team, params, layout, memory);
-  for (int64_t b = block_index(); b < params.batch; b += grid_size()) augmenter.template run<T>(b);
+  WorkingImage<BlockTeam> image(team, params, layout, memory);
+  for (int64_t b = block_index(); b < params.batch; b += grid_size()) augment_image<T>(image, b);
 }
 
 __global__ void __launch_bounds__(kPlanThreads) augment_plan_kernel(const AugmentPlanParams params) {

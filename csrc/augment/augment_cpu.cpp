@@ -30,6 +30,7 @@ using torch::stable::Tensor;
 // One thread: loops run in order, and there is nobody to wait for.
 struct ThreadTeam {
   static constexpr int kStrip = 32;
+  static constexpr bool kSplitsChannels = true;
   static constexpr int kHeldRows = 0;
   static constexpr int kAffinePixels = kStrip;
   template <typename Strip>
@@ -59,12 +60,12 @@ LGFAST_SIMD_CLONES void augment_images(const AugmentParams& params, AugmentDtype
                                        int64_t begin, int64_t end) {
   const ThreadTeam team;
   const AugmentLayout layout = augment_layout(params.image_size);
-  ImageAugmenter<ThreadTeam> augmenter(team, params, layout, memory);
+  WorkingImage<ThreadTeam> image(team, params, layout, memory);
   for (int64_t b = begin; b < end; ++b) {
     switch (dtype) {
-      case AugmentDtype::kFloat: augmenter.run<float>(b); break;
-      case AugmentDtype::kBFloat16: augmenter.run<bf16>(b); break;
-      case AugmentDtype::kHalf: augmenter.run<fp16>(b); break;
+      case AugmentDtype::kFloat: augment_image<float>(image, b); break;
+      case AugmentDtype::kBFloat16: augment_image<bf16>(image, b); break;
+      case AugmentDtype::kHalf: augment_image<fp16>(image, b); break;
     }
   }
 }

@@ -1,7 +1,7 @@
 // The working memory of one image, and the largest crop it can hold; for host and device.
 #pragma once
 
-#include "augment/pixel_ops.h"
+#include "augment/resize_axis.h"
 
 namespace lgfast {
 

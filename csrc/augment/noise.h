@@ -10,9 +10,9 @@ namespace lgfast {
 // Natural logarithm of a positive normal float: exponent and mantissa in [sqrt(1/2), sqrt(2)), then the series of
 // 2 atanh((m - 1) / (m + 1)).
 LGFAST_HOST_DEVICE float series_log(float x) {
-  const uint32_t shifted = float_bits(x) - 0x3f3504f3u;  // sqrt(1/2)
+  const uint32_t shifted = bit_cast<uint32_t>(x) - 0x3f3504f3u;  // sqrt(1/2)
   const int exponent = int(shifted) >> 23;
-  const float mantissa = float_from_bits((shifted & 0x007fffffu) + 0x3f3504f3u);
+  const float mantissa = bit_cast<float>((shifted & 0x007fffffu) + 0x3f3504f3u);
   const float s = (mantissa - 1.0f) / (mantissa + 1.0f);
   const float s2 = s * s;
   const float series = 2.0f + s2 * (0.66666667f + s2 * (0.4f + s2 * (0.28571429f + s2 * 0.22222222f)));

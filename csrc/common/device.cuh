@@ -25,7 +25,7 @@
 // Host          of the current GPU: num_multiprocessors(), one in the emulation; max_smem_bytes() of a block
 #pragma once
 
-#include "float16.h"
+#include "common/float16.h"
 
 namespace lgfast {
 
@@ -36,6 +36,11 @@ struct Grid {
 };
 
 constexpr int kWarpSize = 32;
+
+// 16 bytes moved as one access: eight 16-bit values.
+struct alignas(16) Vector16 {
+  uint32_t words[4];
+};
 
 }  // namespace lgfast
 

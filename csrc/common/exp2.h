@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "common/float16.h"
+#include "common/host_device.h"
 #include "common/vectorize.h"
 
 namespace lgfast {
@@ -22,7 +22,7 @@ LGFAST_INLINE float exp2_negative(float y) {
   p = p * f + 0.24022651f;
   p = p * f + 0.69314718f;
   p = p * f + 1.0f;
-  const float power = float_from_bits((float_bits(shifted) - float_bits(kRound) + 127u) << 23);
+  const float power = bit_cast<float>((bit_cast<uint32_t>(shifted) - bit_cast<uint32_t>(kRound) + 127u) << 23);
   return y < kLeast ? 0.0f : p * power;
 }
 

@@ -4,14 +4,7 @@
 // On the device the hardware converts; its NaN has other bits than the host's.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-
-#if defined(__CUDACC__)
-#define LGFAST_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define LGFAST_HOST_DEVICE inline
-#endif
+#include "common/host_device.h"
 
 namespace lgfast {
 
@@ -22,21 +15,9 @@ struct fp16 {
   uint16_t bits;
 };
 
-LGFAST_HOST_DEVICE uint32_t float_bits(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
-LGFAST_HOST_DEVICE float float_from_bits(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
 LGFAST_HOST_DEVICE float to_float(float value) { return value; }
 
-LGFAST_HOST_DEVICE float to_float(bf16 value) { return float_from_bits(uint32_t(value.bits) << 16); }
+LGFAST_HOST_DEVICE float to_float(bf16 value) { return bit_cast<float>(uint32_t(value.bits) << 16); }
 
 LGFAST_HOST_DEVICE float to_float(fp16 value) {
 #if defined(__CUDA_ARCH__)
@@ -46,10 +27,10 @@ LGFAST_HOST_DEVICE float to_float(fp16 value) {
 #else
   const uint32_t sign = uint32_t(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
-  if (magnitude >= 0x7c00u) return float_from_bits(sign | 0x7f800000u | (magnitude << 13));  // infinity, NaN
+  if (magnitude >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | (magnitude << 13));  // infinity, NaN
   // Multiplying by 2^112 moves the exponent bias from 15 to 127 and normalises subnormals, exactly.
-  const float scaled = float_from_bits(magnitude << 13) * float_from_bits(0x77800000u);
-  return float_from_bits(sign | float_bits(scaled));
+  const float scaled = bit_cast<float>(magnitude << 13) * bit_cast<float>(0x77800000u);
+  return bit_cast<float>(sign | bit_cast<uint32_t>(scaled));
 #endif
 }
 
@@ -68,7 +49,7 @@ LGFAST_HOST_DEVICE bf16 from_float<bf16>(float value) {
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
   return result;
 #else
-  const uint32_t bits = float_bits(value);
+  const uint32_t bits = bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {uint16_t((bits >> 16) | 0x40u)};  // NaN stays NaN
   return {uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 #endif
@@ -81,13 +62,13 @@ LGFAST_HOST_DEVICE fp16 from_float<fp16>(float value) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
   return result;
 #else
-  const uint32_t bits = float_bits(value);
+  const uint32_t bits = bit_cast<uint32_t>(value);
   const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};   // NaN
   if (magnitude >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};  // 65520 and above round to infinity
   if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits
-    return {uint16_t(sign | (float_bits(float_from_bits(magnitude) + 0.5f) - 0x3f000000u))};
+    return {uint16_t(sign | (bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u))};
   }
   const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
   return {uint16_t(sign | ((rounded - 0x38000000u) >> 13))};
@@ -125,10 +106,5 @@ template <typename T>
 LGFAST_HOST_DEVICE float unpack_high(uint32_t pair) {
   return to_float(T{uint16_t(pair >> 16)});
 }
-
-// 16 bytes moved as one access: eight 16-bit values.
-struct alignas(16) Vector16 {
-  uint32_t words[4];
-};
 
 }  // namespace lgfast

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "common/float16.h"
+#include "common/host_device.h"
 
 namespace lgfast {
 

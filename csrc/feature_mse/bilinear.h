@@ -1,7 +1,7 @@
 // Bilinear resizing along one axis as PyTorch does it with align_corners=False, for host and device.
 #pragma once
 
-#include "common/float16.h"  // LGFAST_HOST_DEVICE
+#include "common/host_device.h"
 
 namespace lgfast {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "common/float16.h"
+#include "common/host_device.h"
 
 namespace lgfast {
 

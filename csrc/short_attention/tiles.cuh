@@ -16,7 +16,7 @@ namespace lgfast {
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 
-__device__ __forceinline__ float negative_infinity() { return float_from_bits(0xff800000u); }
+__device__ __forceinline__ float negative_infinity() { return bit_cast<float>(0xff800000u); }
 
 // Row-major [rows][D] tile in shared memory; 16-byte chunks are swizzled (or rows padded) so that ldmatrix's eight rows
 // meet no bank twice. It begins at a multiple of eight rows, so that rows may be counted from its beginning.

@@ -84,9 +84,9 @@ void print_conversions() {
   for (int bits = 0; bits < 0x10000; ++bits) {
     const bf16 b{uint16_t(bits)};
     const fp16 h{uint16_t(bits)};
-    std::printf("%u %u %u %u\n", float_bits(to_float(b)), float_bits(to_float(h)),
-                unsigned(from_float<bf16>(float_from_bits(uint32_t(bits) * 65537u)).bits),
-                unsigned(from_float<fp16>(float_from_bits(0x30000000u + uint32_t(bits) * 12289u)).bits));
+    std::printf("%u %u %u %u\n", bit_cast<uint32_t>(to_float(b)), bit_cast<uint32_t>(to_float(h)),
+                unsigned(from_float<bf16>(bit_cast<float>(uint32_t(bits) * 65537u)).bits),
+                unsigned(from_float<fp16>(bit_cast<float>(0x30000000u + uint32_t(bits) * 12289u)).bits));
   }
 }
 

@@ -1,0 +1,182 @@
+// The second part of augment: one RandAugment operation on the planes. Those that look at one value only leave a
+// pending table, those that look at neighbours write where the view will be and take it back (working_image.h).
+#pragma once
+
+#include "augment/affine.h"
+#include "augment/pixel_ops.h"
+#include "augment/working_image.h"
+
+namespace lgfast {
+
+// The mean of the image in grey, rounded: what contrast blends with.
+template <class Team>
+LGFAST_TEAM int mean_luma(WorkingImage<Team>& image) {
+  constexpr int kStrip = Team::kStrip;
+  image.apply_pending();
+  image.team.each(1, [&](int) { *image.total = 0; });
+  uint32_t sum = 0;
+  image.team.grid(image.size, image.num_strips(), [&](int y, int s) {
+    const auto& r = image.read(image.plane(0), y, s);
+    const auto& g = image.read(image.plane(1), y, s);
+    const auto& b = image.read(image.plane(2), y, s);
+    for (int l = 0; l < kStrip; ++l) {
+      sum += s * kStrip + l < image.size ? luma(r.value[l], g.value[l], b.value[l]) : 0;
+    }
+  });
+  image.team.add_to_total(image.total, sum);
+  return int(double(*image.total) / (double(image.size) * image.size) + 0.5);
+}
+
+// Of every value of every channel the number of darker pixels; fills image.ranges. In the memory of the weights.
+template <class Team>
+LGFAST_TEAM const uint32_t* scan_histogram(WorkingImage<Team>& image) {
+  constexpr int kGroup = 16;  // values added up at once: every thread adds at most two times 15 numbers
+  uint32_t* num_darker = reinterpret_cast<uint32_t*>(image.weights);
+  uint32_t* group_sum = num_darker + kTableSize;
+  image.team.each(kTableSize / kGroup, [&](int i) {
+    uint32_t sum = 0;
+    for (int k = 0; k < kGroup; ++k) sum += image.histogram[i * kGroup + k];
+    group_sum[i] = sum;
+  });
+  image.team.each(kTableSize, [&](int i) {
+    const int group = i / kGroup;
+    uint32_t sum = 0;
+    for (int k = i / 256 * (256 / kGroup); k < group; ++k) sum += group_sum[k];
+    for (int k = group * kGroup; k < i; ++k) sum += image.histogram[k];
+    num_darker[i] = sum;
+    if (image.histogram[i] == 0) return;
+    if (sum == 0) image.ranges[i / 256].low = i & 255;
+    if (sum + image.histogram[i] == uint32_t(image.size * image.size)) image.ranges[i / 256].high = i & 255;
+  });
+  return num_darker;
+}
+
+// Autocontrast or equalize: tables made from the histograms of the channels.
+template <class Team>
+LGFAST_TEAM void stretch(WorkingImage<Team>& image, AugmentOp op) {
+  constexpr int kStrip = Team::kStrip;
+  const uint32_t num_pixels = image.size * image.size;
+  image.apply_pending();
+  image.team.each(kTableSize, [&](int i) { image.histogram[i] = 0; });
+  image.each_pixel_strip([&](int c, int y, int s) {
+    const auto& values = image.read(image.plane(c), y, s);
+    for (int l = 0; l < kStrip && s * kStrip + l < image.size; ++l) {
+      image.team.add(image.histogram + c * 256 + values.value[l], 1);
+    }
+  });
+  const uint32_t* num_darker = scan_histogram(image);
+  image.team.each(kTableSize, [&](int i) {
+    const int value = i & 255;
+    const ValueRange range = image.ranges[i / 256];
+    const uint32_t rest = num_pixels - image.histogram[i - value + range.high];
+    image.lut[i] = op == AugmentOp::kEqualize ? equalized_value(value, num_darker[i], rest)
+                                              : autocontrast_value(value, range.low, range.high);
+  });
+  image.has_pending = true;
+}
+
+// Color: between the image in grey (factor 0) and itself (1), or beyond.
+template <class Team>
+LGFAST_TEAM void blend_with_luma(WorkingImage<Team>& image, float factor) {
+  constexpr int kStrip = Team::kStrip;
+  image.apply_pending();
+  image.team.grid(image.size, image.num_strips(), [&](int y, int s) {
+    auto& r = image.strip(image.plane(0), y, s);
+    auto& g = image.strip(image.plane(1), y, s);
+    auto& b = image.strip(image.plane(2), y, s);
+    int gray[kStrip];
+    for (int l = 0; l < kStrip; ++l) gray[l] = luma(r.value[l], g.value[l], b.value[l]);
+    image.team.write(r.value, [&](int l) { return blend(gray[l], r.value[l], factor); });
+    image.team.write(g.value, [&](int l) { return blend(gray[l], g.value[l], factor); });
+    image.team.write(b.value, [&](int l) { return blend(gray[l], b.value[l], factor); });
+  });
+}
+
+// Sharpness: between the smoothed image (factor 0) and itself (1), or beyond; the border stays.
+template <class Team>
+LGFAST_TEAM void sharpen(WorkingImage<Team>& image, float factor) {
+  constexpr int kStrip = Team::kStrip;
+  using Strip = typename WorkingImage<Team>::Strip;
+  image.apply_pending();
+  image.each_pixel_strip([&](int c, int y, int s) {
+    const bool is_edge_row = y == 0 || y == image.size - 1;
+    Strip out;
+    const uint8_t* center = image.plane(c) + y * image.pitch;
+    const uint8_t* above = is_edge_row ? center : center - image.pitch;
+    const uint8_t* below = is_edge_row ? center : center + image.pitch;
+    const int x = s * kStrip;
+    int smoothed[kStrip];
+    for (int l = 0; l < kStrip; ++l) {  // the first row's left neighbour is memory before it, read and not used
+      const int i = x + l;
+      smoothed[l] = smooth(above[i - 1] + above[i] + above[i + 1] + center[i - 1] + center[i] + center[i + 1] +
+                               below[i - 1] + below[i] + below[i + 1],
+                           center[i]);
+    }
+    for (int l = 0; l < kStrip; ++l) {
+      const bool is_edge = is_edge_row | (x + l == 0) | (x + l >= image.size - 1);
+      out.value[l] = blend(is_edge ? center[x + l] : smoothed[l], center[x + l], factor);
+    }
+    if (image.size % kStrip == 0) {
+      *reinterpret_cast<Strip*>(image.moved_pixel(c, y, x)) = out;
+    } else {
+      copy_first(out.value, image.size - x, image.moved_pixel(c, y, x));
+    }
+  });
+  image.take_moved();
+}
+
+// Rotates, shears or translates. Pixels: of kAffinePixels neighbours, a strip, or on the GPU one pixel, so that
+// neighbouring threads read neighbouring bytes; a thread makes kStrip pixels of a row, which share what follows from y.
+template <typename Pixels, class Team>
+LGFAST_TEAM void move_pixels(WorkingImage<Team>& image, const Affine& a) {
+  constexpr int kPixels = Team::kAffinePixels;
+  const int size = image.size;
+  image.apply_pending();
+  image.team.grid(size, image.num_strips(), [&](int y, int s) {
+    LGFAST_NO_UNROLL
+    for (int l = 0; l < Team::kStrip / kPixels; ++l) {
+      const int x = kPixels * (s + l * image.num_strips());
+      if (x >= size) break;
+      const Pixels pixels(a, image.params.resample, x, y, size, image.pitch);
+      uint8_t* out = image.moved_pixel(0, y, x);
+      for (int c = 0; c < 3; ++c, out += size * size) {
+        uint8_t made[kPixels];
+        pixels.make(image.plane(c), image.params.fill[c], made);
+        copy_first(made, size - x, out);
+      }
+    }
+  });
+  image.take_moved();
+}
+
+template <class Team>
+LGFAST_TEAM void transform(WorkingImage<Team>& image, const Affine& a) {
+  constexpr int kPixels = Team::kAffinePixels;
+  if (image.params.resample != Resample::kBicubic) return move_pixels<AffinePixels<kPixels>>(image, a);
+  if (a.keeps_y()) return move_pixels<BicubicLinePixels<true, kPixels>>(image, a);
+  if (a.keeps_x()) return move_pixels<BicubicLinePixels<false, kPixels>>(image, a);
+  move_pixels<BicubicPixels<kPixels>>(image, a);
+}
+
+// One slot of RandAugment; argument: timm's, see op_argument() in augment_plan.h.
+template <class Team>
+LGFAST_TEAM void apply_op(WorkingImage<Team>& image, AugmentOp op, double argument) {
+  switch (op) {
+    case AugmentOp::kSkip: return;
+    case AugmentOp::kAutoContrast:
+    case AugmentOp::kEqualize: return stretch(image, op);
+    case AugmentOp::kColor: return blend_with_luma(image, float(argument));
+    case AugmentOp::kSharpness: return sharpen(image, float(argument));
+    case AugmentOp::kRotate:
+    case AugmentOp::kShearX:
+    case AugmentOp::kShearY:
+    case AugmentOp::kTranslateX:
+    case AugmentOp::kTranslateY: return transform(image, affine_of(op, argument, image.size));
+    default: break;
+  }
+  const int mean = op == AugmentOp::kContrast ? mean_luma(image) : 0;
+  image.team.each(kTableSize, [&](int i) { image.lut[i] = point_value(op, image.pending(i), argument, mean); });
+  image.has_pending = true;
+}
+
+}  // namespace lgfast

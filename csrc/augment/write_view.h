@@ -1,0 +1,91 @@
+// The last part of augment: the planes to a normalised view, the erased rectangle, the teacher's view.
+#pragma once
+
+#include "augment/noise.h"
+#include "augment/working_image.h"
+#include "common/float16.h"
+
+namespace lgfast {
+
+// Where an output pixel lies in the view, without antialiasing (align_corners=False).
+LGFAST_TEAM float source_coordinate(int position, float scale) {
+  const float coordinate = (position + 0.5f) * scale - 0.5f;
+  return coordinate < 0 ? 0 : coordinate;
+}
+// With weight 0 b plays no part, so a coordinate that is a whole number copies.
+LGFAST_TEAM float mix(float a, float b, float weight) { return weight == 0 ? a : (1 - weight) * a + weight * b; }
+
+// The planes, normalised; a pending table and the normalisation are one table.
+template <typename T, class Team>
+LGFAST_TEAM void write_view(const WorkingImage<Team>& image, T* view) {
+  constexpr int kStrip = Team::kStrip;
+  const AugmentParams& p = image.params;
+  T* table = reinterpret_cast<T*>(image.histogram);  // of normalised values
+  image.team.each(kTableSize, [&](int i) {
+    table[i] = from_float<T>((float(image.pending(i)) / 255.0f - p.mean[i / 256]) / p.std[i / 256]);
+  });
+  const bool is_dense = p.column_stride == 1 && image.size % kStrip == 0;
+  const int channel_stride = int(p.channel_stride), row_stride = int(p.row_stride);
+  const int column_stride = int(p.column_stride);  // within an image 32 bits hold every offset
+  image.each_pixel_strip([&](int c, int y, int s) {
+    const auto& values = image.read(image.plane(c), y, s);
+    const T* shown = table + c * 256;
+    T* out = view + (c * channel_stride + y * row_stride + s * kStrip * column_stride);
+    if (is_dense) {
+      image.team.write(out, [&](int l) { return shown[values.value[l]]; });
+    } else {
+      const int count = image.size - s * kStrip < kStrip ? image.size - s * kStrip : kStrip;
+      for (int l = 0; l < count; ++l) out[l * column_stride] = shown[values.value[l]];
+    }
+  });
+}
+
+// Noise, or zeros, in the rectangle of the plan.
+template <typename T, class Team>
+LGFAST_TEAM void erase(const WorkingImage<Team>& image, T* view) {
+  constexpr int kStrip = Team::kStrip;
+  const AugmentParams& p = image.params;
+  const int height = image.plan_int(kEraseHeight), width = image.plan_int(kEraseWidth);
+  if (height == 0 || width == 0) return;
+  const uint32_t key0 = uint32_t(image.row[kNoiseKey0]), key1 = uint32_t(image.row[kNoiseKey1]);
+  T* corner = view + image.plan_int(kEraseTop) * p.row_stride + image.plan_int(kEraseLeft) * p.column_stride;
+  image.team.grid(height, (width + kStrip - 1) / kStrip, [&](int y, int s) {
+    float noise[3][kStrip] = {};
+    if (p.erase_mode != EraseMode::kConst) {
+      const uint32_t first = y * width + s * kStrip, step = p.erase_mode == EraseMode::kPixel;
+      for (int l = 0; l < kStrip; ++l) {
+        const Noise drawn = noise_pixel(key0, key1, step * (first + l));
+        noise[0][l] = drawn.channel[0];
+        noise[1][l] = drawn.channel[1];
+        noise[2][l] = drawn.channel[2];
+      }
+    }
+    const int count = width - s * kStrip < kStrip ? width - s * kStrip : kStrip;
+    T* out = corner + y * p.row_stride + s * kStrip * p.column_stride;
+    for (int c = 0; c < 3; ++c) {
+      for (int l = 0; l < count; ++l) out[c * p.channel_stride + l * p.column_stride] = from_float<T>(noise[c][l]);
+    }
+  });
+}
+
+// The teacher's input, resized bilinearly from the finished view.
+template <typename T, class Team>
+LGFAST_TEAM void write_teacher_view(const WorkingImage<Team>& image, const T* view, T* teacher) {
+  const AugmentParams& p = image.params;
+  const float scale = float(image.size) / float(p.teacher_size);
+  image.team.grid(p.teacher_size, p.teacher_size, [&](int y, int x) {
+    const float Y = source_coordinate(y, scale), X = source_coordinate(x, scale);
+    const int y0 = int(Y), x0 = int(X);
+    const int64_t down = y0 < image.size - 1 ? p.row_stride : 0, right = x0 < image.size - 1 ? p.column_stride : 0;
+    const float wy = Y - y0, wx = X - x0;
+    for (int c = 0; c < 3; ++c) {
+      const T* source = view + c * p.channel_stride + y0 * p.row_stride + x0 * p.column_stride;
+      const float upper = mix(to_float(source[0]), to_float(source[right]), wx);
+      const float lower = mix(to_float(source[down]), to_float(source[down + right]), wx);
+      teacher[c * p.teacher_channel_stride + y * p.teacher_row_stride + x * p.teacher_column_stride] =
+          from_float<T>(mix(upper, lower, wy));
+    }
+  });
+}
+
+}  // namespace lgfast
