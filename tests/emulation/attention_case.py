@@ -1,16 +1,15 @@
 """One case of short_attention for the emulated kernels: its tensors in memory, the run, and what came back."""
 
 import struct
-import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tests.emulation.build import build
+from tests.emulation.driver import raw, run_driver
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 INSTANCES = [
@@ -74,37 +73,18 @@ def run_kernels(q, k, v, dout, scale, folder: Path, outputs, seeds=1, has_bias=F
     for index, view in placed:
         request += struct.pack("5q", index, view.storage_offset(), *view.stride()[:3])
     request += struct.pack(f"{len(memory.buffers)}q", *(buffer.numel() for buffer in memory.buffers))
-    for buffer in memory.buffers:
-        request += buffer.view(torch.int16).numpy().tobytes()
-    (folder / "request").write_bytes(request)
-    run = subprocess.run(
-        [str(driver()), str(folder / "request"), str(folder / "result")], capture_output=True, text=True, timeout=300
+    results = [(buffer.shape, buffer.dtype) for buffer in memory.buffers]
+    results += [((batch, heads, queries), torch.float32), ((has_bias * batch, 3, heads, dim), torch.float32)]
+    (*buffers, lse, dbias), printed = run_driver(driver(), folder, [request, *map(raw, memory.buffers)], results)
+    check_bank_conflicts(*map(int, printed.split()), dim)
+    out, dq, dk, dv = (
+        buffers[index].as_strided(view.shape, view.stride(), view.storage_offset())
+        for index, view in (placed[i] for i in (3, 5, 6, 7))
     )
-    assert run.returncode == 0, run.stderr
-    check_bank_conflicts(*map(int, run.stdout.split()), dim)
-    return _read(folder / "result", memory, placed, (batch, heads, queries, dim), has_bias)
+    return Result(out, lse, dq, dk, dv, dbias if has_bias else None)
 
 
 def check_bank_conflicts(ldmatrix: int, copies: int, dim: int) -> None:
     """None, but of the copies into padded rows of D = 48, which are a tenth of what shared memory moves."""
     assert ldmatrix == 0, f"{ldmatrix} bank conflicts of ldmatrix"
     assert copies == 0 or dim == 48, f"{copies} bank conflicts of cp_async_16"
-
-
-def _read(path, memory, placed, shape, has_bias) -> Result:
-    batch, heads, queries, dim = shape
-    raw = np.fromfile(path, dtype=np.uint8)
-    views, position = [], 0
-    for buffer in memory.buffers:
-        num_bytes = 2 * buffer.numel()
-        values = torch.from_numpy(raw[position : position + num_bytes].view(np.int16).copy()).view(buffer.dtype)
-        views.append(values)
-        position += num_bytes
-    floats = torch.from_numpy(raw[position:].view(np.float32).copy())
-    lse = floats[: batch * heads * queries].reshape(batch, heads, queries)
-    dbias = floats[batch * heads * queries :].reshape(batch, 3, heads, dim) if has_bias else None
-    out, dq, dk, dv = (
-        views[index].as_strided(view.shape, view.stride(), view.storage_offset())
-        for index, view in (placed[i] for i in (3, 5, 6, 7))
-    )
-    return Result(out, lse, dq, dk, dv, dbias)

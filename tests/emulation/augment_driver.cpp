@@ -1,75 +1,43 @@
-// Runs augment and augment_plan in the emulation. Usage: augment_driver REQUEST RESULT
+// Runs augment and augment_plan in the emulation; see driver.h.
 //
 // Request: the Header; then pixels, offsets, sizes, indices and plan of augment, and counter, for augment_plan, which
-// uses the recipe's policy. The case runs once per seed; all runs must agree bit for bit. Result: images,
-// teacher_images (both channels-first), then a plan drawn for the same indices with the sizes of their images.
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <vector>
-
+// uses the recipe's policy. Result: images, teacher_images (both channels-first), then a plan drawn for the same
+// indices with the sizes of their images.
 #include "augment/augment.cuh"
+#include "driver.h"
 
 namespace {
 
 using namespace lgfast;
+using namespace lgfast::emulation;
 
 struct Header {
   int64_t num_bytes, num_images, batch, num_columns, image_size, teacher_size, resample, erase_mode;
-  int64_t threads, blocks, uses_workspace, is_half, seeds;
+  int64_t threads, blocks, uses_workspace, dtype, seeds;
 };
 
 struct Case {
   Header header;
   std::vector<uint8_t> pixels;
-  std::vector<int64_t> offsets, indices, counter;
+  std::vector<int64_t> offsets;
   std::vector<int32_t> sizes;
+  std::vector<int64_t> indices;
   std::vector<double> plan;
+  std::vector<int64_t> counter;
 };
 
-struct Result {
-  std::vector<uint8_t> images, teacher;
-  std::vector<double> plan;
-  bool operator==(const Result& other) const {
-    return images == other.images && teacher == other.teacher && plan == other.plan;
-  }
-};
-
-[[noreturn]] void stop(const char* text) {
-  std::fprintf(stderr, "augment_driver: %s\n", text);
-  std::exit(1);
+Case read_case(Request& request) {
+  const Header h = request.read<Header>();
+  return {h,
+          request.read<uint8_t>(h.num_bytes),
+          request.read<int64_t>(h.num_images),
+          request.read<int32_t>(2 * h.num_images),
+          request.read<int64_t>(h.batch),
+          request.read<double>(h.batch * h.num_columns),
+          request.read<int64_t>(2)};
 }
 
-template <typename T>
-void read(std::FILE* file, std::vector<T>& values, int64_t count) {
-  values.resize(size_t(count));
-  if (count && std::fread(values.data(), sizeof(T), values.size(), file) != values.size()) stop("request too short");
-}
-
-template <typename T>
-void write(std::FILE* file, const std::vector<T>& values) {
-  if (!values.empty() && std::fwrite(values.data(), sizeof(T), values.size(), file) != values.size()) stop("no space");
-}
-
-Case read_case(const char* path) {
-  std::FILE* file = std::fopen(path, "rb");
-  if (!file) stop("no request");
-  std::vector<Header> header;
-  read(file, header, 1);
-  Case c{header[0], {}, {}, {}, {}, {}, {}};
-  const Header& h = c.header;
-  read(file, c.pixels, h.num_bytes);
-  read(file, c.offsets, h.num_images);
-  read(file, c.sizes, 2 * h.num_images);
-  read(file, c.indices, h.batch);
-  read(file, c.plan, h.batch * h.num_columns);
-  read(file, c.counter, 2);
-  std::fclose(file);
-  return c;
-}
-
-AugmentParams params_of(const Case& c, Result& result) {
+AugmentParams make_params(const Case& c, Bytes& images, Bytes& teacher) {
   const Header& h = c.header;
   AugmentParams p{};
   p.pixels = c.pixels.data();
@@ -77,8 +45,8 @@ AugmentParams params_of(const Case& c, Result& result) {
   p.sizes = c.sizes.data();
   p.indices = c.indices.data();
   p.plan = c.plan.data();
-  p.images = result.images.data();
-  p.teacher = result.teacher.data();
+  p.images = images.data();
+  p.teacher = teacher.data();
   p.batch = h.batch;
   p.num_columns = int(h.num_columns);
   p.image_size = int(h.image_size);
@@ -101,12 +69,12 @@ AugmentParams params_of(const Case& c, Result& result) {
   return p;
 }
 
-AugmentPlanParams plan_params_of(const Case& c, const std::vector<int32_t>& sizes, Result& result) {
+AugmentPlanParams make_plan_params(const Case& c, const std::vector<int32_t>& sizes, Bytes& plan) {
   AugmentPlanParams p{};
   p.sizes = sizes.data();
   p.indices = c.indices.data();
   p.counter = c.counter.data();
-  p.plan = result.plan.data();
+  p.plan = data_of<double>(plan);
   p.batch = c.header.batch;
   p.num_columns = kFirstOp + 4;
   p.image_size = int(c.header.image_size);
@@ -125,49 +93,33 @@ AugmentPlanParams plan_params_of(const Case& c, const std::vector<int32_t>& size
   return p;
 }
 
-Result run(const Case& c) {
+template <typename T>
+std::vector<Bytes> run(const Case& c) {
   const Header& h = c.header;
-  const int64_t bytes = h.is_half ? 2 : 4;
-  Result result;
-  result.images.resize(size_t(h.batch * 3 * h.image_size * h.image_size * bytes));
-  result.teacher.resize(size_t(h.batch * 3 * h.teacher_size * h.teacher_size * bytes));
-  result.plan.resize(size_t(h.batch * (kFirstOp + 4)));
+  const auto view_bytes = [&](int64_t size) { return h.batch * 3 * size * size * int64_t(sizeof(T)); };
+  Bytes images = poisoned(view_bytes(h.image_size)), teacher = poisoned(view_bytes(h.teacher_size));
   const int64_t block_bytes = augment_layout(int(h.image_size)).num_bytes;
-  AugmentLaunch launch{int(h.blocks), int(block_bytes), 0};
-  std::vector<unsigned char> workspace;
-  if (h.uses_workspace) {
-    launch.smem_bytes = 0;
-    workspace.resize(size_t(block_bytes * h.blocks), 0x7f);
-  }
-  unsigned char* memory = h.uses_workspace ? workspace.data() : nullptr;
-  const AugmentParams params = params_of(c, result);
-  const char* error = h.is_half ? launch_augment_kernel<bf16>(params, launch, int(h.threads), memory, nullptr)
-                                : launch_augment_kernel<float>(params, launch, int(h.threads), memory, nullptr);
-  if (error) stop(error);
+  Bytes workspace = poisoned(h.uses_workspace ? block_bytes * h.blocks : 0);
+  const AugmentLaunch launch{int(h.blocks), h.uses_workspace ? 0 : int(block_bytes), int64_t(workspace.size())};
+  check(launch_augment_kernel<T>(make_params(c, images, teacher), launch, int(h.threads),
+                                 h.uses_workspace ? workspace.data() : nullptr, nullptr));
   std::vector<int32_t> sizes;
   for (const int64_t index : c.indices) {
     sizes.push_back(c.sizes[size_t(2 * index)]);
     sizes.push_back(c.sizes[size_t(2 * index + 1)]);
   }
-  if ((error = launch_augment_plan_kernel(plan_params_of(c, sizes, result), nullptr))) stop(error);
-  return result;
+  Bytes plan = poisoned(h.batch * (kFirstOp + 4) * int64_t(sizeof(double)));
+  check(launch_augment_plan_kernel(make_plan_params(c, sizes, plan), nullptr));
+  return {images, teacher, plan};
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) stop("usage: augment_driver REQUEST RESULT");
-  const Case c = read_case(argv[1]);
-  emulation::set_seed(0);
-  const Result first = run(c);
-  for (int64_t seed = 1; seed < c.header.seeds; ++seed) {
-    emulation::set_seed(uint64_t(seed));
-    if (!(run(c) == first)) stop("the result depends on the order of threads: a race");
-  }
-  std::FILE* file = std::fopen(argv[2], "wb");
-  if (!file) stop("cannot write the result");
-  write(file, first.images);
-  write(file, first.teacher);
-  write(file, first.plan);
-  return std::fclose(file);
+  return drive(argc, argv, [](Request& request) {
+    const Case c = read_case(request);
+    return run_seeds(c.header.seeds, [&] {
+      return dispatch<float, bf16>(c.header.dtype, [&](auto zero) { return run<decltype(zero)>(c); });
+    });
+  });
 }

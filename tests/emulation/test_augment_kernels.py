@@ -1,15 +1,14 @@
 """The CUDA kernels of augment and augment_plan in the host emulation: the bytes of the CPU kernels."""
 
 import struct
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 
 from lgfast.ops.augment import augment, augment_plan, eval_plan
-from lgfast.ops.augment_spec import ERASE_MODES, INTERPOLATIONS, RAND_AUGMENT_OPS, AugmentSpec
+from lgfast.ops.augment_spec import ERASE_MODES, INTERPOLATIONS, PLAN_COLUMNS, RAND_AUGMENT_OPS, AugmentSpec
 from tests.emulation.build import build
+from tests.emulation.driver import DTYPES, raw, run_driver
 from tests.ops.real_images import pack, photographs, small_images
 
 COUNTER = torch.tensor([11, 4])
@@ -17,28 +16,21 @@ COUNTER = torch.tensor([11, 4])
 
 @pytest.fixture(scope="module")
 def driver():
-    return build("augment_driver", [Path(__file__).with_name("augment_driver.cpp")])
+    return build("augment_driver", ["tests/emulation/augment_driver.cpp"])
 
 
 def run(driver, folder, stored, plan, spec, dtype=torch.float32, threads=64, workspace_blocks=0, seeds=2):
     """Emulated (images, teacher_images, recipe plan) of all stored images."""
-    batch, half = len(plan), dtype == torch.bfloat16
-    request = struct.pack(
+    batch = len(plan)
+    header = struct.pack(
         "13q", len(stored[0]), len(stored[1]), batch, plan.shape[1], spec.image_size, spec.teacher_size,
         INTERPOLATIONS.index(spec.resample), ERASE_MODES.index(spec.erase_mode), threads, workspace_blocks or batch,
-        workspace_blocks > 0, half, seeds,
+        workspace_blocks > 0, DTYPES.index(dtype), seeds,
     )  # fmt: skip
-    for tensor in (*stored, torch.arange(batch), plan, COUNTER):
-        request += tensor.contiguous().numpy().tobytes()
-    (folder / "request").write_bytes(request)
-    result = subprocess.run([str(driver), "request", "result"], cwd=folder, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    data = bytearray((folder / "result").read_bytes())
-    shapes = [(batch, 3, size, size) for size in (spec.image_size, spec.teacher_size)]
-    counts = [torch.Size(shape).numel() for shape in shapes]
-    views = torch.frombuffer(data, dtype=dtype, count=sum(counts)).split(counts)
-    drawn = torch.frombuffer(data, dtype=torch.float64, offset=sum(counts) * dtype.itemsize)
-    return *(view.view(shape) for view, shape in zip(views, shapes, strict=True)), drawn.view(batch, -1)
+    tensors = (*stored, torch.arange(batch), plan, COUNTER)
+    shapes = [((batch, 3, size, size), dtype) for size in (spec.image_size, spec.teacher_size)]
+    shapes.append(((batch, len(PLAN_COLUMNS) + 4), torch.float64))
+    return run_driver(driver, folder, [header, *map(raw, tensors)], shapes)[0]
 
 
 def assert_equals_cpu(driver, folder, stored, plan, spec, **options):

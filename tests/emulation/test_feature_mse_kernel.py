@@ -4,15 +4,14 @@ Every case runs under several schedules of its threads, which must give the same
 """
 
 import struct
-import subprocess
 
 import pytest
 import torch
 
 from tests.emulation.build import build
+from tests.emulation.driver import DTYPES, raw, run_driver
 from tests.ops.feature_mse_cases import STUDENT_SIDES, assert_matches_reference, make_maps
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 DLOSS, SCALE, SEEDS = 2.5, 0.5, 3
 
 
@@ -26,18 +25,18 @@ def run(driver, tmp_path):
     """Runs the kernels: (loss, gradients, gradients times DLOSS * SCALE)."""
 
     def call(student, teacher, grids, grad_scale=1.0):
-        (tmp_path / "request").write_bytes(request(student, teacher, grids, grad_scale))
-        command = [driver, tmp_path / "request", tmp_path / "result"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return parse((tmp_path / "result").read_bytes(), student, grad_scale)
+        dtype = student[0].dtype
+        grads = [(maps.shape, dtype) for maps in student] if grad_scale else []
+        results = [((), torch.float64 if dtype == torch.float64 else torch.float32), *grads, *grads]
+        (loss, *rest), _ = run_driver(driver, tmp_path, [request(student, teacher, grids, grad_scale)], results)
+        return loss, rest[: len(grads)], rest[len(grads) :]
 
     return call
 
 
 def request(student, teacher, grids, grad_scale) -> bytes:
     dtype, batch = student[0].dtype, student[0].shape[0]
-    head = struct.pack("<5q", batch, len(student), SEEDS, dtype.itemsize, dtype == torch.bfloat16)
+    head = struct.pack("<4q", batch, len(student), SEEDS, DTYPES.index(dtype))
     head += struct.pack("<3d", grad_scale, DLOSS, SCALE)
     body = b""
     for s, t, grid in zip(student, teacher, grids, strict=True):
@@ -45,7 +44,7 @@ def request(student, teacher, grids, grad_scale) -> bytes:
         elements = [storage(s), storage(t)]
         strides = (len(elements[0]), *s.stride()[:2], len(elements[1]), t.stride(0), *t.stride()[2:])
         head += struct.pack("<12q", s.shape[2], *grid, *t.shape[2:], *strides)
-        body += b"".join(part.contiguous().view(torch.uint8).numpy().tobytes() for part in elements)
+        body += b"".join(map(raw, elements))
     return head + body
 
 
@@ -53,18 +52,6 @@ def storage(maps):
     """The elements from the first to the last that a view reaches, as they lie in memory."""
     last = sum((size - 1) * stride for size, stride in zip(maps.shape, maps.stride(), strict=True))
     return maps.detach().as_strided((last + 1 if maps.numel() else 0,), (1,))
-
-
-def parse(result: bytes, student, grad_scale):
-    dtype = student[0].dtype
-    loss_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    values = torch.frombuffer(bytearray(result), dtype=torch.uint8)
-    loss, rest = values[: loss_dtype.itemsize].view(loss_dtype)[0], values[loss_dtype.itemsize :].clone().view(dtype)
-    if grad_scale == 0:
-        return loss, rest, rest
-    numels = [maps.numel() for maps in student]
-    parts = [part.view_as(maps) for part, maps in zip(rest.split(numels * 2), student * 2, strict=True)]
-    return loss, parts[: len(student)], parts[len(student) :]
 
 
 @pytest.mark.parametrize("model", STUDENT_SIDES)
@@ -110,7 +97,7 @@ def test_no_gradient_where_none_is_wanted(run):
     student, teacher = make_maps((14, 14, 14), batch=1)
     expected, _, _ = run(student, teacher, [(14, 14)] * 3)
     loss, grads, _ = run(student, teacher, [(14, 14)] * 3, grad_scale=0.0)
-    assert loss == expected and grads.numel() == 0
+    assert loss == expected and grads == []
 
 
 def test_empty_batch_gives_zero(run):

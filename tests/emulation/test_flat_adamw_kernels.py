@@ -1,14 +1,13 @@
 """The CUDA kernels of flat_adamw in the host emulation, against the reference in plain PyTorch."""
 
 import struct
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 
 from lgfast.ops import reference
 from tests.emulation.build import build
+from tests.emulation.driver import DTYPES, raw, run_driver
 
 NUMELS = [1, 3000, 2048, 17, 0, 8]  # single elements, a whole block, more than one, an empty tensor
 SHIFTS = [0, 0, 1, 3, 0, 0]  # elements by which a gradient misses the alignment of vector loads
@@ -18,11 +17,7 @@ LOW = [None, torch.bfloat16, torch.float16]
 
 @pytest.fixture(scope="module")
 def driver():
-    return build("flat_adamw_driver", [Path(__file__).with_name("flat_adamw_driver.cpp")])
-
-
-def raw(tensor):
-    return tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    return build("flat_adamw_driver", ["tests/emulation/flat_adamw_driver.cpp"])
 
 
 def run_both(driver, folder, dtype, low, steps=3, seeds=2, max_norm=0.0, skip=False, loss_scale=1.0, poison=None):
@@ -37,21 +32,17 @@ def run_both(driver, folder, dtype, low, steps=3, seeds=2, max_norm=0.0, skip=Fa
     if poison is not None:
         grads[1][5] = poison
     lr, weight_decay = torch.tensor([1e-2, 3e-3]), [0.05, 0.0]
-    types = [torch.float32, torch.bfloat16, torch.float16]
     request = struct.pack(
-        "8q5d", types.index(dtype), LOW.index(low), len(NUMELS), 2, len(params), steps, seeds, skip,
+        "8q5d", DTYPES.index(dtype), LOW.index(low), len(NUMELS), 2, len(params), steps, seeds, skip,
         0.9, 0.999, 1e-8, max_norm, loss_scale,
     )  # fmt: skip
     for tensor in zip(offsets, NUMELS, GROUPS, SHIFTS, strict=True):
         request += struct.pack("4q", *tensor)
-    request += raw(lr) + struct.pack("2d", *weight_decay) + raw(params) + b"".join(raw(grad) for grad in grads)
-    (folder / "request").write_bytes(request)
-    result = subprocess.run([str(driver), "request", "result"], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    total, data = len(params), (folder / "result").read_bytes()
-    floats = torch.frombuffer(bytearray(data[: 12 * total]), dtype=torch.float32)
-    emulated = [*floats.split(total), torch.frombuffer(bytearray(data[12 * total : 14 * total]), dtype=torch.int16)]
-    emulated.append(torch.frombuffer(bytearray(data[14 * total :]), dtype=torch.float32))
+    request += raw(lr) + struct.pack("2d", *weight_decay) + raw(params) + b"".join(map(raw, grads))
+    total = len(params)
+    results = [((total,), torch.float32)] * 3 + [((total,), torch.int16), ((), torch.float32), ((), torch.int64)]
+    (*emulated, emulated_step, emulated_skipped), _ = run_driver(driver, folder, [request], results)
+    emulated.append(torch.stack([emulated_step, emulated_skipped.float()]))
 
     moments = torch.zeros(2, total)
     copy = torch.zeros(total, dtype=low or torch.bfloat16)
@@ -66,7 +57,7 @@ def run_both(driver, folder, dtype, low, steps=3, seeds=2, max_norm=0.0, skip=Fa
 
 
 @pytest.mark.parametrize("low", LOW)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES[:3])
 def test_kernels_match_reference(driver, tmp_path, dtype, low):
     emulated, expected = run_both(driver, tmp_path, dtype, low, max_norm=1.0, loss_scale=8.0)
     for got, wanted in zip(emulated[:3], expected[:3], strict=True):

@@ -4,13 +4,12 @@ Every case runs under several schedules of its threads, which must give the same
 """
 
 import struct
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.emulation.build import build
+from tests.emulation.driver import raw, run_driver
 from tests.ops.fused_layers_cases import EPS, assert_matches, compose_gelu, compose_norm, norm_inputs
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -18,7 +17,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 @pytest.fixture(scope="module")
 def driver():
-    return build("fused_layers_driver", [Path(__file__).with_name("fused_layers_driver.cpp")])
+    return build("fused_layers_driver", ["tests/emulation/fused_layers_driver.cpp"])
 
 
 @pytest.fixture
@@ -26,28 +25,10 @@ def run(driver, tmp_path):
     """Runs the kernels on (header, inputs) and cuts what comes back into tensors of the given shapes and dtypes."""
 
     def call(header, inputs, shapes, seeds=5):
-        request = struct.pack("8qd", *header, seeds, EPS)
-        request += b"".join(raw(tensor) for tensor in inputs if tensor is not None)
-        (tmp_path / "request").write_bytes(request)
-        command = [str(driver), "request", "result"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        data, results = (tmp_path / "result").read_bytes(), []
-        for shape, dtype in shapes:
-            num_bytes = torch.Size(shape).numel() * dtype.itemsize
-            result = torch.empty(shape, dtype=dtype)
-            if num_bytes:
-                result = torch.frombuffer(bytearray(data[:num_bytes]), dtype=dtype).view(shape)
-            results.append(result)
-            data = data[num_bytes:]
-        assert not data
-        return results
+        head = struct.pack("8qd", *header, seeds, EPS)
+        return run_driver(driver, tmp_path, [head, *(raw(x) for x in inputs if x is not None)], shapes)[0]
 
     return call
-
-
-def raw(tensor):
-    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def run_norm(run, inputs, dout, dy, **options):
