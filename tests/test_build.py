@@ -54,6 +54,17 @@ def test_build_info_says_what_was_built():
 
 
 @needs_native
+def test_errors_and_libraries_name_no_folder_of_the_build():
+    with pytest.raises(RuntimeError, match=r"csrc/bias_gelu/\w+\.h:\d+, lgfast::bias_gelu: channels must be") as error:
+        torch.ops.lgfast.bias_gelu_fwd(torch.zeros(2, 12), torch.zeros(12))
+    assert not re.search(r"(^|[\s,:])/\w", str(error.value)), "an absolute path"
+    libraries = list((ROOT / "lgfast").glob("*.so"))
+    assert libraries
+    for library in libraries:
+        assert bytes(ROOT) not in library.read_bytes(), library.name
+
+
+@needs_native
 def test_cuda_library_is_loaded_exactly_where_torch_has_cuda():
     built = bool(_extension.build_info()["cuda_compiler"])
     assert _extension.has_cuda_kernels() == (built and torch.version.cuda is not None)
