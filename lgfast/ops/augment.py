@@ -18,6 +18,7 @@ from lgfast.ops.augment_spec import (
     RandAugmentPolicy,
     plan_columns,
 )
+from lgfast.ops.inputs import check_tensor
 from lgfast.ops.reference.augment_plan import augment_plan as reference_plan
 from lgfast.ops.reference.augment_plan import eval_plan
 
@@ -42,9 +43,13 @@ def augment_plan(spec: AugmentSpec, sizes: Tensor, indices: Tensor, counter: Ten
         (B, P) float64, columns named by `spec.plan_columns`: crop, shift, flip, erased rectangle, key of the noise,
         and operation (a place in RAND_AUGMENT_OPS, -1: skipped) with its argument per RandAugment slot.
     Raises:
-        RuntimeError: a tensor has another dtype or shape.
+        ValueError: a tensor has another dtype or shape.
     Source: timm 1.0 (RandomResizedCropAndInterpolation, RandAugment, RandomErasing).
     """
+    _check_spec("augment_plan", spec)
+    check_tensor("augment_plan", "sizes", sizes, torch.int32, "B", 2)
+    check_tensor("augment_plan", "indices", indices, torch.int64, len(sizes))
+    check_tensor("augment_plan", "counter", counter, torch.int64, 2)
     policy = spec.policy
     return torch.ops.lgfast.augment_plan(
         sizes,
@@ -81,7 +86,8 @@ def augment(
     Pixel values before normalisation are Pillow's and timm's, bit for bit.
 
     Args:
-        pixels: uint8, flat: images back to back, each [h, w, 3].
+        pixels: uint8, flat: images back to back, each [h, w, 3]; `images.flatten()` of images of one size, whose
+            offsets are then `torch.arange(n) * h * w * 3`.
         offsets: (n,) int64, first byte of each image.
         sizes: (n, 2) int32, height and width of each image.
         indices: (B,) int64, the images of this batch.
@@ -95,15 +101,17 @@ def augment(
         images (B, 3, S, S); teacher_images (B, 3, s, s), a bilinear resize of images (every seventh pixel from the
         third for 224 -> 32), or None for spec.teacher_size 0.
     Raises:
-        ValueError: dtype is not one of the three, or the plan has another number of columns than the spec.
-        RuntimeError: a tensor has another dtype or shape; on CPU also an index, crop or rectangle that lies outside.
+        ValueError: a tensor has another dtype or shape, or the plan another number of columns than the spec.
+        RuntimeError: on CPU, an index, crop or rectangle that lies outside.
     """
+    _check_spec("augment", spec)
     if dtype not in _DTYPES:
         raise ValueError(f"augment: dtype must be float32, bfloat16 or float16, got {dtype}")
-    if plan.dim() != 2 or plan.shape[1] != len(spec.plan_columns):
-        raise ValueError(
-            f"augment: plan must have the {len(spec.plan_columns)} columns of its spec, got {list(plan.shape)}"
-        )
+    check_tensor("augment", "pixels", pixels, torch.uint8, "num_bytes")
+    check_tensor("augment", "offsets", offsets, torch.int64, "n")
+    check_tensor("augment", "sizes", sizes, torch.int32, len(offsets), 2)
+    check_tensor("augment", "indices", indices, torch.int64, "B")
+    check_tensor("augment", "plan", plan, torch.float64, len(indices), len(spec.plan_columns))
     images, teacher_images = torch.ops.lgfast.augment(
         pixels,
         offsets,
@@ -121,6 +129,11 @@ def augment(
         channels_last,
     )
     return images, teacher_images if spec.teacher_size else None
+
+
+def _check_spec(op: str, spec: AugmentSpec) -> None:
+    if not isinstance(spec, AugmentSpec):
+        raise ValueError(f"{op}: spec must be an AugmentSpec, got {type(spec).__name__}")
 
 
 def check_source_sizes(spec: AugmentSpec, sizes: Tensor, device: torch.device) -> None:

@@ -182,8 +182,40 @@ def test_rejects_what_it_cannot_do(stored):
     plan = eval_plan(spec, stored[2])
     with pytest.raises(ValueError, match=r"dtype must be float32, bfloat16 or float16, got torch\.float64"):
         augment(*stored, indices, plan, spec, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"plan must have the 17 columns of its spec, got \[24, 13\]"):
+    with pytest.raises(ValueError, match=r"plan must be contiguous float64 \[24, 17\], got float64 \[24, 13\] not"):
         augment(*stored, indices, plan[:, :13], spec)
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "message"),
+    [
+        (0, lambda x: x.float(), r"pixels must be contiguous uint8 \[num_bytes\], got float32 \[73728\]"),
+        (0, lambda x: x.view(-1, 32, 32, 3), r"pixels must be .*, got uint8 \[24, 32, 32, 3\]"),
+        (1, lambda x: x.tolist(), r"offsets must be a tensor, got list"),
+        (2, lambda x: x.long(), r"sizes must be contiguous int32 \[24, 2\], got int64 \[24, 2\]"),
+        (2, lambda x: x[:5], r"sizes must be contiguous int32 \[24, 2\], got int32 \[5, 2\]"),
+        (3, lambda x: x.int(), r"indices must be contiguous int64 \[B\], got int32 \[24\]"),
+        (
+            4,
+            lambda x: x.repeat(1, 2)[:, ::2],
+            r"plan must be contiguous float64 \[24, 17\], got float64 \[24, 17\] not",
+        ),
+        (5, lambda x: None, r"spec must be an AugmentSpec, got NoneType"),
+    ],
+)
+def test_a_wrong_tensor_is_named(stored, place, wrong, message):
+    spec = AugmentSpec(image_size=16, teacher_size=0)
+    arguments = [*stored, torch.arange(NUM_IMAGES), eval_plan(spec, stored[2]), spec]
+    arguments[place] = wrong(arguments[place])
+    with pytest.raises(ValueError, match=f"^augment: {message}"):
+        augment(*arguments)
+
+
+def test_a_wrong_tensor_of_a_plan_is_named(stored):
+    with pytest.raises(ValueError, match=r"augment_plan: counter must be contiguous int64 \[2\], got int64 \[1\]"):
+        augment_plan(AugmentSpec(), stored[2], torch.arange(NUM_IMAGES), COUNTER[:1])
+    with pytest.raises(ValueError, match=r"augment_plan: indices must be contiguous int64 \[24\], got int64 \[3\]"):
+        augment_plan(AugmentSpec(), stored[2], torch.arange(3), COUNTER)
 
 
 @pytest.mark.skipif(not _extension.has_native(), reason="these checks are the native kernel's")
