@@ -113,8 +113,8 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=10)
-    parser.add_argument("--providers", type=harness.names_of(PROVIDERS), default=",".join(PROVIDERS))
-    parser.add_argument("--batches", type=harness.counts, default="128")
+    harness.add_names(parser, "--providers", PROVIDERS)
+    parser.add_argument("--batches", type=harness.counts, default="128", help="comma-separated; default 128")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on CUDA, float32 on CPU")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)

@@ -118,12 +118,10 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=50)
-    parser.add_argument(
-        "--providers", type=harness.names_of(PROVIDERS), default="torch,lgfast", help="of " + ", ".join(PROVIDERS)
-    )
-    parser.add_argument("--models", type=harness.names_of(STUDENT_SIDES), default=",".join(STUDENT_SIDES))
-    parser.add_argument("--dtypes", type=harness.names_of(DTYPES), default="float32,bfloat16")
-    parser.add_argument("--batch", type=int, default=0, help="default: 128 on CUDA, 32 on CPU")
+    harness.add_names(parser, "--providers", PROVIDERS, "torch,lgfast")
+    harness.add_names(parser, "--models", STUDENT_SIDES)
+    harness.add_names(parser, "--dtypes", DTYPES, "float32,bfloat16")
+    parser.add_argument("--batch", type=harness.count, help="default: 128 on CUDA, 32 on CPU")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     batch = options.batch or (128 if device.type == "cuda" else 32)

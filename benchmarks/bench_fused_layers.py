@@ -198,17 +198,11 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=50)
-    parser.add_argument("--providers", type=harness.names_of(PROVIDERS), default=",".join(PROVIDERS))
-    parser.add_argument("--ops", type=harness.names_of(OPS), default=",".join(OPS))
-    parser.add_argument(
-        "--shapes", type=harness.names_of(SHAPES), help="of " + ", ".join(SHAPES) + "; default deit_tiny, on CPU digits"
-    )
+    harness.add_names(parser, "--providers", PROVIDERS)
+    harness.add_names(parser, "--ops", OPS)
+    harness.add_names(parser, "--shapes", SHAPES, about="default: deit_tiny, on CPU digits")
     parser.add_argument("--batches", type=harness.counts, help="default 128,256,512 on CUDA, 16 on CPU")
-    parser.add_argument(
-        "--dtypes",
-        type=harness.names_of(DTYPES),
-        help="of float32, bfloat16, float16; default bfloat16, on CPU float32",
-    )
+    harness.add_names(parser, "--dtypes", DTYPES, about="default: bfloat16, on CPU float32")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     is_cuda = device.type == "cuda"

@@ -180,11 +180,14 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=5)
+    harness.add_names(parser, "--providers", PROVIDERS, default_providers())
+    parser.add_argument("--images", type=harness.count, default=256, help="per epoch; default 256")
     parser.add_argument(
-        "--providers", type=harness.names_of(PROVIDERS), default=default_providers(), help="of " + ", ".join(PROVIDERS)
+        "--cores",
+        type=harness.count,
+        default=torch.get_num_threads(),
+        help="measure 1, 2, 4, ... up to so many; default: torch's threads",
     )
-    parser.add_argument("--images", type=int, default=256, help="per epoch")
-    parser.add_argument("--cores", type=int, default=torch.get_num_threads(), help="measure 1, 2, 4, ... up to so many")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     rows = bench(options.providers, options.images, options.cores, options.rounds, device)

@@ -11,10 +11,12 @@ time, as a share of a device copy.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from timm import is_model
 from torch import nn
 
 from benchmarks import ceilings, harness
@@ -49,6 +51,14 @@ def available() -> list[str]:
     """Providers of this machine; apex is recognised by its extension, since PyPI's apex is another project."""
     has_apex = importlib.util.find_spec("amp_C") is not None
     return [name for name in PROVIDERS if name != "apex" or has_apex]
+
+
+def model_names(text: str) -> list[str]:
+    """An option's comma-separated networks."""
+    for name in text.split(","):
+        if not is_model(name):
+            raise argparse.ArgumentTypeError(f"unknown {name!r}; timm.list_models() lists the names")
+    return text.split(",")
 
 
 def make_network(name: str, device: torch.device) -> nn.Module:
@@ -100,19 +110,17 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=100)
+    harness.add_names(parser, "--providers", PROVIDERS, ",".join(available()))
+    networks = "deit_tiny_patch16_224,cifar_resnet56"
     parser.add_argument(
-        "--providers",
-        type=harness.names_of(PROVIDERS),
-        default=",".join(available()),
-        help="of " + ", ".join(PROVIDERS),
+        "--models", type=model_names, default=networks, help=f"comma-separated, any of timm's; default {networks}"
     )
-    parser.add_argument("--models", default="deit_tiny_patch16_224,cifar_resnet56")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     limits = ceilings.load(options.ceilings, device)
     rows = (
         row
-        for name in options.models.split(",")
+        for name in options.models
         for row in harness.survive(
             bench(name, options.providers, device, options.rounds, limits), op="adamw", shape=name
         )

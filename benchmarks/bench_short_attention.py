@@ -172,10 +172,12 @@ def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=50)
-    parser.add_argument("--providers", type=harness.names_of(PROVIDERS), default=",".join(PROVIDERS))
-    parser.add_argument("--shapes", type=harness.names_of(SHAPES), default=",".join(SHAPES))
-    parser.add_argument("--batches", type=harness.counts, default="128,256,512")
-    parser.add_argument("--dtypes", type=harness.names_of(DTYPES), default="bfloat16")
+    harness.add_names(parser, "--providers", PROVIDERS)
+    harness.add_names(parser, "--shapes", SHAPES)
+    parser.add_argument(
+        "--batches", type=harness.counts, default="128,256,512", help="comma-separated; default 128,256,512"
+    )
+    harness.add_names(parser, "--dtypes", DTYPES, "bfloat16")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     limits = ceilings.load(options.ceilings, device)

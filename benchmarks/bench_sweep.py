@@ -307,14 +307,20 @@ def load_batch_size(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    number_list = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="default: heavy on CPU, deit-ti on CUDA")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--students", type=number_list, default=[1, 2, 4, 8, 16])
-    parser.add_argument("--steps", type=int, help="of one trial alone; a group of K does a K-th of them")
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=harness.RESULTS)
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda where torch sees one"
+    )
+    numbers = "1,2,4,8,16"
+    parser.add_argument(
+        "--students", type=harness.counts, default=numbers, help=f"trials at a time, comma-separated; default {numbers}"
+    )
+    parser.add_argument("--steps", type=harness.count, help="of one trial alone; a group of K does a K-th of them")
+    parser.add_argument("--repeats", type=harness.count, default=2, help="of each figure; default 2")
+    parser.add_argument("--cores", type=harness.count, default=2, help="that the trials may use; default 2")
+    parser.add_argument(
+        "--out", type=Path, default=harness.RESULTS, help="folder of the CSV; default benchmarks/results"
+    )
     parser.add_argument("--here", action="store_true", help="a process that runs alone is this one: it starts faster")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)

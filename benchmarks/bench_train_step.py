@@ -378,19 +378,12 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=20)
-    parser.add_argument(
-        "--providers",
-        type=harness.names_of(PROVIDERS),
-        default="paper,amp,bare,loop,lgfast",
-        help="of " + ", ".join(PROVIDERS),
-    )
-    parser.add_argument(
-        "--shapes", type=harness.names_of(SHAPES), default="deit_tiny_224", help="of " + ", ".join(SHAPES)
-    )
+    harness.add_names(parser, "--providers", PROVIDERS, "paper,amp,bare,loop,lgfast")
+    harness.add_names(parser, "--shapes", SHAPES, "deit_tiny_224")
     parser.add_argument(
         "--batch", type=harness.counts, help="sizes, comma-separated; default 128,256,512 on CUDA, 8 on CPU"
     )
-    parser.add_argument("--guidance", type=harness.names_of(("on", "off")), default="on,off")
+    harness.add_names(parser, "--guidance", ("on", "off"))
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="default bf16 on CUDA, fp32 on CPU")
     parser.add_argument("--no-stages", action="store_true", help="whole steps only")
     options = parser.parse_args(argv)

@@ -56,19 +56,20 @@ class Timing:
 def parser(doc: str, rounds: int) -> argparse.ArgumentParser:
     """The options that every benchmark has; its text is the first line of the script's docstring."""
     options = argparse.ArgumentParser(description=doc.splitlines()[0])
-    options.add_argument("--rounds", type=count, default=rounds, help="times each call is timed")
-    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV")
+    options.add_argument("--rounds", type=count, default=rounds, help=f"times each call is timed; default {rounds}")
+    options.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda where torch sees one"
+    )
+    options.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV; default benchmarks/results")
     options.add_argument("--ceilings", type=Path, help="CSV of benchmarks.ceilings; default: measured first")
     return options
 
 
 def count(text: str) -> int:
     """An option's whole number above 0."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {number}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
 
 
 def counts(text: str) -> list[int]:
@@ -87,6 +88,22 @@ def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
         return found
 
     return names
+
+
+def add_names(
+    options: argparse.ArgumentParser, flag: str, known: Iterable[str], default: str | None = None, about: str = ""
+) -> None:
+    """Add an option that lists some of the `known` names.
+
+    Args:
+        default: comma-separated; None: all of them, or what `about` says of it.
+        about: more of the option's help.
+    """
+    known = list(known)
+    of = f"comma-separated, of {', '.join(known)}; "
+    chosen = None if about and default is None else (default or ",".join(known))
+    text = about or f"default: {'all' if chosen == ','.join(known) else chosen}"
+    options.add_argument(flag, type=names_of(known), default=chosen, help=of + text)
 
 
 def chosen_device(options: argparse.Namespace) -> torch.device:

@@ -245,11 +245,12 @@ def dry_run(plan: Plan, workers: int) -> int:
 
 
 def preview(space: Space, plan: Plan) -> list[dict[str, Any]]:
-    """The settings of a grid; of a sampled space, random ones in the same number."""
+    """The settings of a grid; of a sampled space the first, and random ones in the number of the others."""
     if space.is_grid:
         return space.grid()
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial(space.own_values(plan.base))
     return [space.sample(study.ask(), plan.base) for _ in range(plan.trials or plan.group)]

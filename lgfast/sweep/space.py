@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,16 @@ class Axis:
             return trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return trial.suggest_float(self.key, self.low, self.high, log=self.log, step=self.step)
 
+    def holds(self, value: Any) -> bool:
+        """Whether a sample could be this value."""
+        if self.choices:
+            return value in self.choices
+        if value is None or not self.low <= value <= self.high:
+            return False
+        step = self.step or (1 if valid_keys()[self.key] in (int, int | None) else None)
+        count = (value - self.low) / step if step else 0
+        return math.isclose(count, round(count), abs_tol=1e-9)
+
     def applies(self, config: Config) -> bool:
         return all(get(config, key) in values for key, values in self.when)
 
@@ -67,6 +78,11 @@ class Space:
             if axis.applies(replace(base, changes)):
                 changes[axis.key] = plain(axis.suggest(trial))
         return changes
+
+    def own_values(self, base: Config) -> dict[str, Any]:
+        """Where the base configuration stands in the space, as far as it lies in it; values as Optuna stores them."""
+        axes = [axis for axis in self.axes if axis.applies(base) and axis.holds(get(base, axis.key))]
+        return {axis.key: label(get(base, axis.key)) for axis in axes}
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

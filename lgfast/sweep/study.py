@@ -148,9 +148,12 @@ class Study:
         return self.plan.trials if self.plan.trials is not None else len(settings) + self.plan.group
 
     def queue(self, setting: int, seed: int, changes: dict[str, Any] | None) -> None:
-        """Add a waiting trial; without changes its setting is sampled when it is claimed."""
+        """Add a waiting trial; without changes its setting is sampled when it is claimed, the first at the base's own
+        values."""
         attrs = {"setting": setting, "seed": seed}
         params = {key: label(value) for key, value in (changes or {}).items()}
+        if changes is None and setting == 0:
+            params = self.plan.space.own_values(self.plan.base)
         self.optuna.enqueue_trial(params, attrs if changes is None else attrs | {"changes": changes})
 
     def by_run(self) -> dict[tuple[int, int], list[FrozenTrial]]:

@@ -1,13 +1,23 @@
 """The benchmark harness: order of timing, percentiles, result files."""
 
 import csv
+import importlib
+import re
 import subprocess
 import time
 
 import pytest
 import torch
 
-from benchmarks import bench_feature_mse, bench_short_attention, bench_train_step, ceilings, harness
+from benchmarks import (
+    bench_feature_mse,
+    bench_optimizer,
+    bench_short_attention,
+    bench_sweep,
+    bench_train_step,
+    ceilings,
+    harness,
+)
 from benchmarks.ceilings import Ceilings
 
 CPU = torch.device("cpu")
@@ -18,6 +28,19 @@ def test_calls_are_interleaved_after_warm_up():
     calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
     harness.time_interleaved(calls, CPU, rounds=3, warmup=2)
     assert "".join(order) == "aabb" + "ab" * 3
+
+
+BENCHES = ("augment", "feature_mse", "fused_layers", "loader", "optimizer", "short_attention", "sweep", "train_step")
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_every_option_of_a_benchmark_says_what_it_takes(name, capsys):
+    main = importlib.import_module(f"benchmarks.bench_{name}").main
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split("options:")[1].split())
+    flags = re.split(r"(?<= )--(?=[a-z])", text.partition("--help")[2])
+    assert [flag for flag in flags if len(flag.split()) < 4] == []
 
 
 def test_timing_brackets_a_known_duration():
@@ -157,8 +180,11 @@ def test_ceilings_are_read_back_and_those_of_other_hardware_are_not(tmp_path, mo
     [
         (bench_feature_mse, "--providers torch,lgfst", "unknown 'lgfst'; known: torch, compile, lgfast"),
         (bench_feature_mse, "--models deit", "unknown 'deit'; known: deit_tiny, pit_ti"),
-        (bench_feature_mse, "--rounds 0", "argument --rounds: expected a number above 0, got 0"),
-        (bench_short_attention, "--batches 2,-1", "argument --batches: expected a number above 0, got -1"),
+        (bench_feature_mse, "--rounds 0", "argument --rounds: expected a whole number above 0, got '0'"),
+        (bench_short_attention, "--batches 2,-1", "argument --batches: expected a whole number above 0, got '-1'"),
+        (bench_train_step, "--batch x", "argument --batch: expected a whole number above 0, got 'x'"),
+        (bench_sweep, "--students 1,,2", "argument --students: expected a whole number above 0, got ''"),
+        (bench_optimizer, "--models nope", "unknown 'nope'; timm.list_models() lists the names"),
         (bench_train_step, "--guidance maybe", "unknown 'maybe'; known: on, off"),
     ],
 )

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from lgfast import checkpoint
-from lgfast.config import dump_yaml, load_yaml, replace
+from lgfast.config import dump_yaml, load_recipe, load_yaml, replace
 from lgfast.loop import Trainer
 from lgfast.sweep import results, worker
-from lgfast.sweep.study import Study
+from lgfast.sweep.command import preview
+from lgfast.sweep.space import read_space
+from lgfast.sweep.study import Plan, Study
 from lgfast.train import main
 from tests.runs import tiny_config
 
@@ -123,6 +125,16 @@ def test_trials_that_do_not_fit_together_run_in_smaller_groups(base, tmp_path, c
     assert "4 trials at a time do not fit the GPU's memory; going on with 2" in capsys.readouterr().out
     assert {row["state"] for row in rows(out)} == states
     assert all(("out of memory" in row["error"]) == (not fits) for row in rows(out))
+
+
+def test_a_sampled_sweep_is_previewed_with_the_bases_own_values_first(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text("optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\noptim.name: [sgd, adamw]\n")
+    config = load_recipe("digits")
+    plan = Plan(config, read_space([], str(path), config), 3, "none", 2)
+    first, *others = preview(plan.space, plan)
+    assert first == {"optim.lr": config.optim.lr, "optim.name": "adamw"}
+    assert len(others) == 2 and first not in others
 
 
 def test_dry_run_prints_trials_and_time_and_leaves_nothing(base, tmp_path, capsys):

@@ -102,6 +102,26 @@ def test_sampled_settings_stay_in_range_and_respect_conditions(tmp_path):
     assert found.seeds == (3, 4) and not found.is_grid
 
 
+def test_the_bases_own_values_are_those_that_a_sample_could_have(tmp_path):
+    text = """
+optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}
+optim.name: [sgd, adamw]
+optim.momentum: {low: 0.5, high: 0.95, when: {optim.name: sgd}}
+guidance.student_layers: [[0, 1, 2], [0, 3, 5]]
+guidance.weight: [0, 1]
+epochs: {low: 10, high: 90, step: 20}
+optim.warmup_epochs: {low: 0, high: 10}
+optim.weight_decay: {low: 0.01, high: 0.1, step: 0.01}
+"""
+    base = replace(BASE, {"epochs": 40, "optim.warmup_epochs": 4, "guidance.weight": 2.5})
+    expected = {"optim.lr": base.optim.lr, "optim.name": "adamw", "guidance.student_layers": "[0, 3, 5]"}
+    expected |= {"optim.warmup_epochs": 4, "optim.weight_decay": 0.05}
+    assert space(tmp_path, text).own_values(base) == expected
+    assert space(tmp_path, text).own_values(replace(base, {"epochs": 50, "optim.name": "sgd"})) == expected | {
+        "optim.name": "sgd", "optim.momentum": 0.9, "epochs": 50,
+    }  # fmt: skip
+
+
 def test_space_survives_storage(tmp_path):
     found = space(tmp_path, FILE)
     assert Space.from_dict(json.loads(json.dumps(found.to_dict()))) == found

@@ -183,6 +183,17 @@ def test_sampled_settings_are_repeated_with_every_seed(place, tmp_path):
     assert len({changes["optim.lr"] for changes in done.values()}) == 3
 
 
+def test_the_first_sampled_setting_is_the_bases_own(place, tmp_path):
+    """So that a sweep always says what the search gained."""
+    study = worker(place, sampled_plan(tmp_path))
+    first = study.claim()[0]
+    assert first.setting == 0 and first.changes == {"optim.lr": BASE.optim.lr}
+    study.heartbeat.stop()
+    again = worker(place)
+    again.repair()
+    assert all(run.changes == first.changes for run in again.claim() if run.setting == 0)
+
+
 def test_median_pruner_stops_what_loses(place, tmp_path):
     study = worker(place, sampled_plan(tmp_path, trials=12))
     pruned = []
