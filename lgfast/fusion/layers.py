@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from lgfast.fusion.class_swap import ClassSwap, FuseReport
 from lgfast.models import cvt, pvt
 from lgfast.ops import add_layer_norm, bias_gelu
-from lgfast.ops.add_layer_norm import unsupported_channels_reason as norm_channels_reason
-from lgfast.ops.bias_gelu import unsupported_channels_reason as gelu_channels_reason
+from lgfast.ops.add_layer_norm import add_layer_norm_channels_reason
+from lgfast.ops.bias_gelu import bias_gelu_channels_reason
 
 
 def fuse_layers(model: nn.Module) -> FuseReport:
@@ -62,7 +62,7 @@ def _block_refusal(block: nn.Module) -> str | None:
         return "norm2 must have weight and bias, and not timm's fast norm"
     if _has_hooks(norm) or _has_hooks(block.drop_path1):
         return "norm2 or drop_path1 has hooks"
-    return norm_channels_reason(norm.normalized_shape[-1])
+    return add_layer_norm_channels_reason(norm.normalized_shape[-1])
 
 
 def _mlp_refusal(mlp: Mlp) -> str | None:
@@ -72,7 +72,7 @@ def _mlp_refusal(mlp: Mlp) -> str | None:
         return f"its activation must be the exact GELU, got {mlp.act}"
     if _has_hooks(mlp.fc1) or _has_hooks(mlp.act):
         return "fc1 or act has hooks"
-    return gelu_channels_reason(mlp.fc1.out_features)
+    return bias_gelu_channels_reason(mlp.fc1.out_features)
 
 
 def _tiles_its_map(conv: nn.Conv2d) -> bool:

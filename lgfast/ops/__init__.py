@@ -1,9 +1,13 @@
-"""Fused operations, each usable alone: `from lgfast.ops import feature_mse`."""
+"""Fused operations, each usable alone: `from lgfast.ops import feature_mse`.
 
-from lgfast.ops.add_layer_norm import add_layer_norm
+Inputs that the kernels of an operation do not take run its composition in PyTorch. Why, says `unsupported_reason` for
+short_attention, and for the others a function of their name.
+"""
+
+from lgfast.ops.add_layer_norm import add_layer_norm, add_layer_norm_unsupported_reason
 from lgfast.ops.augment import augment, augment_plan, eval_plan
 from lgfast.ops.augment_spec import AugmentSpec
-from lgfast.ops.bias_gelu import bias_gelu
+from lgfast.ops.bias_gelu import bias_gelu, bias_gelu_unsupported_reason
 from lgfast.ops.feature_mse import feature_mse
 from lgfast.ops.flat_adamw import flat_adamw
 from lgfast.ops.mix import mix_images, mix_labels, mix_plan
@@ -12,9 +16,11 @@ from lgfast.ops.short_attention import short_attention, short_attention_qkvpacke
 __all__ = [
     "AugmentSpec",
     "add_layer_norm",
+    "add_layer_norm_unsupported_reason",
     "augment",
     "augment_plan",
     "bias_gelu",
+    "bias_gelu_unsupported_reason",
     "eval_plan",
     "feature_mse",
     "flat_adamw",

@@ -35,7 +35,8 @@ def add_layer_norm(
     Returns:
         y and out, like x. Sums are taken in float32 (float64 for float64) of y as it is stored. The gradient of y takes
         up both uses. Two runs of forward and backward agree bit for bit. The kernels take C that are multiples of 8 up
-        to 512; other inputs, and torch.func.grad and forward mode, run the composition in PyTorch.
+        to 512; other inputs (`add_layer_norm_unsupported_reason`), and torch.func.grad and forward mode, run the
+        composition in PyTorch.
     Raises:
         ValueError: shapes, dtypes or devices do not match, or a dtype is none of the above.
         RuntimeError: backward through the kernels with create_graph=True; they have no second derivative.
@@ -49,22 +50,22 @@ def add_layer_norm(
     _check(*tensors)
     x, residual, weight, bias, *scales = tensors
     drop_scale = scales[0] if scales else None
-    if unsupported_reason(x) is not None or is_differentiated():
+    if add_layer_norm_unsupported_reason(x) is not None or is_differentiated():
         with torch.autocast(x.device.type, enabled=False):
             return reference.add_layer_norm(x, residual, weight, bias, eps, drop_scale)
     y, out, _, _ = torch.ops.lgfast.add_layer_norm_fwd(x, residual, weight, bias, drop_scale, eps)
     return y, out
 
 
-def unsupported_reason(x: Tensor) -> str | None:
-    """Why the kernels do not take x [B, ..., C], or None where they do."""
+def add_layer_norm_unsupported_reason(x: Tensor) -> str | None:
+    """Why the kernels of `add_layer_norm` do not take x [B, ..., C], or None where they do."""
     if x.dtype == torch.float64 and x.device.type == "cuda":
         return "dtype must be float32, bfloat16 or float16 on CUDA, got torch.float64"
-    return unsupported_channels_reason(x.shape[-1])
+    return add_layer_norm_channels_reason(x.shape[-1])
 
 
-def unsupported_channels_reason(channels: int) -> str | None:
-    """As `unsupported_reason`, of the number of channels alone."""
+def add_layer_norm_channels_reason(channels: int) -> str | None:
+    """As `add_layer_norm_unsupported_reason`, of the number of channels alone."""
     if channels % 8 or not 8 <= channels <= MAX_CHANNELS:
         return f"channels must be a multiple of 8 from 8 to {MAX_CHANNELS}, got {channels}"
     return None

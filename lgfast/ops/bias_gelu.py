@@ -21,7 +21,7 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     Returns:
         Like x. Computed in float32 (float64 for float64), rounded once. Backward gives dx and dbias in one pass, dbias
         summed before dx is rounded; two runs agree bit for bit. The kernels take C that are multiples of 8; other
-        inputs, and torch.func.grad and forward mode, run the composition in PyTorch.
+        inputs (`bias_gelu_unsupported_reason`), and torch.func.grad and forward mode, run the composition in PyTorch.
     Raises:
         ValueError: shapes, dtypes or devices do not match, or a dtype is none of the above.
         RuntimeError: backward through the kernels with create_graph=True; they have no second derivative.
@@ -32,20 +32,20 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, bias = (tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in (x, bias))
     _check(x, bias)
-    if unsupported_reason(x) is not None or is_differentiated():
+    if bias_gelu_unsupported_reason(x) is not None or is_differentiated():
         return reference.bias_gelu(x, bias)
     return torch.ops.lgfast.bias_gelu_fwd(x, bias)
 
 
-def unsupported_reason(x: Tensor) -> str | None:
-    """Why the kernels do not take x [B, ..., C], or None where they do."""
+def bias_gelu_unsupported_reason(x: Tensor) -> str | None:
+    """Why the kernels of `bias_gelu` do not take x [B, ..., C], or None where they do."""
     if x.dtype == torch.float64 and x.device.type == "cuda":
         return "dtype must be float32, bfloat16 or float16 on CUDA, got torch.float64"
-    return unsupported_channels_reason(x.shape[-1])
+    return bias_gelu_channels_reason(x.shape[-1])
 
 
-def unsupported_channels_reason(channels: int) -> str | None:
-    """As `unsupported_reason`, of the number of channels alone."""
+def bias_gelu_channels_reason(channels: int) -> str | None:
+    """As `bias_gelu_unsupported_reason`, of the number of channels alone."""
     return f"channels must be a multiple of 8, got {channels}" if channels % 8 or channels == 0 else None
 
 

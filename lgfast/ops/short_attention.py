@@ -72,7 +72,7 @@ def short_attention_qkvpacked(
 
 
 def unsupported_reason(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None) -> str | None:
-    """Why lgfast's kernels do not take q [B, N, H, D], k and v [B, M, H, D], or None where they do."""
+    """Why the kernels of `short_attention` do not take q [B, N, H, D], k and v [B, M, H, D], or None where they do."""
     if softmax_scale is not None and not softmax_scale > 0:
         return f"softmax_scale must be positive, got {softmax_scale}"
     return unsupported_shape_reason(q.device, q.dtype, q.shape[1], k.shape[1], q.shape[3])
