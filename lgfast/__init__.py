@@ -5,8 +5,10 @@ What is named here is imported at its first use, so that `import lgfast.ops` nee
 
 import importlib
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any
 
+from lgfast._native import missing_reason
 from lgfast.version import __version__
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ _MODULE_OF = {
     "unfuse_layers": "fusion",
 }
 
+
+if _reason := missing_reason():
+    warnings.warn(f"lgfast runs its reference ops in PyTorch, slower: {_reason}", stacklevel=2)
 
 # Of two threads, one that imports a package and one that imports a part of it, each may see the other's half made.
 _import_lock = threading.RLock()

@@ -1,29 +1,16 @@
-"""Loads the native libraries once; without them, defines the same ops in PyTorch and warns.
-
-LGFAST_NATIVE=off at run time ignores libraries that are built.
-"""
+"""Loads the native libraries once; without them, defines the same ops in PyTorch."""
 
 import importlib
-import importlib.util
-import os
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from lgfast._native import missing_reason
+
 _PACKAGE = Path(__file__).parent
 _python_library = torch.library.Library("lgfast", "FRAGMENT")  # holds what Python registers; lives with the process
-
-
-def _missing_reason() -> str | None:
-    """Why the native libraries cannot be used, or None."""
-    if os.environ.get("LGFAST_NATIVE", "auto") == "off":
-        return "LGFAST_NATIVE=off"
-    if importlib.util.find_spec("lgfast._C") is None:
-        return "lgfast._C is not built; `pip install .` or `python setup.py build_ext --inplace` with a C++ compiler"
-    return None
 
 
 def _schemas() -> list[str]:
@@ -43,9 +30,7 @@ def _check_up_to_date() -> None:
 
 def _load() -> tuple[bool, bool]:
     """(native ops loaded, CUDA kernels loaded)."""
-    reason = _missing_reason()
-    if reason:
-        warnings.warn(f"lgfast runs its reference ops in PyTorch, slower: {reason}", stacklevel=2)
+    if missing_reason():
         for schema in _schemas():
             _python_library.define(schema)
         return False, False
