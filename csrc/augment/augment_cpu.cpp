@@ -1,7 +1,6 @@
 // augment_plan and augment on the CPU: threads share the images of a batch; one image is one thread's.
 //
-// The functions marked LGFAST_SIMD_CLONES are compiled for AVX2 as well, and the processor chooses when the library is
-// loaded. All copies give the same bytes: the file is compiled without contraction of a * b + c.
+// The file is compiled without contraction of a * b + c, as Pillow is: all clones give the same bytes.
 #include <torch/csrc/stable/library.h>
 
 #if defined(__linux__)
@@ -15,12 +14,7 @@
 #include "augment/augment_image.h"
 #include "augment/augment_inputs.h"
 #include "augment/augment_plan.h"
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define LGFAST_SIMD_CLONES __attribute__((target_clones("default", "arch=x86-64-v3"), flatten))
-#else
-#define LGFAST_SIMD_CLONES
-#endif
+#include "common/vectorize.h"
 
 namespace lgfast {
 namespace {
@@ -56,8 +50,9 @@ struct ThreadTeam {
   }
 };
 
-LGFAST_SIMD_CLONES void augment_images(const AugmentParams& params, AugmentDtype dtype, unsigned char* memory,
-                                       int64_t begin, int64_t end) {
+// Flattened: all that it calls is part of each clone.
+LGFAST_EXACT_CLONES __attribute__((flatten)) void augment_images(const AugmentParams& params, AugmentDtype dtype,
+                                                                 unsigned char* memory, int64_t begin, int64_t end) {
   const ThreadTeam team;
   const AugmentLayout layout = augment_layout(params.image_size);
   WorkingImage<ThreadTeam> image(team, params, layout, memory);

@@ -2,28 +2,15 @@
 //
 // Work unit: a chunk of one gradient; chunks do not depend on the thread count, and norm partials are added in order,
 // so neither does the result. Within a unit, gradients are widened block by block into a buffer that stays in L1, and
-// the update is one loop over four streams that the compiler turns into vector code (see LGFAST_VECTOR_CLONES).
+// the update is one loop over four streams that the compiler turns into vector code.
 #include <torch/csrc/stable/library.h>
 
 #include "common/accumulate.h"
 #include "common/dispatch.h"
+#include "common/vectorize.h"
 #include "flat_adamw/flat_adamw_inputs.h"
 
-// Compiled for 256-bit vectors as well, chosen when the library is loaded; plain x86-64 stops at 128 bits.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
-#define LGFAST_VECTOR_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define LGFAST_VECTOR_CLONES
-#endif
-
 namespace lgfast {
-
-LGFAST_VECTOR_CLONES void adamw_block(float* __restrict__ param, float* __restrict__ exp_avg,
-                                      float* __restrict__ exp_avg_sq, const float* __restrict__ grad, int n,
-                                      AdamWFactors f) {
-  for (int i = 0; i < n; ++i) adamw_update(param[i], exp_avg[i], exp_avg_sq[i], grad[i], f);
-}
-
 namespace {
 
 using torch::headeronly::ScalarType;
@@ -67,6 +54,12 @@ double sum_of_squares(const T* grad, int n) {
   return sum;
 }
 
+LGFAST_EXACT_CLONES void update_block(float* __restrict__ param, float* __restrict__ exp_avg,
+                                      float* __restrict__ exp_avg_sq, const float* __restrict__ grad, int n,
+                                      AdamWFactors f) {
+  for (int i = 0; i < n; ++i) adamw_update(param[i], exp_avg[i], exp_avg_sq[i], grad[i], f);
+}
+
 template <typename Low>
 void narrow(const float* param, Low* low, int n) {
   for (int i = 0; i < n; ++i) low[i] = from_float<Low>(param[i]);
@@ -81,7 +74,7 @@ void update_unit(const FlatAdamWParams& p, const FlatAdamWControl& control, cons
     const int n = std::min(kBlock, unit.end - begin);
     const int64_t flat = tensor.offset + begin;
     const float* grad = widen(static_cast<const T*>(tensor.grad) + begin, n, buffer);
-    adamw_block(p.params + flat, p.exp_avg + flat, p.exp_avg_sq + flat, grad, n, factors);
+    update_block(p.params + flat, p.exp_avg + flat, p.exp_avg_sq + flat, grad, n, factors);
     if (p.low_type == LowType::kBFloat16) narrow(p.params + flat, static_cast<bf16*>(p.low) + flat, n);
     if (p.low_type == LowType::kFloat16) narrow(p.params + flat, static_cast<fp16*>(p.low) + flat, n);
   }
