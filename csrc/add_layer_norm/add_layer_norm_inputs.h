@@ -38,6 +38,7 @@ const void* keep(Inputs& in, const torch::stable::Tensor& tensor, const torch::s
                ", got ", shape(tensor));
   LGFAST_CHECK(tensor.scalar_type() == like.scalar_type(), "add_layer_norm", name, " must have dtype ",
                toString(like.scalar_type()), ", got ", toString(tensor.scalar_type()));
+  check_same_device("add_layer_norm", name, tensor, "x or y", like);
   in.kept.push_back(packed(tensor));
   return in.kept.back().const_data_ptr();
 }
@@ -94,6 +95,7 @@ inline AddLayerNormBwdInputs add_layer_norm_bwd_inputs(
   p.dout = keep(in, dout, y, y.numel(), "dout");
   p.dy = dy ? keep(in, *dy, y, y.numel(), "dy") : nullptr;
   for (const torch::stable::Tensor* statistic : {&mean, &rstd}) {
+    check_same_device("add_layer_norm", "mean and rstd", *statistic, "y", y);
     LGFAST_CHECK(statistic->numel() == p.shape.rows && statistic->is_contiguous() &&
                      statistic->scalar_type() == statistics_dtype(y),
                  "add_layer_norm", "mean and rstd must be those of the forward pass, ", p.shape.rows, " values, got ",

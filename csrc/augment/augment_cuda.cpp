@@ -12,11 +12,6 @@ namespace {
 
 using torch::stable::Tensor;
 
-void check_device(const char* op, const char* name, const Tensor& tensor, int32_t device) {
-  LGFAST_CHECK(tensor.is_cuda() && tensor.get_device_index() == device, op, name, " must be on cuda:", device,
-               ", like the other tensors; move it there");
-}
-
 std::tuple<Tensor, Tensor> augment(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes,
                                    const Tensor& indices, const Tensor& plan, int64_t image_size, int64_t teacher_size,
                                    int64_t resample, int64_t erase_mode, const std::vector<int64_t>& fill,
@@ -24,10 +19,6 @@ std::tuple<Tensor, Tensor> augment(const Tensor& pixels, const Tensor& offsets, 
                                    bool channels_last) {
   LGFAST_CHECK(pixels.is_cuda(), "augment", "pixels must be on the GPU, like the other tensors; move it there");
   const int32_t device = pixels.get_device_index();
-  check_device("augment", "offsets", offsets, device);
-  check_device("augment", "sizes", sizes, device);
-  check_device("augment", "indices", indices, device);
-  check_device("augment", "plan", plan, device);
   const torch::stable::accelerator::DeviceGuard guard(device);
   const AugmentCall call = augment_call(pixels, offsets, sizes, indices, plan, image_size, teacher_size, resample,
                                         erase_mode, fill, mean, std, dtype, channels_last);
@@ -46,8 +37,6 @@ Tensor augment_plan(const Tensor& sizes, const Tensor& indices, const Tensor& co
                     double magnitude, double magnitude_std, double magnitude_max, bool increasing) {
   LGFAST_CHECK(sizes.is_cuda(), "augment_plan", "sizes must be on the GPU, like the other tensors; move it there");
   const int32_t device = sizes.get_device_index();
-  check_device("augment_plan", "indices", indices, device);
-  check_device("augment_plan", "counter", counter, device);
   const torch::stable::accelerator::DeviceGuard guard(device);
   const AugmentPlanCall call =
       augment_plan_call(sizes, indices, counter, image_size, whole_image, crop_scale, crop_ratio, flip_prob, max_shift,

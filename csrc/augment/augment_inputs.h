@@ -48,6 +48,8 @@ inline AugmentPlanCall augment_plan_call(const torch::stable::Tensor& sizes, con
   check_vector(op, "indices", indices, ScalarType::Long, 1);
   check_vector(op, "counter", counter, ScalarType::Long, 1);
   check_image_size(op, image_size);
+  check_same_device(op, "indices", indices, "sizes", sizes);
+  check_same_device(op, "counter", counter, "sizes", sizes);
   LGFAST_CHECK(counter.size(0) == 2, op, "counter must hold seed and epoch, got ", shape(counter));
   LGFAST_CHECK(sizes.size(0) == indices.size(0), op, "sizes and indices must have one row per image, got ",
                shape(sizes), " and ", shape(indices));
@@ -104,6 +106,10 @@ inline void check_augment_inputs(const torch::stable::Tensor& pixels, const torc
   check_sizes(op, sizes);
   check_vector(op, "indices", indices, ScalarType::Long, 1);
   check_vector(op, "plan", plan, ScalarType::Double, 2);
+  check_same_device(op, "offsets", offsets, "pixels", pixels);
+  check_same_device(op, "sizes", sizes, "pixels", pixels);
+  check_same_device(op, "indices", indices, "pixels", pixels);
+  check_same_device(op, "plan", plan, "pixels", pixels);
   LGFAST_CHECK(offsets.size(0) == sizes.size(0), op, "offsets and sizes must have one row per stored image, got ",
                shape(offsets), " and ", shape(sizes));
   LGFAST_CHECK(plan.size(0) == indices.size(0) && plan.size(1) >= kFirstOp && (plan.size(1) - kFirstOp) % 2 == 0, op,

@@ -27,6 +27,7 @@ inline BiasGeluInputs bias_gelu_inputs(const torch::stable::Tensor& x, const tor
   LGFAST_CHECK(bias.dim() == 1 && bias.numel() == channels && bias.scalar_type() == x.scalar_type(), op,
                "bias must be [", channels, "] ", toString(x.scalar_type()), ", got ", shape(bias), " ",
                toString(bias.scalar_type()));
+  check_same_device(op, "bias", bias, "x", x);
   BiasGeluInputs in;
   BiasGeluParams& p = in.params;
   p.rows = x.numel() / channels;
@@ -38,6 +39,7 @@ inline BiasGeluInputs bias_gelu_inputs(const torch::stable::Tensor& x, const tor
   if (dout) {
     LGFAST_CHECK(dout->numel() == x.numel() && dout->scalar_type() == x.scalar_type(), op, "dout must be ", shape(x),
                  " ", toString(x.scalar_type()), ", got ", shape(*dout), " ", toString(dout->scalar_type()));
+    check_same_device(op, "dout", *dout, "x", x);
     in.kept.push_back(packed(*dout));
     p.dout = in.kept[2].const_data_ptr();
   }

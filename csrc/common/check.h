@@ -20,4 +20,16 @@ inline std::string shape(const torch::stable::Tensor& tensor) {
   return out.str();
 }
 
+inline std::string device_name(const torch::stable::Tensor& tensor) {
+  if (tensor.is_cuda()) return "cuda:" + std::to_string(tensor.get_device_index());
+  return tensor.is_cpu() ? "cpu" : "another device";
+}
+
+// Kernels read every tensor where it is: one that lies elsewhere would be an illegal address.
+inline void check_same_device(const char* op, const char* name, const torch::stable::Tensor& tensor,
+                              const char* other_name, const torch::stable::Tensor& other) {
+  LGFAST_CHECK(tensor.device() == other.device(), op, name, " must be on ", device_name(other), ", as ", other_name,
+               ", got one on ", device_name(tensor), "; move it");
+}
+
 }  // namespace lgfast

@@ -32,6 +32,8 @@ inline void check_feature_mse_pair(const torch::stable::Tensor& student, const t
                "] must have the same number of channels, got ", shape(student), " and ", shape(teacher));
   LGFAST_CHECK(student.size(2) > 0 && teacher.size(2) > 0 && teacher.size(3) > 0, op, "maps must not be empty, got ",
                shape(student), " and ", shape(teacher), " at ", k);
+  check_same_device(op, "every map", student, "student[0]", first);
+  check_same_device(op, "every map", teacher, "student[0]", first);
   LGFAST_CHECK(student.scalar_type() == first.scalar_type() && teacher.scalar_type() == first.scalar_type(), op,
                "every map must have the dtype of student[0], ", toString(first.scalar_type()), ", got ",
                toString(student.scalar_type()), " and ", toString(teacher.scalar_type()), " at ", k);

@@ -10,7 +10,9 @@ namespace lgfast {
 
 constexpr int kFlatAdamWMaxTensors = 96;  // gradients of one launch; kernel parameters hold them all
 constexpr int kFlatAdamWMaxGroups = 16;
-constexpr int kFlatAdamWAlign = 8;  // offsets are multiples of it: 16 bytes of any type
+constexpr int64_t kFlatAdamWMaxNumel = int64_t{1}
+                                       << 30;  // of a gradient: indices of elements, and a block's beyond, are int
+constexpr int kFlatAdamWAlign = 8;             // offsets are multiples of it: 16 bytes of any type
 constexpr int kFlatAdamWThreads = 256;
 constexpr int kFlatAdamWChunk = 8 * kFlatAdamWThreads;  // elements of a block
 

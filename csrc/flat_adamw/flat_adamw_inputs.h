@@ -21,11 +21,6 @@ struct FlatAdamWInputs {
   torch::headeronly::ScalarType grad_type;
 };
 
-// Kernels read every tensor where it is: one elsewhere would be an illegal address.
-inline void check_device(const torch::stable::Tensor& tensor, const torch::stable::Tensor& params, const char* name) {
-  LGFAST_CHECK(tensor.device() == params.device(), "flat_adamw", name, " must be on the device of params; move it");
-}
-
 inline void check_flat_buffer(const torch::stable::Tensor& buffer, const torch::stable::Tensor& params,
                               torch::headeronly::ScalarType dtype, const char* name) {
   LGFAST_CHECK(
@@ -34,14 +29,14 @@ inline void check_flat_buffer(const torch::stable::Tensor& buffer, const torch::
       toString(buffer.scalar_type()));
   LGFAST_CHECK(reinterpret_cast<uintptr_t>(buffer.const_data_ptr()) % 16 == 0, "flat_adamw", name,
                " must begin on a 16-byte boundary, got a slice that does not; clone it");
-  check_device(buffer, params, name);
+  check_same_device("flat_adamw", name, buffer, "params", params);
 }
 
 inline void check_scalar(const torch::stable::Tensor& scalar, const torch::stable::Tensor& params,
                          torch::headeronly::ScalarType dtype, const char* name) {
   LGFAST_CHECK(scalar.numel() == 1 && scalar.scalar_type() == dtype, "flat_adamw", name, " must be one ",
                toString(dtype), ", got ", shape(scalar), " ", toString(scalar.scalar_type()));
-  check_device(scalar, params, name);
+  check_same_device("flat_adamw", name, scalar, "params", params);
 }
 
 inline LowType low_type(const torch::stable::Tensor& params, const std::optional<torch::stable::Tensor>& low) {
@@ -62,7 +57,7 @@ inline void add_flat_adamw_tensors(FlatAdamWInputs& in, const std::vector<torch:
                groups.size());
   const int64_t total = params.numel();
   for (size_t k = 0; k < grads.size(); ++k) {
-    check_device(grads[k], params, "every gradient");
+    check_same_device(op, "every gradient", grads[k], "params", params);
     const int64_t numel = grads[k].numel();
     const int64_t padded = (numel + kFlatAdamWAlign - 1) / kFlatAdamWAlign * kFlatAdamWAlign;
     LGFAST_CHECK(grads[k].scalar_type() == grads[0].scalar_type(), op, "grads must share one dtype, got ",
@@ -72,7 +67,8 @@ inline void add_flat_adamw_tensors(FlatAdamWInputs& in, const std::vector<torch:
                  " elements in params [", total, "], got ", offsets[k]);
     LGFAST_CHECK(groups[k] >= 0 && groups[k] < static_cast<int64_t>(num_groups), op, "groups[", k, "] must lie in [0, ",
                  num_groups, "), got ", groups[k]);
-    LGFAST_CHECK(numel < (int64_t{1} << 31), op, "a gradient must have fewer than 2^31 elements, got ", numel);
+    LGFAST_CHECK(numel <= kFlatAdamWMaxNumel, op, "a gradient must have at most ", kFlatAdamWMaxNumel,
+                 " elements, got ", numel, "; split its parameter");
     in.kept.push_back(grads[k].is_contiguous() ? grads[k] : torch::stable::contiguous(grads[k]));
     in.tensors.push_back(
         {in.kept.back().const_data_ptr(), offsets[k], static_cast<int>(numel), static_cast<int>(groups[k])});
@@ -95,7 +91,7 @@ inline FlatAdamWInputs flat_adamw_inputs(torch::stable::Tensor params, torch::st
   check_scalar(step, params, ScalarType::Float, "step");
   check_scalar(num_skipped, params, ScalarType::Long, "num_skipped");
   if (loss_scale) check_scalar(*loss_scale, params, ScalarType::Float, "loss_scale");
-  check_device(lr, params, "lr");
+  check_same_device(op, "lr", lr, "params", params);
   LGFAST_CHECK(!weight_decay.empty() && weight_decay.size() <= kFlatAdamWMaxGroups, op, "weight_decay must list 1 to ",
                kFlatAdamWMaxGroups, " groups, got ", weight_decay.size());
   LGFAST_CHECK(lr.dim() == 1 && lr.is_contiguous() && lr.scalar_type() == ScalarType::Float &&

@@ -49,7 +49,7 @@ inline void check_attention_like(const char* name, const torch::stable::Tensor& 
   constexpr const char* op = "short_attention";
   LGFAST_CHECK(x.scalar_type() == q.scalar_type(), op, name, " must have q's dtype ",
                torch::headeronly::toString(q.scalar_type()), ", got ", torch::headeronly::toString(x.scalar_type()));
-  LGFAST_CHECK(x.device() == q.device(), op, name, " must be on q's device");
+  check_same_device(op, name, x, "q", q);
 }
 
 inline AttentionShape attention_shape(const torch::stable::Tensor& q, const torch::stable::Tensor& k,
