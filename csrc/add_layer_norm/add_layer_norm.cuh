@@ -1,7 +1,7 @@
 // add_layer_norm: y = residual + drop_scale x, out = LayerNorm(y), and the gradients of both uses of y in one pass.
 //
-//   dxhat = dout weight,  d = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) + dy,  dresidual = d,  dx = drop_scale
-//   d
+//   xhat = (y - mean) rstd            d = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) + dy
+//   dxhat = dout weight               dresidual = d,  dx = drop_scale d
 //
 // Threads: a power of two of neighbouring lanes owns a row, each lane 8 channels (16 bytes of a 16-bit row) or twice 8,
 // so a row stays in registers and its sums are shuffles. Narrow rows share a warp. Backward blocks walk over many rows

@@ -5,15 +5,12 @@
 
 namespace lgfast {
 
-constexpr int kWorkspaceBlocks = 528;  // four per SM of an H100
+constexpr int kWorkspaceBlocks = 4;  // a multiprocessor, where images are worked on in global memory
 
 AugmentLaunch plan_augment(int64_t batch, int image_size) {
-  int device = 0, largest_smem = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&largest_smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   const int64_t num_bytes = augment_layout(image_size).num_bytes;
-  if (num_bytes <= largest_smem) return {int(batch), int(num_bytes), 0};
-  const int blocks = int(std::min<int64_t>(batch, kWorkspaceBlocks));
+  if (num_bytes <= max_smem_bytes()) return {int(batch), int(num_bytes), 0};
+  const int blocks = int(std::min<int64_t>(batch, kWorkspaceBlocks * num_multiprocessors()));
   return {blocks, 0, blocks * num_bytes};
 }
 

@@ -4,6 +4,8 @@
 //   resize_crop.h  crop to planes      rand_augment.h  planes to planes      write_view.h  planes to views
 #pragma once
 
+#include <cmath>
+
 #include "augment/rand_augment.h"
 #include "augment/resize_crop.h"
 #include "augment/write_view.h"

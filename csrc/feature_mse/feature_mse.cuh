@@ -75,32 +75,42 @@ __device__ void fill_taps(Tap<Acc>* taps, int in, int out) {
   for (int x = thread_index(); x < out; x += kFeatureMseThreads) taps[x] = bilinear_tap<Acc>(x, in, out);
 }
 
-template <typename T, int kVector>
-__global__ void __launch_bounds__(kFeatureMseThreads, 2) feature_mse_kernel(const FeatureMseParams params) {
-  using Acc = typename Accumulate<T>::type;
-  int k = 0;
-  while (block_index() >= params.first_block[k + 1]) ++k;
+// What a block works on: an image and some channels of a pair, and its shared memory.
+template <typename Acc>
+struct FeatureMseBlock {
+  int64_t image;
+  int first_channel, channels;  // channels: fewer than the slab in the last block of an image
+  int slab, slab_log2;
+  Acc* difference;  // [grid_h, grid_w, slab]
+  Tap<Acc>*student_rows, *student_columns, *teacher_rows, *teacher_columns;
+  Acc* sums;  // one per warp
+};
+
+template <typename Acc>
+__device__ __forceinline__ FeatureMseBlock<Acc> feature_mse_block(const FeatureMseParams& params, int k) {
   const FeatureMsePair& p = params.pairs[k];
-  const int slab_log2 = params.slab_log2[k], slab = 1 << slab_log2, slabs = (p.channels + slab - 1) >> slab_log2;
+  FeatureMseBlock<Acc> block;
+  block.slab_log2 = params.slab_log2[k];
+  block.slab = 1 << block.slab_log2;
+  const int slabs = (p.channels + block.slab - 1) >> block.slab_log2;
   const int local = block_index() - params.first_block[k];
-  const int64_t image = local / slabs;
-  const int first_channel = (local % slabs) << slab_log2;
-  const int channels = p.channels - first_channel < slab ? p.channels - first_channel : slab;
+  block.image = local / slabs;
+  block.first_channel = (local % slabs) << block.slab_log2;
+  block.channels = p.channels - block.first_channel < block.slab ? p.channels - block.first_channel : block.slab;
+  block.difference = reinterpret_cast<Acc*>(dynamic_smem());
+  block.student_rows = reinterpret_cast<Tap<Acc>*>(block.difference + p.grid_h * p.grid_w * block.slab);
+  block.student_columns = block.student_rows + p.grid_h;
+  block.teacher_rows = block.student_columns + p.grid_w;
+  block.teacher_columns = block.teacher_rows + p.grid_h;
+  block.sums = reinterpret_cast<Acc*>(block.teacher_columns + p.grid_w);
+  return block;
+}
 
-  Acc* difference = reinterpret_cast<Acc*>(dynamic_smem());  // [grid_h, grid_w, slab]
-  Tap<Acc>* student_rows = reinterpret_cast<Tap<Acc>*>(difference + p.grid_h * p.grid_w * slab);
-  Tap<Acc>* student_columns = student_rows + p.grid_h;
-  Tap<Acc>* teacher_rows = student_columns + p.grid_w;
-  Tap<Acc>* teacher_columns = teacher_rows + p.grid_h;
-  Acc* sums = reinterpret_cast<Acc*>(teacher_columns + p.grid_w);
-  fill_taps(student_rows, p.student_h, p.grid_h);
-  fill_taps(student_columns, p.student_w, p.grid_w);
-  fill_taps(teacher_rows, p.teacher_h, p.grid_h);
-  fill_taps(teacher_columns, p.teacher_w, p.grid_w);
-  sync_threads();
-
-  const T* student = static_cast<const T*>(p.student) + image * p.student_image_stride + first_channel;
-  const T* teacher = static_cast<const T*>(p.teacher) + image * p.teacher_image_stride + first_channel;
+// Phase 1: the differences into shared memory; returns this thread's sum of their squares.
+template <typename T, int kVector, typename Acc>
+__device__ __forceinline__ Acc take_differences(const FeatureMsePair& p, const FeatureMseBlock<Acc>& block) {
+  const T* student = static_cast<const T*>(p.student) + block.image * p.student_image_stride + block.first_channel;
+  const T* teacher = static_cast<const T*>(p.teacher) + block.image * p.teacher_image_stride + block.first_channel;
   const bool student_is_grid = p.student_h == p.grid_h && p.student_w == p.grid_w;
   const bool teacher_is_grid = p.teacher_h == p.grid_h && p.teacher_w == p.grid_w;
   using Offset = std::conditional_t<kVector == 1, int64_t, int>;  // within an image; takes_vectors sees to it
@@ -110,56 +120,76 @@ __global__ void __launch_bounds__(kFeatureMseThreads, 2) feature_mse_kernel(cons
   const Offset teacher_row_stride = static_cast<Offset>(p.teacher_row_stride);
   Acc squares = 0;
   for (int y = warp_index(); y < p.grid_h; y += num_warps()) {
-    for (int i = lane_index() * kVector; i < p.grid_w * slab; i += kWarpSize * kVector) {
-      const int x = i >> slab_log2, c = i & (slab - 1);
-      if (c >= channels) continue;
+    for (int i = lane_index() * kVector; i < p.grid_w * block.slab; i += kWarpSize * kVector) {
+      const int x = i >> block.slab_log2, c = i & (block.slab - 1);
+      if (c >= block.channels) continue;
       Acc s[kVector], t[kVector];
-      bilinear_read<Offset>(student + c, student_row_stride, student_column_stride, student_rows[y], student_columns[x],
-                            student_is_grid, s);
-      bilinear_read<Offset>(teacher + c, teacher_row_stride, teacher_column_stride, teacher_rows[y], teacher_columns[x],
-                            teacher_is_grid, t);
+      bilinear_read<Offset>(student + c, student_row_stride, student_column_stride, block.student_rows[y],
+                            block.student_columns[x], student_is_grid, s);
+      bilinear_read<Offset>(teacher + c, teacher_row_stride, teacher_column_stride, block.teacher_rows[y],
+                            block.teacher_columns[x], teacher_is_grid, t);
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
         s[j] -= t[j];
         squares += s[j] * s[j];
       }
-      store_differences(difference + y * p.grid_w * slab + i, s);
+      store_differences(block.difference + y * p.grid_w * block.slab + i, s);
     }
   }
-  const Acc sum = block_sum(squares, sums);  // also orders the differences before phase 2
-  if (thread_index() == 0) params.partials[block_index()] = static_cast<double>(sum) * p.loss_scale;
-  if (!p.grad) return;
+  return squares;
+}
 
+// Phase 2: for each student pixel the differences it contributed to, gathered.
+template <typename T, int kVector, typename Acc>
+__device__ __forceinline__ void write_gradient(const FeatureMsePair& p, const FeatureMseBlock<Acc>& block) {
   const int64_t map_numel = static_cast<int64_t>(p.student_h) * p.student_w * p.channels;
-  T* grad = static_cast<T*>(p.grad) + image * map_numel + first_channel;
+  T* grad = static_cast<T*>(p.grad) + block.image * map_numel + block.first_channel;
   const Acc grad_scale = static_cast<Acc>(p.grad_scale);
   for (int row = warp_index(); row < p.student_h; row += num_warps()) {
     const TapRange ys = tap_range(row, p.student_h, p.grid_h);
-    for (int i = lane_index() * kVector; i < p.student_w * slab; i += kWarpSize * kVector) {
-      const int column = i >> slab_log2, c = i & (slab - 1);
-      if (c >= channels) continue;
+    for (int i = lane_index() * kVector; i < p.student_w * block.slab; i += kWarpSize * kVector) {
+      const int column = i >> block.slab_log2, c = i & (block.slab - 1);
+      if (c >= block.channels) continue;
       const TapRange xs = tap_range(column, p.student_w, p.grid_w);
       Acc total[kVector] = {};
       for (int y = ys.begin; y < ys.end; ++y) {
         Acc along_x[kVector] = {};
         for (int x = xs.begin; x < xs.end; ++x) {
-          const Acc weight = tap_weight(student_columns[x], column);
-          const Acc* at = difference + ((y * p.grid_w + x) << slab_log2) + c;
+          const Acc weight = tap_weight(block.student_columns[x], column);
+          const Acc* at = block.difference + ((y * p.grid_w + x) << block.slab_log2) + c;
           const auto d = *reinterpret_cast<const Channels<Acc, kVector>*>(at);
 #pragma unroll
           for (int j = 0; j < kVector; ++j) along_x[j] += weight * d.values[j];
         }
-        const Acc weight = tap_weight(student_rows[y], row);
+        const Acc weight = tap_weight(block.student_rows[y], row);
 #pragma unroll
         for (int j = 0; j < kVector; ++j) total[j] += weight * along_x[j];
       }
       Channels<T, kVector> out;
 #pragma unroll
       for (int j = 0; j < kVector; ++j) out.values[j] = Accumulate<T>::store(total[j] * grad_scale);
-      *reinterpret_cast<Channels<T, kVector>*>(grad + static_cast<int64_t>(row * p.student_w + column) * p.channels +
-                                               c) = out;
+      T* to = grad + static_cast<int64_t>(row * p.student_w + column) * p.channels + c;
+      *reinterpret_cast<Channels<T, kVector>*>(to) = out;
     }
   }
+}
+
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kFeatureMseThreads, 2) feature_mse_kernel(const FeatureMseParams params) {
+  using Acc = typename Accumulate<T>::type;
+  int k = 0;
+  while (block_index() >= params.first_block[k + 1]) ++k;
+  const FeatureMsePair& p = params.pairs[k];
+  const FeatureMseBlock<Acc> block = feature_mse_block<Acc>(params, k);
+  fill_taps(block.student_rows, p.student_h, p.grid_h);
+  fill_taps(block.student_columns, p.student_w, p.grid_w);
+  fill_taps(block.teacher_rows, p.teacher_h, p.grid_h);
+  fill_taps(block.teacher_columns, p.teacher_w, p.grid_w);
+  sync_threads();
+  const Acc squares = take_differences<T, kVector>(p, block);
+  const Acc sum = block_sum(squares, block.sums);  // also orders the differences before phase 2
+  if (thread_index() == 0) params.partials[block_index()] = static_cast<double>(sum) * p.loss_scale;
+  if (p.grad) write_gradient<T, kVector>(p, block);
 }
 
 // Adds the partial losses in a fixed order.

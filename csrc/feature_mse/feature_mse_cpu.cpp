@@ -7,6 +7,7 @@
 // partial sum and gradient, and partial sums are added in order: the result does not depend on the thread count.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <tuple>
 #include <type_traits>
 

@@ -76,8 +76,7 @@ __global__ void __launch_bounds__(kFlatAdamWThreads) flat_adamw_norm_kernel(cons
   if (thread_index() == 0) params.partials[block_index()] = total;
 }
 
-__global__ void __launch_bounds__(kFlatAdamWThreads) inline flat_adamw_control_kernel(
-    const FlatAdamWControlParams params) {
+__global__ void __launch_bounds__(kFlatAdamWThreads) flat_adamw_control_kernel(const FlatAdamWControlParams params) {
   double sum = 0;
   for (int i = thread_index(); i < params.num_partials; i += kFlatAdamWThreads) sum += params.partials[i];
   sum = block_sum(sum, reinterpret_cast<double*>(dynamic_smem()));
