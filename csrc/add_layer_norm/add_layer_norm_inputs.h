@@ -38,7 +38,7 @@ const void* keep(Inputs& in, const torch::stable::Tensor& tensor, const torch::s
                ", got ", shape(tensor));
   LGFAST_CHECK(tensor.scalar_type() == like.scalar_type(), "add_layer_norm", name, " must have dtype ",
                toString(like.scalar_type()), ", got ", toString(tensor.scalar_type()));
-  check_same_device("add_layer_norm", name, tensor, "x or y", like);
+  check_same_device("add_layer_norm", name, tensor, "the map", like);
   in.kept.push_back(packed(tensor));
   return in.kept.back().const_data_ptr();
 }

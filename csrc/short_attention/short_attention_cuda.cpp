@@ -46,6 +46,15 @@ void dispatch(ScalarType dtype, int head_dim, const F& launcher) {
   LGFAST_CHECK(!error, kOp, error);
 }
 
+template <typename T, int kHeadDim>
+const char* launch_pass(const ShortAttentionFwdParams& params, void* stream) {
+  return launch_short_attention_fwd<T, kHeadDim>(params, stream);
+}
+template <typename T, int kHeadDim>
+const char* launch_pass(const ShortAttentionBwdParams& params, void* stream) {
+  return launch_short_attention_bwd<T, kHeadDim>(params, stream);
+}
+
 struct Cuda {
   struct Guard : DeviceGuard {
     explicit Guard(const Tensor& q) : DeviceGuard(q.get_device_index()) {}
@@ -58,22 +67,13 @@ struct Cuda {
     return is_aligned ? tensor : packed(tensor);
   }
 
-  static void run(const ShortAttentionFwdParams& params, const Tensor& q, const AttentionShape& s) {
+  template <typename Params>
+  static void run(const Params& params, const Tensor& q, const AttentionShape& s) {
     check_limits(s, q.scalar_type());
-    if (s.batch * s.heads == 0) return;
+    if (s.batch == 0 || s.heads == 0) return;
     void* stream = current_cuda_stream(q.get_device_index());
-    dispatch(q.scalar_type(), s.head_dim, [&](auto zero, auto dim) {
-      return launch_short_attention_fwd<decltype(zero), decltype(dim)::value>(params, stream);
-    });
-  }
-
-  static void run(const ShortAttentionBwdParams& params, const Tensor& q, const AttentionShape& s) {
-    check_limits(s, q.scalar_type());
-    if (s.batch * s.heads == 0) return;
-    void* stream = current_cuda_stream(q.get_device_index());
-    dispatch(q.scalar_type(), s.head_dim, [&](auto zero, auto dim) {
-      return launch_short_attention_bwd<decltype(zero), decltype(dim)::value>(params, stream);
-    });
+    dispatch(q.scalar_type(), s.head_dim,
+             [&](auto zero, auto dim) { return launch_pass<decltype(zero), decltype(dim)::value>(params, stream); });
   }
 };
 

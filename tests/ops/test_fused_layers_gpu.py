@@ -116,3 +116,11 @@ def test_captures_into_a_cuda_graph(case):
 def test_compiles_fullgraph_with_equal_bits(case):
     op, _, inputs, douts = case()
     assert_same_bits(results(torch.compile(op, fullgraph=True), inputs, douts), results(op, inputs, douts))
+
+
+def test_rejects_tensors_on_two_devices():
+    x, per_channel = torch.randn(4, 16, device="cuda"), torch.randn(16)
+    with pytest.raises(RuntimeError, match="bias must be on cuda:0, as x, got one on cpu; move it"):
+        torch.ops.lgfast.bias_gelu_fwd(x, per_channel)
+    with pytest.raises(RuntimeError, match="weight must be on cuda:0, as the map, got one on cpu; move it"):
+        torch.ops.lgfast.add_layer_norm_fwd(x, x, per_channel, per_channel, None, EPS)
