@@ -11,7 +11,6 @@ from lgfast.ops import feature_mse
 from tests.ops.feature_mse_cases import STUDENT_SIDES, assert_matches_reference, loss_and_grads, make_maps
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-SQUARE_14 = [(14, 14)] * 3
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
