@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks import ceilings, harness
+from benchmarks import ceilings, harness, row_file
 from lgfast.data.pillow_augment import augment_sample
 from lgfast.ops import AugmentSpec, augment, augment_plan
 
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             shape=f"{SIDE}->{SPEC.image_size} B={batch}",
         )
     )
-    harness.record("augment", rows, device, options.out)
+    row_file.record("augment", rows, device, options.out)
 
 
 if __name__ == "__main__":

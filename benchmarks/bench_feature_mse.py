@@ -14,7 +14,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from benchmarks import ceilings, harness
+from benchmarks import ceilings, harness, row_file
 from benchmarks.cuda_calls import captured
 from lgfast.ops import feature_mse
 
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             shape=f"{model} B={batch}",
         )
     )
-    harness.record("feature_mse", rows, device, options.out)
+    row_file.record("feature_mse", rows, device, options.out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import ceilings, harness
+from benchmarks import ceilings, harness, row_file
 from benchmarks.cuda_calls import captured
 from lgfast.fusion.layers import patch_product
 from lgfast.ops import add_layer_norm, bias_gelu
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             shape=f"{shape} B={batch}",
         )
     )
-    harness.record("fused_layers", rows, device, options.out)
+    row_file.record("fused_layers", rows, device, options.out)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from timm.data import auto_augment, create_transform
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks import harness
+from benchmarks import harness, row_file
 from lgfast.data import ImageSet, build_train_loader, load_files
 from lgfast.data.image_set import image_set_from_arrays
 from lgfast.data.pillow_augment import augment_sample
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     rows = bench(options.providers, options.images, options.cores, options.rounds, device)
-    harness.record("loader", harness.survive(rows, op="loader"), device, options.out)
+    row_file.record("loader", harness.survive(rows, op="loader"), device, options.out)
 
 
 if __name__ == "__main__":

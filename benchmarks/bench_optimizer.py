@@ -19,7 +19,7 @@ import torch
 from timm import is_model
 from torch import nn
 
-from benchmarks import ceilings, harness
+from benchmarks import ceilings, harness, row_file
 from lgfast.flat_adamw import FlatAdamW
 from lgfast.models import create_model
 from lgfast.optim import param_groups
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             bench(name, options.providers, device, options.rounds, limits), op="adamw", shape=name
         )
     )
-    harness.record("optimizer", rows, device, options.out)
+    row_file.record("optimizer", rows, device, options.out)
 
 
 if __name__ == "__main__":

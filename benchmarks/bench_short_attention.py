@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
-from benchmarks import ceilings, harness
+from benchmarks import ceilings, harness, row_file
 from benchmarks.cuda_calls import captured
 from lgfast.ops import short_attention, short_attention_qkvpacked
 from tests import attention_truth
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             shape=f"{name} B={batch}",
         )
     )
-    harness.record("short_attention", rows, device, options.out)
+    row_file.record("short_attention", rows, device, options.out)
 
 
 if __name__ == "__main__":

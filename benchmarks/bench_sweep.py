@@ -39,7 +39,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import harness
+from benchmarks import harness, row_file
 from lgfast.build import build_loaders, load_splits
 from lgfast.config import Config, load_recipe, replace
 from lgfast.data import Batch
@@ -319,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=harness.count, default=2, help="of each figure; default 2")
     parser.add_argument("--cores", type=harness.count, default=2, help="that the trials may use; default 2")
     parser.add_argument(
-        "--out", type=Path, default=harness.RESULTS, help="folder of the CSV; default benchmarks/results"
+        "--out", type=Path, default=row_file.RESULTS, help="folder of the CSV; default benchmarks/results"
     )
     parser.add_argument("--here", action="store_true", help="a process that runs alone is this one: it starts faster")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
@@ -335,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.cores)  # stands in the rows
     device = harness.chosen_device(options)
     found = list(rows(options))
-    path = harness.write_rows("sweep", found, device, options.out)
+    path = row_file.write_rows("sweep", found, device, options.out)
     for row in found:
         shown = ("provider", "students", "trials_per_hour", "cpu_s_per_trial", "same_bits_as_alone")
         print(

@@ -31,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import ceilings, harness
+from benchmarks import ceilings, harness, row_file
 from benchmarks.cuda_calls import captured, waits
 from benchmarks.peers import GUIDANCE_WEIGHT, LR, PEERS, WEIGHT_DECAY
 from benchmarks.remote import RemoteCall
@@ -406,11 +406,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             shape=f"{shape} B={batch}",
         )
     )
-    harness.record("train_step", rows, device, options.out)
+    row_file.record("train_step", rows, device, options.out)
     if not options.no_stages:
         pairs = [(shape, batch) for shape in shapes for batch in batches]
         stages = (row for pair in pairs for row in bench_stages(*pair, *arguments, limits))
-        harness.record("train_step_stages", harness.survive(stages, op="train_step"), device, options.out)
+        row_file.record("train_step_stages", harness.survive(stages, op="train_step"), device, options.out)
 
 
 if __name__ == "__main__":

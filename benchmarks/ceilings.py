@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import harness
+from benchmarks import harness, row_file
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def load(path: Path | None, device: torch.device) -> Ceilings:
     if path is not None:
         with path.open() as file:
             rows = list(csv.DictReader(file))
-        if rows[0]["hardware"] == harness.hardware(device):
+        if rows[0]["hardware"] == row_file.hardware(device):
             return from_rows(rows)
-        print(f"measuring the ceilings: {path} is of {rows[0]['hardware']}, this is {harness.hardware(device)}")
+        print(f"measuring the ceilings: {path} is of {rows[0]['hardware']}, this is {row_file.hardware(device)}")
     return from_rows(list(measure(device)))
 
 
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of the sizes; below 1 for a rough figure")
     options = parser.parse_args(argv)
     device = torch.device(options.device)
-    harness.record("ceilings", measure(device, options.rounds, options.scale), device, options.out)
+    row_file.record("ceilings", measure(device, options.rounds, options.scale), device, options.out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks import ceilings, harness
+from benchmarks import ceilings, harness, row_file
 from benchmarks.bench_train_step import SHAPES, Setup
 from lgfast.step import TrainStep
 from lgfast.step.graph import WARMUP_STEPS
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in rows:
         row["shape"] = f"{options.shape} B={options.batch}"
         print(f"{row['mode']:<10} {row['launches']:5d} x {row['us']:10.1f} us {row['share']:6.1%}  {row['name'][:90]}")
-    path = harness.write_rows("profile", rows, device, options.out)
+    path = row_file.write_rows("profile", rows, device, options.out)
     trace = path.with_name(f"{path.stem}_trace.json.gz")
     found.export_chrome_trace(str(trace))
     print(path, trace, sep="\n")

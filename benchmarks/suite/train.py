@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import harness
+from benchmarks import row_file
 from lgfast import reproduce
 from lgfast.build import resolve_device
 from lgfast.config import load_recipe, load_yaml, recipe_names
@@ -87,7 +87,7 @@ def cell_of(recipe: str) -> reproduce.Cell | None:
 
 def results_folder(results: Path, dataset: str, device: torch.device) -> Path:
     """The folder of the data set's runs, made with today's date where there is none."""
-    slug = harness.slug(harness.hardware(device))
+    slug = row_file.slug(row_file.hardware(device))
     name = re.compile(rf"\d{{4}}-\d\d-\d\d_{re.escape(slug)}_{dataset}")
     for path in sorted(results.glob(f"*_{dataset}")):
         if name.fullmatch(path.name):

@@ -17,7 +17,7 @@ from benchmarks import (
     bench_short_attention,
     bench_train_step,
     cuda_calls,
-    harness,
+    row_file,
     tables,
 )
 from benchmarks.ceilings import Ceilings
@@ -80,7 +80,7 @@ def test_rows_are_per_call_of_as_many_copies_as_pass_the_cache(measured):
         "augment": 1,
     }  # fmt: skip
     for row in (row for rows in measured.values() for row in rows):
-        assert row["error"] == "" and row["median_ms"] == REPLAY_MS / copies[row["op"]], harness.describe(row)
+        assert row["error"] == "" and row["median_ms"] == REPLAY_MS / copies[row["op"]], row_file.describe(row)
         assert row["peak_mib"] == 1
 
 
@@ -96,7 +96,7 @@ def test_every_subject_of_the_readme_has_a_cell_for_the_gpu(measured, tmp_path):
     ]
     with fake_gpu():
         for bench, rows in measured.items():
-            harness.write_rows(bench, rows, DEVICE, tmp_path)
+            row_file.write_rows(bench, rows, DEVICE, tmp_path)
     lines = [line.strip("| ").split(" | ") for line in tables.throughput(tmp_path).splitlines()]
     on_gpu = {line[0]: line for line in lines if line[2:3] == [NAME]}
     assert set(on_gpu) == {subject.name for subject in tables.SUBJECTS if subject.gpu is not None}

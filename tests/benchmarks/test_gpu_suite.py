@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_suite, harness
+from benchmarks import gpu_suite, harness, row_file
 from benchmarks.suite import build, gpu_tests, parts, preflight, runner
 from benchmarks.suite.parts import Command
 from lgfast.config import load_recipe
 
 
 def test_dry_run_measures_every_part_on_the_cpu(tmp_path, capsys):
-    committed = sorted(harness.RESULTS.rglob("*"))
+    committed = sorted(row_file.RESULTS.rglob("*"))
     assert gpu_suite.main(["--dry-run", "--profile", "--out", str(tmp_path)]) == 0
     summary = (tmp_path / "summary.txt").read_text().splitlines()
     assert [line.split()[:2] for line in summary[1:]] == [
@@ -46,7 +46,7 @@ def test_dry_run_measures_every_part_on_the_cpu(tmp_path, capsys):
     assert {row["variant"] for row in csv.DictReader(table.open())} == {"base", "guided"}
     assert (table.parent / "digits.metrics.jsonl").is_file()
     assert list((tmp_path / "results").glob("*_profile_trace.json.gz"))
-    assert sorted(harness.RESULTS.rglob("*")) == committed
+    assert sorted(row_file.RESULTS.rglob("*")) == committed
 
     capsys.readouterr()
     started = time.monotonic()
@@ -258,7 +258,7 @@ def test_commands_for_the_gpu_are_understood(command, tmp_path, monkeypatch):
         raise Understood
 
     for place in ("chosen_device", "record", "build", "run_recipe", "rows", "test_files"):
-        for owner in (harness, module):
+        for owner in (harness, row_file, module):
             if hasattr(owner, place):
                 monkeypatch.setattr(owner, place, stop)
     with pytest.raises(Understood):

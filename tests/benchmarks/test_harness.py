@@ -17,6 +17,7 @@ from benchmarks import (
     bench_train_step,
     ceilings,
     harness,
+    row_file,
 )
 from benchmarks.ceilings import Ceilings
 
@@ -50,7 +51,7 @@ def test_timing_brackets_a_known_duration():
 
 def test_every_run_writes_its_own_file_with_provenance(tmp_path):
     rows = [{"op": "x", "median_ms": 1.23456, "peak_mib": None}]
-    first, second = (harness.write_rows("x", rows, CPU, tmp_path) for _ in range(2))
+    first, second = (row_file.write_rows("x", rows, CPU, tmp_path) for _ in range(2))
     assert first != second
     assert first.name.endswith("_x.csv") and second.name.endswith("_x-2.csv")
     (row,) = csv.DictReader(first.open())
@@ -74,9 +75,9 @@ def test_a_copy_without_history_is_told_its_commit(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", fails)
     monkeypatch.setenv("LGFAST_COMMIT", "abc1234")
-    assert harness.provenance(CPU)["commit"] == "abc1234"
+    assert row_file.provenance(CPU)["commit"] == "abc1234"
     monkeypatch.delenv("LGFAST_COMMIT")
-    assert harness.provenance(CPU)["commit"] == ""
+    assert row_file.provenance(CPU)["commit"] == ""
 
 
 def exhaust():
@@ -141,7 +142,7 @@ def test_rows_survive_a_shape_that_runs_out_of_memory(tmp_path):
         yield {"op": "x", "shape": "small", "median_ms": 1.0}
         exhaust()
 
-    harness.record("x", harness.survive(rows(), op="x", shape="large"), CPU, tmp_path)
+    row_file.record("x", harness.survive(rows(), op="x", shape="large"), CPU, tmp_path)
     kept, failed = csv.DictReader(next(tmp_path.iterdir()).open())
     assert (kept["median_ms"], kept["error"]) == ("1", "")
     assert (failed["shape"], failed["median_ms"], failed["error"]) == ("large", "", "out of memory")
@@ -149,7 +150,7 @@ def test_rows_survive_a_shape_that_runs_out_of_memory(tmp_path):
 
 def test_rows_are_on_disk_before_the_run_ends(tmp_path):
     """A run killed at its time limit keeps what it measured."""
-    file = harness.RowFile("x", CPU, tmp_path)
+    file = row_file.RowFile("x", CPU, tmp_path)
     for number in (1, 2):
         file.add({"op": "x", "median_ms": float(number)})
         assert [row["median_ms"] for row in csv.DictReader(file.path.open())] == ["1", "2"][:number]
@@ -167,10 +168,10 @@ def test_shares_of_the_ceilings():
 
 def test_ceilings_are_read_back_and_those_of_other_hardware_are_not(tmp_path, monkeypatch):
     rows = list(ceilings.measure(CPU, rounds=2, scale=1 / 16))
-    path = harness.write_rows("ceilings", rows, CPU, tmp_path)
+    path = row_file.write_rows("ceilings", rows, CPU, tmp_path)
     read, measured = ceilings.load(path, CPU), ceilings.from_rows(rows)
     assert vars(read) == pytest.approx(vars(measured), rel=1e-3)  # four digits are kept
-    path.write_text(path.read_text().replace(harness.hardware(CPU), "another processor"))
+    path.write_text(path.read_text().replace(row_file.hardware(CPU), "another processor"))
     monkeypatch.setattr(ceilings, "measure", lambda device: [row | {"gb_per_s": 7, "tflop_per_s": 5} for row in rows])
     assert ceilings.load(path, CPU) == Ceilings(7, 5)
 

@@ -1,0 +1,126 @@
+"""The rows of a benchmark: where and when they were measured, and the CSV that keeps them.
+
+A `RowFile` adds provenance to rows (dicts) and keeps one CSV per run, <folder>/<date>_<hardware>_<bench>.csv. A row
+that ran out of memory stays in it and says so.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from lgfast import _extension
+from lgfast.environment import git_commit
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def provenance(device: torch.device) -> dict[str, str]:
+    """Where, with what and when a row was measured."""
+    return {
+        "device": device.type,
+        "hardware": hardware(device),
+        "kernels": _kernels(device),
+        "driver": _driver() if device.type == "cuda" else "",
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "cuda": (torch.version.cuda or "") if device.type == "cuda" else "",
+        "commit": git_commit() or "",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def hardware(device: torch.device) -> str:
+    """The GPU's name, or the CPU's with the number of threads torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return f"{found[1].strip() if found else platform.machine()} x{torch.get_num_threads()}"
+
+
+def slug(hardware: str) -> str:
+    """Hardware as it stands in names of files."""
+    return re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
+
+
+def describe(row: dict) -> str:
+    """One line of a row for the terminal."""
+    name = " ".join(str(row.get(key, "")) for key in ("op", "shape", "dtype", "mode", "stage", "provider"))
+    if row.get("median_ms") is None:
+        return f"{name:<60} {row.get('error', '')}"
+    spread = f"({row['p20_ms']:.3f} to {row['p80_ms']:.3f})" if row.get("p20_ms") is not None else ""
+    shares = [f"{row[key]:.0%} of {key[:-6]}" for key in ("copy_share", "matmul_share") if row.get(key)]
+    rate = [f"{row['images_per_s']:.0f} images/s"] if row.get("images_per_s") else []
+    rate += [f"{row['times_timm']:.1f}x timm"] if row.get("times_timm") else []
+    return f"{name:<60} {row['median_ms']:9.3f} ms  {spread}  {', '.join(rate + shares)}"
+
+
+class RowFile:
+    """The CSV of one run: rows with their provenance, written at every row, so that a run cut short keeps its rows."""
+
+    def __init__(self, bench: str, device: torch.device, folder: Path = RESULTS) -> None:
+        self.common = provenance(device)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = _unused(folder / f"{self.common['date'][:10]}_{slug(self.common['hardware'])}_{bench}.csv")
+        self.rows: list[dict] = []
+
+    def add(self, row: dict) -> None:
+        self.rows.append(row)
+        columns = dict.fromkeys([key for row in self.rows for key in row] + list(self.common))
+        with open(self.path, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+            writer.writeheader()
+            for row in self.rows:
+                writer.writerow({key: _format(value) for key, value in {**row, **self.common}.items()})
+
+
+def record(bench: str, rows: Iterable[dict], device: torch.device, folder: Path = RESULTS) -> None:
+    """Measures rows one after the other, showing and keeping each."""
+    file = RowFile(bench, device, folder)
+    for row in rows:
+        print(describe(row), flush=True)
+        file.add(row)
+    print(file.path if file.rows else f"{bench}: nothing was measured")
+
+
+def write_rows(bench: str, rows: Sequence[dict], device: torch.device, folder: Path = RESULTS) -> Path:
+    """Writes rows with their provenance to a new file and returns its path."""
+    file = RowFile(bench, device, folder)
+    for row in rows:
+        file.add(row)
+    return file.path
+
+
+def _unused(path: Path) -> Path:
+    """path, or path with -2, -3, ... where earlier runs of the day left files."""
+    candidates = [path, *(path.with_stem(f"{path.stem}-{i}") for i in range(2, 1000))]
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def _format(value: object) -> object:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _kernels(device: torch.device) -> str:
+    """Which of lgfast's kernels a row ran: native (C++, CUDA) or the reference in PyTorch."""
+    built = _extension.has_cuda_kernels() if device.type == "cuda" else _extension.has_native()
+    return "native" if built else "reference"
+
+
+def _driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(query, capture_output=True, text=True)
+    except OSError:  # an image without the program
+        return ""
+    return result.stdout.splitlines()[0].strip() if result.returncode == 0 else ""
