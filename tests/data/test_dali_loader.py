@@ -71,6 +71,12 @@ def test_resume_gives_the_remaining_batches(root, stop):
     assert_same_batches(resumed, list(dali(root, epoch=1))[stop:])
 
 
+def test_order_and_views_do_not_depend_on_the_batch_size(root):
+    for name in ("images", "indices"):
+        one, two = (torch.cat([getattr(batch, name) for batch in dali(root, 2, batch_size=size)]) for size in (4, 6))
+        assert torch.equal(one, two) and len(one) == 12
+
+
 def test_ranks_together_give_the_same_batches(root):
     for whole, *parts in zip(dali(root), *(dali(root, rank=rank, world=2) for rank in range(2)), strict=True):
         for rank, part in enumerate(parts):

@@ -47,8 +47,9 @@ def test_batches_follow_the_permutation_and_the_plan(image_set):
             assert torch.equal(batch.teacher_images[place], teacher_view)
 
 
-def test_order_and_views_do_not_depend_on_the_batch_size(image_set):
-    one, two = train_loader(image_set, batch_size=4), train_loader(image_set, batch_size=10)
+@pytest.mark.parametrize("kind", ["timm", "resident"])
+def test_order_and_views_do_not_depend_on_the_batch_size(image_set, kind):
+    one, two = (build_train_loader(kind, image_set, SPEC, size, seed=5) for size in (4, 10))
     joined = [
         torch.cat([getattr(batch, name) for batch in loader]) for loader in (one, two) for name in ("images", "indices")
     ]

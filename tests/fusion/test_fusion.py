@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import io
 import re
 from collections import Counter
 
@@ -170,6 +171,23 @@ def test_masked_attention_keeps_its_forward(kernels_on_cpu):
     expected = attention(x, attn_mask=mask)
     fuse(attention)
     assert torch.equal(attention(x, attn_mask=mask), expected)
+
+
+def test_a_fused_model_is_exported_with_its_operations():
+    """For any batch size, through a file; after `unfuse` without them."""
+    model = vit().eval()
+    fuse(model)
+    x, file = images(model), io.BytesIO()
+    shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    torch.export.save(torch.export.export(model, (x,), dynamic_shapes=shapes), file)
+    file.seek(0)
+    loaded = torch.export.load(file)
+    more = torch.cat([x, x, x[:1]])
+    torch.testing.assert_close(loaded.module()(more), model(more))
+    assert any("short_attention" in str(node.target) for node in loaded.graph.nodes)
+    unfuse(model)
+    plain = torch.export.export(model, (x,))
+    assert not any("lgfast" in str(node.target) for node in plain.graph.nodes)
 
 
 def test_a_fused_model_compiles_fullgraph(kernels_on_cpu):
