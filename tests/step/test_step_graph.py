@@ -12,6 +12,7 @@ from lgfast.checkpoint import CheckpointStore
 from lgfast.config import DistillConfig, StepConfig, replace
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.data.batch import Batch
+from lgfast.data.resident_loader import ResidentLoader
 from lgfast.guidance import GuidedStudent
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import NonFiniteLossError
@@ -246,6 +247,21 @@ def test_a_loader_that_is_stopped_early_leaves_no_work_behind(cuda):
         del batch
         break
     torch.zeros(3)  # may get the memory of the indices, from which the next batch is being made
+
+
+def digits_batches(limit_bytes):
+    spec = AugmentSpec(image_size=8, teacher_size=4)
+    loader = ResidentLoader(load_dataset("digits"), spec, batch_size=64, seed=3, limit_bytes=limit_bytes)
+    return loader, [[tensor.clone() for tensor in batch if tensor is not None] for batch in loader]
+
+
+def test_images_that_do_not_fit_are_sent_one_batch_ahead(monkeypatch):
+    _, expected = digits_batches(None)
+    with fake_cuda(monkeypatch):
+        loader, found = digits_batches(0)
+    assert not loader.images.is_resident and len(found) > 10
+    for batch, own in zip(expected, found, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(batch, own, strict=True))
 
 
 def test_the_host_stays_near_the_gpu(cuda):
