@@ -17,7 +17,6 @@ product; copy_share: the bytes of a fused step (DeiT-Ti in bfloat16 only), as a 
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -33,95 +32,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import ceilings, harness, row_file
 from benchmarks.cuda_calls import captured, waits
-from benchmarks.peers import GUIDANCE_WEIGHT, LR, PEERS, WEIGHT_DECAY
+from benchmarks.peers import GUIDANCE_WEIGHT, PEERS
 from benchmarks.remote import RemoteCall
+from benchmarks.train_setup import SHAPES, Setup
 from lgfast.allocator import keep_freed_memory
-from lgfast.config import Config, LogConfig, StepConfig, replace
+from lgfast.config import Config, LogConfig, replace
 from lgfast.data.batch import Batch
-from lgfast.flat_adamw import FlatAdamW
-from lgfast.fusion import fuse
-from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.guidance.teacher import TeacherTargets
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import Trainer
-from lgfast.models import create_model
-from lgfast.optim import param_groups
-from lgfast.step import TrainMeter, TrainStep
+from lgfast.step import TrainMeter
 
-CHANNELS = (16, 32, 64)
 # The bytes a fused step moves per image, performance.md 4 (DeiT-Ti at 224 in bfloat16); other shapes have no figure.
 ROOFLINE_BYTES = {"student_fwd": 29.1e6, "backward": 48.3e6, "teacher": 2.7e6, "guidance": 0.9e6, "step": 81.0e6}
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """A student, its input and its teacher."""
-
-    image_size: int
-    teacher_size: int
-    classes: int
-    layers: tuple[int, ...]
-    teacher: str
-    model: dict
-
-
-SHAPES = {
-    "deit_tiny_224": Shape(224, 32, 100, (0, 6, 11), "cifar_resnet56", {}),
-    "digits": Shape(
-        16, 16, 10, (0, 3, 5), "cifar_resnet8", {"patch_size": 2, "embed_dim": 64, "depth": 6, "num_heads": 2}
-    ),
-}
-
-
-class Setup:
-    """One shape on one device: fresh networks for every provider from the same weights, and one batch."""
-
-    def __init__(self, name: str, batch: int, guided: bool, device: torch.device) -> None:
-        self.shape, self.guided, self.device = SHAPES[name], guided, device
-        torch.manual_seed(0)
-        shape = self.shape
-        self.student = self.make_student()
-        self.teacher = create_model(shape.teacher, shape.classes).to(device) if guided else None
-        images = torch.randn(batch, 3, shape.image_size, shape.image_size, device=device)
-        stride = shape.image_size // shape.teacher_size
-        small = images[:, :, stride // 2 :: stride, stride // 2 :: stride].contiguous()
-        labels = torch.randint(shape.classes, (batch,), device=device)
-        self.batch = Batch(images, small, labels, torch.arange(batch, device=device))
-
-    def make_student(self) -> GuidedStudent:
-        shape = self.shape
-        model = create_model(
-            "deit_tiny_patch16_224", shape.classes, image_size=shape.image_size, drop_path_rate=0.0, **shape.model
-        )
-        taps = (shape.layers, CHANNELS) if self.guided else ((), ())
-        return GuidedStudent(model, *taps, shape.image_size).to(self.device)
-
-    def fresh_student(self) -> GuidedStudent:
-        student = self.make_student()
-        student.load_state_dict(self.student.state_dict())
-        fuse(student)  # as a run does; the peers keep timm's attention
-        return student
-
-    def fresh_teacher(self, precision: str, compiled: bool) -> Teacher | None:
-        if not self.guided:
-            return None
-        model = create_model(self.shape.teacher, self.shape.classes).to(self.device)
-        model.load_state_dict(self.teacher.state_dict())
-        return Teacher(model, dtype=torch.bfloat16 if precision == "bf16" else None, compiled=compiled)
-
-    def train_step(self, precision: str, **options) -> TrainStep:
-        """A step on fresh networks; options as those of StepConfig."""
-        student = self.fresh_student()
-        optimizer = FlatAdamW(param_groups(student.named_parameters(), WEIGHT_DECAY), lr=LR)
-        return TrainStep(
-            student,
-            self.fresh_teacher(precision, options.get("compile") == "on"),
-            optimizer,
-            TrainMeter(self.device),
-            guidance_weight=GUIDANCE_WEIGHT,
-            precision=precision,
-            options=StepConfig(**options),
-        )
 
 
 def bare_call(setup: Setup, precision: str) -> Callable[[], object]:

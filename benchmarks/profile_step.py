@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import ceilings, harness, row_file
-from benchmarks.bench_train_step import SHAPES, Setup
+from benchmarks.train_setup import SHAPES, Setup
 from lgfast.step import TrainStep
 from lgfast.step.graph import WARMUP_STEPS
 

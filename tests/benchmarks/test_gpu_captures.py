@@ -9,6 +9,7 @@ from torch import nn
 
 from benchmarks import bench_feature_mse, bench_fused_layers, bench_short_attention, bench_train_step, cuda_calls
 from benchmarks.peers import PEERS
+from benchmarks.train_setup import Setup
 from tests.fake_cuda import fake_cuda
 
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ def cuda(monkeypatch):
 
 
 def test_every_stage_of_a_step_can_be_captured_and_replayed_in_turns(cuda):
-    setup = bench_train_step.Setup("digits", 2, True, CPU)
+    setup = Setup("digits", 2, True, CPU)
     step = setup.train_step("fp32")
     setup.train_step, setup.device = lambda precision: step, types.SimpleNamespace(type="cuda")
     calls = bench_train_step.stage_calls(setup, "fp32")
@@ -35,7 +36,7 @@ def test_every_stage_of_a_step_can_be_captured_and_replayed_in_turns(cuda):
 def test_the_peer_in_a_graph_trains_as_it_does_without(cuda, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: function)
     monkeypatch.setattr(nn.Module, "compile", lambda module, **kwargs: None)
-    setup = bench_train_step.Setup("digits", 4, True, CPU)
+    setup = Setup("digits", 4, True, CPU)
     eager, graphed = (
         PEERS[name](setup.student, setup.teacher, setup.shape.layers) for name in ("amp", "compile-graph")
     )

@@ -22,6 +22,7 @@ from benchmarks import (
 )
 from benchmarks.ceilings import Ceilings
 from benchmarks.suite.parts import GPU
+from benchmarks.train_setup import Setup
 from tests.benchmarks.fake_gpu import DEVICE, NAME, REPLAY_MS, fake_gpu
 
 LIMITS = Ceilings(3000, 800)
@@ -160,7 +161,7 @@ def test_stages_are_captured_with_the_gradients_that_they_read(monkeypatch):
         return recorded.setdefault(make, run)
 
     monkeypatch.setattr(bench_train_step, "captured", captured)
-    setup = bench_train_step.Setup("digits", 2, True, torch.device("cpu"))
+    setup = Setup("digits", 2, True, torch.device("cpu"))
     step = setup.train_step("fp32")
     setup.train_step, setup.device = lambda precision: step, types.SimpleNamespace(type="cuda")
     calls = bench_train_step.stage_calls(setup, "fp32")

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from benchmarks import bench_train_step, profile_step
+from benchmarks import profile_step
 from benchmarks.ceilings import Ceilings
+from benchmarks.train_setup import Setup
 
 CPU = torch.device("cpu")
 
@@ -20,7 +21,7 @@ def test_traffic_counts_every_tensor_that_is_read_or_written():
 
 
 def test_traffic_sees_the_backward_pass_and_lgfast_s_operations():
-    setup = bench_train_step.Setup("digits", 2, True, CPU)
+    setup = Setup("digits", 2, True, CPU)
     step = setup.train_step("fp32", graph="off")
     step(setup.batch)
     with profile_step.Traffic() as traffic:

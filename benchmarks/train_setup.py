@@ -1,0 +1,90 @@
+"""The networks and the batch that the benchmarks of a training step share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.peers import GUIDANCE_WEIGHT, LR, WEIGHT_DECAY
+from lgfast.config import StepConfig
+from lgfast.data.batch import Batch
+from lgfast.flat_adamw import FlatAdamW
+from lgfast.fusion import fuse
+from lgfast.guidance import GuidedStudent, Teacher
+from lgfast.models import create_model
+from lgfast.optim import param_groups
+from lgfast.step import TrainMeter, TrainStep
+
+CHANNELS = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A student, its input and its teacher."""
+
+    image_size: int
+    teacher_size: int
+    classes: int
+    layers: tuple[int, ...]
+    teacher: str
+    model: dict
+
+
+SHAPES = {
+    "deit_tiny_224": Shape(224, 32, 100, (0, 6, 11), "cifar_resnet56", {}),
+    "digits": Shape(
+        16, 16, 10, (0, 3, 5), "cifar_resnet8", {"patch_size": 2, "embed_dim": 64, "depth": 6, "num_heads": 2}
+    ),
+}
+
+
+class Setup:
+    """One shape on one device: fresh networks for every provider from the same weights, and one batch."""
+
+    def __init__(self, name: str, batch: int, guided: bool, device: torch.device) -> None:
+        self.shape, self.guided, self.device = SHAPES[name], guided, device
+        torch.manual_seed(0)
+        shape = self.shape
+        self.student = self.make_student()
+        self.teacher = create_model(shape.teacher, shape.classes).to(device) if guided else None
+        images = torch.randn(batch, 3, shape.image_size, shape.image_size, device=device)
+        stride = shape.image_size // shape.teacher_size
+        small = images[:, :, stride // 2 :: stride, stride // 2 :: stride].contiguous()
+        labels = torch.randint(shape.classes, (batch,), device=device)
+        self.batch = Batch(images, small, labels, torch.arange(batch, device=device))
+
+    def make_student(self) -> GuidedStudent:
+        shape = self.shape
+        model = create_model(
+            "deit_tiny_patch16_224", shape.classes, image_size=shape.image_size, drop_path_rate=0.0, **shape.model
+        )
+        taps = (shape.layers, CHANNELS) if self.guided else ((), ())
+        return GuidedStudent(model, *taps, shape.image_size).to(self.device)
+
+    def fresh_student(self) -> GuidedStudent:
+        student = self.make_student()
+        student.load_state_dict(self.student.state_dict())
+        fuse(student)  # as a run does; the peers keep timm's attention
+        return student
+
+    def fresh_teacher(self, precision: str, compiled: bool) -> Teacher | None:
+        if not self.guided:
+            return None
+        model = create_model(self.shape.teacher, self.shape.classes).to(self.device)
+        model.load_state_dict(self.teacher.state_dict())
+        return Teacher(model, dtype=torch.bfloat16 if precision == "bf16" else None, compiled=compiled)
+
+    def train_step(self, precision: str, **options) -> TrainStep:
+        """A step on fresh networks; options as those of StepConfig."""
+        student = self.fresh_student()
+        optimizer = FlatAdamW(param_groups(student.named_parameters(), WEIGHT_DECAY), lr=LR)
+        return TrainStep(
+            student,
+            self.fresh_teacher(precision, options.get("compile") == "on"),
+            optimizer,
+            TrainMeter(self.device),
+            guidance_weight=GUIDANCE_WEIGHT,
+            precision=precision,
+            options=StepConfig(**options),
+        )
