@@ -22,9 +22,11 @@ from typing import Any
 import torch
 
 from lgfast.command_line import command_line
-from lgfast.config import Config, load_recipe, published_top1, recipe_names, replace, split_assignment
+from lgfast.config import FREE_ON_RESUME, Config, load_recipe, published_top1, recipe_names, replace, split_assignment
 from lgfast.environment import describe_environment
-from lgfast.run import FREE_ON_RESUME, Result, read_result, train_run
+from lgfast.report import plot_curves, spread
+from lgfast.result import Result, read_result
+from lgfast.run import train_run
 from lgfast.run_log import read_curve
 
 PAPER_ROWS = ("deit-ti", "t2t-vit-7", "pit-ti", "pvt-ti", "pvtv2-b0", "convit-ti")
@@ -118,10 +120,6 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def spread(value: float, deviation: float | None) -> str:
-    return f"{value:.2f}" if deviation is None else f"{value:.2f} ± {deviation:.2f}"
-
-
 def plot(runs: dict[Cell, list[Result]], path: Path) -> None:
     """Validation accuracy by epoch: base grey, guided blue, one panel a student, thin lines single seeds."""
     import matplotlib
@@ -134,21 +132,14 @@ def plot(runs: dict[Cell, list[Result]], path: Path) -> None:
     for axes, student in zip(panels[0], students, strict=True):
         for cell, results in runs.items():
             if cell.row == student:
-                plot_cell(axes, cell, [read_curve(Path(result.run_dir)) for result in results])
+                color = {"base": "tab:gray", "guided": "tab:blue"}[cell.variant]
+                plot_curves(axes, cell.variant, color, [read_curve(Path(result.run_dir)) for result in results])
         axes.set(xlabel="epoch", ylabel="accuracy on the selection images (%)", ylim=(0, 100), title=student)
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
-
-
-def plot_cell(axes: Any, cell: Cell, curves: Sequence[tuple[list[int], list[float]]]) -> None:
-    color = {"base": "tab:gray", "guided": "tab:blue"}[cell.variant]
-    for epochs, accuracy in curves:
-        axes.plot(epochs, accuracy, color=color, alpha=0.3, linewidth=1)
-    average = [mean(values) for values in zip(*(accuracy for _, accuracy in curves), strict=False)]
-    axes.plot(curves[0][0][: len(average)], average, color=color, linewidth=2.5, label=cell.variant)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,7 +8,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,32 +29,17 @@ from lgfast.build import (
     weights_metadata,
 )
 from lgfast.checkpoint import atomic_path, load_weights, read_weights
-from lgfast.config import Config, dump_yaml, load_yaml, replace
+from lgfast.config import FREE_ON_RESUME, Config, dump_yaml, load_yaml, replace
 from lgfast.environment import describe_environment
 from lgfast.evaluation import evaluate
 from lgfast.guidance.teacher import TargetSource, Teacher
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import Trainer
 from lgfast.optim import build_optimizer
+from lgfast.result import Result, read_result
 from lgfast.step import TrainMeter, TrainStep
 from lgfast.targets import target_source
 from lgfast.teachers import load_teacher, teacher_source
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished run reports. Accuracies in percent on the test images."""
-
-    run_dir: str
-    test_top1: float  # of the selected (best) epoch
-    test_top5: float
-    last_test_top1: float  # of the last epoch
-    best_epoch: int
-    selected_on: str  # "validation" or "test" (eval.protocol=paper)
-    val_top1: float  # on the selection images, at the best epoch
-    seconds: float
-    teacher_run: str | None = None
-    teacher_test_top1: float | None = None
 
 
 def train_run(
@@ -216,19 +200,9 @@ def report(
     return result
 
 
-def read_result(run_dir: Path | str) -> Result | None:
-    """The result of a finished run, or None."""
-    path = Path(run_dir) / "result.json"
-    return Result(**json.loads(path.read_text())) if path.is_file() else None
-
-
 def teacher_test_top1(teacher_run: Path | None) -> float | None:
     result = read_result(teacher_run) if teacher_run else None
     return result.test_top1 if result else None
-
-
-# Keys that may differ when a run is continued: they do not change what is computed.
-FREE_ON_RESUME = ("device", "run_dir", "name", "data.root", "data.workers", "data.download", "log.", "teacher.cache")
 
 
 def resume_config(run_dir: Path | str, changes: dict[str, Any]) -> Config:

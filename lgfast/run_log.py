@@ -70,6 +70,12 @@ def read_curve(run_dir: Path) -> tuple[list[int], list[float]]:
     return [int(row["epoch"]) for row in rows], [float(row["val_top1"]) for row in rows]
 
 
+def read_training_seconds(run_dir: Path) -> float:
+    """Seconds that a run's epochs took, evaluation left out."""
+    with (run_dir / "summary.csv").open() as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
 class SilentLog:
     """In place of a MetricsLog on ranks that write nothing."""
 

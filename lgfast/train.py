@@ -29,7 +29,7 @@ from lgfast.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.options import add_sweep_options, check_join_options, check_no_sweep_options, is_sweep
 
 if TYPE_CHECKING:
-    from lgfast.run import Result
+    from lgfast.result import Result
 # lgfast.run is imported where a run is near: it takes timm and torchvision along, and --help need not wait for them
 
 DEFAULT_RECIPE = "digits"
@@ -168,7 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dump_yaml(config), end="", flush=True)
         if options.print_config:
             return 0
-        from lgfast.run import read_result, train_run
+        from lgfast.result import read_result
+        from lgfast.run import train_run
 
         if options.resume and (done := read_result(options.resume)):
             print(f"{options.resume} is already complete")

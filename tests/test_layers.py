@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lgfast"
-COMMAND_LINES = ("train", "evaluate", "reproduce", "doctor", "sweep")
+COMMAND_LINES = ("train", "evaluate", "reproduce", "report", "doctor", "sweep")
 AROUND_THE_STEP = (
     "loop", "step", "optim", "flat_adamw", "evaluation", "saving", "checkpoint", "run_log", "console",
+    "result",
 )  # fmt: skip
 ASSEMBLY = ("build", "teachers", "targets", "run")
 

@@ -22,7 +22,8 @@ from lgfast.interrupt import InterruptFlag
 from lgfast.loop import NonFiniteLossError
 from lgfast.models import create_model
 from lgfast.optim import build_optimizer
-from lgfast.run import build_trainer, read_result, train_run
+from lgfast.result import read_result
+from lgfast.run import build_trainer, train_run
 from lgfast.step import TrainMeter, TrainStep
 from tests.data.layouts import write_folder
 from tests.runs import metrics, tiny_config

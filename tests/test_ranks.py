@@ -17,7 +17,8 @@ from lgfast.data import Batch, EvalLoader, load_dataset
 from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent
 from lgfast.models import create_model
-from lgfast.run import read_result, train_run
+from lgfast.result import read_result
+from lgfast.run import train_run
 from lgfast.step import TrainMeter, TrainStep
 from tests.runs import metrics, tiny_config, wait_for_step
 

@@ -6,8 +6,9 @@ import statistics
 import pytest
 
 from lgfast.config import published_top1
+from lgfast.report import find_runs, group, read_run, summarise
 from lgfast.reproduce import PAPER_ROWS, Cell, main
-from lgfast.run import read_result
+from lgfast.result import read_result
 from lgfast.run_log import read_curve
 from tests.runs import TINY, teacher
 
@@ -48,6 +49,9 @@ def test_table_is_made_from_the_runs_and_made_again_from_disk(tmp_path, capsys, 
     assert "teacher.cache" not in base["changes"]
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert read_curve(tmp_path / "out" / "digits-base-seed3")[0] == [1]
+    rows = summarise(group([read_run(folder) for folder in find_runs([tmp_path / "out"])]))
+    by_runs = sorted((row["test_top1"], row["test_top1_std"]) for row in rows)
+    assert by_runs == sorted((float(row["best_top1"]), float(row["best_std"])) for row in (base, guided))
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
     assert main(command) == 0

@@ -25,7 +25,7 @@ from benchmarks import row_file
 from lgfast import reproduce
 from lgfast.build import resolve_device
 from lgfast.config import load_recipe, load_yaml, recipe_names
-from lgfast.run import read_result
+from lgfast.result import read_result
 from lgfast.train import main as train
 
 KEPT = ("metrics.jsonl", "summary.csv", "result.json", "config.yaml", "environment.json")

@@ -2,6 +2,7 @@
 
 from lgfast.config.checks import get
 from lgfast.config.keys import (
+    FREE_ON_RESUME,
     check_key,
     convert,
     digest,
@@ -26,6 +27,7 @@ from lgfast.config.sections import (
 )
 
 __all__ = [
+    "FREE_ON_RESUME",
     "Config",
     "DataConfig",
     "DistillConfig",

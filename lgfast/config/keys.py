@@ -12,6 +12,9 @@ from lgfast.config.sections import Config
 
 GONE = ("log.save_every_epochs",)  # in files that runs and teachers left earlier; what it said changes no result
 
+# Keys that may differ when a run is continued: they do not change what is computed.
+FREE_ON_RESUME = ("device", "run_dir", "name", "data.root", "data.workers", "data.download", "log.", "teacher.cache")
+
 
 def valid_keys(cls: type = Config, prefix: str = "") -> dict[str, Any]:
     """Every dotted key of the configuration with its type."""

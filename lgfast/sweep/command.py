@@ -12,9 +12,8 @@ from typing import Any
 
 from lgfast.build import resolve_precision
 from lgfast.checkpoint import WriteError, atomic_path
-from lgfast.config import Config
+from lgfast.config import FREE_ON_RESUME, Config
 from lgfast.passwords import without_password
-from lgfast.run import FREE_ON_RESUME
 from lgfast.sweep.launch import start_workers, supervise, worker_environments
 from lgfast.sweep.options import SWEEP_FILE
 from lgfast.sweep.page import write_page

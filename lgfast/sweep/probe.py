@@ -20,7 +20,7 @@ from lgfast.data.epoch_loader import EpochLoader
 from lgfast.evaluation import evaluate_all
 from lgfast.guidance import Teacher
 from lgfast.interrupt import InterruptFlag
-from lgfast.run import read_result
+from lgfast.result import read_result
 from lgfast.step import graph
 from lgfast.sweep.group import SharedTeacher, Student, group_key, most_demanding
 from lgfast.teachers import as_teacher, teacher_config, teacher_folder
