@@ -1,4 +1,4 @@
-"""The frozen CNN teacher, run without gradients on its own CUDA stream. The only file that touches events."""
+"""The frozen CNN teacher, run without gradients on its own CUDA stream."""
 
 from __future__ import annotations
 
