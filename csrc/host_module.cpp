@@ -1,6 +1,8 @@
 // lgfast._C seen from Python: what was built, and how kernels cut their work. No torch headers here.
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+
 #include "augment/augment_layout.h"
 #include "feature_mse/feature_mse.h"
 #include "short_attention/short_attention_plan.h"
@@ -53,7 +55,7 @@ py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, in
   bwd_plan["warps"] = bwd.warps;
   bwd_plan["key_rows"] = bwd.key_rows;
   bwd_plan["query_rows"] = bwd.query_rows;
-  bwd_plan["blocks"] = batch_heads;
+  bwd_plan["blocks"] = bwd.resident ? std::min(batch_heads, multiprocessors) : batch_heads;
   bwd_plan["smem_bytes"] = bwd.smem_bytes;
   plan["fwd"] = fwd_plan;
   plan["bwd"] = bwd_plan;

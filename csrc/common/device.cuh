@@ -10,8 +10,9 @@
 // Indices       thread_index() block_size() lane_index() warp_index() num_warps() block_index() block_index_y()
 //               block_index_z() grid_size() grid_size_z()
 // Memory        dynamic_smem() -> unsigned char*, 128-byte aligned; smem_address(pointer into it) -> uint32_t, which
-//               copies and ldmatrix take; store_smem_16(smem, words): 16 bytes as one access; atomic_add(counter,
-//               value), uint32_t
+//               copies and ldmatrix take; store_smem_16(smem, words): 16 bytes as one access; store_smem_4(smem, word);
+//               atomic_add(counter, value), uint32_t
+// Registers     opaque(value): the int, of which the compiler then knows nothing
 // Barriers      sync_threads() sync_warp()
 // Warp          shfl(value, lane) shfl_xor(value, mask) shfl_down(value, delta) any_lane(predicate); 4-byte types
 // Async copy    cp_async_16(smem, global, valid): 16 bytes, zeros where !valid (then global is not read);
@@ -22,7 +23,7 @@
 // Doubles       add_down(a, b): the sum rounded towards minus infinity
 // Arithmetic    fast_exp2(x) fast_log2(x) fast_reciprocal(x): the hardware's approximations
 // Launch        launch(kernel, Grid{x, y, z}, block, smem_bytes, stream, args...) -> nullptr or the error's text
-// Host          of the current GPU: num_multiprocessors(), one in the emulation; max_smem_bytes() of a block
+// Host          of the current GPU: num_multiprocessors(), by default one in the emulation; max_smem_bytes() of a block
 #pragma once
 
 #include "common/float16.h"
@@ -52,8 +53,9 @@ struct alignas(16) Vector16 {
 
 namespace lgfast {
 
-__device__ __forceinline__ int lane_index() { return thread_index() % kWarpSize; }
-__device__ __forceinline__ int warp_index() { return thread_index() / kWarpSize; }
+// Of an unsigned number, so that the compiler sees they are not negative: a division of them is a shift.
+__device__ __forceinline__ int lane_index() { return uint32_t(thread_index()) % kWarpSize; }
+__device__ __forceinline__ int warp_index() { return uint32_t(thread_index()) / kWarpSize; }
 __device__ __forceinline__ int num_warps() { return block_size() / kWarpSize; }
 
 }  // namespace lgfast

@@ -13,7 +13,6 @@ constexpr int kTileRows = 16;       // rows of one mma tile
 constexpr int kMaxSequence = 1024;  // queries and keys
 constexpr int kFewKeys = 64;        // up to here, kMaxQueriesFewKeys queries are taken
 constexpr int kMaxQueriesFewKeys = 4096;
-constexpr int kHalfSmSmemBytes = 113 * 1024;  // two blocks on one sm_90 multiprocessor (228 KB, 1 KB reserved a block)
 
 LGFAST_HOST_DEVICE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 LGFAST_HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
@@ -104,43 +103,73 @@ inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_q
 }
 
 struct ShortAttentionBwdPlan {
-  bool resident;   // q, k, v and dout of the head are all in shared memory at once
+  bool resident;   // K and V of a head are on chip at once and its queries pass by; otherwise both are streamed
   int warps;       // of a block
   int key_rows;    // keys in shared memory at a time
-  int query_rows;  // queries in shared memory at a time
-  int smem_bytes;  // K, V, Q, dO, lse and delta of every query, bias sums, scratch
+  int query_rows;  // queries in shared memory at a time; resident: of a slab
+  int key_groups;  // resident: groups of 32 keys
+  int parts;       // resident: groups of 32 queries in a slab; a key group has a warp for each
+  int slabs;       // resident: of queries, walked for every head
+  int smem_bytes;
 };
 
-constexpr int kBwdWarps = 4;
-constexpr int kBwdRowsPerWarp = 2 * kTileRows;  // queries a warp owns for dq
-// Keys a warp owns for dk and dv: two tiles where their accumulators fit in registers.
-constexpr int bwd_keys_per_warp(int head_dim, bool resident) {
-  return (resident || head_dim == 32 ? 2 : 1) * kTileRows;
+constexpr int kBwdWarps = 4;                    // streamed
+constexpr int kBwdRowsPerWarp = 2 * kTileRows;  // streamed: queries a warp owns for dq
+// Streamed: keys a warp owns for dk and dv, two tiles where their accumulators fit in registers.
+constexpr int bwd_keys_per_warp(int head_dim) { return (head_dim == 32 ? 2 : 1) * kTileRows; }
+
+constexpr int kResidentWarps = 8;              // one block a multiprocessor, 255 registers a thread
+constexpr int kResidentGroup = 2 * kTileRows;  // keys of a key warp, and queries of a slab that it takes
+constexpr int kResidentSlabs = 4;              // of queries in shared memory: at work, next, and two on their way
+constexpr int kMaxParts = 3;
+constexpr int kFewestKeyWarps = 5;  // fewer leave a multiprocessor idle: two blocks of the streamed kernel do more
+constexpr int kBwdSmemBytes = 163 * 1024;  // of a block on sm_80; sm_90 and sm_100 have more
+
+// False where the keys need more warps, or shared memory, than a block has, or too few warps.
+inline bool plan_resident_bwd(ShortAttentionBwdPlan& plan, int num_queries, int num_keys, int head_dim, bool has_bias,
+                              int max_smem) {
+  const int row_bytes = smem_row_bytes(head_dim), groups = ceil_div(num_keys, kResidentGroup);
+  constexpr int kMostKeyWarps = kResidentWarps - 1;
+  if (groups > kMostKeyWarps) return false;
+  constexpr int kFewestSlabs = kResidentSlabs - 1;
+  const int most_parts = ceil_div(num_queries, kFewestSlabs * kResidentGroup);
+  for (int parts = std::min({kMaxParts, kMostKeyWarps / groups, most_parts}); groups * parts >= kFewestKeyWarps;
+       --parts) {
+    const int key_rows = round_up(num_keys, kTileRows), query_rows = parts * kResidentGroup;
+    // K twice, V, and q, dout, out of each slab; ds, lse and delta of two slabs.
+    const int tile_bytes = row_bytes * 3 * (key_rows + kResidentSlabs * query_rows);
+    const int slab_bytes = 2 * query_rows * (2 * key_rows + 2 * 4);
+    const int bias_bytes = has_bias ? 2 * kResidentWarps * 2 * head_dim * 4 : 0;
+    const int scratch_bytes = (parts - 1) * groups * 2 * kResidentGroup * head_dim * 4;
+    plan = {true,
+            kResidentWarps,
+            key_rows,
+            query_rows,
+            groups,
+            parts,
+            std::max(ceil_div(num_queries, query_rows), kFewestSlabs),
+            tile_bytes + slab_bytes + bias_bytes + scratch_bytes};
+    if (plan.smem_bytes <= max_smem) return true;
+  }
+  return false;
 }
 
-inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_keys, int head_dim, bool has_bias) {
-  const int row_bytes = smem_row_bytes(head_dim);
+inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_keys, int head_dim, bool has_bias,
+                                                      int max_smem = kBwdSmemBytes) {
   ShortAttentionBwdPlan plan{};
+  if (plan_resident_bwd(plan, num_queries, num_keys, head_dim, has_bias, std::min(max_smem, kBwdSmemBytes)))
+    return plan;
+  const int row_bytes = smem_row_bytes(head_dim), keys_per_warp = bwd_keys_per_warp(head_dim);
+  plan = {};
   plan.warps = kBwdWarps;
-  const auto set_rows = [&](bool resident, int key_rows, int query_rows) {
-    const int keys_per_warp = bwd_keys_per_warp(head_dim, resident);
-    const int stats_bytes = 2 * 4 * round_up(num_queries, query_rows);
-    const int bias_bytes = has_bias ? kBwdWarps * 3 * head_dim * 4 : 0;
-    // Warps that share a group of keys add up its dk, dv here. Only the last chunk can have so few groups.
-    const int last_groups = ceil_div((num_keys - 1) % key_rows + 1, keys_per_warp);
-    const int scratch_bytes = 2 * last_groups <= kBwdWarps ? last_groups * keys_per_warp * head_dim * 4 : 0;
-    plan.resident = resident;
-    plan.key_rows = key_rows;
-    plan.query_rows = query_rows;
-    plan.smem_bytes = 2 * row_bytes * (key_rows + query_rows) + stats_bytes + bias_bytes + scratch_bytes;
-  };
-  // The last group of resident keys may reach beyond them, into what follows in shared memory: its results are dropped.
-  set_rows(true, round_up(num_keys, kTileRows), round_up(num_queries, kBwdRowsPerWarp));
-  if (plan.smem_bytes > kHalfSmSmemBytes) {  // stream: each warp's accumulators cover one chunk
-    const int keys_per_warp = bwd_keys_per_warp(head_dim, false);
-    set_rows(false, std::min(round_up(num_keys, keys_per_warp), kBwdWarps * keys_per_warp),
-             kBwdWarps * kBwdRowsPerWarp);
-  }
+  plan.key_rows = kBwdWarps * keys_per_warp;
+  plan.query_rows = kBwdWarps * kBwdRowsPerWarp;
+  // Warps that share a group of keys add up its dk, dv in scratch. Only the last chunk can have so few groups.
+  const int last_groups = ceil_div((num_keys - 1) % plan.key_rows + 1, keys_per_warp);
+  const int scratch_bytes = 2 * last_groups <= kBwdWarps ? last_groups * keys_per_warp * head_dim * 4 : 0;
+  const int stats_bytes = 2 * 4 * round_up(num_queries, plan.query_rows);
+  const int bias_bytes = has_bias ? kBwdWarps * 3 * head_dim * 4 : 0;
+  plan.smem_bytes = 2 * row_bytes * (plan.key_rows + plan.query_rows) + stats_bytes + bias_bytes + scratch_bytes;
   return plan;
 }
 

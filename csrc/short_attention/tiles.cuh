@@ -12,6 +12,8 @@
 #include "short_attention/short_attention_plan.h"
 
 namespace lgfast {
+// The lane's index, formed where it is used: what is formed of it before a loop would take registers through the loop.
+__device__ __forceinline__ int fresh_lane() { return opaque(lane_index()) % uint32_t(kWarpSize); }
 
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
@@ -56,13 +58,16 @@ template <typename T, int kHeadDim>
 __device__ __forceinline__ void load_rows_async(SmemTile<kHeadDim> tile, const T* head, int64_t token_stride, int first,
                                                 int rows, int limit, int thread, int threads) {
   constexpr int kChunks = kHeadDim / 8;
-  const int chunk = thread % kChunks, step = threads / kChunks;
-  int row = thread / kChunks;
+  const int chunk = uint32_t(thread) % kChunks, step = threads / kChunks;
+  int row = uint32_t(thread) / kChunks;
   if (row >= step) return;
-  const T* from = head + (first + row) * token_stride + 8 * chunk;
+  const T* from = head + uint32_t(first + row) * token_stride + 8 * chunk;
+  const bool is_regular = kHeadDim == 48 || step % 8 == 0;  // the swizzle is the same in all of a thread's rows
+  uint32_t to = tile.at(row, chunk);
 #pragma unroll 1
   for (; row < rows; row += step, from += step * token_stride) {
-    cp_async_16(tile.at(row, chunk), from, first + row < limit);
+    cp_async_16(is_regular ? to : tile.at(row, chunk), from, first + row < limit);
+    to += step * tile.kRowBytes;
   }
 }
 
@@ -132,7 +137,7 @@ __device__ __forceinline__ void pack_a(uint32_t (&a)[4], const float (&acc)[2][4
 
 // Each of four neighbouring lanes holds word c of four chunks; afterwards lane c holds the four words of chunk c.
 __device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
-  const bool odd = lane_index() & 1, upper = lane_index() & 2;
+  const bool odd = fresh_lane() & 1, upper = fresh_lane() & 2;
 #pragma unroll
   for (int i = 0; i < 4; i += 2) {
     const uint32_t received = shfl_xor(odd ? words[i] : words[i + 1], 1);
@@ -152,10 +157,10 @@ template <typename T, int kHeadDim>
 __device__ __forceinline__ void store_rows(T* head, int64_t token_stride, const float (&acc)[kHeadDim / 8][4],
                                            float factor_low, float factor_high, int first, int limit) {
   constexpr int kChunks = kHeadDim / 8;
-  const int quad_lane = lane_index() % 4;
+  const int quad_lane = fresh_lane() % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int row = first + lane_index() / 4 + 8 * half;
+    const int row = first + fresh_lane() / 4 + 8 * half;
     const float factor = half == 0 ? factor_low : factor_high;
 #pragma unroll
     for (int group = 0; group < kChunks; group += 4) {

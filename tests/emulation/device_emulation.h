@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 
@@ -143,8 +144,12 @@ inline bool any_lane(bool predicate, LGFAST_SITE_ARGUMENTS) {
   return lane.predicate;
 }
 
+inline int opaque(int value) { return value; }
 inline void store_smem_16(uint32_t smem, const Vector16& value) {
   std::memcpy(emulation::smem_row(smem, __func__), &value, sizeof(value));
+}
+inline void store_smem_4(uint32_t smem, uint32_t value) {
+  std::memcpy(emulation::smem_row(smem / 16 * 16, __func__) + smem % 16, &value, sizeof(value));
 }
 inline void cp_async_16(uint32_t smem, const void* global, bool valid) { emulation::copy_async(smem, global, valid); }
 inline void cp_async_commit() { emulation::commit_copies(); }
@@ -185,8 +190,11 @@ inline float fast_exp2(float x) { return std::exp2(x); }
 inline float fast_log2(float x) { return std::log2(x); }
 inline float fast_reciprocal(float x) { return 1.0f / x; }
 
-// So small a GPU that kernels which spread over idle multiprocessors also run their loops.
-inline int num_multiprocessors() { return 1; }
+// So small a GPU that kernels which spread over idle multiprocessors also run their loops; a test may ask for another.
+inline int num_multiprocessors() {
+  const char* text = std::getenv("LGFAST_EMULATED_MULTIPROCESSORS");
+  return text == nullptr ? 1 : std::atoi(text);
+}
 inline int max_smem_bytes() { return 227 * 1024; }  // sm_90
 
 template <typename... Params, typename... Args>

@@ -67,6 +67,13 @@ def test_every_schedule_gives_the_same_bits(n, m, dim, tmp_path):
     run_plain_case(n, m, dim, torch.bfloat16, tmp_path, heads=2, seeds=5, has_bias=True)
 
 
+@pytest.mark.parametrize("multiprocessors", [2, 4, 7, 100])
+def test_blocks_take_head_after_head(multiprocessors, tmp_path, monkeypatch):
+    """15 heads, five an image: a block's next one is in the same image, in the next, or images further on."""
+    monkeypatch.setenv("LGFAST_EMULATED_MULTIPROCESSORS", str(multiprocessors))
+    run_plain_case(20, 150, 32, torch.bfloat16, tmp_path, batch=3, heads=5, has_bias=True)
+
+
 @pytest.mark.parametrize("n", [17, 197])
 @pytest.mark.parametrize("dim", HEAD_DIMS)
 def test_packed_qkv_is_read_and_its_gradient_written_in_place(n, dim, tmp_path):

@@ -290,10 +290,10 @@ def test_unsupported_reason_says_why(change, words):
     [
         ((7, 5), "the GPU must be of compute capability 8.0 or later"),
         ((8, 0), None),
-        ((8, 9), "the GPU must give a block 113 KB of shared memory, which 8.9 does not"),
+        ((8, 9), "the GPU must give a block 112 KB of shared memory, which 8.9 does not"),
         ((9, 0), None),
         ((10, 0), None),
-        ((12, 0), "the GPU must give a block 113 KB of shared memory, which 12.0 does not"),
+        ((12, 0), "the GPU must give a block 112 KB of shared memory, which 12.0 does not"),
     ],
 )
 def test_unsupported_reason_knows_the_gpu(capability, words, monkeypatch):

@@ -41,6 +41,11 @@ __device__ __forceinline__ T shfl_down(T value, int delta) {
 }
 __device__ __forceinline__ bool any_lane(bool predicate) { return __any_sync(kFullWarp, predicate); }
 
+__device__ __forceinline__ int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 __device__ __forceinline__ uint32_t smem_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -49,6 +54,10 @@ __device__ __forceinline__ void store_smem_16(uint32_t smem, const Vector16& val
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(smem), "r"(value.words[0]), "r"(value.words[1]),
                "r"(value.words[2]), "r"(value.words[3])
                : "memory");
+}
+
+__device__ __forceinline__ void store_smem_4(uint32_t smem, uint32_t value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(smem), "r"(value) : "memory");
 }
 
 __device__ __forceinline__ void cp_async_16(uint32_t smem, const void* global, bool valid) {
