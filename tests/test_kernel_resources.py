@@ -78,18 +78,17 @@ def test_pixel_arithmetic_is_neither_contracted_nor_approximated(tmp_path):
     assert found <= exact | {"fma.rn.f64", "add.rm.f64"}  # of cos, exp and log, and of floor: they ask for it
 
 
-# Bytes of spill stores. What the kernels are made for is sm_90a; on sm_100 ptxas keeps other addresses alive.
-ALLOWED_SPILLS = {("bwd_bf16_d64", "resident", "sm_100"): 72, ("bwd_fp16_d64", "resident", "sm_100"): 72}
+# Bytes of stack frame, spill stores and spill loads: the kernels are made for sm_90a, and one does not fit on sm_100.
+SPILLED = {("bwd_bf16_d64", "resident", "sm_100"): (48, 72, 340), ("bwd_fp16_d64", "resident", "sm_100"): (48, 72, 340)}
 
 
 def assert_stays_in_registers(name: str, report: list[dict]) -> None:
     for entry in report:
         where = f"{name} {entry['kernel']} {entry['arch']}"
         variant = "resident" if "resident" in entry["kernel"] else ""
-        allowed = ALLOWED_SPILLS.get((name, variant, entry["arch"]), 0)
-        assert int(entry["stores"]) <= allowed, f"{where}: local memory {entry}"
-        if allowed == 0:
-            assert entry["stack"] == entry["loads"] == "0", f"{where}: local memory {entry}"
+        stack, stores, loads = SPILLED.get((name, variant, entry["arch"]), (0, 0, 0))
+        assert int(entry["stack"]) <= stack and int(entry["stores"]) <= stores, f"{where}: local memory {entry}"
+        assert int(entry["loads"]) <= loads, f"{where}: local memory {entry}"
         assert int(entry["registers"]) <= 255, where
         assert "smem" not in entry["rest"], f"{where}: shared memory beside the planned: {entry['rest']}"
 

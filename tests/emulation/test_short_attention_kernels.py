@@ -67,11 +67,14 @@ def test_every_schedule_gives_the_same_bits(n, m, dim, tmp_path):
     run_plain_case(n, m, dim, torch.bfloat16, tmp_path, heads=2, seeds=5, has_bias=True)
 
 
-@pytest.mark.parametrize("multiprocessors", [2, 4, 7, 100])
-def test_blocks_take_head_after_head(multiprocessors, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "n, m, dim, multiprocessors",
+    [(20, 150, 32, 2), (20, 150, 32, 4), (20, 150, 32, 7), (20, 150, 32, 100), (300, 49, 32, 4), (33, 208, 64, 7)],
+)
+def test_blocks_take_head_after_head(n, m, dim, multiprocessors, tmp_path, monkeypatch):
     """15 heads, five an image: a block's next one is in the same image, in the next, or images further on."""
     monkeypatch.setenv("LGFAST_EMULATED_MULTIPROCESSORS", str(multiprocessors))
-    run_plain_case(20, 150, 32, torch.bfloat16, tmp_path, batch=3, heads=5, has_bias=True)
+    run_plain_case(n, m, dim, torch.bfloat16, tmp_path, batch=3, heads=5, has_bias=True)
 
 
 @pytest.mark.parametrize("n", [17, 197])
