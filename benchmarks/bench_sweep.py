@@ -45,6 +45,7 @@ from lgfast.config import Config, load_recipe, replace
 from lgfast.data import Batch
 from lgfast.interrupt import InterruptFlag
 from lgfast.step import graph
+from lgfast.step.precision import auto_precision
 from lgfast.sweep.group import SharedTeacher, Student
 from lgfast.sweep.probe import untrained_teacher
 
@@ -81,7 +82,7 @@ COMMON = {"data.seed": 0, "model.drop_path_rate": 0.1, "log.tensorboard": False,
 
 def trial_configs(recipe: str, students: int, device: str, folder: Path) -> list[Config]:
     """Trials that differ in learning rate, guidance weight and seed."""
-    precision = "bf16" if device == "cuda" else "fp32"
+    precision = auto_precision(torch.device(device))
     base = replace(load_recipe("digits"), COMMON | RECIPES[recipe] | {"device": device, "precision": precision})
     return [
         replace(

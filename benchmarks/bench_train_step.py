@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_train_step [--providers paper,amp,lgfast,loop] [--shapes deit_tiny_224] [--batch 128]
 
-paper: the composition of the paper's code, eager float32. amp: a careful eager step (on CUDA bfloat16 autocast), SDPA
-and fused AdamW. compile: the same under torch.compile (max-autotune on CUDA); compile-graph: that as one CUDA graph.
+paper: the composition of the paper's code, eager float32. amp: a careful eager step (in bf16 under autocast), SDPA and
+fused AdamW. compile: the same under torch.compile (max-autotune on CUDA); compile-graph: that as one CUDA graph.
 bare: lgfast's own arithmetic written inline, without step object, meters and loop; loop: the same through the trainer's
 loop, its meters and log lines. lgfast-compile, lgfast-fused-layers: with that option of the step. On a CPU each runs in
 a process of its own, as its users would (lgfast's with its trainer's allocator setting), and is timed at the second
@@ -42,6 +42,7 @@ from lgfast.guidance.teacher import TeacherTargets
 from lgfast.interrupt import InterruptFlag
 from lgfast.loop import Trainer
 from lgfast.step import TrainMeter
+from lgfast.step.precision import auto_precision
 
 # The bytes a fused step moves per image, performance.md 4 (DeiT-Ti at 224 in bfloat16); other shapes have no figure.
 ROOFLINE_BYTES = {"student_fwd": 29.1e6, "backward": 48.3e6, "teacher": 2.7e6, "guidance": 0.9e6, "step": 81.0e6}
@@ -110,7 +111,7 @@ def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], objec
     """A call that trains once; returns the loss where the provider gives it."""
     batch = setup.batch
     if provider in PEERS:
-        peer = PEERS[provider](setup.student, setup.teacher, setup.shape.layers)
+        peer = PEERS[provider](setup.student, setup.teacher, setup.shape.layers, precision)
         inputs = (batch.images, batch.teacher_images, batch.labels)
         call = partial(peer, *inputs)
         call.eager = partial(getattr(peer, "eager", peer), *inputs)
@@ -307,14 +308,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--batch", type=harness.counts, help="sizes, comma-separated; default 128,256,512 on CUDA, 8 on CPU"
     )
     harness.add_names(parser, "--guidance", ("on", "off"))
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default bf16 on CUDA, fp32 on CPU")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 where the device has it")
     parser.add_argument("--no-stages", action="store_true", help="whole steps only")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     limits = ceilings.load(options.ceilings, device)
     is_cuda = device.type == "cuda"
     batches = options.batch or ([128, 256, 512] if is_cuda else [8])
-    precision = options.precision or ("bf16" if is_cuda else "fp32")
+    precision = options.precision or auto_precision(device)
     providers, shapes = options.providers, options.shapes
     arguments = (precision, device, options.rounds)
     rows = (

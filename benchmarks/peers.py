@@ -29,8 +29,10 @@ class PaperStep:
 
     read_back = True
 
-    def __init__(self, student: GuidedStudent, teacher: nn.Module | None, layers: tuple[int, ...]) -> None:
-        self.model = copy.deepcopy(student.model)
+    def __init__(
+        self, student: GuidedStudent, teacher: nn.Module | None, layers: tuple[int, ...], precision: str
+    ) -> None:
+        self.model, self.precision = copy.deepcopy(student.model), precision
         self.is_cuda = next(self.model.parameters()).is_cuda
         self.teacher = None if teacher is None else copy.deepcopy(teacher).train()
         self.layers, self.tokens, self.maps = layers, [], []
@@ -52,7 +54,7 @@ class PaperStep:
     def make_optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=LR, foreach=False)
 
-    def precision(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 
     def guidance(self) -> Tensor:
@@ -69,7 +71,7 @@ class PaperStep:
     def __call__(self, images: Tensor, teacher_images: Tensor, labels: Tensor) -> Tensor:
         self.tokens.clear(), self.maps.clear()
         guidance = torch.zeros((), device=images.device)
-        with self.precision():
+        with self.autocast():
             if self.teacher is not None:
                 with torch.no_grad():
                     self.teacher(teacher_images)
@@ -96,15 +98,15 @@ class PaperStep:
 
 
 class AmpStep(PaperStep):
-    """A careful plain PyTorch step: bfloat16 autocast on CUDA, SDPA (timm's default), fused AdamW, no read-back."""
+    """A careful plain PyTorch step: SDPA (timm's default), fused AdamW, no read-back; in bf16 under autocast."""
 
     read_back = False
 
     def make_optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=LR, fused=True)
 
-    def precision(self) -> contextlib.AbstractContextManager:
-        return torch.autocast("cuda", torch.bfloat16) if self.is_cuda else contextlib.nullcontext()
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast("cuda" if self.is_cuda else "cpu", torch.bfloat16, enabled=self.precision == "bf16")
 
 
 class CompiledStep(AmpStep):

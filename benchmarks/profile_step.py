@@ -25,6 +25,7 @@ from benchmarks import ceilings, harness, row_file
 from benchmarks.train_setup import SHAPES, Setup
 from lgfast.step import TrainStep
 from lgfast.step.graph import WARMUP_STEPS
+from lgfast.step.precision import auto_precision
 
 
 class Traffic(TorchDispatchMode):
@@ -136,12 +137,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=1)
     parser.add_argument("--shape", default="deit_tiny_224", choices=SHAPES)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default bf16 on CUDA, fp32 on CPU")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 where the device has it")
     parser.add_argument("--top", type=int, default=40, help="rows of each kind")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)
     limits = ceilings.load(options.ceilings, device)
-    precision = options.precision or ("bf16" if device.type == "cuda" else "fp32")
+    precision = options.precision or auto_precision(device)
     rows, found = step_rows(Setup(options.shape, options.batch, True, device), precision, limits, options.top)
     for row in rows:
         row["shape"] = f"{options.shape} B={options.batch}"

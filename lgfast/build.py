@@ -21,6 +21,7 @@ from lgfast.guidance import GuidedStudent
 from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
 from lgfast.models.taps import count_blocks, default_layers, resolve_layer
+from lgfast.step.precision import auto_precision
 
 HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed
 
@@ -69,12 +70,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(config: Config) -> Config:
-    """`precision=auto` for the configured device: bf16 on a GPU that computes in it, else fp32. A run keeps it."""
+    """`precision=auto` for the configured device: bf16 where it has instructions for it, else fp32. A run keeps it."""
     if config.precision != "auto":
         return config
-    is_cuda = resolve_device(config.device).type == "cuda"
-    has_bf16 = is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-    return dataclasses.replace(config, precision="bf16" if has_bf16 else "fp32")
+    return dataclasses.replace(config, precision=auto_precision(resolve_device(config.device)))
 
 
 def load_images(config: Config, split: str) -> LabelledImages:

@@ -23,10 +23,39 @@ def gpu(monkeypatch):
     return present
 
 
+@pytest.fixture
+def cpu(monkeypatch):
+    """As if the processor had the instructions for bfloat16, or not."""
+
+    def present(has_bf16):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16}, raising=False)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+        monkeypatch.setattr(_extension, "has_native", lambda: True)
+
+    return present
+
+
 @pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_follows_the_gpu(gpu, has_bf16, expected):
-    gpu(has_bf16)
+def test_auto_follows_the_gpu(gpu, cpu, has_bf16, expected):
+    gpu(has_bf16), cpu(not has_bf16)
     assert resolve_precision(Config()).precision == expected
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_follows_the_processor(gpu, cpu, has_bf16, expected):
+    gpu(not has_bf16), cpu(has_bf16)
+    assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == expected
+
+
+def test_a_processor_that_torch_cannot_describe_computes_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == "fp32"
+
+
+@pytest.mark.parametrize(("owner", "name"), [(torch.backends.mkldnn, "is_available"), (_extension, "has_native")])
+def test_without_the_code_that_has_the_instructions_a_processor_computes_in_float32(cpu, monkeypatch, owner, name):
+    cpu(True)
+    monkeypatch.setattr(owner, name, lambda: False)
     assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == "fp32"
 
 
@@ -43,7 +72,8 @@ def test_a_teacher_is_trained_in_its_students_precision(gpu, asked):
     assert teacher_config(config).precision == resolve_precision(config).precision
 
 
-def test_a_run_keeps_what_auto_meant(tmp_path, gpu):
+def test_a_run_keeps_what_auto_meant(tmp_path, gpu, cpu):
+    cpu(False)
     config = tiny_config(tmp_path, **{"precision": "auto", "max_steps": 1, "guidance.weight": 0})
     train_run(config)
     assert load_yaml(f"{config.run_dir}/config.yaml").precision == "fp32"

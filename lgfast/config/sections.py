@@ -144,7 +144,7 @@ class Config:
     max_steps: int = 0  # stop after this many steps; 0: no limit
     seed: int = 1
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    precision: Literal["auto", "fp32", "bf16", "fp16-amp"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    precision: Literal["auto", "fp32", "bf16", "fp16-amp"] = "auto"  # auto: bf16 where the device has it, else fp32
     run_dir: str = ""  # "": runs/<name>-<date>-<time>
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentSpec = field(default_factory=AugmentSpec)

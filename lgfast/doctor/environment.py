@@ -43,6 +43,7 @@ class Facts:
     packages: dict[str, str] = field(default_factory=dict)  # optional distributions -> version
     has_npp: bool = False
     apex: str = "absent"  # absent, nvidia, python-only, other
+    cpu_precision: str = "fp32"  # what precision=auto means on the CPU
     shared_memory: int | None = None  # bytes of /dev/shm
     num_cores: int = 1
 
@@ -52,6 +53,7 @@ def collect_facts() -> Facts:
     import torch
 
     from lgfast.data.decode import num_cores
+    from lgfast.step.precision import auto_precision
 
     build_info, has_cuda_kernels = native_state()
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
@@ -72,6 +74,7 @@ def collect_facts() -> Facts:
         packages={name: found for name in OPTIONAL_PACKAGES if (found := package_version(name))},
         has_npp=bool(package_version("nvidia-npp")) or shutil.which("nvcc") is not None,
         apex=apex_state(),
+        cpu_precision=auto_precision(torch.device("cpu")),
         shared_memory=shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else None,
         num_cores=num_cores(),
     )
@@ -204,7 +207,7 @@ def check_gpu(facts: Facts) -> Iterator[Finding]:
         text = f"torch is built for CUDA {facts.torch_cuda} but cannot use the GPU; the driver is probably too old"
         yield Finding("warning", text, "update the NVIDIA driver, or install torch for an older CUDA")
     else:
-        yield Finding("note", "no NVIDIA GPU: everything runs on the CPU")
+        yield Finding("note", f"no NVIDIA GPU: everything runs on the CPU, in {facts.cpu_precision} by default")
 
 
 def check_dali(facts: Facts) -> Iterator[Finding]:

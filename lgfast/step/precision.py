@@ -10,9 +10,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lgfast import _extension
 from lgfast.flat_adamw import FlatAdamW
 
 COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16-amp": torch.float16}
+
+
+def auto_precision(device: torch.device) -> str:
+    """bf16 where the device has instructions for it and they make a step faster, else fp32."""
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # oneDNN has them in products and convolutions; the reference ops in PyTorch lose more than those gain
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # which torch 2.11 may lack
+        uses_them = torch.backends.mkldnn.is_available() and _extension.has_native()
+        has_bf16 = uses_them and capabilities.get("avx512_bf16", False)
+    return "bf16" if has_bf16 else "fp32"
 
 
 class ComputeWeights:

@@ -38,9 +38,9 @@ def test_the_peer_in_a_graph_trains_as_it_does_without(cuda, monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda module, **kwargs: None)
     setup = Setup("digits", 4, True, CPU)
     eager, graphed = (
-        PEERS[name](setup.student, setup.teacher, setup.shape.layers) for name in ("amp", "compile-graph")
+        PEERS[name](setup.student, setup.teacher, setup.shape.layers, "fp32") for name in ("amp", "compile-graph")
     )
-    graphed.is_cuda, graphed.precision = True, contextlib.nullcontext
+    graphed.is_cuda, graphed.autocast = True, contextlib.nullcontext
     batch = setup.batch
     inputs = (batch.images, batch.teacher_images, batch.labels)
     expected = [float(eager(*inputs)) for _ in range(4)]
