@@ -18,174 +18,24 @@ product; copy_share: the bytes of a fused step (DeiT-Ti in bfloat16 only), as a 
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import ceilings, harness, row_file
-from benchmarks.cuda_calls import captured, waits
+from benchmarks.cuda_calls import captured
 from benchmarks.peers import GUIDANCE_WEIGHT, PEERS
 from benchmarks.remote import RemoteCall
+from benchmarks.step_calls import PROVIDERS, check, make_alone, make_call
+from benchmarks.step_counts import count, count_flops
 from benchmarks.train_setup import SHAPES, Setup
-from lgfast.allocator import keep_freed_memory
-from lgfast.config import Config, LogConfig, replace
-from lgfast.data.batch import Batch
 from lgfast.guidance.teacher import TeacherTargets
-from lgfast.interrupt import InterruptFlag
-from lgfast.loop import Trainer
-from lgfast.step import TrainMeter
 from lgfast.step.precision import auto_precision
 
 # The bytes a fused step moves per image, performance.md 4 (DeiT-Ti at 224 in bfloat16); other shapes have no figure.
 ROOFLINE_BYTES = {"student_fwd": 29.1e6, "backward": 48.3e6, "teacher": 2.7e6, "guidance": 0.9e6, "step": 81.0e6}
-
-
-def bare_call(setup: Setup, precision: str) -> Callable[[], object]:
-    """The arithmetic of TrainStep inline."""
-    step = setup.train_step(precision)
-    student, teacher, optimizer, batch = step.weights or step.student, step.teacher, step.optimizer, setup.batch
-
-    def call():
-        targets = None if teacher is None else teacher.start(batch)
-        optimizer.zero_grad()
-        logits, guidance = student(batch.images, targets)
-        loss = F.cross_entropy(logits.float(), batch.labels)
-        loss = loss if guidance is None else loss + GUIDANCE_WEIGHT * guidance
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return call
-
-
-def loop_call(setup: Setup, precision: str) -> Callable[[], object]:
-    """One batch through the trainer's loop, with its meters, its schedule and a log line every 50 steps."""
-    step, batch = setup.train_step(precision), setup.batch
-    config = replace(Config(log=LogConfig(tensorboard=False)), {"optim.per_step": True, "data.batch_size": 1})
-    folder = tempfile.TemporaryDirectory()
-    loader = EndlessLoader(batch)
-    trainer = Trainer(config, Path(folder.name), step.student, step, loader, [], {}, InterruptFlag())
-    trainer.begin_epoch()
-
-    def call(folder=folder):
-        trainer.train_batch(next(loader))
-
-    call.eager = partial(step.run, batch)
-    return call
-
-
-class EndlessLoader:
-    """One batch, for ever; an epoch too long to end."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch, self.batch_size = batch, len(batch.images)
-
-    def __len__(self) -> int:
-        return 1 << 40
-
-    def __next__(self) -> Batch:
-        return self.batch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Every epoch is the same."""
-
-
-STEPS = {  # lgfast's own step in its variants: options of StepConfig
-    "lgfast": {},
-    "lgfast-compile": {"compile": "on"},
-    "lgfast-fused-layers": {"fused_layers": "on"},
-    "lgfast-fused-layers-compile": {"fused_layers": "on", "compile": "on"},
-}
-PROVIDERS = (*PEERS, "bare", "loop", *STEPS)
-
-
-def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], object]:
-    """A call that trains once; returns the loss where the provider gives it."""
-    batch = setup.batch
-    if provider in PEERS:
-        peer = PEERS[provider](setup.student, setup.teacher, setup.shape.layers, precision)
-        inputs = (batch.images, batch.teacher_images, batch.labels)
-        call = partial(peer, *inputs)
-        call.eager = partial(getattr(peer, "eager", peer), *inputs)
-        return call
-    if provider == "bare":
-        return bare_call(setup, precision)
-    if provider == "loop":
-        return loop_call(setup, precision)
-    step = setup.train_step(precision, **STEPS[provider])
-
-    call = partial(step, batch)
-    call.eager = partial(step.run, batch)  # needs the memory that a graph keeps for itself
-    return call
-
-
-def make_alone(provider: str, arguments: tuple, precision: str) -> Callable[[], object]:
-    """`make_call` in a process of the provider's own; `arguments` are those of Setup."""
-    if provider not in PEERS:
-        keep_freed_memory()  # as a run of lgfast does
-    return make_call(provider, Setup(*arguments), precision)
-
-
-def check(setup: Setup, precision: str) -> None:
-    """The step's first loss is that of the paper's composition."""
-    expected = make_call("paper", setup, "fp32")()
-    step = setup.train_step(precision)
-    step(setup.batch)
-    bound = 1e-5 if precision == "fp32" else 2**-6  # float32 sums in another order; a few bfloat16 roundings
-    torch.testing.assert_close(
-        torch.tensor(step.meter.read(TrainMeter.WINDOW)["loss"]), expected.cpu(), rtol=bound, atol=0, check_dtype=False
-    )
-
-
-class Counts(NamedTuple):
-    """Of one call."""
-
-    launches: int
-    syncs: int  # times the host waits for the device
-
-
-class Dispatched(TorchDispatchMode):
-    """Counts operations (views and host reads apart): launches at least, eagerly."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device = device
-        self.launches = self.syncs = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        reads = func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
-        self.syncs += (
-            reads and args[0].device.type == self.device.type
-        )  # step counts on the host are read without waiting
-        self.launches += not func.is_view and func.overloadpacket.__name__ not in ("_local_scalar_dense", "detach")
-        return func(*args, **kwargs or {})
-
-
-def count(call: Callable[[], object], device: torch.device) -> Counts:
-    """Of one call, not the first; backward included."""
-    call()
-    with Dispatched(device) as dispatched:
-        call()
-    replays = getattr(getattr(call, "func", None), "graph", None) is not None  # one launch, unseen by the dispatcher
-    syncs = waits(call) if device.type == "cuda" else dispatched.syncs
-    return Counts(dispatched.launches + replays, syncs)
-
-
-def count_flops(name: str, guided: bool, device: torch.device) -> float:
-    """Multiplications and additions of one image's matrix products and convolutions, forward and backward."""
-    batch = 2
-    paper = make_call("paper", Setup(name, batch, guided, device), "fp32")
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # attention as products
-        paper()
-    return counter.get_total_flops() / batch
 
 
 def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]:

@@ -175,9 +175,9 @@ def throughput_line(subject: Subject, rows: list[Row]) -> list[str]:
     """Cells of one subject on one hardware; rates of lgfast's best provider and of the best peer."""
     is_time = subject.value.endswith("_ms")
     best = min if is_time else max
-    cells = [subject.name, rows[0].get("shape", ""), hardware(rows[0])]
     timed = [row for row in rows if row[subject.value]]
     own, peers = list(filter(subject.is_own, timed)), list(filter(subject.is_peer, timed))
+    cells = [subject.name, shape(own or rows), hardware(rows[0])]
     if not own:
         return [*cells, "out of memory", "", "", subject.command]
     mine = best(own, key=lambda row: float(row[subject.value]))
@@ -192,6 +192,13 @@ def throughput_line(subject: Subject, rows: list[Row]) -> list[str]:
         f"{1 / ratio if is_time else ratio:.2f}x",
         subject.command,
     ]
+
+
+def shape(rows: Sequence[Row]) -> str:
+    """With what it is computed in."""
+    short = {"bfloat16": "bf16", "float32": "fp32"}
+    dtype = rows[0].get("dtype") or ""
+    return f"{rows[0].get('shape', '')} {short.get(dtype, dtype)}".strip()
 
 
 def amount(row: Row, column: str) -> str:
@@ -209,8 +216,8 @@ def throughput(results: Path) -> str:
     for subject in SUBJECTS:
         found = newest(subject, files)
         if subject.gpu is not None and not any(is_gpu(rows[0]) for rows in found.values()):
-            shape = subject.gpu.get("shape", "").replace("*", "")
-            lines.append([subject.name, shape, "GPU", NOT_YET, "", "", subject.command])
+            planned = subject.gpu.get("shape", "").replace("*", "")
+            lines.append([subject.name, planned, "GPU", NOT_YET, "", "", subject.command])
         for rows in sorted(found.values(), key=lambda rows: not is_gpu(rows[0])):
             lines.append(throughput_line(subject, rows))
     return markdown(lines)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.bench_sweep import Group, Launch, launches, trial_configs
+from benchmarks.bench_sweep import Launch, launches
+from benchmarks.sweep_trials import Group, trial_configs
 from lgfast.build import load_splits
 from lgfast.config import replace
 from lgfast.sweep.probe import untrained_teacher

@@ -10,6 +10,9 @@ from benchmarks import bench_train_step as bench
 from benchmarks.ceilings import Ceilings
 from benchmarks.peers import PaperStep
 from benchmarks.remote import RemoteCall
+from benchmarks.step_calls import check, make_alone, make_call
+from benchmarks.step_counts import count
+from benchmarks.train_setup import Setup
 
 CPU = torch.device("cpu")
 PROVIDERS = ["paper", "amp", "bare", "loop", "lgfast"]
@@ -23,16 +26,16 @@ def test_rows_of_providers_in_processes_of_their_own():
 
 
 def test_a_process_tells_what_its_call_raises():
-    call = RemoteCall(partial(bench.make_alone, "lgfast", ("digits", 3, True, CPU), "fp32"))
+    call = RemoteCall(partial(make_alone, "lgfast", ("digits", 3, True, CPU), "fp32"))
     call()
     call.close()
     with pytest.raises(KeyError, match="no_shape"):
-        RemoteCall(partial(bench.make_alone, "lgfast", ("no_shape", 3, True, CPU), "fp32"))
+        RemoteCall(partial(make_alone, "lgfast", ("no_shape", 3, True, CPU), "fp32"))
 
 
 def test_operations_and_host_reads_of_every_provider():
-    setup = bench.Setup("digits", 2, True, CPU)
-    counts = {provider: bench.count(bench.make_call(provider, setup, "fp32"), CPU) for provider in PROVIDERS}
+    setup = Setup("digits", 2, True, CPU)
+    counts = {provider: count(make_call(provider, setup, "fp32"), CPU) for provider in PROVIDERS}
     assert counts["paper"].syncs >= 5  # five values; on CPU also AdamW's step count of every parameter
     assert counts["lgfast"].syncs == counts["bare"].syncs == counts["loop"].syncs == 0
     # lgfast and loop also keep meters
@@ -40,17 +43,17 @@ def test_operations_and_host_reads_of_every_provider():
 
 
 def test_providers_give_the_same_loss():
-    setup = bench.Setup("digits", 4, True, CPU)
-    losses = [float(bench.make_call(provider, setup, "fp32")()) for provider in ("paper", "amp", "bare")]
+    setup = Setup("digits", 4, True, CPU)
+    losses = [float(make_call(provider, setup, "fp32")()) for provider in ("paper", "amp", "bare")]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
 def test_a_wrong_step_is_not_timed(monkeypatch):
-    setup = bench.Setup("digits", 2, True, CPU)
-    bench.check(setup, "fp32")
+    setup = Setup("digits", 2, True, CPU)
+    check(setup, "fp32")
     monkeypatch.setattr(PaperStep, "guidance", lambda self: torch.tensor(0.5))
     with pytest.raises(AssertionError):
-        bench.check(setup, "fp32")
+        check(setup, "fp32")
 
 
 def test_stages_add_up_to_the_step():

@@ -39,7 +39,7 @@ def test_newest_file_of_a_day_counts_with_its_own_peers(tmp_path):
           [attention("lgfast", 3), attention("flash", 9), attention("cudnn", 6)], **COMMON)  # fmt: skip
     write(tmp_path, "2026-01-01_h100_short_attention.csv", [attention("lgfast", 1), attention("flash", 1)], **COMMON)
     (line,) = lines_of(tmp_path, "`short_attention`, forward")
-    assert line[1:6] == ["deit_tiny B=256", GPU, "3 ms", "6 ms (cudnn)", "2.00x"]
+    assert line[1:6] == ["deit_tiny B=256 bf16", GPU, "3 ms", "6 ms (cudnn)", "2.00x"]
     assert lines_of(tmp_path, "`short_attention`, backward")[0][3] == "not yet measured"
 
 

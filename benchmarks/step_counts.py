@@ -1,0 +1,58 @@
+"""What one training step does: operations, host reads, multiplications."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.cuda_calls import waits
+from benchmarks.step_calls import make_call
+from benchmarks.train_setup import Setup
+
+
+class Counts(NamedTuple):
+    """Of one call."""
+
+    launches: int
+    syncs: int  # times the host waits for the device
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts operations (views and host reads apart): launches at least, eagerly."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.launches = self.syncs = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        reads = func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
+        self.syncs += (
+            reads and args[0].device.type == self.device.type
+        )  # step counts on the host are read without waiting
+        self.launches += not func.is_view and func.overloadpacket.__name__ not in ("_local_scalar_dense", "detach")
+        return func(*args, **kwargs or {})
+
+
+def count(call: Callable[[], object], device: torch.device) -> Counts:
+    """Of one call, not the first; backward included."""
+    call()
+    with Dispatched(device) as dispatched:
+        call()
+    replays = getattr(getattr(call, "func", None), "graph", None) is not None  # one launch, unseen by the dispatcher
+    syncs = waits(call) if device.type == "cuda" else dispatched.syncs
+    return Counts(dispatched.launches + replays, syncs)
+
+
+def count_flops(name: str, guided: bool, device: torch.device) -> float:
+    """Multiplications and additions of one image's matrix products and convolutions, forward and backward."""
+    batch = 2
+    paper = make_call("paper", Setup(name, batch, guided, device), "fp32")
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # attention as products
+        paper()
+    return counter.get_total_flops() / batch

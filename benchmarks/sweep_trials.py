@@ -1,0 +1,143 @@
+"""The trials that bench_sweep times: students on one batch and one teacher pass, or each alone."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from lgfast.build import build_loaders, load_splits
+from lgfast.config import Config, load_recipe, replace
+from lgfast.data import Batch
+from lgfast.interrupt import InterruptFlag
+from lgfast.step.precision import auto_precision
+from lgfast.sweep.group import SharedTeacher, Student
+from lgfast.sweep.probe import untrained_teacher
+
+VIEWS = {"augment.rand_augment": "rand-m9-mstd0.5-inc1", "augment.flip_prob": 0.5, "augment.erase_prob": 0.25}
+RECIPES = {
+    "digits": {},
+    "heavy": VIEWS
+    | {
+        "augment.image_size": 32,
+        "augment.teacher_size": 32,
+        "model.patch_size": 4,
+        "teacher.recipe": "cifar100-resnet56",
+        "data.loader": "timm",
+    },
+    "deit-ti": VIEWS
+    | {
+        "augment.image_size": 224,
+        "augment.teacher_size": 32,
+        "model.patch_size": "none",
+        "model.embed_dim": "none",
+        "model.depth": "none",
+        "model.num_heads": "none",
+        "guidance.student_layers": "0,6,11",
+        "teacher.recipe": "cifar100-resnet56",
+        "data.batch_size": 128,
+        "data.train_limit": 1200,
+    },
+}
+COMMON = {"data.seed": 0, "model.drop_path_rate": 0.1, "log.tensorboard": False, "log.every_steps": 10**9}
+
+
+def trial_configs(recipe: str, students: int, device: str, folder: Path) -> list[Config]:
+    """Trials that differ in learning rate, guidance weight and seed."""
+    precision = auto_precision(torch.device(device))
+    base = replace(load_recipe("digits"), COMMON | RECIPES[recipe] | {"device": device, "precision": precision})
+    return [
+        replace(
+            base,
+            {
+                "optim.lr": 1e-3 * (1 + number % 4),
+                "guidance.weight": 1.0 + number // 4,
+                "seed": number,
+                "run_dir": str(folder / str(number)),
+            },
+        )
+        for number in range(students)
+    ]
+
+
+class Group:
+    """K students ready to step, as a worker of a sweep has them; the teacher is untrained, which costs the same.
+
+    Args:
+        is_shared: whether the teacher runs once for all; else inside the student's step, as in a run of its own.
+    """
+
+    def __init__(self, configs: Sequence[Config], is_shared: bool) -> None:
+        self.device = torch.device(configs[0].device)
+        splits = load_splits(configs[0])
+        torch.manual_seed(0)
+        teacher = untrained_teacher(configs[0], splits, self.device)
+        self.shared = SharedTeacher(teacher) if is_shared else None
+        self.loaders = build_loaders(configs[0], splits, self.device)
+        own = self.shared or teacher
+        self.students = [
+            Student(config).build(splits, own, self.device, InterruptFlag(), self.loaders) for config in configs
+        ]
+        self.check_running()
+        self.steps_per_trial = configs[0].epochs * len(self.loaders.train)
+        self.batches = self.endless()
+
+    def check_running(self) -> None:
+        """A student that ended, out of memory say, would take no time."""
+        for student in self.students:
+            if student.status != "running":
+                raise RuntimeError(student.error)
+
+    def endless(self) -> Iterator[Batch]:
+        epoch = 0
+        while True:
+            self.loaders.train.set_epoch(epoch)
+            for student in self.students:
+                student.trainer.begin_epoch()
+            yield from self.loaders.train
+            epoch += 1
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            batch = next(self.batches)
+            self.prepare(batch)
+            for student in self.students:
+                with student.acting():
+                    student.trainer.step(batch)
+        self.synchronize()
+        self.check_running()
+
+    def prepare(self, batch: Batch) -> None:
+        if self.shared is not None:
+            with self.students[0].trainer.step.autocast():
+                self.shared.prepare(batch)
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def digest(self) -> str:
+        """Of the first student's weights."""
+        state = self.students[0].trainer.student.model.state_dict()
+        return hashlib.sha256(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state))).hexdigest()[:12]
+
+    def shares(self, steps: int) -> dict[str, float]:
+        """Shares of loading, teacher and one student in the time of a step."""
+        seconds = [0.0, 0.0, 0.0]
+        for _ in range(steps):
+            marks = [time.perf_counter()]
+            batch = next(self.batches)
+            self.synchronize()
+            marks.append(time.perf_counter())
+            self.prepare(batch)
+            self.synchronize()
+            marks.append(time.perf_counter())
+            self.students[0].trainer.step(batch)
+            self.synchronize()
+            marks.append(time.perf_counter())
+            seconds = [s + end - begin for s, begin, end in zip(seconds, marks, marks[1:], strict=False)]
+        names = ("loading_share", "teacher_share", "student_share")
+        return {name: part / sum(seconds) for name, part in zip(names, seconds, strict=True)}
