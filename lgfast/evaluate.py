@@ -30,8 +30,7 @@ def evaluate_checkpoint(
     Raises:
         CheckpointError: missing or damaged file, or one whose class count differs from the dataset's.
     """
-    load = load_pyth if checkpoint.endswith(".pyth") else load_own
-    model, num_classes, config = load(Path(checkpoint))
+    model, num_classes, config = load_checkpoint(checkpoint)
     changes = {"data.dataset": dataset, "data.root": root}
     config = replace(config, {key: value for key, value in changes.items() if value is not None})
     images = load_images(config, split)
@@ -42,6 +41,12 @@ def evaluate_checkpoint(
         )
     target = resolve_device(device)
     return evaluate(model.to(target), eval_loader(config, images, target), target)
+
+
+def load_checkpoint(checkpoint: str) -> tuple[nn.Module, int, Config]:
+    """Model, class count and configuration of a checkpoint; `checkpoint` as in `evaluate_checkpoint`."""
+    load = load_pyth if checkpoint.endswith(".pyth") else load_own
+    return load(Path(checkpoint))
 
 
 def load_own(checkpoint: Path) -> tuple[nn.Module, int, Config]:
