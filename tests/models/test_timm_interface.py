@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 
+from lgfast.checkpoint import save_weights
 from lgfast.models import create_model
 
 OWN = {"t2t_vit_7": [256] * 7, "pvt_tiny": [64, 128, 320, 512], "cvt_13": [64, 192, 384]}
@@ -140,3 +141,25 @@ def test_position_attention_survives_deepcopy_and_dtype_changes():
     model = create_model("convit_tiny", num_classes=5, image_size=64).eval()
     images = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(copy.deepcopy(model).double()(images.double()).float(), model(images))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deit_tiny_patch16_224",
+        "t2t_vit_7",
+        "t2t_vit_14",
+        "pit_ti_224",
+        "pvt_tiny",
+        "pvt_v2_b0",
+        "convit_tiny",
+        "cvt_13",
+    ],
+)
+def test_timm_loads_the_weights_of_a_run(name, tmp_path):
+    model, images = create_model(name, 5, image_size=64).eval(), torch.randn(1, 3, 64, 64)
+    save_weights(tmp_path / "best.safetensors", model.state_dict(), {"class_names": list("abcde")})
+    size = {} if name == "pvt_v2_b0" else {"img_size": 64}  # timm's takes every size
+    loaded = timm.create_model(name, num_classes=5, checkpoint_path=str(tmp_path / "best.safetensors"), **size).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), model(images), rtol=1e-5, atol=1e-5)
