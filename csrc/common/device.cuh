@@ -4,7 +4,8 @@
 // the same kernel sources, byte for byte, without a GPU. Rules that keep a kernel runnable in both:
 //   - shared memory comes from dynamic_smem() (no __shared__ variables), its size from launch();
 //   - thread and block indices come from thread_index(), block_index() and so on (no threadIdx);
-//   - warp-wide functions are called by all 32 lanes of a warp, sync_threads() by all threads of a block;
+//   - warp-wide functions are called by all 32 lanes of a warp, sync_threads() by all threads of a block: a warp from
+//     one place of the code, each from its own;
 //   - threads of a block leave the kernel together: no early return of some of them before a later collective.
 //
 // Indices       thread_index() block_size() lane_index() warp_index() num_warps() block_index() block_index_y()

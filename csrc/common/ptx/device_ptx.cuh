@@ -22,7 +22,9 @@ __device__ __forceinline__ unsigned char* dynamic_smem() {
 
 __device__ __forceinline__ void atomic_add(uint32_t* counter, uint32_t value) { atomicAdd(counter, value); }
 
-__device__ __forceinline__ void sync_threads() { __syncthreads(); }
+// The barrier of __syncthreads(), which all threads must meet at one place of the code; this counts warps, whichever
+// place they come from.
+__device__ __forceinline__ void sync_threads() { asm volatile("bar.sync 0;" ::: "memory"); }
 __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 
 constexpr unsigned kFullWarp = 0xffffffffu;
