@@ -49,8 +49,8 @@ LGFAST_HOST_DEVICE bf16 from_float<bf16>(float value) {
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
   return result;
 #else
-  const uint32_t bits = bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return {uint16_t((bits >> 16) | 0x40u)};  // NaN stays NaN
+  const uint32_t given = bit_cast<uint32_t>(value);
+  const uint32_t bits = (given & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : given;  // NaN as PyTorch writes it
   return {uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 #endif
 }

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
+
+#include "common/accumulate.h"
 
 namespace lgfast {
 
@@ -18,6 +21,14 @@ void for_each_row_unit(int64_t rows, const F& f) {
   torch::stable::parallel_for(0, num_row_units(rows), 1, [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) f(u, u * kUnitRows, std::min(rows, (u + 1) * kUnitRows));
   });
+}
+
+// A parameter [n] in the type that the rows are computed in.
+template <typename T>
+std::vector<typename Accumulate<T>::type> widened(const void* parameter, int n) {
+  std::vector<typename Accumulate<T>::type> wide(n);
+  for (int i = 0; i < n; ++i) wide[i] = Accumulate<T>::load(static_cast<const T*>(parameter)[i]);
+  return wide;
 }
 
 }  // namespace lgfast
