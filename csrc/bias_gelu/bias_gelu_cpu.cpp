@@ -19,20 +19,20 @@ namespace {
 using torch::stable::Tensor;
 
 template <typename T, typename Acc>
-LGFAST_CLONES void fwd_row(const T* __restrict__ x, const T* __restrict__ bias, T* __restrict__ out, int channels) {
+LGFAST_CLONES void fwd_row(const T* __restrict__ x, const Acc* __restrict__ bias, T* __restrict__ out, int channels) {
   for (int c = 0; c < channels; ++c) {
-    const Acc v = Accumulate<T>::load(x[c]) + Accumulate<T>::load(bias[c]);
-    out[c] = Accumulate<T>::store(v * normal(v).cdf);
+    const Acc v = Accumulate<T>::load(x[c]) + bias[c];
+    out[c] = Accumulate<T>::store(v * normal_for<T>(v).cdf);
   }
 }
 
 // dbias is added to.
 template <typename T, typename Acc>
-LGFAST_CLONES void bwd_row(const T* __restrict__ dout, const T* __restrict__ x, const T* __restrict__ bias,
+LGFAST_CLONES void bwd_row(const T* __restrict__ dout, const T* __restrict__ x, const Acc* __restrict__ bias,
                            T* __restrict__ dx, Acc* __restrict__ dbias, int channels) {
   for (int c = 0; c < channels; ++c) {
-    const Acc v = Accumulate<T>::load(x[c]) + Accumulate<T>::load(bias[c]);
-    const Normal<Acc> at = normal(v);
+    const Acc v = Accumulate<T>::load(x[c]) + bias[c];
+    const Normal<Acc> at = normal_for<T>(v);
     const Acc d = Accumulate<T>::load(dout[c]) * (at.cdf + v * at.pdf);
     dbias[c] += d;
     dx[c] = Accumulate<T>::store(d);
@@ -41,9 +41,10 @@ LGFAST_CLONES void bwd_row(const T* __restrict__ dout, const T* __restrict__ x, 
 
 template <typename T>
 void run_fwd(const BiasGeluParams& p) {
+  const auto bias = widened<T>(p.bias, p.channels);
   for_each_row_unit(p.rows, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t at = begin * p.channels; at < end * p.channels; at += p.channels)
-      fwd_row<T, typename Accumulate<T>::type>(static_cast<const T*>(p.x) + at, static_cast<const T*>(p.bias),
+      fwd_row<T, typename Accumulate<T>::type>(static_cast<const T*>(p.x) + at, bias.data(),
                                                static_cast<T*>(p.out) + at, p.channels);
   });
 }
@@ -52,12 +53,13 @@ template <typename T>
 void run_bwd(const BiasGeluParams& p) {
   using Acc = typename Accumulate<T>::type;
   const int64_t units = num_row_units(p.rows);
+  const std::vector<Acc> bias = widened<T>(p.bias, p.channels);
   std::vector<Acc> partials(units * p.channels), sums(p.channels);
   for_each_row_unit(p.rows, [&](int64_t unit, int64_t begin, int64_t end) {
     Acc* dbias = partials.data() + unit * p.channels;
     for (int64_t at = begin * p.channels; at < end * p.channels; at += p.channels)
-      bwd_row<T, Acc>(static_cast<const T*>(p.dout) + at, static_cast<const T*>(p.x) + at,
-                      static_cast<const T*>(p.bias), static_cast<T*>(p.out) + at, dbias, p.channels);
+      bwd_row<T, Acc>(static_cast<const T*>(p.dout) + at, static_cast<const T*>(p.x) + at, bias.data(),
+                      static_cast<T*>(p.out) + at, dbias, p.channels);
   });
   for (int64_t u = 0; u < units; ++u)
     for (int c = 0; c < p.channels; ++c) sums[c] += partials[u * p.channels + c];

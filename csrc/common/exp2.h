@@ -14,12 +14,11 @@ LGFAST_INLINE float exp2_negative(float y) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
   const float clamped = y < kLeast ? kLeast : y, shifted = clamped + kRound;
   const float f = clamped - (shifted - kRound);  // [-0.5, 0.5]
-  float p = 1.5252734e-5f;                       // Taylor series of 2^f
-  p = p * f + 1.5403530e-4f;
-  p = p * f + 1.3333558e-3f;
-  p = p * f + 9.6181291e-3f;
-  p = p * f + 5.5504109e-2f;
-  p = p * f + 0.24022651f;
+  float p = 1.5353362e-4f;                       // 2^f within 2e-9, exact at 0
+  p = p * f + 1.3398875e-3f;
+  p = p * f + 9.6184369e-3f;
+  p = p * f + 5.5503324e-2f;
+  p = p * f + 0.24022648f;
   p = p * f + 0.69314718f;
   p = p * f + 1.0f;
   const float power = bit_cast<float>((bit_cast<uint32_t>(shifted) - bit_cast<uint32_t>(kRound) + 127u) << 23);

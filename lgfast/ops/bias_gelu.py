@@ -19,9 +19,10 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
         x: [B, ..., C], a projection without its bias; float32, bfloat16 or float16 (on CPU also float64), CPU or CUDA.
         bias: [C], of x's dtype; under autocast both are brought to autocast's dtype.
     Returns:
-        Like x. Computed in float32 (float64 for float64), rounded once. Backward gives dx and dbias in one pass, dbias
-        summed before dx is rounded; two runs agree bit for bit. The kernels take C that are multiples of 8; other
-        inputs (`bias_gelu_unsupported_reason`), and torch.func.grad and forward mode, run the composition in PyTorch.
+        Like x. Computed in float32 (float64 for float64), rounded once; bfloat16 on a CPU is within one step of the
+        exact value up to |z| = 6. Backward gives dx and dbias in one pass, dbias summed before dx is rounded; two runs
+        agree bit for bit. The kernels take C that are multiples of 8; other inputs (`bias_gelu_unsupported_reason`),
+        and torch.func.grad and forward mode, run the composition in PyTorch.
     Raises:
         ValueError: shapes, dtypes or devices do not match, or a dtype is none of the above.
         RuntimeError: backward through the kernels with create_graph=True; they have no second derivative.

@@ -1,5 +1,7 @@
 """bias_gelu against PyTorch's exact GELU."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,9 +43,22 @@ def test_values_stay_within_a_few_roundings_over_the_whole_line():
 
 
 @native
-def test_infinite_and_missing_values():
-    x = torch.tensor([[float("inf"), float("nan"), 0.0, -0.0, 1e30, -1e30, -40.0, 40.0]])
-    out = bias_gelu(x, torch.zeros(8))[0]
+def test_bfloat16_stays_within_one_step_of_the_exact_value_in_both_tails():
+    x = torch.linspace(-6, 6, 8_000).bfloat16().view(-1, 8).requires_grad_()
+    out = bias_gelu(x, torch.zeros(8).bfloat16())
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    exact = x.detach().double()
+    cdf, slope = torch.special.ndtr(exact), exact * torch.exp(-exact.square() / 2) / math.sqrt(2 * math.pi)
+    step = torch.finfo(torch.bfloat16).eps
+    assert ((out.double() - exact * cdf).abs() <= step * (exact * cdf).abs()).all()
+    assert ((grad.double() - (cdf + slope)).abs() <= step * (cdf + slope.abs())).all()
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_infinite_and_missing_values(dtype):
+    x = torch.tensor([[float("inf"), float("nan"), 0.0, -0.0, 1e30, -1e30, -40.0, 40.0]]).to(dtype)
+    out = bias_gelu(x, torch.zeros(8).to(dtype))[0]
     assert out[0] == float("inf") and out[1].isnan()
     assert out[2:].tolist() == [0, 0, x[0, 4].item(), 0, 0, 40]
 
