@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "augment/augment_layout.h"
+#include "common/bf16_products.h"
 #include "feature_mse/feature_mse.h"
 #include "short_attention/short_attention_plan.h"
 
@@ -29,6 +30,8 @@ py::dict feature_mse_plan(int channels, int grid_h, int grid_w, int acc_bytes, i
   plan["smem_bytes"] = params.smem_bytes;
   return plan;
 }
+
+bool use_bf16_products(bool use) { return lgfast::uses_bf16_products() = use && lgfast::processor_has_bf16_products(); }
 
 py::dict build_info() {
   py::dict info;
@@ -67,6 +70,9 @@ py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, in
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native host module of lgfast: build information and kernel plans.";
   m.def("build_info", &build_info, "Compilers, torch headers and GPU architectures this library was built with.");
+  m.def("use_bf16_products", &use_bf16_products, py::arg("use"),
+        "Whether CPU kernels multiply bfloat16 with the processor's instructions, where it has them; returns what they "
+        "do.");
   m.def(
       "augment_largest_side", &augment_largest_side, py::arg("image_size"), py::arg("resample"),
       "The longest side of images that augment can reduce to image_size; resample: 0 nearest, 1 bilinear, 2 bicubic.");

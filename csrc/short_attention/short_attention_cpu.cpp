@@ -1,21 +1,15 @@
 // short_attention on the CPU: both passes head by head, a head's matrices in a core's cache.
 //
-// Work unit: one head of one image. Its keys are widened (to float; double stays) and turned once, then blocks of
-// queries pass: scores, softmax, product with the values; backward recomputes the softmax from the saved log-sum-exp.
-// A unit writes what is its own, so the result depends neither on the thread count nor on the batch.
+// Work unit: one head of one image. A unit writes what is its own, so the result depends neither on the thread count
+// nor on the batch. Two interchangeable pairs of passes: short_attention_cpu_float.h serves every element type,
+// short_attention_cpu_bf16.h bfloat16 with an even head dim on processors that multiply it.
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
 #include <type_traits>
-#include <vector>
 
-#include "common/accumulate.h"
 #include "common/dispatch.h"
-#include "common/exp2.h"
-#include "common/small_matmul.h"
-#include "common/vectorize.h"
+#include "short_attention/short_attention_cpu_bf16.h"
+#include "short_attention/short_attention_cpu_float.h"
 #include "short_attention/short_attention_entry.h"
 
 namespace lgfast {
@@ -23,284 +17,26 @@ namespace {
 
 using torch::stable::Tensor;
 
-constexpr int kBlockScores = 96 * 1024;  // of a block of queries: 384 KB, in the second-level cache
-constexpr double kLog2E = 1.4426950408889634;
-constexpr int kLanes = kMatmulColumns;
-
-// Tokens of one head; `stride` elements lie between two of them.
-template <typename T>
-struct Rows {
-  T* data;
-  int64_t stride;
-  Rows from(int first) const { return {data + first * stride, stride}; }
-  operator Rows<const T>() const { return {data, stride}; }
-  LeftFactor<std::remove_const_t<T>> left() const { return {data, stride, 1}; }
-  LeftFactor<std::remove_const_t<T>> turned() const { return {data, 1, stride}; }
-};
-
-template <typename T>
-Rows<const T> head_rows(const HeadsInput& view, int batch, int head) {
-  return {static_cast<const T*>(view.data) + batch * view.batch_stride + head * view.head_stride, view.token_stride};
-}
-
-template <typename T>
-Rows<T> head_rows(const HeadsOutput& view, int batch, int head) {
-  return {static_cast<T*>(view.data) + batch * view.batch_stride + head * view.head_stride, view.token_stride};
-}
-
-int padded(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
-
-int row_stride(int columns) { return padded(columns) % 128 ? padded(columns) : padded(columns) + kLanes; }
-
-// Zeroed room for a matrix, its rows padded to whole vectors; a power of two between rows would map them all to the
-// same few cache lines.
-template <typename Acc>
-struct Room {
-  std::vector<Acc> values;
-  int stride;
-  Room(int rows, int columns) : values(size_t(rows) * row_stride(columns)), stride(row_stride(columns)) {}
-  Rows<Acc> rows() { return {values.data(), stride}; }
-};
-
-template <typename T, typename Acc>
-LGFAST_CLONES void widen(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
-  for (int r = 0; r < rows; ++r)
-    for (int c = 0; c < columns; ++c) to.data[r * to.stride + c] = Accumulate<T>::load(from.data[r * from.stride + c]);
-}
-
-// [rows, columns] to [columns, rows].
-template <typename T, typename Acc>
-LGFAST_CLONES void widen_turned(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
-  for (int c = 0; c < columns; ++c)
-    for (int r = 0; r < rows; ++r) to.data[c * to.stride + r] = Accumulate<T>::load(from.data[r * from.stride + c]);
-}
-
-template <typename T, typename Acc>
-LGFAST_CLONES void narrow(Rows<Acc> from, int rows, int columns, Rows<T> to) {
-  for (int r = 0; r < rows; ++r)
-    for (int c = 0; c < columns; ++c) to.data[r * to.stride + c] = Accumulate<T>::store(from.data[r * from.stride + c]);
-}
-
-// Whether products read and write tokens of type T in place.
-template <typename T>
-bool in_place(int head_dim) {
-  return std::is_same_v<T, typename Accumulate<T>::type> && head_dim % kLanes == 0;
-}
-
-// Tokens as a product reads them.
-template <typename T, typename Acc>
-Rows<const Acc> read(Rows<const T> from, int rows, int head_dim, Room<Acc>& room) {
-  if constexpr (std::is_same_v<T, Acc>)
-    if (in_place<T>(head_dim)) return from;
-  widen<T, Acc>(from, rows, head_dim, room.rows());
-  return {room.values.data(), room.stride};
-}
-
-// Where a product writes tokens; `write` brings them home.
-template <typename T, typename Acc>
-Rows<Acc> target(Rows<T> to, int head_dim, Room<Acc>& room) {
-  if constexpr (std::is_same_v<T, Acc>)
-    if (in_place<T>(head_dim)) return to;
-  return room.rows();
-}
-
-template <typename T, typename Acc>
-void write(Rows<Acc> from, int rows, int head_dim, Rows<T> to) {
-  if (!in_place<T>(head_dim)) narrow<T, Acc>(from, rows, head_dim, to);
-}
-
-// Combines the lanes two by two.
-template <typename Acc, typename F>
-LGFAST_INLINE Acc reduced(Acc* lanes, const F& f) {
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] = f(lanes[i], lanes[i + half]);
-  return lanes[0];
-}
-
-// Scores of one query, padded to whole vectors, to softmax(scale * scores). Returns log(sum(exp(scale * scores))).
-template <typename Acc>
-LGFAST_CLONES Acc softmax(Acc* __restrict__ row, int keys, int stride, Acc scale) {
-  const auto greater = [](Acc a, Acc b) { return a > b ? a : b; };
-  Acc maxima[kLanes], sums[kLanes] = {};
-  for (int j = keys; j < stride; ++j) row[j] = -std::numeric_limits<Acc>::infinity();
-  for (int lane = 0; lane < kLanes; ++lane) maxima[lane] = row[lane];
-  for (int j = kLanes; j < stride; j += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) maxima[lane] = greater(row[j + lane], maxima[lane]);
-  const Acc max = reduced(maxima, greater), factor = scale * Acc(kLog2E);
-  for (int j = 0; j < stride; ++j) row[j] = exp2_negative((row[j] - max) * factor);
-  for (int j = 0; j < stride; j += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += row[j + lane];
-  const Acc sum = reduced(sums, [](Acc a, Acc b) { return a + b; }), share = 1 / sum;
-  for (int j = 0; j < stride; ++j) row[j] *= share;
-  return max * scale + std::log(sum);
-}
-
-// The same with the log-sum-exp at hand.
-LGFAST_CLONES void softmax_again(float* __restrict__ row, int, int stride, float scale, float lse) {
-  const float factor = scale * float(kLog2E), offset = lse * float(kLog2E);
-  for (int j = 0; j < stride; ++j) row[j] = exp2_negative(row[j] * factor - offset);
-}
-
-// The saved one is float32: double takes its own.
-void softmax_again(double* row, int keys, int stride, double scale, float) { softmax(row, keys, stride, scale); }
-
-// Gradients of the probabilities to those of the scores: scale * p * (dp - delta).
-template <typename Acc>
-LGFAST_CLONES void score_gradients(const Acc* __restrict__ p, Acc* __restrict__ dp, int stride, Acc delta, Acc scale) {
-  for (int j = 0; j < stride; ++j) dp[j] = scale * p[j] * (dp[j] - delta);
-}
-
-template <typename Acc>
-LGFAST_CLONES Acc dot(const Acc* __restrict__ a, const Acc* __restrict__ b, int n) {
-  Acc sums[kLanes] = {};
-  for (int i = 0; i < n; i += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
-  return reduced(sums, [](Acc a, Acc b) { return a + b; });
-}
-
-// sums [columns] += the sum of the rows.
-template <typename Acc>
-LGFAST_CLONES void add_rows(Rows<Acc> from, int rows, int columns, float* __restrict__ sums) {
-  std::vector<Acc> total(columns);
-  for (int r = 0; r < rows; ++r)
-    for (int c = 0; c < columns; ++c) total[c] += from.data[r * from.stride + c];
-  for (int c = 0; c < columns; ++c) sums[c] += float(total[c]);
-}
-
-// c [rows, columns] (+)= a [rows, depth] b [depth, columns].
-template <typename Acc>
-void product(LeftFactor<Acc> a, Rows<const Acc> b, int rows, int depth, int columns, Rows<Acc> c, bool add = false) {
-  matmul<Acc>(a, b.data, b.stride, rows, depth, columns, c.data, c.stride, add);
-}
-
-int queries_of_block(int queries, int keys) {
-  const int most = std::max(6, kBlockScores / padded(keys)), blocks = (queries + most - 1) / most;
-  return (queries + blocks - 1) / blocks;
-}
-
-template <typename T>
-struct Forward {
-  using Acc = typename Accumulate<T>::type;
-  const ShortAttentionFwdParams& p;
-  const int dim, padded_dim, padded_keys, block_rows;
-  Room<Acc> q_room, k_turned, v_room, out_room, scores;
-
-  Forward(const ShortAttentionFwdParams& p, int head_dim)
-      : p(p),
-        dim(head_dim),
-        padded_dim(padded(dim)),
-        padded_keys(padded(p.num_keys)),
-        block_rows(queries_of_block(p.num_queries, p.num_keys)),
-        q_room(block_rows, dim),
-        k_turned(dim, p.num_keys),
-        v_room(p.num_keys, dim),
-        out_room(block_rows, dim),
-        scores(block_rows, p.num_keys) {}
-
-  void operator()(int batch, int head) {
-    widen_turned<T, Acc>(head_rows<T>(p.k, batch, head), p.num_keys, dim, k_turned.rows());
-    const Rows<const Acc> v = read<T, Acc>(head_rows<T>(p.v, batch, head), p.num_keys, dim, v_room);
-    for (int first = 0; first < p.num_queries; first += block_rows)
-      block(batch, head, v, first, std::min(block_rows, p.num_queries - first));
-  }
-
-  void block(int batch, int head, Rows<const Acc> v, int first, int rows) {
-    float* lse = p.lse + (int64_t(batch) * p.heads + head) * p.num_queries + first;
-    const Rows<const Acc> q = read<T, Acc>(head_rows<T>(p.q, batch, head).from(first), rows, dim, q_room);
-    const Rows<T> to = head_rows<T>(p.out, batch, head).from(first);
-    const Rows<Acc> out = target<T, Acc>(to, dim, out_room);
-    product<Acc>(q.left(), k_turned.rows(), rows, dim, padded_keys, scores.rows());
-    for (int r = 0; r < rows; ++r)
-      lse[r] = float(softmax<Acc>(scores.rows().from(r).data, p.num_keys, padded_keys, Acc(p.softmax_scale)));
-    product<Acc>(scores.rows().left(), v, rows, p.num_keys, padded_dim, out);
-    write<T, Acc>(out, rows, dim, to);
-  }
-};
-
-template <typename T>
-struct Backward {
-  using Acc = typename Accumulate<T>::type;
-  const ShortAttentionBwdParams& p;
-  const int dim, padded_dim, padded_keys, block_rows;
-  Room<Acc> q_room, k_room, out_room, dout_room, dq_room, dk_room, dv_room, k_turned, v_turned, probs, dscores;
-
-  Backward(const ShortAttentionBwdParams& p, int head_dim)
-      : p(p),
-        dim(head_dim),
-        padded_dim(padded(dim)),
-        padded_keys(padded(p.num_keys)),
-        block_rows(queries_of_block(p.num_queries, p.num_keys)),
-        q_room(block_rows, dim),
-        k_room(p.num_keys, dim),
-        out_room(block_rows, dim),
-        dout_room(block_rows, dim),
-        dq_room(block_rows, dim),
-        dk_room(p.num_keys, dim),
-        dv_room(p.num_keys, dim),
-        k_turned(dim, p.num_keys),
-        v_turned(dim, p.num_keys),
-        probs(block_rows, p.num_keys),
-        dscores(block_rows, p.num_keys) {}
-
-  void operator()(int batch, int head) {
-    const Rows<const T> k = head_rows<T>(p.k, batch, head), v = head_rows<T>(p.v, batch, head);
-    const Rows<T> dk_home = head_rows<T>(p.dk, batch, head), dv_home = head_rows<T>(p.dv, batch, head);
-    const Rows<Acc> dk = target<T, Acc>(dk_home, dim, dk_room), dv = target<T, Acc>(dv_home, dim, dv_room);
-    const Rows<const Acc> keys = read<T, Acc>(k, p.num_keys, dim, k_room);
-    widen_turned<T, Acc>(k, p.num_keys, dim, k_turned.rows());
-    widen_turned<T, Acc>(v, p.num_keys, dim, v_turned.rows());
-    if (p.dbias)
-      for (int part = 0; part < 3; ++part) std::fill_n(bias_sums(batch, head, part), dim, 0.0f);
-    for (int first = 0; first < p.num_queries; first += block_rows)
-      block(batch, head, keys, dk, dv, first, std::min(block_rows, p.num_queries - first));
-    if (p.dbias) {
-      add_rows<Acc>(dk, p.num_keys, dim, bias_sums(batch, head, 1));
-      add_rows<Acc>(dv, p.num_keys, dim, bias_sums(batch, head, 2));
-    }
-    write<T, Acc>(dk, p.num_keys, dim, dk_home);
-    write<T, Acc>(dv, p.num_keys, dim, dv_home);
-  }
-
-  void block(int batch, int head, Rows<const Acc> keys, Rows<Acc> dk, Rows<Acc> dv, int first, int rows) {
-    const auto rows_of = [&](const HeadsInput& from, Room<Acc>& room) {
-      return read<T, Acc>(head_rows<T>(from, batch, head).from(first), rows, dim, room);
-    };
-    const Rows<const Acc> q = rows_of(p.q, q_room), out = rows_of(p.out, out_room), dout = rows_of(p.dout, dout_room);
-    const Rows<T> dq_home = head_rows<T>(p.dq, batch, head).from(first);
-    const Rows<Acc> dq = target<T, Acc>(dq_home, dim, dq_room);
-    const float* lse = p.lse + (int64_t(batch) * p.heads + head) * p.num_queries + first;
-    const Acc scale = Acc(p.softmax_scale);
-    product<Acc>(q.left(), k_turned.rows(), rows, dim, padded_keys, probs.rows());
-    product<Acc>(dout.left(), v_turned.rows(), rows, dim, padded_keys, dscores.rows());
-    for (int r = 0; r < rows; ++r) {
-      Acc *prob = probs.rows().from(r).data, *dscore = dscores.rows().from(r).data;
-      softmax_again(prob, p.num_keys, padded_keys, scale, lse[r]);
-      const Acc delta = dot<Acc>(out.from(r).data, dout.from(r).data, padded_dim);
-      score_gradients<Acc>(prob, dscore, padded_keys, delta, scale);
-    }
-    product<Acc>(probs.rows().turned(), dout, p.num_keys, rows, padded_dim, dv, first > 0);
-    product<Acc>(dscores.rows().turned(), q, p.num_keys, rows, padded_dim, dk, first > 0);
-    product<Acc>(dscores.rows().left(), keys, rows, p.num_keys, padded_dim, dq);
-    if (p.dbias) add_rows<Acc>(dq, rows, dim, bias_sums(batch, head, 0));
-    write<T, Acc>(dq, rows, dim, dq_home);
-  }
-
-  // Where the bias gradient of q, k or v (part 0, 1, 2) is summed.
-  float* bias_sums(int batch, int head, int part) {
-    return p.dbias + ((int64_t(batch) * 3 + part) * p.heads + head) * dim;
-  }
-};
-
-// Pass<T>(params, head_dim)(batch, head) for every head of every image, in parallel.
-template <template <typename> class Pass, typename Params>
-void for_each_head(const Params& params, const Tensor& q, int head_dim) {
+// Pass(params, head_dim)(batch, head) for every head of every image, in parallel.
+template <typename Pass, typename Params>
+void for_each_head(const Params& params, int head_dim) {
   const int64_t units = int64_t(params.batch) * params.heads;
-  if (units == 0) return;
+  torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
+    Pass pass(params, head_dim);
+    for (int64_t unit = begin; unit < end; ++unit) pass(int(unit / params.heads), int(unit % params.heads));
+  });
+}
+
+template <template <typename> class Pass, typename Bf16Pass, typename Params>
+void run_pass(const Params& params, const Tensor& q, int head_dim) {
+  if (params.batch == 0 || params.heads == 0) return;
   dispatch_float("short_attention", q.scalar_type(), [&](auto zero) {
-    torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
-      Pass<decltype(zero)> pass(params, head_dim);
-      for (int64_t unit = begin; unit < end; ++unit) pass(int(unit / params.heads), int(unit % params.heads));
-    });
+    using T = decltype(zero);
+#if defined(LGFAST_BF16_PRODUCTS)
+    if constexpr (std::is_same_v<T, bf16>)
+      if (head_dim % 2 == 0 && uses_bf16_products()) return for_each_head<Bf16Pass>(params, head_dim);
+#endif
+    for_each_head<Pass<T>>(params, head_dim);
   });
 }
 
@@ -314,11 +50,11 @@ struct Cpu {
   }
 
   static void run(const ShortAttentionFwdParams& params, const Tensor& q, const AttentionShape& s) {
-    for_each_head<Forward>(params, q, s.head_dim);
+    run_pass<Forward, Bf16Forward>(params, q, s.head_dim);
   }
 
   static void run(const ShortAttentionBwdParams& params, const Tensor& q, const AttentionShape& s) {
-    for_each_head<Backward>(params, q, s.head_dim);
+    run_pass<Backward, Bf16Backward>(params, q, s.head_dim);
   }
 };
 

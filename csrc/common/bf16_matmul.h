@@ -1,0 +1,92 @@
+// Products of bfloat16 matrices that fit in a core's cache, on one thread, by the instructions of AVX512_BF16: c = a b,
+// or c += a b, in float32.
+//
+// An instruction multiplies two neighbours along the depth and adds both products to a sum. Both factors are therefore
+// read in pairs: in a left factor two values that lie side by side, in a right factor [depth / 2][columns] of them. An
+// odd depth is filled up with zeros. Subnormal values count as zero.
+#pragma once
+
+#include <cstdint>
+
+#include "common/bf16_products.h"
+#include "common/float16.h"
+#include "common/vectorize.h"
+
+#if defined(LGFAST_BF16_PRODUCTS)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own undefined vectors
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+
+namespace lgfast {
+
+constexpr int kPairLanes = 16;  // pairs in a vector; right factors and c have a multiple of this many columns
+
+struct Pair {
+  bf16 first, second;
+};
+
+// A factor that is read pair by pair, so that it may lie transposed. Strides in bf16 values.
+struct LeftPairs {
+  const bf16* data;
+  int64_t row_stride, pair_stride;
+};
+
+// One tile of c [kRows, kVectors * lanes]; its sums stay in registers.
+template <int kRows, int kVectors>
+LGFAST_BF16_TARGET LGFAST_INLINE void bf16_tile(const LeftPairs a, const Pair* b, int64_t b_stride, int pairs, float* c,
+                                                int64_t c_stride, bool accumulate) {
+  typedef int Word __attribute__((aligned(2), may_alias));
+  __m512 sums[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kVectors; ++v)
+      sums[r][v] = accumulate ? _mm512_loadu_ps(c + r * c_stride + v * kPairLanes) : _mm512_setzero_ps();
+  for (int k = 0; k < pairs; ++k) {
+    __m512bh row[kVectors];
+    for (int v = 0; v < kVectors; ++v) row[v] = (__m512bh)_mm512_loadu_si512(b + k * b_stride + v * kPairLanes);
+    for (int r = 0; r < kRows; ++r) {
+      const Word* word = reinterpret_cast<const Word*>(a.data + r * a.row_stride + k * a.pair_stride);
+      const __m512bh value = (__m512bh)_mm512_set1_epi32(*word);
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], value, row[v]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(c + r * c_stride + v * kPairLanes, sums[r][v]);
+}
+
+// Columns of one to four vectors.
+template <int kVectors>
+LGFAST_BF16_TARGET LGFAST_INLINE void bf16_panel(LeftPairs a, const Pair* b, int64_t b_stride, int rows, int pairs,
+                                                 float* c, int64_t c_stride, bool accumulate) {
+  constexpr int kRows = 6;  // up to 24 sums, four vectors of b and one pair of a in 32 registers
+  int left = rows;
+  for (; left >= kRows; left -= kRows) {
+    bf16_tile<kRows, kVectors>(a, b, b_stride, pairs, c, c_stride, accumulate);
+    a.data += kRows * a.row_stride;
+    c += kRows * c_stride;
+  }
+  switch (left) {
+    case 5: return bf16_tile<5, kVectors>(a, b, b_stride, pairs, c, c_stride, accumulate);
+    case 4: return bf16_tile<4, kVectors>(a, b, b_stride, pairs, c, c_stride, accumulate);
+    case 3: return bf16_tile<3, kVectors>(a, b, b_stride, pairs, c, c_stride, accumulate);
+    case 2: return bf16_tile<2, kVectors>(a, b, b_stride, pairs, c, c_stride, accumulate);
+    case 1: return bf16_tile<1, kVectors>(a, b, b_stride, pairs, c, c_stride, accumulate);
+  }
+}
+
+// c [rows, columns] = (or +=) a [rows, 2 * pairs] b [2 * pairs, columns].
+LGFAST_BF16_TARGET inline void bf16_matmul(LeftPairs a, const Pair* b, int64_t b_stride, int rows, int pairs,
+                                           int columns, float* c, int64_t c_stride, bool accumulate) {
+  int column = 0;
+  for (; column + 4 * kPairLanes <= columns; column += 4 * kPairLanes)
+    bf16_panel<4>(a, b + column, b_stride, rows, pairs, c + column, c_stride, accumulate);
+  switch ((columns - column) / kPairLanes) {
+    case 3: return bf16_panel<3>(a, b + column, b_stride, rows, pairs, c + column, c_stride, accumulate);
+    case 2: return bf16_panel<2>(a, b + column, b_stride, rows, pairs, c + column, c_stride, accumulate);
+    case 1: return bf16_panel<1>(a, b + column, b_stride, rows, pairs, c + column, c_stride, accumulate);
+  }
+}
+
+}  // namespace lgfast
+#endif

@@ -1,0 +1,37 @@
+// The memory of a thread, kept from call to call: new pages from the system can cost more than what is computed in
+// them.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace lgfast {
+
+// Pieces of memory, given back in the reverse order of their taking.
+class KeptMemory {
+ public:
+  static KeptMemory& of_thread() {
+    static thread_local KeptMemory kept;
+    return kept;
+  }
+
+  // Zeroed, on a cache line's boundary.
+  void* take(size_t bytes) {
+    if (used_ == pieces_.size()) pieces_.emplace_back();
+    std::vector<Line>& piece = pieces_[used_];
+    piece.assign((bytes + sizeof(Line) - 1) / sizeof(Line), Line{});
+    ++used_;
+    return piece.data();
+  }
+
+  void give_back() { --used_; }
+
+ private:
+  struct alignas(64) Line {
+    unsigned char bytes[64];
+  };
+  std::vector<std::vector<Line>> pieces_;
+  size_t used_ = 0;
+};
+
+}  // namespace lgfast

@@ -1,0 +1,63 @@
+// What the passes of short_attention's CPU kernel share: the tokens of a head, and room for a head's matrices.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "common/kept_memory.h"
+#include "short_attention/short_attention.h"
+
+namespace lgfast {
+
+constexpr int kBlockScores = 96 * 1024;  // of a block of queries: 384 KB in float32, in the second-level cache
+constexpr double kLog2E = 1.4426950408889634;
+
+// Tokens of one head; `stride` elements lie between two of them.
+template <typename T>
+struct Rows {
+  T* data;
+  int64_t stride;
+  Rows from(int first) const { return {data + first * stride, stride}; }
+  operator Rows<const T>() const { return {data, stride}; }
+};
+
+template <typename T>
+Rows<const T> head_rows(const HeadsInput& view, int batch, int head) {
+  return {static_cast<const T*>(view.data) + batch * view.batch_stride + head * view.head_stride, view.token_stride};
+}
+
+template <typename T>
+Rows<T> head_rows(const HeadsOutput& view, int batch, int head) {
+  return {static_cast<T*>(view.data) + batch * view.batch_stride + head * view.head_stride, view.token_stride};
+}
+
+constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Zeroed room for a matrix, its rows padded to whole vectors; a power of two between rows would map them all to the
+// same few cache lines.
+template <typename T>
+struct Room {
+  const int stride;
+  T* const data;
+  Room(int rows, int columns)
+      : stride(row_stride(columns)),
+        data(static_cast<T*>(KeptMemory::of_thread().take(size_t(rows) * stride * sizeof(T)))) {}
+  Room(const Room&) = delete;
+  ~Room() { KeptMemory::of_thread().give_back(); }
+  Rows<T> rows() { return {data, stride}; }
+
+ private:
+  static int row_stride(int columns) {
+    constexpr int kLanes = 16;
+    const int padded = round_up(columns, kLanes);
+    return padded % 128 ? padded : padded + kLanes;
+  }
+};
+
+inline int queries_of_block(int queries, int keys) {
+  const int most = std::max(6, kBlockScores / round_up(keys, 8)), blocks = (queries + most - 1) / most;
+  return (queries + blocks - 1) / blocks;
+}
+
+}  // namespace lgfast
