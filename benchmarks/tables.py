@@ -55,7 +55,7 @@ SUBJECTS = (
             f"`short_attention`, {name}",
             "short_attention",
             {"mode": mode, "shape": "deit_tiny B=256"},
-            {"mode": mode, "dtype": "float32", "shape": "deit_tiny*"},
+            {"mode": mode, "dtype": "bfloat16", "shape": "deit_tiny*"},
         )
         for name, mode in (("forward", "fwd"), ("backward", "bwd"))
     ),
@@ -71,7 +71,7 @@ SUBJECTS = (
             f"`{op}`, forward and backward",
             "fused_layers",
             {"op": op, "mode": "both", "dtype": "bfloat16", "shape": "deit_tiny B=256"},
-            {"op": op, "mode": "both", "dtype": "float32"},
+            {"op": op, "mode": "both", "dtype": "bfloat16", "shape": "deit_tiny*"},
         )
         for op in ("add_layer_norm", "bias_gelu", "patch_conv")
     ),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lgfast import _extension
 from lgfast.ops import reference
+from lgfast.ops.gradient import register_gradient
 from lgfast.ops.inputs import check_floating, is_autocast
 from lgfast.ops.reference.add_layer_norm import add_layer_norm_bwd, add_layer_norm_fwd
 from lgfast.ops.transforms import is_differentiated, register_vmap_loop
@@ -53,7 +54,7 @@ def add_layer_norm(
     if add_layer_norm_unsupported_reason(x) is not None or is_differentiated():
         with torch.autocast(x.device.type, enabled=False):
             return reference.add_layer_norm(x, residual, weight, bias, eps, drop_scale)
-    y, out, _, _ = torch.ops.lgfast.add_layer_norm_fwd(x, residual, weight, bias, drop_scale, eps)
+    y, out, _, _ = _add_layer_norm_fwd(x, residual, weight, bias, drop_scale, eps)
     return y, out
 
 
@@ -125,7 +126,7 @@ def _backward(ctx, dy, dout, *_):
     return dresidual if drop_scale is None else dx, dresidual, *dparams.unbind(), None, None
 
 
-torch.library.register_autograd("lgfast::add_layer_norm_fwd", _backward, setup_context=_setup_context)
+_add_layer_norm_fwd = register_gradient("add_layer_norm_fwd", _backward, _setup_context)
 register_vmap_loop("add_layer_norm_fwd")
 register_vmap_loop("add_layer_norm_bwd")
 _extension.register_reference("add_layer_norm_fwd", add_layer_norm_fwd)

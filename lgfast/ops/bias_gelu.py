@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lgfast import _extension
 from lgfast.ops import reference
+from lgfast.ops.gradient import register_gradient
 from lgfast.ops.inputs import check_floating, is_autocast
 from lgfast.ops.reference.bias_gelu import bias_gelu_bwd, bias_gelu_fwd
 from lgfast.ops.transforms import is_differentiated, register_vmap_loop
@@ -35,7 +36,7 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     _check(x, bias)
     if bias_gelu_unsupported_reason(x) is not None or is_differentiated():
         return reference.bias_gelu(x, bias)
-    return torch.ops.lgfast.bias_gelu_fwd(x, bias)
+    return _bias_gelu_fwd(x, bias)
 
 
 def bias_gelu_unsupported_reason(x: Tensor) -> str | None:
@@ -80,7 +81,7 @@ def _backward(ctx, dout):
     return torch.ops.lgfast.bias_gelu_bwd(dout, *ctx.saved_tensors)
 
 
-torch.library.register_autograd("lgfast::bias_gelu_fwd", _backward, setup_context=_setup_context)
+_bias_gelu_fwd = register_gradient("bias_gelu_fwd", _backward, _setup_context)
 register_vmap_loop("bias_gelu_fwd")
 register_vmap_loop("bias_gelu_bwd")
 _extension.register_reference("bias_gelu_fwd", bias_gelu_fwd)

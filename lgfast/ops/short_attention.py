@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lgfast import _extension
 from lgfast.ops import reference
+from lgfast.ops.gradient import register_gradient
 from lgfast.ops.inputs import check_floating, is_autocast
 from lgfast.ops.transforms import is_differentiated
 
@@ -40,7 +41,7 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None
     if unsupported_reason(q, k, v, softmax_scale) is not None or is_differentiated():
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=softmax_scale).transpose(1, 2)
-    return torch.ops.lgfast.short_attention_fwd(q, k, v, _scale(q, softmax_scale))[0]
+    return _short_attention_fwd(q, k, v, _scale(q, softmax_scale))[0]
 
 
 def short_attention_qkvpacked(
@@ -64,7 +65,7 @@ def short_attention_qkvpacked(
     qkv = qkv.to(compute_dtype(qkv))
     q, k, v = qkv.unbind(2)
     if unsupported_reason(q, k, v, softmax_scale) is None and not is_differentiated():
-        return torch.ops.lgfast.short_attention_qkvpacked_fwd(qkv, added_bias, _scale(qkv, softmax_scale))[0]
+        return _short_attention_qkvpacked_fwd(qkv, added_bias, _scale(qkv, softmax_scale))[0]
     if added_bias is not None:  # adds zero and takes the gradient
         qkv = qkv + (added_bias - added_bias.detach()).view(qkv.shape[2:]).to(qkv.dtype)
     q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))
@@ -228,9 +229,9 @@ def _qkvpacked_fwd_over_batch(info, in_dims, qkv, added_bias, softmax_scale):
     return op(info, in_dims[:1], qkv)
 
 
-torch.library.register_autograd("lgfast::short_attention_fwd", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "lgfast::short_attention_qkvpacked_fwd", _backward_qkvpacked, setup_context=_setup_context_qkvpacked
+_short_attention_fwd = register_gradient("short_attention_fwd", _backward, _setup_context)
+_short_attention_qkvpacked_fwd = register_gradient(
+    "short_attention_qkvpacked_fwd", _backward_qkvpacked, _setup_context_qkvpacked
 )
 torch.library.register_vmap("lgfast::short_attention_fwd", _vmap_over_batch(torch.ops.lgfast.short_attention_fwd))
 torch.library.register_vmap("lgfast::short_attention_bwd", _vmap_over_batch(torch.ops.lgfast.short_attention_bwd))
