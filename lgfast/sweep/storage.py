@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import optuna
+from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from lgfast.passwords import without_password
@@ -78,10 +79,9 @@ def open_database(place: str) -> optuna.storages.RDBStorage:
     shown = without_password(place)
     if place.partition("?")[0].count("@") > 1:
         raise ValueError(f"--study: {shown}: an @ in the password ends it; write %40 for it")
-    patient = {"connect_args": {"timeout": 60}} if place.startswith("sqlite") else {}  # seconds to wait for a writer
     for is_last in (False, True):
         try:
-            return optuna.storages.RDBStorage(place, engine_kwargs=patient)
+            return open_sqlite(place) if place.startswith("sqlite") else optuna.storages.RDBStorage(place)
         except ImportError as error:
             raise ValueError(
                 f"--study: {shown} needs a database driver ({error.__cause__}); "
@@ -92,6 +92,15 @@ def open_database(place: str) -> optuna.storages.RDBStorage:
                 raise ValueError(f"--study: cannot open {shown}: {reason_of(error, place)}") from None
             time.sleep(RETRY_S)  # perhaps another process was making the tables
     raise AssertionError
+
+
+def open_sqlite(place: str) -> optuna.storages.RDBStorage:
+    """SQLite knows no SELECT FOR UPDATE, by which Optuna lets one process alone claim a trial. Every transaction takes
+    the write lock when it begins instead."""
+    patient = {"timeout": 60, "isolation_level": None}  # seconds to wait for a writer; the driver begins nothing itself
+    storage = optuna.storages.RDBStorage(place, engine_kwargs={"connect_args": patient})
+    event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
 
 
 def reason_of(error: Exception, place: str) -> str:

@@ -65,6 +65,26 @@ def test_a_study_is_created_once(place):
     assert worker(place).plan == first.plan
 
 
+def test_a_trial_is_claimed_by_one_worker_alone(place):
+    worker(place, plan(["seed=0,1,2,3,4,5,6,7,8,9,10,11"]))
+    workers, start = [Study(place, "test") for _ in range(4)], threading.Barrier(4)
+    for one in workers:
+        one.join()
+    claimed = []
+
+    def claim(study):
+        for _ in range(3):
+            start.wait()
+            claimed.append(study.optuna.ask().number)
+
+    threads = [threading.Thread(target=claim, args=(one,)) for one in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == list(range(12))
+
+
 def test_joining_nothing_is_refused(place, monkeypatch):
     monkeypatch.setattr(study_module, "READY_S", 0.1)
     with pytest.raises(ValueError, match="holds no sweep named 'test'"):
