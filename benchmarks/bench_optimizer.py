@@ -20,9 +20,9 @@ from timm import is_model
 from torch import nn
 
 from benchmarks import ceilings, harness, row_file
-from lgfast.flat_adamw import FlatAdamW
 from lgfast.models import create_model
-from lgfast.optim import param_groups
+from lgfast.optim.build import param_groups
+from lgfast.optim.flat_adamw import FlatAdamW
 
 LR, WEIGHT_DECAY = 5e-4, 0.05
 BYTES_PER_PARAMETER = 7 * 4

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from benchmarks.cuda_calls import captured
 from lgfast.guidance import GuidedStudent
-from lgfast.optim import param_groups
+from lgfast.optim.build import param_groups
 
 LR, WEIGHT_DECAY, GUIDANCE_WEIGHT = 5e-4, 0.05, 2.5
 

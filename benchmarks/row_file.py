@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from lgfast import _extension
-from lgfast.environment import git_commit
+from lgfast.runtime.environment import git_commit
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from benchmarks.peers import GUIDANCE_WEIGHT, PEERS
 from benchmarks.train_setup import Setup
-from lgfast.allocator import keep_freed_memory
 from lgfast.config import Config, LogConfig, replace
 from lgfast.data.batch import Batch
-from lgfast.interrupt import InterruptFlag
-from lgfast.loop import Trainer
+from lgfast.runtime.allocator import keep_freed_memory
+from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.step import TrainMeter
+from lgfast.training.loop import Trainer
 
 
 def bare_call(setup: Setup, precision: str) -> Callable[[], object]:

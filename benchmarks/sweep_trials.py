@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from lgfast.build import build_loaders, load_splits
+from lgfast.assembly.images import load_splits
+from lgfast.assembly.loaders import build_loaders
 from lgfast.config import Config, load_recipe, replace
 from lgfast.data import Batch
-from lgfast.interrupt import InterruptFlag
+from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.step.precision import auto_precision
 from lgfast.sweep.group import SharedTeacher, Student
 from lgfast.sweep.probe import untrained_teacher

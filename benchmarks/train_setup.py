@@ -9,11 +9,11 @@ import torch
 from benchmarks.peers import GUIDANCE_WEIGHT, LR, WEIGHT_DECAY
 from lgfast.config import StepConfig
 from lgfast.data.batch import Batch
-from lgfast.flat_adamw import FlatAdamW
 from lgfast.fusion import fuse
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model
-from lgfast.optim import param_groups
+from lgfast.optim.build import param_groups
+from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.step import TrainMeter, TrainStep
 
 CHANNELS = (16, 32, 64)

@@ -13,8 +13,8 @@ from lgfast.version import __version__
 
 if TYPE_CHECKING:
     from lgfast import models, ops
-    from lgfast.flat_adamw import FlatAdamW
     from lgfast.fusion import FuseReport, fuse, fuse_layers, unfuse, unfuse_layers
+    from lgfast.optim.flat_adamw import FlatAdamW
 
 __all__ = [
     "FlatAdamW",
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "FlatAdamW": "flat_adamw",
+    "FlatAdamW": "optim.flat_adamw",
     "FuseReport": "fusion",
     "fuse": "fusion",
     "fuse_layers": "fusion",

@@ -23,11 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lgfast.build import eval_loader, load_images, resolve_device
-from lgfast.command_line import command_line
+from lgfast.assembly.device import resolve_device
+from lgfast.assembly.images import load_images
+from lgfast.assembly.loaders import eval_loader
 from lgfast.evaluate import load_checkpoint
 from lgfast.fusion import unfuse
 from lgfast.models.convit import PositionalAttention
+from lgfast.runtime.command_line import command_line
 
 MAX_PREFIX_TOKENS = 5  # a class token and four registers; more could be patches
 

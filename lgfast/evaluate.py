@@ -9,12 +9,15 @@ from pathlib import Path
 
 from torch import nn
 
-from lgfast.build import eval_loader, load_images, model_from_metadata, resolve_device
-from lgfast.checkpoint import CheckpointError, find_weights, load_weights, read_weights
-from lgfast.command_line import command_line
+from lgfast.assembly.device import resolve_device
+from lgfast.assembly.images import load_images
+from lgfast.assembly.loaders import eval_loader
+from lgfast.assembly.networks import model_from_metadata
 from lgfast.config import Config, from_dict, replace
-from lgfast.evaluation import evaluate
 from lgfast.models.pycls_weights import model_from_pycls, pycls_image_size, pycls_model_name
+from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
+from lgfast.runtime.command_line import command_line
+from lgfast.training.evaluation import evaluate
 
 
 def evaluate_checkpoint(

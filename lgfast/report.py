@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from lgfast.command_line import command_line
 from lgfast.config import FREE_ON_RESUME, digest, load_yaml, to_dict
-from lgfast.result import Result, read_result
-from lgfast.run_log import read_curve, read_training_seconds
+from lgfast.records.result import Result, read_result
+from lgfast.records.run_log import read_curve, read_training_seconds
+from lgfast.runtime.command_line import command_line
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from lgfast.command_line import command_line
+from lgfast.assembly.run import train_run
 from lgfast.config import FREE_ON_RESUME, Config, load_recipe, published_top1, recipe_names, replace, split_assignment
-from lgfast.environment import describe_environment
+from lgfast.records.result import Result, read_result
+from lgfast.records.run_log import read_curve
 from lgfast.report import plot_curves, spread
-from lgfast.result import Result, read_result
-from lgfast.run import train_run
-from lgfast.run_log import read_curve
+from lgfast.runtime.command_line import command_line
+from lgfast.runtime.environment import describe_environment
 
 PAPER_ROWS = ("deit-ti", "t2t-vit-7", "pit-ti", "pvt-ti", "pvtv2-b0", "convit-ti")
 

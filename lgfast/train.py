@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import tyro
 
-from lgfast import ranks
-from lgfast.command_line import command_line
 from lgfast.config import (
     Config,
     check_key,
@@ -25,12 +23,14 @@ from lgfast.config import (
     valid_keys,
 )
 from lgfast.config.pycls import load_pycls_config
-from lgfast.interrupt import Interrupted, InterruptFlag
+from lgfast.runtime import ranks
+from lgfast.runtime.command_line import command_line
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.options import add_sweep_options, check_join_options, check_no_sweep_options, is_sweep
 
 if TYPE_CHECKING:
-    from lgfast.result import Result
-# lgfast.run is imported where a run is near: it takes timm and torchvision along, and --help need not wait for them
+    from lgfast.records.result import Result
+# lgfast.assembly.run is imported where a run is near: it brings timm and torchvision, for which --help need not wait
 
 DEFAULT_RECIPE = "digits"
 DESCRIPTION = "Train a vision transformer with locality guidance. Without arguments: the digits demo, on CPU or GPU."
@@ -80,7 +80,7 @@ def read_config(parser: argparse.ArgumentParser, options: argparse.Namespace, re
         rest = ["--help"]
     changes = dict(split_assignment(text) for text in options.set)
     if options.resume:
-        from lgfast.run import resume_config
+        from lgfast.assembly.run import resume_config
 
         return resume_config(options.resume, changes | key_values(rest))
     base = base_config(options)
@@ -168,8 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dump_yaml(config), end="", flush=True)
         if options.print_config:
             return 0
-        from lgfast.result import read_result
-        from lgfast.run import train_run
+        from lgfast.assembly.run import train_run
+        from lgfast.records.result import read_result
 
         if options.resume and (done := read_result(options.resume)):
             print(f"{options.resume} is already complete")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from lgfast.config import Config, load_recipe, replace
-from lgfast.interrupt import InterruptFlag
+from lgfast.runtime.interrupt import InterruptFlag
 
 TINY = {
     "epochs": 3,

@@ -10,10 +10,10 @@ from timm.models.convit import GPSA
 from timm.models.pvt_v2 import Attention as PvtAttention
 from timm.models.vision_transformer import VisionTransformer
 
+from lgfast.assembly.run import train_run
 from lgfast.attention_distance import LayerDistance, attention_distances, main, table
 from lgfast.fusion import fuse
 from lgfast.models import create_model
-from lgfast.run import train_run
 from tests.runs import tiny_config
 
 SIZE = 32

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import harness
 from lgfast import _extension
-from lgfast.build import resolve_device
+from lgfast.assembly.device import resolve_device
 
 ROOT = Path(__file__).resolve().parents[1]
 HOPPER = "90a-real 90-virtual"  # the default TORCH_CUDA_ARCH_LIST, 9.0a+PTX

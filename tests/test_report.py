@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 from lgfast.config import dump_yaml, load_recipe, replace
+from lgfast.records.result import Result
 from lgfast.report import find_runs, group, main, read_run, summarise
-from lgfast.result import Result
 
 BASE, GUIDED = [30.0, 34.5, 33.0], [41.0, 44.0, 46.5]  # test accuracy of seeds 0, 1, 2
 

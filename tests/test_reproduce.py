@@ -6,10 +6,10 @@ import statistics
 import pytest
 
 from lgfast.config import published_top1
+from lgfast.records.result import read_result
+from lgfast.records.run_log import read_curve
 from lgfast.report import find_runs, group, read_run, summarise
 from lgfast.reproduce import PAPER_ROWS, Cell, main
-from lgfast.result import read_result
-from lgfast.run_log import read_curve
 from tests.runs import TINY, teacher
 
 # README of the paper's code, CIFAR-100 top-1 (%), base and guided.

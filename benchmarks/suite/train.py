@@ -23,9 +23,9 @@ import torch
 
 from benchmarks import row_file
 from lgfast import reproduce
-from lgfast.build import resolve_device
+from lgfast.assembly.device import resolve_device
 from lgfast.config import load_recipe, load_yaml, recipe_names
-from lgfast.result import read_result
+from lgfast.records.result import read_result
 from lgfast.train import main as train
 
 KEPT = ("metrics.jsonl", "summary.csv", "result.json", "config.yaml", "environment.json")

@@ -5,7 +5,7 @@
 
 namespace lgfast {
 
-// RandAugment operations, in timm's order (lgfast/ops/augment_spec.py); -1 in a plan: skipped.
+// RandAugment operations, in timm's order (lgfast/augment_spec.py); -1 in a plan: skipped.
 enum class AugmentOp : int {
   kSkip = -1,
   kAutoContrast,

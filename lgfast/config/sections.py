@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lgfast.augment_spec import AugmentSpec
 from lgfast.config.checks import check_values
-from lgfast.ops.augment_spec import AugmentSpec
 
 
 @dataclass(frozen=True)

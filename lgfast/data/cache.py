@@ -14,7 +14,7 @@ from lgfast.data.cache_file import DamagedCacheError, read_cache, read_footer, w
 from lgfast.data.decode import decode_image, map_in_order, show_progress
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.source import Records, Source, check_labels
-from lgfast.locks import file_lock
+from lgfast.runtime.locks import file_lock
 
 
 def cache_folder(root: Path) -> Path:

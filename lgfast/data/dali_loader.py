@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lgfast.augment_spec import AugmentSpec
 from lgfast.data.ahead import ahead
 from lgfast.data.batch import Batch
-from lgfast.data.decode import num_cores
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.file_set import FileSet, decode_error
 from lgfast.data.resident_images import native_device
 from lgfast.ops.augment import augment, augment_plan, check_source_sizes
-from lgfast.ops.augment_spec import AugmentSpec
+from lgfast.runtime.cores import num_cores
 
 BATCHES_AHEAD = 2  # that DALI works on while the caller uses one
 

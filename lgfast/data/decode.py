@@ -1,6 +1,5 @@
 """Decoding image files to uint8 RGB on all cores, in order, with progress."""
 
-import os
 import sys
 import time
 from collections import deque
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+from lgfast.runtime.cores import num_cores
 
 SECONDS_BETWEEN_LINES = 10.0
 RESULTS_PER_WORKER = 8  # decoded images that may wait for the writer
@@ -43,11 +44,6 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode}: 32-bit pixels have no known range, store them in 8 or 16 bits")
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_order(function: Callable, items: Iterable, num_workers: int | None = None) -> Iterator:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lgfast.ops.reference.philox import PERMUTATION_BLOCK, sample_bits
+from lgfast.ops.random import PERMUTATION_BLOCK, sample_bits
 
 SUBSET_EPOCH = -1  # no training epoch has this number, so subsets are independent of every epoch's order
 

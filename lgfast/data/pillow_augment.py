@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lgfast.ops.augment_spec import AugmentSpec
+from lgfast.augment_spec import AugmentSpec
 from lgfast.ops.reference.augment import apply_plan
 from lgfast.ops.reference.augment_plan import augment_plan
 

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgfast.command_line import command_line
 from lgfast.data import DATASET_NAMES
 from lgfast.doctor.dataset import find_datasets, inspect_dataset
 from lgfast.doctor.environment import collect_facts, inspect_environment
 from lgfast.doctor.finding import Finding, report
+from lgfast.runtime.command_line import command_line
 
 
 @command_line

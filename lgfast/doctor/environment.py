@@ -13,7 +13,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from lgfast.doctor.finding import Finding
-from lgfast.environment import package_version, torchvision_fix
+from lgfast.runtime.environment import package_version, torchvision_fix
 
 BUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 APEX_BUILD = (
@@ -52,7 +52,7 @@ def collect_facts() -> Facts:
     """The facts of this process and machine."""
     import torch
 
-    from lgfast.data.decode import num_cores
+    from lgfast.runtime.cores import num_cores
     from lgfast.step.precision import auto_precision
 
     build_info, has_cuda_kernels = native_state()

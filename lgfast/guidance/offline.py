@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lgfast.augment_spec import PLAN_COLUMNS, AugmentSpec
 from lgfast.data.batch import Batch
 from lgfast.data.cache_file import DamagedCacheError, append_footer, map_pixels, read_footer
 from lgfast.data.epoch_loader import EpochLoader
@@ -23,9 +24,8 @@ from lgfast.data.eval_loader import EvalLoader
 from lgfast.data.image_set import ImageSet, chunk_digests
 from lgfast.guidance.rows import RowLayout, fits_device, read_host_rows
 from lgfast.guidance.teacher import Teacher, TeacherOutputs, TeacherTargets
-from lgfast.locks import file_lock
 from lgfast.ops.augment import augment_plan
-from lgfast.ops.augment_spec import PLAN_COLUMNS, AugmentSpec
+from lgfast.runtime.locks import file_lock
 
 BLOCK = 200  # images whose batch statistics are shared, as in the paper's code
 

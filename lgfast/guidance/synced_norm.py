@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lgfast import ranks
+from lgfast.runtime import ranks
 
 
 class SyncedBatchNorm(nn.Module):

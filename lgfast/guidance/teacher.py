@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lgfast.compilation import compile_once
 from lgfast.data.batch import Batch
 from lgfast.guidance.synced_norm import use_synced_statistics
+from lgfast.runtime.compilation import compile_once
 
 
 class TeacherOutputs(NamedTuple):

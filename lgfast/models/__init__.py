@@ -5,7 +5,7 @@ try:
 except RuntimeError as error:  # it was built for another torch
     import torch
 
-    from lgfast.environment import torchvision_fix
+    from lgfast.runtime.environment import torchvision_fix
 
     fix = torchvision_fix(torch.version.cuda)
     raise ImportError(f"torchvision does not fit torch ({error}); run: {fix}") from error

@@ -4,9 +4,9 @@ Inputs that the kernels of an operation do not take run its composition in PyTor
 short_attention, and for the others a function of their name.
 """
 
+from lgfast.augment_spec import AugmentSpec
 from lgfast.ops.add_layer_norm import add_layer_norm, add_layer_norm_unsupported_reason
 from lgfast.ops.augment import augment, augment_plan, eval_plan
-from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.ops.bias_gelu import bias_gelu, bias_gelu_unsupported_reason
 from lgfast.ops.feature_mse import feature_mse
 from lgfast.ops.flat_adamw import flat_adamw

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from lgfast import _extension
-from lgfast.ops.augment_spec import (
+from lgfast.augment_spec import (
     ERASE_MODES,
     INTERPOLATIONS,
     PLAN_COLUMNS,
@@ -21,6 +21,7 @@ from lgfast.ops.augment_spec import (
 from lgfast.ops.inputs import check_tensor
 from lgfast.ops.reference.augment_plan import augment_plan as reference_plan
 from lgfast.ops.reference.augment_plan import eval_plan
+from lgfast.ops.teacher_input import teacher_input
 
 __all__ = ["augment", "augment_plan", "check_source_sizes", "eval_plan"]
 
@@ -194,7 +195,7 @@ def _reference_plan(sizes, indices, counter, image_size, whole_image, crop_scale
 
 def _reference_augment(pixels, offsets, sizes, indices, plan, image_size, teacher_size, resample, erase_mode, fill,
                        mean, std, dtype, channels_last):  # fmt: skip
-    from lgfast.ops.reference.augment import apply_plan, teacher_input  # Pillow and timm, for this path only
+    from lgfast.ops.reference.augment import apply_plan  # Pillow and timm, for this path only
 
     num_ops = (plan.shape[1] - len(PLAN_COLUMNS)) // 2
     spec = SimpleNamespace(

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lgfast import ranks
 from lgfast.data.batch import Batch
-from lgfast.flat_adamw import FlatAdamW
-from lgfast.optim import DeviceSGD
+from lgfast.optim.build import DeviceSGD
+from lgfast.optim.flat_adamw import FlatAdamW
+from lgfast.runtime import ranks
 
 # Eager steps before the capture: lazy state (cuBLAS workspaces, autotuning, loss scale) must exist by then.
 WARMUP_STEPS = 3

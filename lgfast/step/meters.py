@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lgfast import ranks
+from lgfast.runtime import ranks
 from lgfast.step.reading import Reading
 
 

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lgfast import _extension
-from lgfast.flat_adamw import FlatAdamW
+from lgfast.optim.flat_adamw import FlatAdamW
 
 COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16-amp": torch.float16}
 

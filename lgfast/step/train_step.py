@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lgfast import ranks
-from lgfast.compilation import compile_once
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
-from lgfast.flat_adamw import FlatAdamW
 from lgfast.fusion import fuse_layers
 from lgfast.guidance.distillation import distillation_loss
 from lgfast.guidance.student import GuidedStudent
 from lgfast.guidance.teacher import TargetSource, TeacherTargets
+from lgfast.optim.flat_adamw import FlatAdamW
+from lgfast.runtime import ranks
+from lgfast.runtime.compilation import compile_once
 from lgfast.step.average import WeightAverage
 from lgfast.step.graph import StepGraph, graph_obstacle
 from lgfast.step.meters import TrainMeter

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lgfast.build import resolve_precision
-from lgfast.checkpoint import WriteError, atomic_path
+from lgfast.assembly.device import resolve_precision
 from lgfast.config import FREE_ON_RESUME, Config
-from lgfast.passwords import without_password
+from lgfast.records.checkpoint import WriteError, atomic_path
+from lgfast.runtime.passwords import without_password
 from lgfast.sweep.launch import start_workers, supervise, worker_environments
 from lgfast.sweep.options import SWEEP_FILE
 from lgfast.sweep.page import write_page

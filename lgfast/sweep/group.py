@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lgfast.build import DataSplits, Loaders, build_loaders, load_splits, resolve_device, resolve_precision
-from lgfast.checkpoint import WriteError
+from lgfast.assembly.device import resolve_device, resolve_precision
+from lgfast.assembly.images import DataSplits, load_splits
+from lgfast.assembly.loaders import Loaders, build_loaders
+from lgfast.assembly.run import build_trainer, open_run_dir, prepare_teacher
+from lgfast.assembly.targets import target_source
 from lgfast.config import Config, digest, to_dict
 from lgfast.data import Batch
-from lgfast.evaluation import evaluate_all
 from lgfast.guidance.teacher import TargetSource, Teacher, TeacherOutputs, TeacherTargets
-from lgfast.interrupt import Interrupted, InterruptFlag
-from lgfast.loop import Trainer
-from lgfast.run import build_trainer, open_run_dir, prepare_teacher
-from lgfast.saving import Progress
-from lgfast.targets import target_source
+from lgfast.records.checkpoint import WriteError
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
+from lgfast.training.evaluation import evaluate_all
+from lgfast.training.loop import Trainer
+from lgfast.training.saving import Progress
 
 # What students of one group may differ in; everything else shapes the batch or the teacher.
 OWN_KEYS = ("optim", "guidance.weight", "distill", "model.drop_path_rate", "seed", "name", "run_dir")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from lgfast.data.decode import num_cores
-from lgfast.interrupt import InterruptFlag
+from lgfast.runtime.cores import num_cores
+from lgfast.runtime.interrupt import InterruptFlag
 
 
 def worker_environments(workers: int, per_gpu: int) -> list[dict[str, str]]:

@@ -13,17 +13,20 @@ from pathlib import Path
 
 import torch
 
-from lgfast.build import DataSplits, build_loaders, build_model, load_splits, resolve_device, resolve_precision
+from lgfast.assembly.device import resolve_device, resolve_precision
+from lgfast.assembly.images import DataSplits, load_splits
+from lgfast.assembly.loaders import build_loaders
+from lgfast.assembly.networks import build_model
+from lgfast.assembly.teachers import as_teacher, teacher_config, teacher_folder
 from lgfast.config import Config, replace
 from lgfast.data import Batch
 from lgfast.data.epoch_loader import EpochLoader
-from lgfast.evaluation import evaluate_all
 from lgfast.guidance import Teacher
-from lgfast.interrupt import InterruptFlag
-from lgfast.result import read_result
+from lgfast.records.result import read_result
+from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.step import graph
 from lgfast.sweep.group import SharedTeacher, Student, group_key, most_demanding
-from lgfast.teachers import as_teacher, teacher_config, teacher_folder
+from lgfast.training.evaluation import evaluate_all
 
 WARMUP_STEPS, PROBE_STEPS = graph.WARMUP_STEPS + 1, 10  # by then a step is captured
 PROBED_GROUPS = 4  # further groups are taken to cost the mean of these

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lgfast.checkpoint import atomic_path
 from lgfast.config import dump_yaml
 from lgfast.evaluate import evaluate_checkpoint
+from lgfast.records.checkpoint import atomic_path
 from lgfast.sweep.study import Study, is_live, is_outstanding
 
 

@@ -11,7 +11,7 @@ import optuna
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from lgfast.passwords import without_password
+from lgfast.runtime.passwords import without_password
 
 RETRY_S = 1.0  # before a database that failed to open is tried again
 SECRET_PLACE = "LGFAST_STUDY"  # a worker process finds its study's URL here, with the password its arguments lack

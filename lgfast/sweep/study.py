@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lgfast.config import Config, from_dict, replace, to_dict
-from lgfast.passwords import without_password
+from lgfast.runtime.passwords import without_password
 from lgfast.sweep.group import group_key
 from lgfast.sweep.liveness import Heartbeat, Observer
 from lgfast.sweep.space import Space, label

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from lgfast.checkpoint import WriteError
 from lgfast.config import Config, replace
-from lgfast.interrupt import Interrupted, InterruptFlag
-from lgfast.run_log import read_curve
+from lgfast.records.checkpoint import WriteError
+from lgfast.records.run_log import read_curve
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.group import Student, group_key, run_group
 from lgfast.sweep.study import Run, Study
 

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.bench_sweep import Launch, launches
 from benchmarks.sweep_trials import Group, trial_configs
-from lgfast.build import load_splits
+from lgfast.assembly.images import load_splits
 from lgfast.config import replace
 from lgfast.sweep.probe import untrained_teacher
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from benchmarks.suite import parts, train
-from lgfast.interrupt import InterruptFlag
+from lgfast.runtime.interrupt import InterruptFlag
 
 
 @pytest.fixture

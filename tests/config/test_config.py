@@ -1,6 +1,8 @@
 """Configuration: recipes load, overrides convert, and every mistake names the nearest valid key."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -126,3 +128,8 @@ def test_yaml_truth_values_mean_on_and_off(tmp_path):
 def test_accumulation_must_divide_the_batch():
     with pytest.raises(ValueError, match=r"step.accumulate: 5 does not divide data.batch_size, 64"):
         replace(Config(), {"step.accumulate": 5})
+
+
+def test_reading_a_configuration_needs_neither_torch_nor_the_native_library():
+    code = "import sys, lgfast.config; assert not {'torch', 'timm', 'lgfast._C'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lgfast.augment_spec import AugmentSpec
 from lgfast.data import build_train_loader, load_dataset, load_files
 from lgfast.data.dali_loader import DaliDecoder
-from lgfast.ops.augment_spec import AugmentSpec
 from tests.data.layouts import write_folder
 from tests.ops.real_images import photographs
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lgfast.assembly.run import train_run
+from lgfast.augment_spec import AugmentSpec
 from lgfast.data import build_train_loader, load_dataset
-from lgfast.ops.augment_spec import AugmentSpec
 from lgfast.ops.mix import mix_plan
-from lgfast.run import train_run
 from lgfast.step import TrainMeter
 from tests.runs import metrics, tiny_config
 

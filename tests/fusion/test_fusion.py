@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 import lgfast
 from lgfast import fuse, unfuse
-from lgfast.build import build_model
+from lgfast.assembly.networks import build_model
 from lgfast.config import from_dict
 from lgfast.models import create_model
 from lgfast.ops.short_attention import unsupported_shape_reason

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgfast.checkpoint import read_weights
+from lgfast.assembly.run import train_run
+from lgfast.augment_spec import AugmentSpec
 from lgfast.config import Config, replace
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.guidance import Teacher, rows
 from lgfast.guidance.cached import CachedTeacher
 from lgfast.guidance.rows import RowLayout, allocate_rows
 from lgfast.guidance.teacher import TeacherOutputs
-from lgfast.interrupt import Interrupted, InterruptFlag
 from lgfast.models import create_model
-from lgfast.ops.augment_spec import AugmentSpec
-from lgfast.run import train_run
+from lgfast.records.checkpoint import read_weights
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.group import run_group
 from tests.runs import StopAt, metrics, tiny_config
 from tests.step.test_step import HostReads

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lgfast.assembly.run import train_run
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
 from lgfast.guidance import GuidedStudent, Teacher, distillation_loss
 from lgfast.models import create_model
 from lgfast.models.taps import tap_shapes
-from lgfast.optim import decays
-from lgfast.run import train_run
+from lgfast.optim.build import decays
 from lgfast.step import TrainMeter, TrainStep
 from tests.runs import metrics, tiny_config
 

@@ -10,20 +10,20 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import functional as TF
 
+from lgfast.assembly.run import train_run
+from lgfast.assembly.targets import target_source
+from lgfast.assembly.teachers import as_teacher
+from lgfast.augment_spec import IMAGENET_MEAN, IMAGENET_STD, AugmentSpec
 from lgfast.config import Config, replace
 from lgfast.data import FileSet, build_train_loader, load_dataset
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.guidance import offline as offline_module
 from lgfast.guidance.offline import OfflineTeacher, crop_maps, stored_rows
 from lgfast.guidance.rows import read_host_rows
-from lgfast.interrupt import Interrupted
 from lgfast.models import create_model
 from lgfast.ops.augment import augment_plan
-from lgfast.ops.augment_spec import IMAGENET_MEAN, IMAGENET_STD, AugmentSpec
-from lgfast.run import train_run
+from lgfast.runtime.interrupt import Interrupted
 from lgfast.step import TrainMeter, TrainStep
-from lgfast.targets import target_source
-from lgfast.teachers import as_teacher
 from tests.runs import StopAt, metrics, tiny_config
 from tests.step.test_step import HostReads
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
+from lgfast.augment_spec import AugmentSpec
 from lgfast.config import StepConfig
 from lgfast.data import build_train_loader, load_dataset
-from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent, Teacher, offline, rows
 from lgfast.guidance.cached import CachedTeacher
 from lgfast.guidance.offline import OfflineTeacher, crop_maps, stored_rows
 from lgfast.models import create_model
 from lgfast.ops.augment import augment_plan
-from lgfast.ops.augment_spec import AugmentSpec
+from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.step import TrainMeter, TrainStep
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lgfast.models import FeatureTaps, create_model, default_layers, tap_shapes
 from lgfast.models.taps import find_blocks
-from lgfast.optim import decays
+from lgfast.optim.build import decays
 from tests.models.composition import COMPOSITIONS
 
 DEIT, T2T, T2T14, PIT = "deit_tiny_patch16_224", "t2t_vit_7", "t2t_vit_14", "pit_ti_224"

@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 
-from lgfast.checkpoint import save_weights
 from lgfast.models import create_model
+from lgfast.records.checkpoint import save_weights
 
 OWN = {"t2t_vit_7": [256] * 7, "pvt_tiny": [64, 128, 320, 512], "cvt_13": [64, 192, 384]}
 GRIDS = {"t2t_vit_7": [4] * 7, "pvt_tiny": [16, 8, 4, 2], "cvt_13": [16, 8, 4]}

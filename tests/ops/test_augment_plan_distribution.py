@@ -12,7 +12,7 @@ from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from lgfast.ops.augment_spec import RAND_AUGMENT_OPS, AugmentSpec
+from lgfast.augment_spec import RAND_AUGMENT_OPS, AugmentSpec
 from lgfast.ops.reference.augment_plan import augment_plan
 
 NUM_DRAWS = 100_000

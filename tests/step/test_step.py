@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
-from lgfast.evaluation import evaluate
-from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model
-from lgfast.optim import DeviceSGD, param_groups
+from lgfast.optim.build import DeviceSGD, param_groups
+from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.step import TrainMeter, TrainStep
 from lgfast.step.train_step import fuse_student_layers
+from lgfast.training.evaluation import evaluate
 
 BATCH = 8
 HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")

@@ -11,15 +11,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lgfast import fuse
+from lgfast.augment_spec import AugmentSpec
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data import build_train_loader
 from lgfast.data.batch import Batch
 from lgfast.data.image_set import image_set_from_arrays
-from lgfast.flat_adamw import FlatAdamW
 from lgfast.guidance import GuidedStudent, Teacher, cached
 from lgfast.models import create_model, default_layers
-from lgfast.ops.augment_spec import AugmentSpec
-from lgfast.optim import param_groups
+from lgfast.optim.build import param_groups
+from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.step import TrainMeter, TrainStep
 
 STUDENTS = (

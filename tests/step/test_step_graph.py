@@ -7,22 +7,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lgfast.build import load_splits
-from lgfast.checkpoint import CheckpointStore
+from lgfast.assembly.images import load_splits
+from lgfast.assembly.run import build_trainer, train_run
+from lgfast.augment_spec import AugmentSpec
 from lgfast.config import DistillConfig, StepConfig, replace
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.data.batch import Batch
 from lgfast.data.resident_loader import ResidentLoader
 from lgfast.guidance import GuidedStudent
-from lgfast.interrupt import InterruptFlag
-from lgfast.loop import NonFiniteLossError
 from lgfast.models import create_model
-from lgfast.ops.augment_spec import AugmentSpec
-from lgfast.optim import DeviceSGD
-from lgfast.run import build_trainer, train_run
+from lgfast.optim.build import DeviceSGD
+from lgfast.records.checkpoint import CheckpointStore
+from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.step import TrainMeter, TrainStep
 from lgfast.sweep import probe
 from lgfast.sweep.group import run_group
+from lgfast.training.loop import NonFiniteLossError
 from tests.fake_cuda import CaptureError, Race, fake_cuda
 from tests.runs import StopAt, metrics, tiny_config
 from tests.step.test_step import BATCH, batches, build, parameters, train

@@ -9,14 +9,14 @@ import subprocess
 import pytest
 import torch
 
-from lgfast import checkpoint
 from lgfast.config import dump_yaml, load_recipe, load_yaml, replace
-from lgfast.loop import Trainer
+from lgfast.records import checkpoint
 from lgfast.sweep import results, worker
 from lgfast.sweep.command import preview
 from lgfast.sweep.space import read_space
 from lgfast.sweep.study import Plan, Study
 from lgfast.train import main
+from lgfast.training.loop import Trainer
 from tests.runs import tiny_config
 
 GRID = ["--sweep", "optim.lr=1e-3,4e-3", "--sweep", "seed=0,1"]
@@ -179,7 +179,7 @@ def test_mistakes_fail_before_anything_starts(base, tmp_path, capsys, monkeypatc
     "arguments", [["--trials", "3"], ["--out", "x"], ["--workers", "2"], ["--dry-run"], ["--budget", "1m"]]
 )
 def test_a_single_run_refuses_the_options_of_sweeps(base, capsys, monkeypatch, arguments):
-    monkeypatch.setattr("lgfast.run.train_run", lambda *_: pytest.fail("trains"))
+    monkeypatch.setattr("lgfast.assembly.run.train_run", lambda *_: pytest.fail("trains"))
     assert main(["--config", base, *arguments]) == 2
     assert f"error: {arguments[0]} is an option of sweeps; add --sweep KEY=V1,V2" in capsys.readouterr().err
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgfast.checkpoint import CheckpointStore, read_weights
+from lgfast.assembly.run import train_run
 from lgfast.config import replace
 from lgfast.guidance import Teacher
-from lgfast.interrupt import InterruptFlag
-from lgfast.run import train_run
+from lgfast.records.checkpoint import CheckpointStore, read_weights
+from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.sweep.group import group_key, run_group
 from tests.runs import metrics, tiny_config
 

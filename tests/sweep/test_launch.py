@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lgfast.interrupt import InterruptFlag
+from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.sweep import launch
 
 WAIT = """import signal, sys

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lgfast.ops.augment_spec import RAND_AUGMENT_OPS, AugmentSpec
-from lgfast.ops.reference.philox import philox_4x32
+from lgfast.augment_spec import RAND_AUGMENT_OPS, AugmentSpec
+from lgfast.ops.random import philox_4x32
+from lgfast.ops.teacher_input import teacher_input
 
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -103,15 +103,3 @@ def erase_noise(key: Tensor, num_pixels: int) -> Tensor:
     angle = words[:, 1::2] * (2.0 * math.pi * 2.0**-32)
     cosine, sine = radius * torch.cos(angle), radius * torch.sin(angle)
     return torch.stack((cosine[:, 0], sine[:, 0], cosine[:, 1]), dim=1)
-
-
-def teacher_input(images: Tensor, size: int) -> Tensor:
-    """The teacher's view (B, 3, size, size) of normalised images (B, 3, S, S): bilinear, no antialiasing.
-
-    224 -> 32 has source coordinates 7 i + 3, so it is every seventh pixel; equal sizes copy.
-    """
-    stride, rest = divmod(images.shape[-1], size)
-    if rest == 0 and stride % 2 == 1:
-        start = stride // 2
-        return images[..., start::stride, start::stride].clone(memory_format=torch.contiguous_format)
-    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)

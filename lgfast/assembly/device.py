@@ -1,0 +1,45 @@
+"""Which device and precision a run computes on and in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from lgfast import _extension
+from lgfast.config import Config
+from lgfast.runtime import ranks
+from lgfast.step.precision import auto_precision
+
+
+def resolve_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ValueError(f"device: {name} was asked for, but torch sees no CUDA device; use --device cpu")
+    if ranks.was_launched_by_torchrun() and device.index is None:
+        device = torch.device("cuda", ranks.local_rank())
+    if device.index is not None:
+        if device.index >= (count := torch.cuda.device_count()):
+            raise ValueError(f"device: {device} was asked for, but torch sees {count} CUDA devices, from cuda:0 on")
+        torch.cuda.set_device(device)  # streams and graphs are made on the current device
+    if _extension.has_cuda_kernels():
+        unserved = _extension.unserved_gpu_reason(torch.cuda.get_device_capability(device))
+        if unserved is not None:
+            raise ValueError(f"device: {unserved}, or set LGFAST_NATIVE=off to train without them")
+    return device
+
+
+def resolve_precision(config: Config) -> Config:
+    """`precision=auto` for the configured device: bf16 where it has instructions for it, else fp32. A run keeps it."""
+    if config.precision != "auto":
+        return config
+    return dataclasses.replace(config, precision=auto_precision(resolve_device(config.device)))

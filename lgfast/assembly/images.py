@@ -1,0 +1,59 @@
+"""The images of a run: to train on, to select the best epoch on, and to report on."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from lgfast.config import Config
+from lgfast.data import load_dataset, load_files, split_holdout
+from lgfast.data.dali_loader import require_dali
+from lgfast.data.image_set import LabelledImages
+
+HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """Images to train on, to select the best epoch on, and to report on: decoded, or files for the dali loader."""
+
+    train: LabelledImages
+    select: LabelledImages
+    test: LabelledImages
+
+
+def load_images(config: Config, split: str) -> LabelledImages:
+    """One split of the dataset, cut to the configured number of images; nothing is decoded for the dali loader."""
+    data = config.data
+    load = load_files if data.loader == "dali" else load_dataset
+    images = load(data.dataset, data.root, split, download=data.download, skip_broken=data.skip_broken)
+    limit = data.train_limit if split == "train" else data.test_limit
+    return images.limit(limit) if 0 < limit < len(images) else images
+
+
+def load_splits(config: Config) -> DataSplits:
+    if config.data.loader == "dali":
+        require_dali()
+    train, test = load_images(config, "train"), load_images(config, "test")
+    select = test
+    if config.eval.protocol == "holdout":
+        train, select = split_holdout(train, config.eval.holdout_fraction, HOLDOUT_SEED)
+    if empty := train.empty_classes():
+        names = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        warnings.warn(f"{train.name}: classes without a training image: {names} ({len(empty)} in all)", stacklevel=2)
+    return DataSplits(train, select, test)
+
+
+def describe_splits(config: Config, splits: DataSplits) -> str:
+    """How many images do what, in a line; a recipe's limit, made for its own dataset, is named where it leaves out."""
+    data, test = config.data, splits.test
+    choosing = "they" if splits.select is test else f"{len(splits.select)}"
+    num_read = len(splits.train) + (0 if splits.select is test else len(splits.select))
+    used = {"train": num_read, "test": len(test)}
+    limits = [
+        f"data.{split}_limit={count}" for split, count in used.items() if count == getattr(data, f"{split}_limit")
+    ]
+    return (
+        f"{data.dataset}: {len(splits.train)} images of {splits.train.num_classes} classes to train on, {len(test)} to "
+        f"test, {choosing} choose the epoch" + (f" (limited by {' and '.join(limits)}; 0: all)" if limits else "")
+    )

@@ -1,0 +1,60 @@
+"""The loaders of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from lgfast.assembly.images import DataSplits
+from lgfast.config import Config
+from lgfast.data import EvalLoader, build_train_loader
+from lgfast.data.epoch_loader import EpochLoader
+from lgfast.data.image_set import LabelledImages
+from lgfast.runtime import ranks
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Batches to train on and batches that select the best epoch; students of one group share them."""
+
+    train: EpochLoader
+    select: EvalLoader
+
+
+def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> Loaders:
+    """The loaders of a run, or of a group of runs that share views. The teacher's input is made if it is needed."""
+    data = config.data
+    reads_images = config.needs_teacher and config.teacher.targets != "offline"
+    train = build_train_loader(
+        data.loader,
+        splits.train,
+        config.augment if reads_images else dataclasses.replace(config.augment, teacher_size=0),
+        batch_size=data.batch_size,
+        seed=config.view_seed,
+        workers=data.workers,
+        rank=ranks.rank(),
+        world=ranks.world(),
+        device=device,
+        dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+        num_views=data.views,
+    )
+    if len(train) == 0:
+        raise ValueError(
+            f"data.batch_size: {data.batch_size} is more than the {len(splits.train)} training images; lower it"
+        )
+    return Loaders(train, eval_loader(config, splits.select, device))
+
+
+def eval_loader(config: Config, images: LabelledImages, device: torch.device) -> EvalLoader:
+    """Every image once, over all ranks."""
+    return EvalLoader(
+        images,
+        config.augment,
+        batch_size=config.data.eval_batch_size,
+        workers=config.data.workers,
+        rank=ranks.rank(),
+        world=ranks.world(),
+        device=device,
+    )

@@ -1,0 +1,77 @@
+"""The networks of a run, freshly initialised, and what a weights file says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lgfast.config import Config, from_dict, to_dict
+from lgfast.data.image_set import LabelledImages
+from lgfast.fusion import fuse
+from lgfast.guidance import GuidedStudent
+from lgfast.guidance.teacher import TargetSource
+from lgfast.models import create_model
+from lgfast.models.taps import count_blocks, default_layers, resolve_layer
+
+
+def build_model(config: Config, num_classes: int) -> nn.Module:
+    """The network to train, freshly initialised."""
+    options = config.model
+    overrides = options.shape_overrides()
+    try:
+        model = create_model(
+            options.name,
+            num_classes=num_classes,
+            image_size=config.augment.image_size,
+            drop_path_rate=options.drop_path_rate,
+            **overrides,
+        )
+    except ValueError as error:
+        if not overrides:
+            raise
+        asked = ", ".join(f"model.{name}={value}" for name, value in overrides.items())
+        raise ValueError(f"{error} (asked for: {asked}; --set model.KEY=none leaves a key to the model)") from error
+    if options.attention == "fused":
+        fuse(model)
+    return model
+
+
+def build_student(config: Config, num_classes: int, teacher: TargetSource | None) -> GuidedStudent:
+    """The network with its taps and projections; without them where there is no guidance."""
+    model = build_model(config, num_classes)
+    if config.distill.mode != "none" and hasattr(model, "set_distilled_training"):
+        model.set_distilled_training(True)  # two heads in training, their mean in evaluation
+    if teacher is None or config.guidance.weight == 0:
+        return GuidedStudent(model)
+    layers = guided_layers(config, model)
+    channels = teacher.channels(config.augment.teacher_size)
+    return GuidedStudent(model, layers, channels, config.augment.image_size, config.guidance.transform)
+
+
+def guided_layers(config: Config, model: nn.Module) -> tuple[int, ...]:
+    """The blocks to guide: those of the configuration, else the model's own."""
+    if not config.guidance.student_layers:
+        return default_layers(model)
+    num_blocks = count_blocks(model)
+    try:
+        return tuple(resolve_layer(layer, num_blocks) for layer in config.guidance.student_layers)
+    except ValueError as error:
+        raise ValueError(
+            f"guidance.student_layers: {config.model.name} has {num_blocks} blocks: {error}; "
+            "--set guidance.student_layers= leaves the choice to the model"
+        ) from error
+
+
+def weights_metadata(config: Config, images: LabelledImages) -> dict[str, Any]:
+    """What a weights file says of itself: enough to rebuild the model and to refuse other data."""
+    return {
+        "config": to_dict(config),
+        "class_names": list(images.class_names),
+        "content_hash": images.content_hash,
+    }
+
+
+def model_from_metadata(metadata: dict[str, Any]) -> nn.Module:
+    """The network that a weights file belongs to, freshly initialised."""
+    return build_model(from_dict(metadata["config"]), len(metadata["class_names"]))

@@ -1,0 +1,155 @@
+"""The teacher of a guided run: trained once for the same images and kept, or read from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lgfast.assembly.device import resolve_precision
+from lgfast.assembly.networks import model_from_metadata
+from lgfast.config import Config, digest, load_recipe, to_dict
+from lgfast.data.image_set import LabelledImages
+from lgfast.guidance import Teacher
+from lgfast.models.pycls_weights import model_from_pycls
+from lgfast.models.stages import teacher_stages
+from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
+from lgfast.runtime.interrupt import Interrupted
+from lgfast.runtime.locks import file_lock
+
+SAME_COMMAND = "continue with the same command: the teacher goes on where it stands, then the student begins"
+
+
+def teacher_source(config: Config, images: LabelledImages, train: Callable[[Config], object]) -> Path:
+    """Run folder or weights file of the teacher; `auto` trains it once per (images, recipe) and keeps it.
+
+    Args:
+        images: the training images.
+        train: trains a configuration to its end, or resumes it, in `run_dir`.
+    """
+    if config.teacher.checkpoint != "auto":
+        return Path(config.teacher.checkpoint)
+    teacher, run_dir = teacher_config(config), teacher_folder(config, images)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with file_lock(run_dir / "lock"):
+        if not (run_dir / "result.json").exists():
+            print(f"training the teacher ({teacher.name}) once; it is kept in {run_dir}", flush=True)
+            try:
+                train(dataclasses.replace(teacher, run_dir=str(run_dir)))
+            except Interrupted as stop:
+                raise Interrupted(stop.checkpoint, stop.run_dir, SAME_COMMAND) from None
+            except ValueError as error:
+                raise ValueError(f"teacher.recipe: {config.teacher.recipe} cannot be trained: {error}") from error
+    return run_dir
+
+
+def teacher_config(config: Config) -> Config:
+    """The teacher's recipe on the student's images, at the teacher's input size."""
+    teacher = load_recipe(config.teacher.recipe)
+    if teacher.needs_teacher:
+        raise ValueError(f"teacher.recipe: {config.teacher.recipe} itself has a teacher; name a recipe of a plain CNN")
+    model = dataclasses.replace(teacher.model, name=config.teacher.name or teacher.model.name)
+    augment = dataclasses.replace(teacher.augment, image_size=config.augment.teacher_size, teacher_size=0)
+    own = {name: getattr(teacher.data, name) for name in ("batch_size", "seed", "views")}
+    data = dataclasses.replace(config.data, **own)
+    log = dataclasses.replace(teacher.log, tensorboard=config.log.tensorboard)
+    if teacher.precision == "auto":  # then the student's
+        teacher = dataclasses.replace(teacher, precision=resolve_precision(config).precision)
+    return dataclasses.replace(
+        teacher, device=config.device, data=data, model=model, augment=augment, eval=config.eval, log=log, run_dir=""
+    )
+
+
+def teacher_folder(config: Config, images: LabelledImages) -> Path:
+    """Where the teacher that `auto` trains on these images is kept."""
+    teacher = teacher_config(config)
+    return teacher_cache(config) / f"{teacher.name}-{teacher_digest(teacher, images)}"
+
+
+def teacher_cache(config: Config) -> Path:
+    return cache_home(config) / "teachers"
+
+
+def cache_home(config: Config) -> Path:
+    """Folder of what is computed once for many runs."""
+    return Path(config.teacher.cache or os.environ.get("LGFAST_CACHE") or Path.home() / ".cache" / "lgfast")
+
+
+def teacher_digest(teacher: Config, images: LabelledImages) -> str:
+    """Hash of what decides the teacher's weights: the images and the recipe, not where they lie or who runs it."""
+    tree = to_dict(teacher)
+    for name in ("root", "download", "loader", "workers", "eval_batch_size"):
+        del tree["data"][name]
+    for name in ("name", "device", "run_dir", "log", "teacher", "distill"):
+        del tree[name]
+    return digest([tree, images.content_hash])
+
+
+def load_teacher(config: Config, source: Path, images: LabelledImages, device: torch.device) -> Teacher:
+    """The trained CNN, frozen; an error if it was trained for other classes.
+
+    Args:
+        source: run folder, `.safetensors` file, or `.pyth` file of the paper's code.
+        images: the training images, whose classes the teacher must know.
+    """
+    read = read_pyth_teacher if source.suffix == ".pyth" else read_own_teacher
+    return as_teacher(config, read(source, images).to(device))
+
+
+def as_teacher(config: Config, model: nn.Module) -> Teacher:
+    """A CNN as the runs of a configuration ask it."""
+    stages = choose_stages(config, model)
+    is_offline = config.teacher.targets == "offline"  # computed once: in full, and in one way for all runs
+    return Teacher(
+        model,
+        stages,
+        config.teacher.bn,
+        dtype=torch.bfloat16 if config.precision == "bf16" and not is_offline else None,
+        concurrent=config.step.streams == "on",
+        gives_logits=config.distill.mode != "none",
+        compiled=config.step.compile == "on" and not is_offline,
+    )
+
+
+def choose_stages(config: Config, model: nn.Module) -> tuple[int, ...]:
+    """The stages to imitate: those of the configuration, else the model's default three."""
+    stages = config.teacher.stages
+    if not stages:
+        return teacher_stages(model, config.augment.teacher_size)[0]
+    count = len(model.feature_info)
+    outside = [stage for stage in stages if not -count <= stage < count]
+    if outside:
+        raise ValueError(f"teacher.stages: a stage must lie in [{-count}, {count - 1}], got {outside[0]}")
+    return stages
+
+
+def read_own_teacher(source: Path, images: LabelledImages) -> nn.Module:
+    weights, metadata = read_weights(find_weights(source))
+    if "config" not in metadata:
+        raise CheckpointError(
+            f"teacher.checkpoint: {source} has no lgfast header; train one with python -m lgfast.train"
+        )
+    if metadata["class_names"] != list(images.class_names):
+        raise CheckpointError(
+            f"teacher.checkpoint: {source} was trained for {len(metadata['class_names'])} classes "
+            f"({', '.join(metadata['class_names'][:3])}, ...), the dataset has {images.num_classes} "
+            f"({', '.join(images.class_names[:3])}, ...); use teacher.checkpoint=auto"
+        )
+    model = model_from_metadata(metadata)
+    load_weights(model, weights, source)
+    return model
+
+
+def read_pyth_teacher(source: Path, images: LabelledImages) -> nn.Module:
+    """A CNN of the paper's code; its file holds no class names, so the count alone is checked."""
+    model, checkpoint = model_from_pycls(source)
+    if checkpoint.num_classes != images.num_classes:
+        raise CheckpointError(
+            f"teacher.checkpoint: {source} was trained for {checkpoint.num_classes} classes, the dataset has "
+            f"{images.num_classes}; use teacher.checkpoint=auto"
+        )
+    return model

@@ -1,0 +1,117 @@
+"""Parameter groups, optimizer and learning-rate schedule of the recipe."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgfast.config import OptimConfig
+from lgfast.optim.flat_adamw import FlatAdamW
+
+NO_DECAY_NAMES = ("cls_token", "pos_embed", "distill_token", "dist_token")
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: not to biases, other 1-D tensors, class tokens and position embeddings."""
+    return parameter.ndim > 1 and not name.endswith(".bias") and not any(part in name for part in NO_DECAY_NAMES)
+
+
+def param_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict]:
+    """Two groups, with and without weight decay; frozen parameters are left out."""
+    decay, no_decay = [], []
+    for name, parameter in named:
+        if parameter.requires_grad:
+            (decay if decays(name, parameter) else no_decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+
+
+class DeviceSGD(torch.optim.SGD):
+    """torch's fused SGD with Nesterov momentum, fit for a captured step: rates are tensors on the device, and buffers
+    exist from the start (zeros give the first step of torch's, and survive one that loss scaling skips)."""
+
+    def __init__(self, groups: list[dict], *, lr: float, momentum: float) -> None:
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+        self.parameters = [p for group in self.param_groups for p in group["params"]]
+        self._move_rates()
+        if momentum > 0:
+            self.state |= {p: {"momentum_buffer": torch.zeros_like(p)} for p in self.parameters}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._move_rates()
+
+    def _move_rates(self) -> None:
+        for group in self.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]), device=self.parameters[0].device)
+
+
+def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.Optimizer:
+    """`adamw` and `sgd` are those that a CUDA graph can hold; every other name is timm's factory's.
+
+    Raises:
+        ValueError: an unknown name, or that of an optimizer of NVIDIA apex, which is not installed.
+    """
+    groups = param_groups(named, config.weight_decay)
+    if config.name == "adamw":
+        return FlatAdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+    if config.name == "sgd":
+        return DeviceSGD(groups, lr=config.lr, momentum=config.momentum)
+    from timm.optim import create_optimizer_v2
+
+    check_apex(config.name)
+    check_name(config.name)
+    return create_optimizer_v2(
+        groups, config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+    )
+
+
+def check_name(name: str) -> None:
+    """timm's factory takes its own names, and `lookahead_` before each."""
+    from timm.optim import list_optimizers
+
+    known = list_optimizers()
+    if name.lower().removeprefix("lookahead_") not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)
+        raise ValueError(f"optim.name: unknown optimizer {name!r}; did you mean {', '.join(near)}?")
+
+
+def check_apex(name: str) -> None:
+    """timm's fused* optimizers come from NVIDIA apex, recognised by its extension amp_C."""
+    if not name.startswith("fused") or importlib.util.find_spec("amp_C") is not None:
+        return
+    found = "not installed"
+    if importlib.util.find_spec("apex") is not None:
+        found = "not what is installed as apex here (PyPI's apex is another project, or apex was built without CUDA)"
+    raise ValueError(
+        f"optim.name: {name} needs NVIDIA apex, which is {found}. Build it from source: git clone "
+        "https://github.com/NVIDIA/apex && APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install --no-build-isolation ./apex, "
+        f"not `pip install apex`; or choose optim.name={name.removeprefix('fused')}"
+    )
+
+
+def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
+    """Linear warm-up, then cosine to `min_lr`; the cosine is not shifted by the warm-up (recipe of the paper's code).
+
+    Args:
+        epoch: epochs done so far; whole numbers unless `per_step`.
+        epochs: length of the run.
+    """
+    if epoch < config.warmup_epochs:
+        start = config.warmup_factor * config.lr
+        return start + epoch * (config.lr - start) / config.warmup_epochs
+    return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set every group's rate in place; a tensor rate keeps its storage, which a captured step reads."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -1,0 +1,86 @@
+"""What every command line does with errors, and with a reader of its output that leaves early."""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lgfast._extension import refusal
+
+PACKAGE = Path(__file__).parents[1]
+Main = Callable[[Sequence[str] | None], int]
+
+
+def command_line(main: Main) -> Main:
+    """Decorates the `main` of a command line, which takes its arguments and returns its exit status.
+
+    An error that the user can mend (ValueError, OSError, an argument that a native operation refused) becomes one line
+    and exit status 2; a warning of this package becomes one line too. Where nobody reads the output any more, as after
+    `| head`, the command ends without a word.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        format_before, warnings.formatwarning = warnings.formatwarning, format_warning
+        try:
+            try:
+                return answer(main, argv)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            if not is_stdout_closed():
+                raise
+            return 128 + signal.SIGPIPE
+        finally:
+            warnings.formatwarning = format_before
+
+    return run
+
+
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What this package warns of, as one line; others keep the place in the code that they point at."""
+    if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
+def answer(main: Main, argv: Sequence[str] | None) -> int:
+    """The exit status of `main`, its errors said in one line."""
+    try:
+        return main(argv)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, RuntimeError) as error:
+        message = refusal(error) if isinstance(error, RuntimeError) else str(error)
+        if not message:
+            raise
+        log_traceback(error)
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+
+
+def is_stdout_closed() -> bool:
+    """Whether nobody reads standard output any more; if so, what is still to be written to it is dropped."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # for errors alone
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def log_traceback(error: Exception) -> None:
+    """The full traceback goes to a file beside the runs, for reports; the terminal shows the message alone."""
+    folder = Path("runs")
+    if folder.is_dir():
+        text = "".join(traceback.format_exception(error))
+        (folder / "last_error.txt").write_text(text)

@@ -1,0 +1,62 @@
+"""What a run was made with: versions, hardware, commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lgfast.runtime.passwords import without_password
+from lgfast.version import __version__
+
+
+def describe_environment() -> dict[str, Any]:
+    """Plain dictionary for environment.json and benchmark rows."""
+    return {
+        "lgfast": __version__,
+        "commit": git_commit(),
+        "command": [without_password(argument) for argument in sys.argv],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": package_version("timm"),
+        "platform": platform.platform(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
+    }
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def torchvision_fix(torch_cuda: str | None) -> str:
+    """The command that installs the torchvision of a torch that was built with this CUDA version."""
+    tag = "cpu" if torch_cuda is None else "cu" + torch_cuda.replace(".", "")
+    return f"pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/{tag}"
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree, with "+changes" where it differs.
+
+    Of a copy without its history what LGFAST_COMMIT says, else None.
+    """
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get("LGFAST_COMMIT")
+
+
+def git(*arguments: str) -> str:
+    """What git prints, run in the package's folder."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

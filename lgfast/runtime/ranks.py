@@ -1,0 +1,145 @@
+"""The processes of one run: torchrun's ranks, or this process alone. Without torchrun every function is trivial."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from lgfast.runtime.rendezvous import Start, meet, open_store
+
+
+def was_launched_by_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def local_rank() -> int:
+    """Place among the ranks of this machine, which chooses the GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def is_speaker() -> bool:
+    """Whether this process prints the run's result; known without joining."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run_name() -> str:
+    """A name that all ranks share and that survives torchrun's restarts."""
+    return gather({"name": f"torchrun-{os.getppid()}"})[0]["name"]
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Start]:
+    """Within it the ranks that torchrun launched work together: NCCL on GPUs, gloo on CPUs."""
+    if not was_launched_by_torchrun() or dist.is_initialized():
+        yield Start()
+        return
+    here, count, store = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), open_store()
+    start = meet(store, here, count, dist.default_pg_timeout)
+    place = {"store": dist.PrefixStore(f"start-{start.number}", store), "rank": here, "world_size": count}
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device, **place)
+    else:
+        dist.init_process_group("gloo", **place)
+    try:
+        yield start
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_writer() -> bool:
+    """Whether this process writes the run's files and prints."""
+    return rank() == 0
+
+
+def total(values: Tensor) -> Tensor:
+    """Elementwise sum over the ranks."""
+    if world() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values
+
+
+def highest(values: Tensor) -> Tensor:
+    """Elementwise maximum over the ranks."""
+    if world() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set on any rank; all ranks must ask at the same point."""
+    return flag if world() == 1 else bool(highest(torch.tensor(float(flag), device=device)) > 0)
+
+
+def gather(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The value of every rank, in order."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def distribute(module: nn.Module) -> nn.Module:
+    """The module with its gradients averaged over the ranks during backward; its buffers are left alone."""
+    if world() == 1:
+        return module
+    device = next(module.parameters()).device
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.14
+    return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None, **{option: False})
+
+
+def statistics(module: nn.Module) -> list[Tensor]:
+    """What BatchNorm layers track."""
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
+    return [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+
+
+@torch.no_grad()
+def follow_first(tensors: Sequence[Tensor]) -> None:
+    """Give every rank the first one's values, in one exchange; tensors of one dtype."""
+    if world() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.broadcast(flat, 0)
+    for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(values.view_as(tensor))
+
+
+@torch.no_grad()
+def average_gradients(parameters: Sequence[Tensor]) -> None:
+    """Average the gradients over the ranks, in float32 and in one exchange."""
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if world() == 1 or not grads:
+        return
+    means = total(torch.cat([grad.float().flatten() for grad in grads])) / world()
+    for grad, mean in zip(grads, means.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))

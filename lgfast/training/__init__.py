@@ -1,0 +1,1 @@
+"""Trains: the loop over epochs, its evaluations, checkpoints and console lines."""

@@ -1,0 +1,132 @@
+"""Saves a run so that it continues exactly, and the weights of its best and last epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lgfast.data.epoch_loader import EpochLoader
+from lgfast.guidance import GuidedStudent
+from lgfast.records.checkpoint import CheckpointStore, load_weights, save_weights
+from lgfast.runtime import ranks
+from lgfast.step import TrainStep
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of every checkpoint."""
+
+    epoch: int = 0  # epochs completed
+    step: int = 0  # optimisation steps completed
+    best_top1: float = -1.0
+    best_epoch: int = -1
+
+
+class RunSaver:
+    """The weights and checkpoints of a run; the first rank writes.
+
+    Args:
+        run_dir: the run's folder.
+        student, step, loader: whose state is saved.
+        metadata: written into every weights file (model, class names, dataset).
+        keep: how many of the newest checkpoints stay.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        student: GuidedStudent,
+        step: TrainStep,
+        loader: EpochLoader,
+        metadata: dict[str, Any],
+        keep: int,
+    ) -> None:
+        self.run_dir, self.student, self.step, self.loader, self.metadata = run_dir, student, step, loader, metadata
+        self.store = CheckpointStore(run_dir, keep)
+        self.device = next(student.parameters()).device
+        self._best: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # weights and metadata yet to be written
+        self._saved_at = time.monotonic()
+
+    def age_s(self) -> float:
+        """Seconds since the last checkpoint, or since the run began."""
+        return time.monotonic() - self._saved_at
+
+    def keep_best(self, progress: Progress) -> None:
+        """Keep the weights of now in memory until the next checkpoint, so that the files of a folder are of one age."""
+        weights = {name: tensor.detach().clone() for name, tensor in self.step.model.state_dict().items()}
+        self._best = weights, self.weights_metadata(progress)
+
+    def write_best(self) -> None:
+        """Write the weights that are kept, if any."""
+        if self._best is not None and ranks.is_writer():
+            save_weights(self.run_dir / "best.safetensors", *self._best)
+        self._best = None
+
+    def write_last(self, progress: Progress) -> None:
+        """Write the weights as they are now."""
+        if ranks.is_writer():
+            weights = self.step.model.state_dict()
+            save_weights(self.run_dir / "last.safetensors", weights, self.weights_metadata(progress))
+
+    def save(self, progress: Progress, log_position: dict[str, int]) -> Path:
+        """Write a checkpoint, and the best weights with it.
+
+        Args:
+            log_position: to which the log is cut when the run continues from here.
+        """
+        state = {
+            "progress": dataclasses.asdict(progress),
+            "guidance": self.student.guidance.state_dict() if self.student.guidance else {},
+            **self.step.state_dict(),
+            "loader": self.loader.state_dict(),
+            "ranks": ranks.gather(self.rank_state()),
+            "log_position": log_position,
+            "content_hash": self.metadata["content_hash"],
+        }
+        self._saved_at = time.monotonic()
+        if not ranks.is_writer():
+            return self.store.path(progress.step)
+        self.write_best()
+        return self.store.save(progress.step, self.student.model, self.weights_metadata(progress), state)
+
+    def resume(self) -> tuple[Progress, dict[str, int]] | None:
+        """Load the newest checkpoint: the progress and log position at it; None where there is no checkpoint."""
+        found = self.store.load_newest()
+        if found is None:
+            return None
+        weights, state = found
+        if state["content_hash"] != self.metadata["content_hash"]:
+            raise ValueError(
+                f"{self.run_dir}: the training images changed since this run was saved; restore them or start a new run"
+            )
+        load_weights(self.student.model, weights, self.run_dir)
+        if self.student.guidance:
+            self.student.guidance.load_state_dict(state["guidance"])
+        self.step.load_state_dict(state)
+        self.loader.load_state_dict(state["loader"])
+        self.load_rank_state(state["ranks"])
+        return Progress(**state["progress"]), state["log_position"]
+
+    def rank_state(self) -> dict[str, Any]:
+        """What each rank has for itself: the sums of its meters and its random numbers."""
+        cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"meter": self.step.meter.state_dict(), "torch_rng": torch.get_rng_state(), "cuda_rng": cuda_rng}
+
+    def load_rank_state(self, states: list[dict[str, Any]]) -> None:
+        """Continue from this rank's state; with another number of ranks each keeps the random numbers it began with."""
+        if len(states) != ranks.world():
+            return
+        own = states[ranks.rank()]
+        self.step.meter.load_state_dict(own["meter"])
+        torch.set_rng_state(own["torch_rng"])
+        if own["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda_rng"], self.device)
+
+    def weights_metadata(self, progress: Progress) -> dict[str, Any]:
+        return self.metadata | dataclasses.asdict(progress)

@@ -1,0 +1,81 @@
+"""`precision=auto`: what it means on which device, and that a run keeps it."""
+
+import pytest
+import torch
+
+from lgfast import _extension
+from lgfast.assembly.device import resolve_precision
+from lgfast.assembly.run import resume_config, train_run
+from lgfast.assembly.teachers import teacher_config
+from lgfast.config import Config, load_yaml, replace
+from tests.runs import tiny_config
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if torch saw a GPU, one that computes in bfloat16 or not."""
+
+    def present(has_bf16):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+        monkeypatch.setattr(_extension, "has_cuda_kernels", lambda: False)  # which ask what GPU it is
+
+    return present
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """As if the processor had the instructions for bfloat16, or not."""
+
+    def present(has_bf16):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16}, raising=False)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+        monkeypatch.setattr(_extension, "has_native", lambda: True)
+
+    return present
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_follows_the_gpu(gpu, cpu, has_bf16, expected):
+    gpu(has_bf16), cpu(not has_bf16)
+    assert resolve_precision(Config()).precision == expected
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_follows_the_processor(gpu, cpu, has_bf16, expected):
+    gpu(not has_bf16), cpu(has_bf16)
+    assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == expected
+
+
+def test_a_processor_that_torch_cannot_describe_computes_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == "fp32"
+
+
+@pytest.mark.parametrize(("owner", "name"), [(torch.backends.mkldnn, "is_available"), (_extension, "has_native")])
+def test_without_the_code_that_has_the_instructions_a_processor_computes_in_float32(cpu, monkeypatch, owner, name):
+    cpu(True)
+    monkeypatch.setattr(owner, name, lambda: False)
+    assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == "fp32"
+
+
+@pytest.mark.parametrize("asked", ["fp32", "bf16", "fp16-amp"])
+def test_what_is_asked_for_stays(gpu, asked):
+    gpu(True)
+    assert resolve_precision(replace(Config(), {"precision": asked})).precision == asked
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32"])
+def test_a_teacher_is_trained_in_its_students_precision(gpu, asked):
+    gpu(True)
+    config = replace(Config(), {"teacher.recipe": "cifar100-resnet56", "precision": asked})
+    assert teacher_config(config).precision == resolve_precision(config).precision
+
+
+def test_a_run_keeps_what_auto_meant(tmp_path, gpu, cpu):
+    cpu(False)
+    config = tiny_config(tmp_path, **{"precision": "auto", "max_steps": 1, "guidance.weight": 0})
+    train_run(config)
+    assert load_yaml(f"{config.run_dir}/config.yaml").precision == "fp32"
+    gpu(True)
+    assert resolve_precision(resume_config(config.run_dir, {})).precision == "fp32"

@@ -1,0 +1,67 @@
+"""What every command line does with errors and closed pipes."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from lgfast.runtime import command_line as module
+from lgfast.runtime.command_line import command_line
+
+
+def test_a_reader_that_leaves_early_ends_a_command_quietly():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-W", "ignore", "-m", "lgfast.train", "--help"]
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("error", [ValueError("it is wrong"), FileNotFoundError("it is missing")])
+def test_an_error_that_can_be_mended_is_one_line(error, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+
+    @command_line
+    def main(argv=None):
+        raise error
+
+    assert main([]) == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+    assert (tmp_path / "runs" / "last_error.txt").read_text().startswith("Traceback")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), KeyError("x"), BrokenPipeError("a worker's")])
+def test_other_errors_keep_their_traceback(error, tmp_path, monkeypatch):
+    @command_line
+    def main(argv=None):
+        raise error
+
+    with (tmp_path / "out").open("w") as file, pytest.raises(type(error)):
+        monkeypatch.setattr(sys, "stdout", file)
+        main([])
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [(module.__file__, "warning: 3 images skipped\n"), ("torch/x.py", "torch/x.py:7: UserWarning: 3 images skipped\n")],
+)
+def test_a_warning_of_the_package_is_one_line(place, expected, capsys):
+    @command_line
+    def main(argv=None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = show  # pytest's own keeps what it catches
+            warnings.warn_explicit("3 images skipped", UserWarning, place, 7)
+        return 0
+
+    def show(*warning):
+        print(warnings.formatwarning(*warning[:4]), end="", file=sys.stderr)
+
+    before = warnings.formatwarning
+    assert main([]) == 0
+    assert capsys.readouterr().err == expected
+    assert warnings.formatwarning is before

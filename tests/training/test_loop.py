@@ -1,0 +1,330 @@
+"""A run does what its recipe says, stops when the loss breaks, and falls on a repeated batch."""
+
+import csv
+import json
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lgfast import _extension, train
+from lgfast.assembly.device import resolve_device, resolve_precision
+from lgfast.assembly.images import describe_splits, load_splits
+from lgfast.assembly.loaders import eval_loader
+from lgfast.assembly.networks import build_model
+from lgfast.assembly.run import build_trainer, train_run
+from lgfast.config import Config, dump_yaml, load_yaml, replace
+from lgfast.data.batch import Batch
+from lgfast.evaluate import evaluate_checkpoint, load_own
+from lgfast.guidance import GuidedStudent
+from lgfast.models import create_model
+from lgfast.optim.build import build_optimizer
+from lgfast.records.checkpoint import CheckpointError, CheckpointStore, read_weights, save_weights
+from lgfast.records.result import read_result
+from lgfast.runtime.interrupt import InterruptFlag
+from lgfast.step import TrainMeter, TrainStep
+from lgfast.training.evaluation import evaluate
+from lgfast.training.loop import NonFiniteLossError
+from tests.data.layouts import write_folder
+from tests.runs import metrics, tiny_config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One complete guided run, shared by the tests that only look at what it left."""
+    torch.set_num_threads(1)
+    tmp_path = tmp_path_factory.mktemp("finished")
+    config = tiny_config(tmp_path)
+    return config, train_run(config)
+
+
+def test_a_run_leaves_its_files(finished):
+    config, result = finished
+    run_dir = Path(config.run_dir)
+    assert load_yaml(run_dir / "config.yaml") == resolve_precision(config)
+    assert json.loads((run_dir / "environment.json").read_text())["torch"] == torch.__version__
+    rows = metrics(run_dir)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4, 6, 8, 10, 12, 14, 16, 18]
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1, 2, 3]
+    with (run_dir / "summary.csv").open() as file:
+        summary = list(csv.DictReader(file))
+    assert [row["epoch"] for row in summary] == ["1", "2", "3"]
+    assert float(summary[0]["guidance_loss"]) > 0
+    assert read_result(run_dir) == result
+    assert result.teacher_test_top1 is not None
+    assert len(CheckpointStore(run_dir).all()) <= config.log.keep_checkpoints
+
+
+def test_best_weights_belong_to_the_best_epoch(finished):
+    config, result = finished
+    run_dir = Path(config.run_dir)
+    with (run_dir / "summary.csv").open() as file:
+        scores = [float(row["val_top1"] or -1) for row in csv.DictReader(file)]
+    assert result.val_top1 == pytest.approx(max(scores))
+    assert result.best_epoch == scores.index(max(scores)) + 1
+    _, metadata = read_weights(run_dir / "best.safetensors")
+    assert metadata["epoch"] == result.best_epoch
+
+
+def test_evaluate_reproduces_the_reported_accuracy(finished):
+    config, result = finished
+    best = evaluate_checkpoint(config.run_dir)
+    last = evaluate_checkpoint(f"{config.run_dir}/last.safetensors")
+    assert (best["top1"], best["top5"]) == (result.test_top1, result.test_top5)
+    assert last["top1"] == result.last_test_top1
+    assert best["images"] == config.data.test_limit
+
+
+def test_epochs_are_judged_in_the_precision_that_trains_and_results_in_float32(tmp_path):
+    config = tiny_config(tmp_path, **{"precision": "bf16", "epochs": 1, "guidance.weight": 0})
+    result = train_run(config)
+    (row,) = (row for row in metrics(Path(config.run_dir)) if row["kind"] == "epoch")
+    model = load_own(Path(config.run_dir, "last.safetensors"))[0]
+    loader = eval_loader(config, load_splits(config).select, torch.device("cpu"))
+    assert evaluate(model, loader, "cpu", torch.bfloat16)["loss"] == row["val_loss"]
+    assert evaluate(model, loader, "cpu")["loss"] != row["val_loss"]
+    assert evaluate_checkpoint(config.run_dir)["top1"] == result.test_top1
+
+
+def test_another_cnn_of_timm_can_teach(finished, tmp_path):
+    config, _ = finished
+    changes = {"run_dir": str(tmp_path / "run"), "epochs": 1, "teacher.name": "cifar_resnet20"}
+    result = train_run(replace(config, changes))
+    _, metadata = read_weights(Path(result.teacher_run) / "best.safetensors")
+    assert metadata["config"]["model"]["name"] == "cifar_resnet20"
+
+
+def test_teacher_and_model_of_the_papers_code_are_read(finished, tmp_path):
+    config, _ = finished
+    path = tmp_path / "model.pyth"
+    torch.save({"model_state": pyth_state(10), "test_err": 30.0, "cfg": "MODEL: {IMG_SIZE: 8}"}, path)
+    changes = {"run_dir": str(tmp_path / "run"), "epochs": 1, "teacher.checkpoint": str(path)}
+    assert train_run(replace(config, changes)).teacher_run == str(path)
+    assert evaluate_checkpoint(str(path), dataset="digits")["images"] == 600
+
+
+def test_teacher_of_the_papers_code_for_other_classes_is_refused(finished, tmp_path):
+    config, _ = finished
+    path = tmp_path / "model.pyth"
+    torch.save({"model_state": pyth_state(7), "test_err": 30.0, "cfg": ""}, path)
+    with pytest.raises(CheckpointError, match="was trained for 7 classes, the dataset has 10"):
+        train_run(replace(config, {"run_dir": str(tmp_path / "run"), "teacher.checkpoint": str(path)}))
+
+
+def pyth_state(num_classes):
+    """A ResNet-8 under the names of the paper's code."""
+    renames = [
+        (r"^conv1\.", "stem.conv."), (r"^bn1\.", "stem.bn."), (r"^fc\.", "head.fc."),
+        (r"\.conv1\.", ".f.a."), (r"\.bn1\.", ".f.a_bn."), (r"\.conv2\.", ".f.b."), (r"\.bn2\.", ".f.b_bn."),
+        (r"\.downsample\.0\.", ".proj."), (r"\.downsample\.1\.", ".bn."), (r"^layer(\d)\.0\.", r"s\1.b1."),
+    ]  # fmt: skip
+    state = {}
+    for key, value in create_model("cifar_resnet8", num_classes).state_dict().items():
+        for pattern, replacement in renames:
+            key = re.sub(pattern, replacement, key)
+        state[key] = value
+    return state
+
+
+def test_teacher_is_trained_once(finished):
+    config, result = finished
+    again = train_run(replace(config, {"run_dir": config.run_dir + "-again", "epochs": 1}))
+    assert again.teacher_run == result.teacher_run
+
+
+def test_run_folder_is_not_overwritten(finished):
+    config, _ = finished
+    with pytest.raises(ValueError, match="already holds a run; continue it with --resume"):
+        train_run(config)
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(finished, tmp_path):
+    config, result = finished
+    places = {"run_dir": str(tmp_path / "x"), "teacher.checkpoint": result.teacher_run}
+    with pytest.raises(ValueError, match=r"optim\.name: unknown optimizer 'adamx'"):
+        train_run(replace(config, places | {"optim.name": "adamx"}))
+    assert not (tmp_path / "x").exists()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="unknown optimizer"):
+        train_run(replace(config, places | {"optim.name": "adamx"}))
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["notes.txt"]
+
+
+def test_teacher_of_other_classes_is_refused(finished, tmp_path):
+    config, result = finished
+    path = tmp_path / "other.safetensors"
+    _, metadata = read_weights(Path(result.teacher_run) / "best.safetensors")
+    save_weights(path, create_model("cifar_resnet8", 3).state_dict(), metadata | {"class_names": ["cat", "dog", "owl"]})
+    with pytest.raises(CheckpointError, match=r"was trained for 3 classes \(cat, dog, owl.*dataset has 10"):
+        train_run(replace(config, {"run_dir": str(tmp_path / "x"), "teacher.checkpoint": str(path)}))
+
+
+def test_evaluating_on_another_class_count_is_refused(finished, tmp_path):
+    config, _ = finished
+    weights = tmp_path / "w.safetensors"
+    _, metadata = read_weights(Path(config.run_dir) / "best.safetensors")
+    save_weights(weights, build_model(config, 3).state_dict(), metadata | {"class_names": ["a", "b", "c"]})
+    with pytest.raises(CheckpointError, match=r"was trained for 3 classes, digits in .* has 10"):
+        evaluate_checkpoint(str(weights))
+
+
+def test_loss_falls_on_one_repeated_batch():
+    torch.manual_seed(0)
+    student = GuidedStudent(
+        create_model("deit_tiny_patch16_224", 10, image_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2)
+    )
+    optim = replace(Config(), {"optim.lr": 3e-3}).optim
+    meter = TrainMeter("cpu")
+    step = TrainStep(student, None, build_optimizer(student.named_parameters(), optim), meter)
+    batch = Batch(torch.randn(16, 3, 16, 16), None, torch.randint(10, (16,)), torch.arange(16))
+    losses = []
+    for _ in range(60):
+        step(batch)
+        losses.append(meter.read(TrainMeter.WINDOW)["loss"])
+        meter.reset(TrainMeter.WINDOW)
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny_config(tmp_path, **{"guidance.weight": 0, "augment.teacher_size": 0, "eval.every_epochs": 1})
+    splits = load_splits(config)
+    trainer = build_trainer(config, splits, None, torch.device("cpu"), InterruptFlag())
+    plain_step = trainer.step.run
+
+    def poisoned(batch):
+        images = batch.images * (float("nan") if trainer.progress.step == 8 else 1)
+        plain_step(batch._replace(images=images))
+
+    trainer.step.run = poisoned
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step 8 \(learning rate [0-9.e-]+\).*step_00000006"):
+        trainer.fit()
+    weights, state = CheckpointStore(tmp_path / "run").load_newest()
+    assert state["progress"]["step"] == 6
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert (tmp_path / "run" / "best.safetensors").is_file()
+
+
+def test_checkpoints_leave_time_between_them(tmp_path):
+    config = tiny_config(tmp_path, **{"guidance.weight": 0, "log.save_every_s": 3600})
+    trainer = build_trainer(config, load_splits(config), None, torch.device("cpu"), InterruptFlag())
+    run_dir, seen = Path(config.run_dir), []
+    trainer.log.write_epoch = lambda row: seen.append(sorted(path.name for path in run_dir.rglob("*.safetensors")))
+    trainer.fit()
+    assert seen == [[], [], []]  # nothing is written before the end of the last epoch, not even the best weights
+    assert trainer.saver.store.all() == [trainer.saver.store.path(trainer.progress.step)]
+    _, metadata = read_weights(run_dir / "best.safetensors")
+    assert metadata["epoch"] == trainer.progress.best_epoch
+
+
+def test_batch_larger_than_the_dataset_is_refused(tmp_path):
+    config = tiny_config(tmp_path, **{"data.batch_size": 1000, "guidance.weight": 0})
+    with pytest.raises(ValueError, match=r"data.batch_size: 1000 is more than the 96 training images"):
+        train_run(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("device", "gpu", r"device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ("device", "meta", r"device: expected auto, cpu, cuda or cuda:N, got 'meta'"),
+        ("teacher.stages", "0 1 9", r"teacher.stages: a stage must lie in \[-3, 2\], got 9"),
+        ("guidance.student_layers", "0 1 3", r"guidance.student_layers: .* has 3 blocks: .* \[-3, 2\], got 3; --set"),
+        ("model.embed_dim", 33, r"dim should be divisible by num_heads \(asked for: .*model.embed_dim=33.*\)"),
+        ("model.name", "cifar_resnet8", r"cifar_resnet8: .*'patch_size' \(asked for: model.patch_size=2.*=none"),
+    ],
+)
+def test_impossible_values_name_their_key(finished, tmp_path, key, value, message):
+    config, result = finished
+    places = {"run_dir": str(tmp_path / "x"), "teacher.checkpoint": result.teacher_run}
+    with pytest.raises(ValueError, match=message):
+        train_run(replace(config, places | {key: value}))
+
+
+@pytest.mark.parametrize(("device", "rank", "chosen"), [("cuda:1", None, 1), ("auto", "1", 1), ("cuda", "2", None)])
+def test_a_rank_takes_the_gpu_of_its_number_and_misses_one_that_is_not_there(monkeypatch, device, rank, chosen):
+    set_to = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "set_device", set_to.append)
+    if rank is not None:
+        for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "LOCAL_RANK": rank}.items():
+            monkeypatch.setenv(name, value)
+    if chosen is None:
+        with pytest.raises(ValueError, match="device: cuda:2 was asked for, but torch sees 2 CUDA devices"):
+            resolve_device(device)
+    else:
+        assert resolve_device(device) == torch.device("cuda", chosen)
+        assert set_to == [torch.device("cuda", chosen)]
+
+
+def test_running_out_of_memory_ends_the_command_with_what_to_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("lgfast.assembly.run.train_run", fail)
+    assert train.main([]) == 2
+    assert "error: CUDA out of memory. Tried to allocate 2.00 GiB.\nlower data.batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not _extension.has_native(), reason="the limit is the native kernel's")
+def test_too_large_an_image_ends_the_commands_with_a_message(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path, train=5)
+    tall = Image.new("RGB", (2, 2000))
+    for path in (tmp_path / "train").rglob("*.png"):
+        tall.save(path)
+    config = tiny_config(tmp_path, **{"data.dataset": "folder", "data.root": str(tmp_path), "data.batch_size": 2})
+    changes = {"guidance.weight": 0, "augment.crop_scale": "1 1", "augment.crop_ratio": "0.001 1"}
+    (tmp_path / "config.yaml").write_text(dump_yaml(replace(config, changes)))
+    assert train.main(["--config", "config.yaml"]) == 2
+    message = r"^error: lgfast::augment: a crop of \d+x2 is too large to reduce to 8; store smaller images$"
+    assert re.search(message, capsys.readouterr().err, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("loader", ["resident", "dali"])
+def test_classes_without_images_are_named(tmp_path, monkeypatch, loader):
+    monkeypatch.setattr("lgfast.assembly.images.require_dali", lambda: None)
+    whole, lacking = tmp_path / "whole", tmp_path / "lacking"
+    for root in (whole, lacking):
+        write_folder(root, train=5)
+    for name in ("ant", "bee", "cow", "emu"):
+        (lacking / "train" / name).mkdir()
+    config = tiny_config(tmp_path, **{"data.dataset": "folder", "data.root": str(whole), "data.loader": loader})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load_splits(config).train) == 8
+    config = replace(config, {"data.root": str(lacking)})
+    with pytest.warns(UserWarning, match=r"classes without a training image: ant, bee, cow, \.\.\. \(4 in all\)"):
+        load_splits(config)
+
+
+def test_a_teacher_that_cannot_be_trained_is_named(tmp_path):
+    config = tiny_config(tmp_path)
+    with open(config.teacher.recipe, "a") as recipe:
+        recipe.write("data: {batch_size: 1000}\n")
+    message = r"teacher.recipe: .*teacher.yaml cannot be trained: data.batch_size: 1000 is more than the 96 training"
+    with pytest.raises(ValueError, match=message):
+        train_run(config)
+
+
+def test_a_run_says_which_images_do_what(tmp_path, capsys):
+    """The recipe's limits are named: another dataset would lose images to them unseen."""
+    train_run(tiny_config(tmp_path, **{"max_steps": 1, "data.test_limit": 0}))
+    line = "digits: 96 images of 10 classes to train on, 600 to test, 24 choose the epoch"
+    assert capsys.readouterr().out.splitlines()[0] == f"{line} (limited by data.train_limit=120; 0: all)"
+    config = tiny_config(tmp_path, **{"eval.protocol": "paper", "data.train_limit": 0})
+    line = "digits: 1197 images of 10 classes to train on, 60 to test, they choose the epoch"
+    assert describe_splits(config, load_splits(config)) == f"{line} (limited by data.test_limit=60; 0: all)"
+
+
+def test_max_steps_ends_the_run(tmp_path):
+    result = train_run(tiny_config(tmp_path, **{"max_steps": 8, "guidance.weight": 0}))
+    assert result.best_epoch == 2
+    assert max(row["step"] for row in metrics(tmp_path / "run")) == 8
