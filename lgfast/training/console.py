@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
@@ -11,14 +12,66 @@ from lgfast.data.batch import Batch
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.runtime import ranks
 
-
-def progress_bar(loader: EpochLoader, title: str) -> Iterable[Batch]:
-    """The batches of an epoch, with a bar on a terminal; nothing in a file."""
-    is_shown = sys.stderr.isatty() and ranks.is_writer()
-    return tqdm(loader, title, leave=False, disable=not is_shown, total=len(loader))
+LINE_EVERY_S = 60.0  # between lines about a run within an epoch, where no terminal shows a bar
 
 
-def epoch_message(name: str, epochs: int, row: dict[str, float], seconds: float) -> str:
+class Pace:
+    """How long a run still takes, judged by all it did since its first step in this process, evaluation included.
+
+    Args:
+        total: optimisation steps of the whole run.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._first: tuple[int, float] | None = None  # step and time of the first call; what came before is set-up
+
+    def left_s(self, step: int) -> float | None:
+        """Seconds from the end of this step to the end of the run; None at the first call."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = step, now
+        first, began = self._first
+        return (self.total - step) * (now - began) / (step - first) if step > first else None
+
+
+def duration(seconds: float) -> str:
+    """E.g. "40 s", "17 min" or "2 h 05 min"."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def time_left(seconds: float | None) -> str:
+    """The end of a line: "  17 min left", or nothing where that is not known or nothing is left."""
+    return f"  {duration(seconds)} left" if seconds else ""
+
+
+def progress_bar(loader: EpochLoader, title: str, step: int, pace: Pace, has_lines: bool = True) -> Iterable[Batch]:
+    """The batches of an epoch, with a bar on a terminal; elsewhere a line once a minute.
+
+    Args:
+        step: optimisation steps that the run has completed.
+        has_lines: False for a run that says nothing where it shows no bar.
+    """
+    has_bar = ranks.is_writer() and sys.stderr.isatty()
+    batches = paced(loader, title, step, pace, ranks.is_writer() and has_lines and not has_bar)
+    return tqdm(batches, title, leave=False, total=len(loader)) if has_bar else batches
+
+
+def paced(loader: Iterable[Batch], title: str, step: int, pace: Pace, has_lines: bool) -> Iterator[Batch]:
+    """The batches; once a minute, if asked, a line about where the run stands."""
+    said = time.monotonic()
+    for done, batch in enumerate(loader, step + 1):
+        yield batch
+        left_s = pace.left_s(done)
+        if has_lines and time.monotonic() - said >= LINE_EVERY_S:
+            said = time.monotonic()
+            print(f"{title}  step {done} of {pace.total}{time_left(left_s)}", flush=True)
+
+
+def epoch_message(name: str, epochs: int, row: dict[str, float], seconds: float, left_s: float | None = None) -> str:
     """One line.
 
     Args:
@@ -26,11 +79,12 @@ def epoch_message(name: str, epochs: int, row: dict[str, float], seconds: float)
         epochs: of the whole run.
         row: of summary.csv.
         seconds: that the epoch took.
+        left_s: seconds that the run still takes, where they are known.
     """
     val = f"  val {row['val_top1']:.2f} %" if "val_top1" in row else ""
     named = ((name, row[f"{name}_loss"]) for name in ("guidance", "distill"))
     parts = "".join(f"  {name} {loss:.4f}" for name, loss in named if loss)
     return (
         f"{name}  epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}"
-        f"{parts}  train {row['train_top1']:.2f} %{val}  lr {row['lr']:.2e}  {seconds:.1f} s"
+        f"{parts}  train {row['train_top1']:.2f} %{val}  lr {row['lr']:.2e}  {seconds:.1f} s{time_left(left_s)}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.step import TrainStep
 from lgfast.step.meters import MeterReading, TrainMeter
 from lgfast.step.reading import Reading
-from lgfast.training.console import epoch_message, progress_bar
+from lgfast.training.console import Pace, epoch_message, progress_bar
 from lgfast.training.evaluation import evaluate
 from lgfast.training.saving import Progress, RunSaver
 
@@ -70,6 +71,7 @@ class Trainer:
         self.saver = RunSaver(run_dir, student, step, train_loader, metadata, config.log.keep_checkpoints)
         self.log = MetricsLog(run_dir, config.log.tensorboard) if ranks.is_writer() else SilentLog()
         self.progress = Progress()
+        self.pace = Pace(min(config.epochs * len(train_loader), config.max_steps or sys.maxsize))
         self.line: LogLine | None = None  # begun and not yet written
         self.vote: Reading | None = None  # whether any rank was asked to stop by the last log step
 
@@ -82,13 +84,19 @@ class Trainer:
         while not self.is_finished():
             started = time.perf_counter()
             self.begin_epoch()
-            for batch in progress_bar(self.train_loader, f"epoch {self.progress.epoch + 1}/{self.config.epochs}"):
+            for batch in self.watched_batches():
                 self.train_batch(batch)
                 if self.epoch_is_over():
                     break
             self.finish_epoch(time.perf_counter() - started)
         self.finish()
         return self.progress
+
+    def watched_batches(self) -> Iterable[Batch]:
+        """The batches of this epoch, shown as they are taken."""
+        title = f"{self.config.name}  epoch {self.progress.epoch + 1}/{self.config.epochs}"
+        has_lines = self.config.log.print_epochs
+        return progress_bar(self.train_loader, title, self.progress.step, self.pace, has_lines)
 
     def begin_epoch(self) -> None:
         """Start the pass over the training images, or go on with it after a resume."""
@@ -185,7 +193,8 @@ class Trainer:
         self.log.write("epoch", self.progress.step, row | {"seconds": seconds, "images_per_s": images / seconds})
         self.log.write_epoch(row | {"seconds": round(seconds, 3)})
         if self.config.log.print_epochs and ranks.is_writer():
-            print(epoch_message(self.config.name, self.config.epochs, row, seconds), flush=True)
+            left_s = self.pace.left_s(self.progress.step)
+            print(epoch_message(self.config.name, self.config.epochs, row, seconds, left_s), flush=True)
         is_due = ranks.any_rank(self.saver.age_s() >= self.config.log.save_every_s, self.device)
         is_stopping = ranks.any_rank(self.interrupt.requested, self.device)
         if self.is_finished() or is_due or is_stopping:
