@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 .PHONY: build test test-gpu lint format bench demo clean
 
 # torch first, so that the build uses the torch the package runs with.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml setup.py
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install "torch>=2.11" "setuptools>=77" wheel "cmake>=3.24" ninja "pybind11>=2.13"
 	$(PY) -m pip install --no-build-isolation --editable ".[dev]"

@@ -62,9 +62,13 @@ class CMakeBuild(build_ext):
         subprocess.run([tool("cmake"), "--build", build], check=True)
 
 
+# An editable install adds the checkout to the path. Through setuptools' import hook, which the path precedes, `import
+# lgfast` beside a checkout named lgfast would find that folder, as a package without content.
+EDITABLE = {"editable_wheel": {"mode": "compat"}}
+
 reason = skip_reason()
 if reason:
     print(f"lgfast: pure-Python package, native ops not built ({reason})", file=sys.stderr)
-    setup()
+    setup(options=EDITABLE)
 else:
-    setup(ext_modules=[Extension("lgfast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+    setup(options=EDITABLE, ext_modules=[Extension("lgfast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

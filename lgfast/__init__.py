@@ -4,11 +4,13 @@ What is named here is imported at its first use, so that `import lgfast.ops` nee
 """
 
 import importlib
+import sys
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from lgfast._native import missing_reason
+from lgfast.runtime.threads import spare_other_work
 from lgfast.version import __version__
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ _MODULE_OF = {
     "unfuse_layers": "fusion",
 }
 
+
+_looked_at_load = sys.argv[:1] == ["-m"]  # in `python -m lgfast.NAME`, before torch is loaded
+if _looked_at_load:
+    spare_other_work()
 
 if _reason := missing_reason():
     warnings.warn(f"lgfast runs its reference ops in PyTorch, slower: {_reason}", stacklevel=2)

@@ -23,7 +23,7 @@ from lgfast.config import (
     valid_keys,
 )
 from lgfast.config.pycls import load_pycls_config
-from lgfast.runtime import ranks
+from lgfast.runtime import ranks, threads
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.options import add_sweep_options, check_join_options, check_no_sweep_options, is_sweep
@@ -175,6 +175,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{options.resume} is already complete")
             print_result(done)
             return 0
+        if options.resume:
+            threads.compute_as_before(options.resume)
+        elif chosen := threads.choice():
+            print(chosen, flush=True)
         interrupt.install(repeat_ends=not ranks.was_launched_by_torchrun())
         result = train_run(config, bool(options.resume), interrupt)
         if ranks.is_speaker():

@@ -1,8 +1,10 @@
 """What an importing project gets: the version, the public names, and nothing before it is used."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,15 @@ def test_every_public_name_is_listed_and_found():
     assert all(getattr(lgfast, name) is not None for name in lgfast.__all__)
     with pytest.raises(AttributeError, match="module 'lgfast' has no attribute 'fuze'"):
         lgfast.fuze  # noqa: B018
+
+
+def test_the_package_is_found_from_the_folder_that_holds_the_checkout(tmp_path):
+    (tmp_path / "lgfast").symlink_to(Path(lgfast.__file__).resolve().parents[1])
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    code = "import lgfast; print(lgfast.__version__)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{lgfast.__version__}\n", done.stderr
 
 
 def test_operations_need_torch_alone():

@@ -46,12 +46,15 @@ class Facts:
     cpu_precision: str = "fp32"  # what precision=auto means on the CPU
     shared_memory: int | None = None  # bytes of /dev/shm
     num_cores: int = 1
+    cpu_threads: int = 1  # that PyTorch computes with
+    thread_choice: str = ""  # why these, where other work decided it
 
 
 def collect_facts() -> Facts:
     """The facts of this process and machine."""
     import torch
 
+    from lgfast.runtime import threads
     from lgfast.runtime.cores import num_cores
     from lgfast.step.precision import auto_precision
 
@@ -77,6 +80,8 @@ def collect_facts() -> Facts:
         cpu_precision=auto_precision(torch.device("cpu")),
         shared_memory=shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else None,
         num_cores=num_cores(),
+        cpu_threads=torch.get_num_threads(),
+        thread_choice=threads.choice(),
     )
 
 
@@ -149,6 +154,7 @@ def inspect_environment(facts: Facts) -> Iterator[Finding]:
     yield from check_dali(facts)
     yield from check_apex(facts)
     yield from check_shared_memory(facts)
+    yield from check_threads(facts)
     missing = [name for name in ("optuna", "tensorboard", "matplotlib") if name not in facts.packages]
     for name in missing:
         yield Finding("note", f"no {name}: {OPTIONAL_PACKAGES[name]} are off", f"pip install {name}")
@@ -243,3 +249,13 @@ def check_shared_memory(facts: Facts) -> Iterator[Finding]:
     if facts.shared_memory is not None and facts.shared_memory < SHARED_MEMORY_NEEDED:
         text = f"/dev/shm holds {facts.shared_memory >> 20} MiB; loader workers die with a bus error when it is full"
         yield Finding("warning", text, "start the container with --shm-size=8g, or set data.workers to 0")
+
+
+def check_threads(facts: Facts) -> Iterator[Finding]:
+    if facts.thread_choice:
+        yield Finding("note", facts.thread_choice)
+    elif facts.cpu_threads > facts.num_cores:
+        text = f"PyTorch computes with {facts.cpu_threads} threads on {facts.num_cores} cores; threads wait in turn"
+        yield Finding("warning", text, f"export OMP_NUM_THREADS={facts.num_cores}")
+    else:
+        yield Finding("ok", f"CPU: PyTorch computes with {facts.cpu_threads} threads on {facts.num_cores} cores")

@@ -1,8 +1,45 @@
-"""The processor cores of this process."""
+"""The processor cores of this process. Needs the standard library alone."""
 
+from __future__ import annotations
+
+import math
 import os
+import time
+from pathlib import Path
+
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # of control groups, version 2: microseconds of quota and of period
+LOADAVG = Path("/proc/loadavg")  # its fourth field begins with the number of tasks that run now
+SAMPLES, SECONDS_BETWEEN_SAMPLES = 5, 0.01
 
 
 def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: those it is bound to, within its container's quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(bound, core_quota())))
+
+
+def core_quota() -> float:
+    """Cores' worth of time that the container grants, infinite where it sets no limit."""
+    try:
+        quota, period = CPU_MAX.read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return math.inf
+
+
+def busy_cores() -> float:
+    """Cores that other tasks of the machine keep busy now, 0 where the system does not tell."""
+    seen = []
+    for _ in range(SAMPLES):
+        time.sleep(SECONDS_BETWEEN_SAMPLES)
+        try:
+            seen.append(int(LOADAVG.read_text().split()[3].partition("/")[0]) - 1)  # one of them is this process
+        except (OSError, ValueError, IndexError):
+            return 0.0
+    return float(sorted(seen)[SAMPLES // 2])
+
+
+def free_cores() -> int:
+    """Cores this process may use that nobody else keeps busy, at least 1; other work counts as spread over all."""
+    share = min(1.0, busy_cores() / (os.cpu_count() or 1))
+    return max(1, round(num_cores() * (1 - share)))

@@ -27,6 +27,7 @@ def describe_environment() -> dict[str, Any]:
         "timm": package_version("timm"),
         "platform": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
+        "cpu_waiting": os.environ.get("OMP_WAIT_POLICY"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda,
     }
@@ -58,5 +59,5 @@ def git_commit() -> str | None:
 
 def git(*arguments: str) -> str:
     """What git prints, run in the package's folder."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

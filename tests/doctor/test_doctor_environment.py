@@ -69,6 +69,8 @@ def test_sound_installation_has_only_good_news():
         (replace(SOUND, has_npp=False), "warning", "need NPP", "pip install nvidia-npp"),
         (replace(SOUND, apex="other"), "warning", "Pyramid toolkit, not NVIDIA's", "pip uninstall -y apex"),
         (replace(SOUND, apex="python-only"), "warning", "without its CUDA kernels (amp_C)", "APEX_CUDA_EXT=1"),
+        (replace(SOUND, thread_choice="other work keeps 1 of 2 cores busy"), "note", "other work keeps", ""),
+        (replace(SOUND, cpu_threads=64), "warning", "64 threads on 16 cores", "OMP_NUM_THREADS=16"),
         (replace(SOUND, shared_memory=64 << 20), "warning", "/dev/shm holds 64 MiB", "--shm-size=8g"),
     ],
 )
