@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lgfast.config import Config
 from lgfast.data import load_dataset, load_files, split_holdout
 from lgfast.data.dali_loader import require_dali
+from lgfast.data.errors import some
 from lgfast.data.image_set import LabelledImages
 
 HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed
@@ -35,12 +36,17 @@ def load_splits(config: Config) -> DataSplits:
     if config.data.loader == "dali":
         require_dali()
     train, test = load_images(config, "train"), load_images(config, "test")
+    if train.class_names != test.class_names:  # labels would mean one thing in training and another in the test
+        odd = sorted(set(train.class_names) ^ set(test.class_names))
+        raise ValueError(
+            f"data.root: {train.name} and {test.name} were read with other classes ({some(odd)}); start again when "
+            f"nothing changes in {config.data.root} any more"
+        )
     select = test
     if config.eval.protocol == "holdout":
         train, select = split_holdout(train, config.eval.holdout_fraction, HOLDOUT_SEED)
     if empty := train.empty_classes():
-        names = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
-        warnings.warn(f"{train.name}: classes without a training image: {names} ({len(empty)} in all)", stacklevel=2)
+        warnings.warn(f"{train.name}: {len(empty)} classes without a training image: {some(empty)}", stacklevel=2)
     return DataSplits(train, select, test)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from lgfast.data.cache_file import DamagedCacheError, read_cache, read_footer, write_cache
 from lgfast.data.decode import decode_image, map_in_order, show_progress
+from lgfast.data.errors import some
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.source import Records, Source, check_labels
 from lgfast.runtime.locks import file_lock
@@ -29,8 +30,9 @@ def cache_folder(root: Path) -> Path:
 def cached(source: Source, folder: Path, skip_broken: bool = False) -> ImageSet:
     """The decoded images of `source`, from its cache file in `folder`.
 
-    The file is rebuilt when the source has changed (path, size or time of any file), when it is half-written or
-    damaged. Several processes may call this at once: one decodes, the others wait and read.
+    The file is rebuilt when the source has changed (its class names; path, size or time of any file), when it is
+    half-written or damaged. A file that changes and keeps its size and time is not noticed. Several processes may call
+    this at once: one decodes, the others wait and read.
 
     Args:
         skip_broken: leave out images that cannot be decoded, with a warning that counts and names them.
@@ -42,7 +44,7 @@ def cached(source: Source, folder: Path, skip_broken: bool = False) -> ImageSet:
     path = folder / f"{source.name}-{place}.lgfast"
     fingerprint = fingerprint_files(source)
     with file_lock(path.with_name(path.name + ".lock")):
-        image_set = open_good_cache(path, fingerprint)
+        image_set = open_good_cache(path, source, fingerprint)
         if image_set is None:
             build_cache(path, source, fingerprint, skip_broken)
             image_set = read_cache(path, read_footer(path))
@@ -59,15 +61,18 @@ def fingerprint_files(source: Source) -> str:
     return digest.hexdigest()
 
 
-def open_good_cache(path: Path, fingerprint: str) -> ImageSet | None:
+def open_good_cache(path: Path, source: Source, fingerprint: str) -> ImageSet | None:
     """The cached set, or None (with a line that says why) where it has to be built."""
     if not path.exists():
         return None
     try:
         footer = read_footer(path)
-        if footer["source"]["fingerprint"] == fingerprint:
+        if footer["source"]["fingerprint"] != fingerprint:
+            reason = "its source files have changed"
+        elif tuple(footer["class_names"]) != source.class_names:
+            reason = "the class names have changed"
+        else:
             return read_cache(path, footer)
-        reason = "its source files have changed"
     except DamagedCacheError as error:
         reason = f"it is damaged ({error})"
     print(f"rebuilding the image cache {path}: {reason}", file=sys.stderr)
@@ -76,10 +81,10 @@ def open_good_cache(path: Path, fingerprint: str) -> ImageSet | None:
 
 def build_cache(path: Path, source: Source, fingerprint: str, skip_broken: bool) -> None:
     records, skipped, start = source.read(), [], time.monotonic()
-    check_labels(records.labels, len(records.class_names), source.folder)
+    check_labels(records.labels, len(source.class_names), source.folder)
     description = {"fingerprint": fingerprint, "skipped": skipped}  # `skipped` fills up while images are decoded
     decoded = decode_records(records, source.name, skipped if skip_broken else None)
-    write_cache(path, source.name, decoded, records.class_names, description)
+    write_cache(path, source.name, decoded, source.class_names, description)
     num_images, seconds = len(records.labels) - len(skipped), time.monotonic() - start
     print(f"cached {num_images} images of {source.name} in {path} ({seconds:.1f} s)", file=sys.stderr)
 
@@ -109,5 +114,4 @@ def decode_or_error(path: Path) -> np.ndarray | ValueError:
 
 def warn_skipped(source: Source, skipped: list[str]) -> None:
     if skipped:
-        names = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
-        warnings.warn(f"{source.name}: skipped {len(skipped)} broken images: {names}", stacklevel=3)
+        warnings.warn(f"{source.name}: skipped {len(skipped)} broken images: {some(skipped)}", stacklevel=3)

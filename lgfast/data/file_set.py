@@ -14,6 +14,7 @@ from torch import Tensor
 from lgfast.data.cache import decode_or_error
 from lgfast.data.datasets import SPLITS, find_source
 from lgfast.data.decode import map_in_order, show_progress
+from lgfast.data.errors import some
 from lgfast.data.image_set import LabelledImages
 
 
@@ -53,8 +54,8 @@ def load_files(
     if skip_broken:
         pairs = leave_out_broken(pairs, source.name)
     paths, labels = [path for path, _ in pairs], torch.tensor([label for _, label in pairs], dtype=torch.int64)
-    content_hash = hash_files(paths, labels, records.class_names, source.name)
-    return FileSet(source.name, paths, labels, records.class_names, content_hash)
+    content_hash = hash_files(paths, labels, source.class_names, source.name)
+    return FileSet(source.name, paths, labels, source.class_names, content_hash)
 
 
 def leave_out_broken(pairs: list[tuple[Path, int]], name: str) -> list[tuple[Path, int]]:
@@ -64,15 +65,14 @@ def leave_out_broken(pairs: list[tuple[Path, int]], name: str) -> list[tuple[Pat
     )
     broken = [error for error in results if error]
     if broken:
-        names = "; ".join(broken[:3])
-        warnings.warn(f"{name}: {len(broken)} broken images skipped, first {names}", stacklevel=3)
+        warnings.warn(f"{name}: skipped {len(broken)} broken images: {some(broken)}", stacklevel=3)
     return [pair for pair, error in zip(pairs, results, strict=True) if not error]
 
 
 def hash_files(paths: Sequence[Path], labels: Tensor, class_names: tuple[str, ...], name: str) -> str:
     digests = map_in_order(lambda path: hashlib.blake2b(path.read_bytes()).digest(), paths)
     total = hashlib.blake2b(b"".join(show_progress(digests, len(paths), f"reading {name}")), digest_size=16)
-    total.update(labels.numpy().tobytes() + "\n".join(class_names).encode())
+    total.update(labels.numpy().tobytes() + "\n".join(class_names).encode("utf-8", "surrogatepass"))
     return total.hexdigest()
 
 

@@ -125,7 +125,7 @@ def image_offsets(sizes: Tensor) -> Tensor:
 def hash_content(pixels: Tensor, sizes: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> str:
     """Hash of everything a training run can see of a dataset, independent of where it is stored."""
     total = hashlib.blake2b(digest_size=16)
-    index = (sizes.numpy().tobytes(), labels.numpy().tobytes(), "\n".join(class_names).encode())
+    index = (sizes.numpy().tobytes(), labels.numpy().tobytes(), "\n".join(class_names).encode("utf-8", "surrogatepass"))
     for part in (*chunk_digests(pixels), *index):
         total.update(part)
     return total.hexdigest()

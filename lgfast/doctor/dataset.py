@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lgfast.data.errors import some
 from lgfast.data.sources import flowers, tiny_imagenet
 from lgfast.data.sources.source import SPLITS
 from lgfast.doctor.finding import Finding
 from lgfast.doctor.survey import Survey, survey_split
-
-MAX_NAMED = 3  # examples in one finding
 
 
 class Official(NamedTuple):
@@ -164,8 +163,3 @@ def check_overlap(train: Survey, test: Survey, is_published: bool) -> Iterator[F
 def flaw(text: str, fix: str, is_published: bool) -> Finding:
     """A published dataset keeps its flaws, so that results stay comparable; one's own should be mended."""
     return Finding("note", text) if is_published else Finding("warning", text, fix)
-
-
-def some(names: list[str]) -> str:
-    """The first few names."""
-    return "; ".join(names[:MAX_NAMED]) + ("; ..." if len(names) > MAX_NAMED else "")

@@ -11,7 +11,7 @@ import numpy as np
 from lgfast.data.datasets import find_source
 from lgfast.data.decode import decode_image, map_in_order, show_progress
 from lgfast.data.sources.digits import load_digits
-from lgfast.data.sources.source import Records
+from lgfast.data.sources.source import Records, Source
 
 
 class Look(NamedTuple):
@@ -43,17 +43,19 @@ def survey_split(name: str, root: Path, split: str) -> Survey:
     Raises:
         FileNotFoundError, ValueError: the split cannot be read at all; as `load_dataset`.
     """
-    records = digits_records(split) if name == "digits" else find_source(name, root, split).read()
+    source = digits_source(split) if name == "digits" else find_source(name, root, split)
+    records = source.read()
     total = len(records.labels)
     looks = list(show_progress(look_at_all(records.images), total, f"looking at {name} {split}"))
     is_array = isinstance(records.images, np.ndarray)
     image_names = [f"image {i}" for i in range(total)] if is_array else [str(path) for path in records.images]
-    return Survey(split, looks, records.labels, records.class_names, image_names)
+    return Survey(split, looks, records.labels, source.class_names, image_names)
 
 
-def digits_records(split: str) -> Records:
+def digits_source(split: str) -> Source:
     images = load_digits(split)
-    return Records(np.stack([images.image(i) for i in range(len(images))]), images.labels.tolist(), images.class_names)
+    records = Records(np.stack([images.image(i) for i in range(len(images))]), images.labels.tolist())
+    return Source(images.name, Path(), [], images.class_names, lambda: records)
 
 
 def look_at_all(images: Iterable[Path] | np.ndarray) -> Iterator[Look]:

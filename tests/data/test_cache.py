@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 import time
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from lgfast.data import cache, cache_file, load_dataset
 from lgfast.data.decode import map_in_order
-from tests.data.layouts import write_folder
+from tests.data.layouts import write_folder, write_tiny_imagenet
 
 
 @pytest.fixture
@@ -63,6 +64,21 @@ def test_changed_source_is_noticed(tree, change, capsys):
     assert "its source files have changed" in capsys.readouterr().err
     assert (after.content_hash == before.content_hash) == (change == "touch")
     assert cache_path(tree)  # the stale file is replaced, not kept beside the new one
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "added"),
+    [("folder", write_folder, "ant"), ("tiny_imagenet", write_tiny_imagenet, "n00000001")],
+)
+def test_a_class_that_train_gains_renumbers_the_cached_test_part(tmp_path, name, write, added):
+    """No file of the test part changes."""
+    root = write(tmp_path) or tmp_path
+    before = load_dataset(name, tmp_path, "test")
+    (root / "train" / added).mkdir()
+    shutil.copy(next((root / "train").rglob("*0.*")), root / "train" / added / "0.png")
+    train, after = load_dataset(name, tmp_path), load_dataset(name, tmp_path, "test")
+    assert after.class_names == train.class_names == (added, *before.class_names)
+    assert after.labels.tolist() == [label + 1 for label in before.labels.tolist()]
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "no_footer", "pixel", "label"])

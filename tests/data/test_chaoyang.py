@@ -36,6 +36,7 @@ def test_missing_files_say_where_to_get_them(tmp_path):
         ("[]", "expected a list of images"),
         ('[{"name": "train/0.JPG"}]', "entry 0 must have a text 'name' and an integer 'label'"),
         (json.dumps([{"name": "train/0.JPG", "label": 4}]), r"labels must lie in \[0, 4\), got 4 for image 0"),
+        (json.dumps([{"name": "train/0.JPG", "label": True}]), "labels must be whole numbers, got True for image 0"),
     ],
 )
 def test_broken_json_is_named(tmp_path, content, message):

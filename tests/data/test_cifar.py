@@ -107,6 +107,40 @@ def test_pickle_that_runs_code_is_refused(tmp_path):
     assert not (tmp_path / "attacked").exists()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["numpy.f2py.__main__ dtype", "numpy.testing encode", "numpy.core.multiarray dtype", "numpy._globals ndarray"],
+)
+def test_no_module_is_imported_for_a_pickle(tmp_path, name):
+    write_cifar100(tmp_path)
+    path = tmp_path / "cifar-100-python" / "train"
+    path.write_bytes(b"c" + name.replace(" ", "\n").encode() + b"\n.")
+    with pytest.raises(ValueError, match=r"train: truncated or damaged pickle \(refused to load " + name.split()[0]):
+        load_dataset("cifar100", tmp_path)
+
+
+def test_an_encoding_is_not_looked_up(tmp_path):
+    write_cifar100(tmp_path)
+    path = tmp_path / "cifar-100-python" / "train"
+    path.write_bytes(b"c_codecs\nencode\n(Vtext\nVrot13\ntR.")
+    with pytest.raises(ValueError, match=r"train: truncated or damaged pickle \(refused to encode in 'rot13'\)"):
+        load_dataset("cifar100", tmp_path)
+
+
+@pytest.mark.parametrize("label", [1.5, 1.0, "1", True, None, [1], np.float64(1)])
+def test_labels_are_whole_numbers(tmp_path, label):
+    write_cifar100(tmp_path)
+    edit_train(tmp_path, fine_labels=[0] * 19 + [label])
+    with pytest.raises(ValueError, match=r"train: (labels must be whole numbers, got .* for image 19|.*damaged)"):
+        load_dataset("cifar100", tmp_path)
+
+
+def test_labels_may_be_numpy_s(tmp_path):
+    write_cifar100(tmp_path)
+    edit_train(tmp_path, fine_labels=[*np.arange(20) % 5])
+    assert load_dataset("cifar100", tmp_path).labels.tolist() == [*range(5)] * 4
+
+
 def test_download_is_asked_for_only_when_files_are_missing(tmp_path, monkeypatch):
     asked = []
 

@@ -32,7 +32,7 @@ def test_broken_file_is_named(root):
     (root / "test" / "dog" / "1.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"1\.png: cannot be decoded .* data\.skip_broken"):
         list(EvalLoader(load_files("folder", root, "test"), SPEC))
-    with pytest.warns(UserWarning, match=r"1 broken images skipped, first .*1\.png"):
+    with pytest.warns(UserWarning, match=r"skipped 1 broken images: .*1\.png"):
         files = load_files("folder", root, "test", skip_broken=True)
     assert sum(len(batch.labels) for batch in EvalLoader(files, SPEC)) == len(files) == 7
 

@@ -52,8 +52,11 @@ def test_label_and_id_out_of_range_are_named(tmp_path):
     write_flowers(tmp_path)
     folder = tmp_path / "flowers-102"
     edit_mat(folder / "setid.mat", tstid=np.array([[1, 99]]))
-    with pytest.raises(ValueError, match=r"setid.mat: 'tstid' must lie in \[1, 15\], got 99"):
+    with pytest.raises(ValueError, match=r"setid.mat: 'tstid' must be whole and lie in \[1, 15\], got 99"):
         load_dataset("flowers102", tmp_path, "test")
     edit_mat(folder / "imagelabels.mat", labels=np.array([[1, 103]]))
-    with pytest.raises(ValueError, match=r"imagelabels.mat: 'labels' must lie in \[1, 102\], got 103"):
+    with pytest.raises(ValueError, match=r"imagelabels.mat: 'labels' must be whole and lie in \[1, 102\], got 103"):
+        load_dataset("flowers102", tmp_path)
+    edit_mat(folder / "imagelabels.mat", labels=np.array([[1.5] * 15]))
+    with pytest.raises(ValueError, match=r"imagelabels.mat: 'labels' must be whole .*, got 1.5"):
         load_dataset("flowers102", tmp_path)

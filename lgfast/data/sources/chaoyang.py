@@ -22,7 +22,7 @@ def chaoyang_source(root: Path, split: str) -> Source:
     images, labels = [folder / entry["name"] for entry in entries], [entry["label"] for entry in entries]
     check_labels(labels, len(CLASS_NAMES), index)
     require_files(images, HELP)
-    return Source(f"chaoyang-{split}", folder, [index, *images], partial(Records, images, labels, CLASS_NAMES))
+    return Source(f"chaoyang-{split}", folder, [index, *images], CLASS_NAMES, partial(Records, images, labels))
 
 
 def load_entries(index: Path) -> list[dict[str, Any]]:

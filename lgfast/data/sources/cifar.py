@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lgfast.data.errors import one_line
 from lgfast.data.sources.source import Records, Source, check_labels, find_folder, locate, require_files
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 IMAGE_SHAPE = (3, 32, 32)
-# what a pickled array refers to, in the official files (Python 2) and in those that today's numpy writes
-ALLOWED_GLOBALS = {"_reconstruct", "_frombuffer", "ndarray", "dtype", "scalar", "encode"}
 
 
 class Layout(NamedTuple):
@@ -58,7 +57,10 @@ def cifar_source(name: str, root: Path, split: str, download: bool = False) -> S
     folder = find_folder(root, [layout.folder], layout.meta, help_text)
     files = [folder / file for file in (*layout.splits[split], layout.meta)]
     require_files(files, help_text)
-    return Source(f"{name}-{split}", folder, files, partial(read_cifar, layout, files, help_text))
+    *batch_files, meta_file = files
+    class_names = read_class_names(layout, meta_file, help_text)
+    read = partial(read_cifar, layout, batch_files, meta_file, len(class_names), help_text)
+    return Source(f"{name}-{split}", folder, files, class_names, read)
 
 
 def download_official(layout: Layout, root: Path) -> None:
@@ -67,21 +69,18 @@ def download_official(layout: Layout, root: Path) -> None:
     getattr(torchvision.datasets, layout.torchvision_name)(root, download=True)
 
 
-def read_cifar(layout: Layout, files: list[Path], help_text: str) -> Records:
-    *batch_files, meta_file = files
-    class_names = read_class_names(layout, meta_file, help_text)
-    batches = [read_batch(path, layout.label_key, len(class_names), help_text) for path in batch_files]
-    warn_unofficial(layout, files)
+def read_cifar(layout: Layout, batch_files: list[Path], meta_file: Path, num_classes: int, help_text: str) -> Records:
+    batches = [read_batch(path, layout.label_key, num_classes, help_text) for path in batch_files]
+    warn_unofficial(layout, [*batch_files, meta_file])
     images = np.concatenate([images for images, _ in batches])
-    labels = [label for _, labels in batches for label in labels]
-    return Records(images, labels, class_names)
+    return Records(images, [label for _, labels in batches for label in labels])
 
 
 def read_class_names(layout: Layout, meta_file: Path, help_text: str) -> tuple[str, ...]:
     names = load_pickle(meta_file, help_text).get(layout.names_key)
     if not isinstance(names, list) or not names:
         raise ValueError(f"{meta_file}: expected a list '{layout.names_key}', got {type(names).__name__}; {help_text}")
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+    return tuple(map(as_text, names))
 
 
 def read_batch(path: Path, label_key: str, num_classes: int, help_text: str) -> tuple[np.ndarray, list[int]]:
@@ -99,13 +98,36 @@ def read_batch(path: Path, label_key: str, num_classes: int, help_text: str) -> 
     return data.reshape(-1, *IMAGE_SHAPE).transpose(0, 2, 3, 1), labels
 
 
+def latin1_bytes(text: str, encoding: str) -> bytes:
+    """Stands for `_codecs.encode`, which would import what the name of an encoding says."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"refused to encode in {encoding!r:.60}")
+    return text.encode("latin1")
+
+
+def whole_number(dtype: np.dtype, data: bytes) -> int:
+    """Stands for NumPy's pickled scalars, of which labels are made."""
+    return int(np.frombuffer(data, np.dtype(dtype))[0].__index__())
+
+
+# what a pickled array refers to, in the official files (Python 2) and in those of NumPy before and since version 2
+ALLOWED_GLOBALS = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): latin1_bytes,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0] for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): whole_number for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0] for core in ("core", "_core")},
+}
+
+
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays and plain values only: a dataset file has no business running code."""
+    """Reads arrays and plain values only: a dataset file has no business running code, nor importing any."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] in ("numpy", "_codecs") and name in ALLOWED_GLOBALS:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+        if (module, name) not in ALLOWED_GLOBALS:
+            raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+        return ALLOWED_GLOBALS[module, name]
 
 
 def load_pickle(path: Path, help_text: str) -> dict[str, Any]:
@@ -113,11 +135,19 @@ def load_pickle(path: Path, help_text: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             content = ArrayUnpickler(file, encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError) as error:
-        raise ValueError(f"{path}: truncated or damaged pickle ({error}); delete it and {help_text}") from error
+    except OSError:
+        raise
+    except Exception as error:  # a flipped bit can ask for anything: memory, an attribute, a sum of unlike things
+        reason = one_line(error)
+        raise ValueError(f"{path}: truncated or damaged pickle ({reason}); delete it and {help_text}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a pickled dictionary, got {type(content).__name__}; {help_text}")
-    return {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
+    return {as_text(key): value for key, value in content.items()}
+
+
+def as_text(value: Any) -> str:
+    """Python 2 wrote its text as bytes."""
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def warn_unofficial(layout: Layout, files: list[Path]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lgfast.data.errors import one_line
 from lgfast.data.sources.source import Records, Source, find_folder, locate, require_files
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
@@ -36,8 +37,8 @@ def flowers_source(root: Path, split: str, download: bool = False) -> Source:
     images = [folder / "jpg" / f"image_{number:05d}.jpg" for number in ids.tolist()]
     require_files(images, help_text)
     class_names = tuple(str(number) for number in range(1, NUM_CLASSES + 1))  # the official files have no names
-    records = partial(Records, images, labels[ids - 1].tolist(), class_names)
-    return Source(f"flowers102-{split}", folder, [label_file, split_file, *images], records)
+    records = partial(Records, images, labels[ids - 1].tolist())
+    return Source(f"flowers102-{split}", folder, [label_file, split_file, *images], class_names, records)
 
 
 def load_numbers(path: Path, key: str, low: int, high: int, help_text: str) -> np.ndarray:
@@ -45,11 +46,13 @@ def load_numbers(path: Path, key: str, low: int, high: int, help_text: str) -> n
     content = load_mat(path, help_text)
     if key not in content:
         raise ValueError(f"{path}: no variable '{key}'; {help_text}")
-    numbers = np.asarray(content[key]).ravel().astype(np.int64)
-    outside = numbers[(numbers < low) | (numbers > high)]
-    if len(outside):
-        raise ValueError(f"{path}: '{key}' must lie in [{low}, {high}], got {outside[0]}; {help_text}")
-    return numbers
+    numbers = np.asarray(content[key]).ravel()
+    if numbers.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: '{key}' must hold numbers, got {numbers.dtype}; {help_text}")
+    wrong = numbers[~((numbers >= low) & (numbers <= high) & (numbers == np.floor(numbers)))]
+    if len(wrong):
+        raise ValueError(f"{path}: '{key}' must be whole and lie in [{low}, {high}], got {wrong[0]}; {help_text}")
+    return numbers.astype(np.int64)
 
 
 def load_mat(path: Path, help_text: str) -> dict[str, Any]:
@@ -58,4 +61,4 @@ def load_mat(path: Path, help_text: str) -> dict[str, Any]:
     try:
         return loadmat(path)
     except Exception as error:  # scipy raises a different type for each way a file can be damaged
-        raise ValueError(f"{path}: truncated or damaged ({error}); delete it and {help_text}") from error
+        raise ValueError(f"{path}: truncated or damaged ({one_line(error)}); delete it and {help_text}") from error

@@ -28,7 +28,7 @@ def folder_source(root: Path, split: str) -> Source:
         labels += [label] * len(found)
     if not files:
         raise FileNotFoundError(f"{folder}: no images in its class folders; {EXPECTED}")
-    return Source(f"{root.name}-{split}", folder, files, partial(Records, files, labels, tuple(class_names)))
+    return Source(f"{root.name}-{split}", folder, files, tuple(class_names), partial(Records, files, labels))
 
 
 def split_folder(root: Path, split: str) -> Path:

@@ -15,19 +15,20 @@ class Records(NamedTuple):
 
     images: Sequence[Path] | np.ndarray
     labels: Sequence[int]
-    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Source:
     """One split of a dataset at a place.
 
-    `files` are those whose change makes a decoded copy stale; `read` is called only when there is no good copy.
+    A decoded copy is stale where `files` have changed, or where `class_names` has: labels are places in it, and it may
+    come from elsewhere, as a test part's does from the training part. `read` is called only when there is no good copy.
     """
 
     name: str
     folder: Path
     files: Sequence[Path]
+    class_names: tuple[str, ...]
     read: Callable[[], Records]
 
 
@@ -55,7 +56,9 @@ def require_files(files: Sequence[Path], help_text: str) -> None:
 
 
 def check_labels(labels: Sequence[int], num_classes: int, where: Path | str) -> None:
-    """Raises ValueError that names the first label outside [0, num_classes)."""
+    """Raises ValueError that names the first label that is no whole number in [0, num_classes)."""
     for index, label in enumerate(labels):
+        if not isinstance(label, int | np.integer) or isinstance(label, bool):
+            raise ValueError(f"{where}: labels must be whole numbers, got {label!r:.60} for image {index}")
         if not 0 <= label < num_classes:
             raise ValueError(f"{where}: labels must lie in [0, {num_classes}), got {label} for image {index}")

@@ -36,8 +36,8 @@ def tiny_imagenet_source(root: Path, split: str) -> Source:
     images = [path for path, _ in samples]
     if not images:
         raise FileNotFoundError(f"{folder}: no images in the {split} part; {HELP}")
-    records = partial(Records, images, [label for _, label in samples], class_names)
-    return Source(f"tiny_imagenet-{split}", folder, [*extra, *images], records)
+    records = partial(Records, images, [label for _, label in samples])
+    return Source(f"tiny_imagenet-{split}", folder, [*extra, *images], class_names, records)
 
 
 def wnid_folders(folder: Path) -> tuple[str, ...]:
