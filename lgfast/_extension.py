@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lgfast._native import missing_reason
+from lgfast._native import VARIANTS, missing_reason, switched_off
 
 _PACKAGE = Path(__file__).parent
 _python_library = torch.library.Library("lgfast", "FRAGMENT")  # holds what Python registers; lives with the process
@@ -15,6 +15,23 @@ _python_library = torch.library.Library("lgfast", "FRAGMENT")  # holds what Pyth
 
 def _schemas() -> list[str]:
     return re.findall(r'^"(.*)",$', (_PACKAGE / "ops" / "schemas.inc").read_text(), flags=re.MULTILINE)
+
+
+def _names(op_name: str) -> tuple[str, str]:
+    """What LGFAST_DISABLE calls an operation: one pass, or both; the packed form goes with the other."""
+    name = op_name.replace("_qkvpacked", "")
+    return name, name.removesuffix("_fwd").removesuffix("_bwd")
+
+
+def _check_switches() -> None:
+    known = {name for schema in _schemas() for name in _names(schema.partition("(")[0])} | set(VARIANTS)
+    if unknown := sorted(set(switched_off()) - known):
+        raise ValueError(f"LGFAST_DISABLE: unknown kernel {unknown[0]!r}; known: {', '.join(sorted(known))}")
+
+
+def is_switched_off(op_name: str) -> bool:
+    """Whether LGFAST_DISABLE names the CUDA kernel of an operation, such as short_attention_bwd, or of both passes."""
+    return not set(_names(op_name)).isdisjoint(switched_off())
 
 
 def _check_up_to_date() -> None:
@@ -30,6 +47,7 @@ def _check_up_to_date() -> None:
 
 def _load() -> tuple[bool, bool]:
     """(native ops loaded, CUDA kernels loaded)."""
+    _check_switches()
     if missing_reason():
         for schema in _schemas():
             _python_library.define(schema)
@@ -97,11 +115,11 @@ def refusal(error: RuntimeError) -> str | None:
 
 
 def register_reference(op_name: str, reference: Callable, native: tuple[str, ...] = ("CPU", "CUDA")) -> None:
-    """Make `reference` the kernel of `lgfast::op_name` on every device without a native one.
+    """Make `reference` the kernel of `lgfast::op_name` on every device without a native one that is to be used.
 
     native: the devices that csrc/ has a kernel for.
     """
-    loaded = {"CPU": _has_native, "CUDA": _has_cuda_kernels}
+    loaded = {"CPU": _has_native, "CUDA": _has_cuda_kernels and not is_switched_off(op_name)}
     for device, is_loaded in loaded.items():
         if not is_loaded or device not in native:
             _python_library.impl(op_name, reference, device)

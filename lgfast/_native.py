@@ -1,10 +1,19 @@
 """Whether the native libraries are to be used; known without torch.
 
-LGFAST_NATIVE=off at run time ignores libraries that are built.
+LGFAST_NATIVE=off at run time ignores libraries that are built. LGFAST_DISABLE switches CUDA kernels off, to go on
+without one that fails on some GPU: names of operations, `short_attention_bwd,augment`, which then run as they would
+without their kernel, or of variants, for which another kernel steps in.
 """
 
 import importlib.util
 import os
+
+VARIANTS = ("short_attention_bwd_resident",)  # kernels with another to step in; csrc asks for these names
+
+
+def switched_off() -> tuple[str, ...]:
+    """Names of the CUDA kernels in LGFAST_DISABLE."""
+    return tuple(filter(None, os.environ.get("LGFAST_DISABLE", "").split(",")))
 
 
 def missing_reason() -> str | None:

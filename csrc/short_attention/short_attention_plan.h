@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/host_device.h"
+#include "common/switches.h"
 
 namespace lgfast {
 
@@ -157,7 +158,8 @@ inline bool plan_resident_bwd(ShortAttentionBwdPlan& plan, int num_queries, int 
 inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_keys, int head_dim, bool has_bias,
                                                       int max_smem = kBwdSmemBytes) {
   ShortAttentionBwdPlan plan{};
-  if (plan_resident_bwd(plan, num_queries, num_keys, head_dim, has_bias, std::min(max_smem, kBwdSmemBytes)))
+  if (!is_switched_off("short_attention_bwd_resident") &&
+      plan_resident_bwd(plan, num_queries, num_keys, head_dim, has_bias, std::min(max_smem, kBwdSmemBytes)))
     return plan;
   const int row_bytes = smem_row_bytes(head_dim), keys_per_warp = bwd_keys_per_warp(head_dim);
   plan = {};

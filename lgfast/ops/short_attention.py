@@ -13,6 +13,7 @@ from lgfast.ops.transforms import is_differentiated
 HEAD_DIMS = (32, 48, 64)
 MAX_TOKENS = 1024
 FEW_KEYS, MAX_QUERIES_FEW_KEYS = 64, 4096
+_SWITCHED_OFF = [name for name in ("short_attention_fwd", "short_attention_bwd") if _extension.is_switched_off(name)]
 SMALL_SMEM_GPUS = ((8, 6), (8, 9), (12, 0), (12, 1))  # 99 KB of shared memory a block; forward takes up to 112 KB
 
 
@@ -104,6 +105,8 @@ def _unavailable_reason(device: torch.device) -> str | None:
         return f"the kernels run on CUDA and CPU, got tensors on {device.type}"
     if not _extension.has_cuda_kernels():
         return "lgfast was built without its CUDA kernels"
+    if _SWITCHED_OFF:
+        return f"LGFAST_DISABLE switches {' and '.join(_SWITCHED_OFF)} off"
     gpu = torch.cuda.get_device_properties(device)
     if gpu.major < 8:
         return "the GPU must be of compute capability 8.0 or later"
