@@ -17,6 +17,7 @@ from lgfast.config import Config, from_dict, replace
 from lgfast.models.pycls_weights import model_from_pycls, pycls_image_size, pycls_model_name
 from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 from lgfast.runtime.command_line import command_line
+from lgfast.runtime.paths import user_path
 from lgfast.training.evaluation import evaluate
 
 
@@ -49,7 +50,7 @@ def evaluate_checkpoint(
 def load_checkpoint(checkpoint: str) -> tuple[nn.Module, int, Config]:
     """Model, class count and configuration of a checkpoint; `checkpoint` as in `evaluate_checkpoint`."""
     load = load_pyth if checkpoint.endswith(".pyth") else load_own
-    return load(Path(checkpoint))
+    return load(user_path(checkpoint))
 
 
 def load_own(checkpoint: Path) -> tuple[nn.Module, int, Config]:

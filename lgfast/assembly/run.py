@@ -29,6 +29,7 @@ from lgfast.runtime import ranks
 from lgfast.runtime.allocator import keep_freed_memory
 from lgfast.runtime.environment import describe_environment
 from lgfast.runtime.interrupt import InterruptFlag
+from lgfast.runtime.paths import user_path
 from lgfast.step import TrainMeter, TrainStep
 from lgfast.training.evaluation import evaluate
 from lgfast.training.loop import Trainer
@@ -91,7 +92,7 @@ def prepare_teacher(
 def open_run_dir(config: Config, resume: bool) -> Path:
     """Create the run's folder with its configuration and environment; refuse one that holds another run."""
     mark = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}" if ranks.world() == 1 else ranks.run_name()
-    run_dir = Path(config.run_dir or f"runs/{config.name}-{mark}")
+    run_dir = user_path(config.run_dir or f"runs/{config.name}-{mark}")
     config = dataclasses.replace(config, run_dir=str(run_dir))
     if not resume and (run_dir / "config.yaml").exists():
         raise ValueError(
@@ -199,7 +200,8 @@ def teacher_test_top1(teacher_run: Path | None) -> float | None:
 
 def resume_config(run_dir: Path | str, changes: dict[str, Any]) -> Config:
     """The configuration of the run in `run_dir`; changing what the run computes is refused."""
-    path = Path(run_dir) / "config.yaml"
+    run_dir = user_path(run_dir)
+    path = run_dir / "config.yaml"
     if not path.is_file():
         raise ValueError(f"--resume: {run_dir} is no folder of a run or a sweep (it has no config.yaml or sweep.json)")
     config = dataclasses.replace(load_yaml(path), run_dir=str(run_dir))

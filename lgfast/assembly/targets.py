@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lgfast.assembly.teachers import cache_home
+from lgfast.assembly.teachers import cache_folder
 from lgfast.config import Config
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance.cached import CachedTeacher
@@ -20,7 +20,7 @@ def target_source(config: Config, teacher: Teacher | None, loader: EpochLoader) 
     """
     if teacher is None or config.teacher.targets == "live":
         return teacher
-    folder = cache_home(config) / "targets"
+    folder = cache_folder(config) / "targets"
     if config.teacher.targets == "cached":
         return CachedTeacher(teacher, loader, folder)
     if not hasattr(loader.image_set, "sizes"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from lgfast.models.stages import teacher_stages
 from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 from lgfast.runtime.interrupt import Interrupted
 from lgfast.runtime.locks import file_lock
+from lgfast.runtime.paths import cache_home, user_path
 
 SAME_COMMAND = "continue with the same command: the teacher goes on where it stands, then the student begins"
 
@@ -32,7 +32,7 @@ def teacher_source(config: Config, images: LabelledImages, train: Callable[[Conf
         train: trains a configuration to its end, or resumes it, in `run_dir`.
     """
     if config.teacher.checkpoint != "auto":
-        return Path(config.teacher.checkpoint)
+        return user_path(config.teacher.checkpoint)
     teacher, run_dir = teacher_config(config), teacher_folder(config, images)
     run_dir.mkdir(parents=True, exist_ok=True)
     with file_lock(run_dir / "lock"):
@@ -71,12 +71,12 @@ def teacher_folder(config: Config, images: LabelledImages) -> Path:
 
 
 def teacher_cache(config: Config) -> Path:
-    return cache_home(config) / "teachers"
+    return cache_folder(config) / "teachers"
 
 
-def cache_home(config: Config) -> Path:
+def cache_folder(config: Config) -> Path:
     """Folder of what is computed once for many runs."""
-    return Path(config.teacher.cache or os.environ.get("LGFAST_CACHE") or Path.home() / ".cache" / "lgfast")
+    return user_path(config.teacher.cache) if config.teacher.cache else cache_home()
 
 
 def teacher_digest(teacher: Config, images: LabelledImages) -> str:

@@ -16,15 +16,14 @@ from lgfast.data.errors import some
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.source import Records, Source, check_labels
 from lgfast.runtime.locks import file_lock
+from lgfast.runtime.paths import cache_home
 
 
 def cache_folder(root: Path) -> Path:
     """$LGFAST_CACHE, else <root>/.lgfast_cache where that can be written, else ~/.cache/lgfast."""
-    if os.environ.get("LGFAST_CACHE"):
-        return Path(os.environ["LGFAST_CACHE"]).expanduser()
-    if os.access(root, os.W_OK):
+    if not os.environ.get("LGFAST_CACHE") and os.access(root, os.W_OK):
         return root / ".lgfast_cache"
-    return Path.home() / ".cache" / "lgfast"
+    return cache_home()
 
 
 def cached(source: Source, folder: Path, skip_broken: bool = False) -> ImageSet:

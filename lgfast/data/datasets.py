@@ -12,6 +12,7 @@ from lgfast.data.sources.flowers import flowers_source
 from lgfast.data.sources.image_folder import folder_source
 from lgfast.data.sources.source import SPLITS, Source
 from lgfast.data.sources.tiny_imagenet import tiny_imagenet_source
+from lgfast.runtime.paths import user_path
 
 # name -> function(root, split) -> Source
 SOURCES = {
@@ -52,7 +53,7 @@ def load_dataset(
         raise ValueError(f"load_dataset: split must be one of {', '.join(SPLITS)}, got {split!r}")
     if name == "digits":
         return load_digits(split)
-    root = Path(root).expanduser()
+    root = user_path(root)
     source = find_source(name, root, split, download)
     return cached(source, Path(cache_dir) if cache_dir else cache_folder(root), skip_broken)
 
