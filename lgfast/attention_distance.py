@@ -150,11 +150,10 @@ def checkpoint_distances(
     checkpoint: str, num_images: int, split: str = "test", device: str = "auto"
 ) -> dict[str, LayerDistance]:
     """`attention_distances` of a run or weights file on the first images of the data it was trained on."""
-    model, _, config = load_checkpoint(checkpoint)
-    target = resolve_device(device)
-    loader = eval_loader(config, load_images(config, split), target)
+    trained, target = load_checkpoint(checkpoint), resolve_device(device)
+    loader = eval_loader(trained.config, load_images(trained.config, split), target)
     batches = islice(loader, math.ceil(num_images / loader.batch_size))
-    return attention_distances(model.to(target), (batch.images for batch in batches))
+    return attention_distances(trained.model.to(target), (batch.images for batch in batches))
 
 
 def table(found: dict[str, dict[str, LayerDistance]]) -> str:

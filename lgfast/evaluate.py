@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from lgfast.assembly.images import load_images
 from lgfast.assembly.loaders import eval_loader
 from lgfast.assembly.networks import model_from_metadata
 from lgfast.config import Config, from_dict, replace
+from lgfast.data.errors import some
 from lgfast.models.pycls_weights import model_from_pycls, pycls_image_size, pycls_model_name
 from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 from lgfast.runtime.command_line import command_line
@@ -32,45 +34,58 @@ def evaluate_checkpoint(
         dataset: None for the one it was trained on (cifar100 for a `.pyth`).
         root: folder of the dataset's files; None for where it was at training time.
     Raises:
-        CheckpointError: missing or damaged file, or one whose class count differs from the dataset's.
+        CheckpointError: missing or damaged file, or one that does not know a class of the dataset by its name (for a
+            `.pyth`, which holds none, the number of classes must fit).
     """
-    model, num_classes, config = load_checkpoint(checkpoint)
+    trained = load_checkpoint(checkpoint)
     changes = {"data.dataset": dataset, "data.root": root}
-    config = replace(config, {key: value for key, value in changes.items() if value is not None})
+    config = replace(trained.config, {key: value for key, value in changes.items() if value is not None})
     images = load_images(config, split)
-    if num_classes != images.num_classes:
+    names = trained.class_names or images.class_names
+    unknown = [name for name in images.class_names if name not in names]
+    if unknown or len(names) != trained.num_classes:
+        which = f" (not known: {some(unknown)})" if unknown else ""
         raise CheckpointError(
-            f"{checkpoint} was trained for {num_classes} classes, {config.data.dataset} in {config.data.root} has "
-            f"{images.num_classes}; pass --dataset and --root of the data it was trained on"
+            f"{checkpoint} was trained for {trained.num_classes} classes, {config.data.dataset} in {config.data.root} "
+            f"has {images.num_classes}{which}; pass --dataset and --root of the data it was trained on"
         )
     target = resolve_device(device)
-    return evaluate(model.to(target), eval_loader(config, images, target), target)
+    return evaluate(trained.model.to(target), eval_loader(config, images.relabel(names), target), target)
 
 
-def load_checkpoint(checkpoint: str) -> tuple[nn.Module, int, Config]:
-    """Model, class count and configuration of a checkpoint; `checkpoint` as in `evaluate_checkpoint`."""
+class Trained(NamedTuple):
+    """What a checkpoint holds."""
+
+    model: nn.Module
+    num_classes: int
+    class_names: tuple[str, ...]  # (): the file holds none
+    config: Config
+
+
+def load_checkpoint(checkpoint: str) -> Trained:
+    """What is in a checkpoint; `checkpoint` as in `evaluate_checkpoint`."""
     load = load_pyth if checkpoint.endswith(".pyth") else load_own
     return load(user_path(checkpoint))
 
 
-def load_own(checkpoint: Path) -> tuple[nn.Module, int, Config]:
-    """Model, class count and configuration of a checkpoint written by lgfast."""
+def load_own(checkpoint: Path) -> Trained:
+    """A checkpoint written by lgfast."""
     path = find_weights(checkpoint)
     weights, metadata = read_weights(path)
     if "config" not in metadata:
         raise CheckpointError(f"{path} has no lgfast header; it was not written by lgfast")
-    num_classes = len(metadata["class_names"])
+    class_names = tuple(metadata["class_names"])
     model = model_from_metadata(metadata)
     load_weights(model, weights, path)
-    return model, num_classes, from_dict(metadata["config"])
+    return Trained(model, len(class_names), class_names, from_dict(metadata["config"]))
 
 
-def load_pyth(path: Path) -> tuple[nn.Module, int, Config]:
-    """The same of a checkpoint of the paper's code, which is judged as its test mode does."""
+def load_pyth(path: Path) -> Trained:
+    """A checkpoint of the paper's code, which is judged as its test mode does."""
     model, checkpoint = model_from_pycls(path)
     image_size = pycls_image_size(checkpoint.config, pycls_model_name(checkpoint.state))
     changes = {"data.dataset": "cifar100", "augment.image_size": image_size, "augment.teacher_size": 0}
-    return model, checkpoint.num_classes, replace(Config(), changes | {"guidance.weight": 0})
+    return Trained(model, checkpoint.num_classes, (), replace(Config(), changes | {"guidance.weight": 0}))
 
 
 @command_line

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lgfast.data.errors import some
 from lgfast.data.permutation import random_permutation
 
 HASH_CHUNK_BYTES = 32 << 20  # pixels are hashed in chunks, so that several cores share the work
@@ -51,6 +52,23 @@ class LabelledImages(ABC):
             raise ValueError(f"subset: indices must lie in [0, {len(self)}), got values from {low} to {high}")
         digest = hashlib.blake2b(self.content_hash.encode() + indices.numpy().tobytes(), digest_size=16)
         return replace(self, labels=self.labels[indices], content_hash=digest.hexdigest(), **self.pick(indices))
+
+    def relabel(self: Images, class_names: tuple[str, ...]) -> Images:
+        """The same images with labels that count in `class_names`, which has all of this set's and may have more.
+
+        Raises:
+            ValueError: it lacks a class of this set.
+        """
+        if class_names == self.class_names:
+            return self
+        place = {name: label for label, name in enumerate(class_names)}
+        missing = [name for name in self.class_names if name not in place]
+        if missing:
+            raise ValueError(f"relabel: class_names must have every class of {self.name}, it lacks {some(missing)}")
+        labels = torch.tensor([place[name] for name in self.class_names], dtype=torch.int64)[self.labels]
+        names = "\n".join(class_names).encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(self.content_hash.encode() + labels.numpy().tobytes() + names, digest_size=16)
+        return replace(self, labels=labels, class_names=class_names, content_hash=digest.hexdigest())
 
     def limit(self: Images, num_images: int, seed: int = 0) -> Images:
         """`num_images` random images with the class proportions of the whole set, in their original order."""

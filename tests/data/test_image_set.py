@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lgfast.data import load_dataset
 from lgfast.data.image_set import ImageSet, hash_content, image_offsets, image_set_from_arrays, split_holdout
 
 
@@ -95,3 +96,14 @@ def test_content_hash_sees_every_part():
         (pixels, sizes, labels, ("a", "c")),
     ]
     assert len({hash_content(*variant) for variant in variants}) == len(variants)
+
+
+def test_labels_under_other_class_names():
+    digits = load_dataset("digits", split="test")
+    names = ("x", *reversed(digits.class_names))
+    renamed = digits.relabel(names)
+    assert [names[label] for label in renamed.labels] == [digits.class_names[label] for label in digits.labels]
+    assert renamed.num_classes == 11 and renamed.content_hash != digits.content_hash
+    assert digits.relabel(digits.class_names) is digits
+    with pytest.raises(ValueError, match=r"relabel: class_names must have every class of digits-test, it lacks 8; 9"):
+        digits.relabel(digits.class_names[:8])

@@ -82,7 +82,7 @@ def test_epochs_are_judged_in_the_precision_that_trains_and_results_in_float32(t
     config = tiny_config(tmp_path, **{"precision": "bf16", "epochs": 1, "guidance.weight": 0})
     result = train_run(config)
     (row,) = (row for row in metrics(Path(config.run_dir)) if row["kind"] == "epoch")
-    model = load_own(Path(config.run_dir, "last.safetensors"))[0]
+    model = load_own(Path(config.run_dir, "last.safetensors")).model
     loader = eval_loader(config, load_splits(config).select, torch.device("cpu"))
     assert evaluate(model, loader, "cpu", torch.bfloat16)["loss"] == row["val_loss"]
     assert evaluate(model, loader, "cpu")["loss"] != row["val_loss"]

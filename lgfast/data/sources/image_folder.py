@@ -12,9 +12,10 @@ EXPECTED = "expected <root>/train/<class>/<image> and <root>/test/<class>/<image
 
 
 def folder_source(root: Path, split: str) -> Source:
-    """A class-per-folder split; the classes are the sorted folder names under train/."""
-    class_names = list_classes(split_folder(root, "train"))
+    """A class-per-folder split; the classes are the sorted folder names under train/, or of a test part alone."""
     folder = split_folder(root, split)
+    is_alone = split == "test" and not (root / "train").is_dir()
+    class_names = list_classes(folder if is_alone else root / "train")
     unknown = sorted(set(list_classes(folder)) - set(class_names))
     if unknown:
         raise ValueError(

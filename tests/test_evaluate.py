@@ -1,0 +1,67 @@
+"""Evaluation of a run on other folders: classes are known by their names."""
+
+import shutil
+
+import pytest
+from PIL import Image
+
+from lgfast.assembly.run import train_run
+from lgfast.evaluate import evaluate_checkpoint
+from lgfast.records.checkpoint import CheckpointError
+from tests.runs import tiny_config
+
+COLOURS = {"ant": (200, 30, 30), "bee": (30, 200, 30), "cat": (30, 30, 200)}
+
+
+def write_colours(root, parts, classes=COLOURS, count=12):
+    """Images of a class have one colour, which a network learns in a few steps."""
+    for part in parts:
+        for name in classes:
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                colour = tuple(value + i for value in COLOURS.get(name, (90, 90, 90)))
+                Image.new("RGB", (8, 8), colour).save(root / part / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that tells the three colours apart."""
+    folder = tmp_path_factory.mktemp("colours")
+    changes = {
+        "data.dataset": "folder",
+        "data.root": str(write_colours(folder / "images", ("train", "test"))),
+        "data.train_limit": 0,
+        "data.test_limit": 0,
+        "data.batch_size": 8,
+        "guidance.weight": 0,
+        "model.drop_path_rate": 0,
+        "epochs": 10,
+        "optim.warmup_epochs": 0,
+    }
+    config = tiny_config(folder, **changes)
+    assert train_run(config).test_top1 == 100
+    return config.run_dir
+
+
+@pytest.mark.parametrize("classes", [("ant", "bee", "cat"), ("bee", "cat"), ("cat",)])
+def test_a_test_folder_alone_is_judged_by_the_names_of_its_classes(run, tmp_path, classes):
+    scores = evaluate_checkpoint(run, root=str(write_colours(tmp_path, ("test",), classes)))
+    assert scores["images"] == 12 * len(classes)
+    assert scores["top1"] == 100
+
+
+def test_classes_that_were_not_trained_are_refused(run, tmp_path):
+    root = write_colours(tmp_path, ("train", "test"), ("bee", "cat", "dog"))
+    message = r"was trained for 3 classes, folder in .* has 3 \(not known: dog\); pass --dataset and --root"
+    with pytest.raises(CheckpointError, match=message):
+        evaluate_checkpoint(run, root=str(root))
+    shutil.rmtree(root / "train")
+    with pytest.raises(CheckpointError, match=message):
+        evaluate_checkpoint(run, root=str(root))
+
+
+def test_another_order_of_the_same_classes_is_mapped(run, tmp_path, monkeypatch):
+    root = write_colours(tmp_path, ("test",))
+    monkeypatch.setattr("lgfast.data.sources.image_folder.list_classes", lambda folder: sorted(COLOURS, reverse=True))
+    assert evaluate_checkpoint(run, root=str(root))["top1"] == 100
