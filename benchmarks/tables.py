@@ -18,6 +18,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # in place of benchmarks/
+
+from lgfast.reports.spread import Spread  # noqa: E402
+from lgfast.reports.table import Table  # noqa: E402
+
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
 NOT_YET = "not yet measured"
 Row = dict[str, str]
@@ -212,7 +218,7 @@ def amount(row: Row, column: str) -> str:
 
 def throughput(results: Path) -> str:
     files = list(bench_files(results))
-    lines = [["subject", "shape", "hardware", "lgfast", "best peer", "ratio", "command"]]
+    lines: list[list[str]] = []
     for subject in SUBJECTS:
         found = newest(subject, files)
         if subject.gpu is not None and not any(is_gpu(rows[0]) for rows in found.values()):
@@ -220,7 +226,7 @@ def throughput(results: Path) -> str:
             lines.append([subject.name, planned, "GPU", NOT_YET, "", "", subject.command])
         for rows in sorted(found.values(), key=lambda rows: not is_gpu(rows[0])):
             lines.append(throughput_line(subject, rows))
-    return markdown(lines)
+    return Table(["subject", "shape", "hardware", "lgfast", "best peer", "ratio", "command"], lines).markdown()
 
 
 def accuracy_rows(results: Path) -> dict[str, dict[str, dict[str, Row]]]:
@@ -240,7 +246,7 @@ def accuracy_rows(results: Path) -> dict[str, dict[str, dict[str, Row]]]:
 
 
 def accuracy(results: Path) -> str:
-    lines = [["setting", "hardware", "base (%)", "guided (%)", "published (%)", "seeds", "minutes a run", "command"]]
+    lines: list[list[str]] = []
     found = accuracy_rows(results)
     for student in dict.fromkeys([*SETTINGS, *found]):
         setting = SETTINGS.get(student) or setting_of(student)
@@ -249,7 +255,8 @@ def accuracy(results: Path) -> str:
             lines.append([setting.text, "GPU", NOT_YET, NOT_YET, "", "", "", setting.command])
         for where, rows in places.items():
             lines.append(accuracy_line(setting, where, rows))
-    return markdown(lines)
+    titles = ["setting", "hardware", "base (%)", "guided (%)", "published (%)", "seeds", "minutes a run", "command"]
+    return Table(titles, lines).markdown()
 
 
 def setting_of(student: str) -> Setting:
@@ -271,19 +278,14 @@ def accuracy_line(setting: Setting, where: str, rows: dict[str, Row]) -> list[st
     def top1(variant: str) -> str:
         if variant not in rows:
             return NOT_YET
-        deviation = number(rows[variant], "best_std", 2)
-        return number(rows[variant], "best_top1", 2) + (f" ± {deviation}" if deviation != "-" else "")
+        found = [float(rows[variant][name]) if rows[variant].get(name) else None for name in ("best_top1", "best_std")]
+        return str(Spread(*found))
 
     is_changed = any(row.get("changes") for row in rows.values())  # then the published figure is of something else
     published = "" if is_changed else both(lambda row: number(row, "published_top1", 2), " / ")
     minutes = both(lambda row: number(row, "minutes", 1), " / ")
     seeds = both(lambda row: row["seeds"], " / ")
     return [setting.text, where, top1("base"), top1("guided"), published, seeds, minutes, setting.command]
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = ["| " + " | ".join(cells) + " |" for cells in lines]
-    return "\n".join([head, "|" + "---|" * len(lines[0]), *body])
 
 
 TABLES: dict[str, Callable[[Path], str]] = {"throughput": throughput, "accuracy": accuracy}

@@ -8,7 +8,6 @@ are left out on both sides. Small: the head is local; `uniform`: what a head rea
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from lgfast.assembly.loaders import eval_loader
 from lgfast.evaluate import load_checkpoint
 from lgfast.fusion import unfuse
 from lgfast.models.convit import PositionalAttention
+from lgfast.reports.table import Table, write_csv
 from lgfast.runtime.command_line import command_line
 
 MAX_PREFIX_TOKENS = 5  # a class token and four registers; more could be patches
@@ -156,28 +156,32 @@ def checkpoint_distances(
     return attention_distances(trained.model.to(target), (batch.images for batch in batches))
 
 
-def table(found: dict[str, dict[str, LayerDistance]]) -> str:
+def table(found: dict[str, dict[str, LayerDistance]]) -> Table:
     """Layers down, checkpoints across: mean over heads, smallest and largest head."""
-    layers = list(dict.fromkeys(name for distances in found.values() for name in distances))
-    lines = [["layer", "uniform", *found]]
+    layers = dict.fromkeys(name for distances in found.values() for name in distances)
+    rows = []
     for name in layers:
         cells = [distances.get(name) for distances in found.values()]
         uniform = next(cell.uniform for cell in cells if cell is not None)
         shown = ("-" if c is None else f"{c.mean:.1f} ({min(c.heads):.1f} to {max(c.heads):.1f})" for c in cells)
-        lines.append([name, f"{uniform:.1f}", *shown])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+        rows.append([name, f"{uniform:.1f}", *shown])
+    return Table(["layer", "uniform", *found], rows)
 
 
-def write_csv(path: Path, found: dict[str, dict[str, LayerDistance]]) -> None:
+def by_head(found: dict[str, dict[str, LayerDistance]]) -> list[dict[str, Any]]:
     """One row for each checkpoint, layer and head."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["checkpoint", "layer", "head", "distance_pixels", "uniform_pixels"])
-        for checkpoint, distances in found.items():
-            for layer, one in distances.items():
-                writer.writerows([checkpoint, layer, head, d, one.uniform] for head, d in enumerate(one.heads))
+    return [
+        {
+            "checkpoint": checkpoint,
+            "layer": layer,
+            "head": head,
+            "distance_pixels": distance,
+            "uniform_pixels": one.uniform,
+        }
+        for checkpoint, distances in found.items()
+        for layer, one in distances.items()
+        for head, distance in enumerate(one.heads)
+    ]
 
 
 @command_line
@@ -198,9 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint: checkpoint_distances(checkpoint, options.images, options.split, options.device)
         for checkpoint in options.checkpoints
     }
-    print(table(found))
+    print("\n".join(table(found).lines()))
     if options.csv:
-        write_csv(options.csv, found)
+        write_csv(options.csv, by_head(found))
     return 0
 
 

@@ -7,7 +7,7 @@ same command goes on where it was stopped. Writes table.md, table.csv and curves
 from __future__ import annotations
 
 import argparse
-import csv
+import dataclasses
 import multiprocessing
 import os
 import sys
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -25,7 +25,10 @@ from lgfast.assembly.run import train_run
 from lgfast.config import FREE_ON_RESUME, Config, load_recipe, published_top1, recipe_names, replace, split_assignment
 from lgfast.records.result import Result, read_result
 from lgfast.records.run_log import read_curve
-from lgfast.report import plot_curves, spread
+from lgfast.reports.curves import Curves, write_curves
+from lgfast.reports.runs import read_run
+from lgfast.reports.spread import Spread
+from lgfast.reports.table import Column, Table, write_csv
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.environment import describe_environment
 
@@ -58,8 +61,10 @@ def cell_config(cell: Cell, seed: int, out: Path, changes: dict[str, Any]) -> Co
 
 
 def run_one(config: Config, threads: int) -> Result:
+    """The run's result, with the seconds of all sessions that it took."""
     torch.set_num_threads(threads)
-    return read_result(config.run_dir) or train_run(config, resume=True)
+    result = read_result(config.run_dir) or train_run(config, resume=True)
+    return dataclasses.replace(result, seconds=read_run(Path(config.run_dir)).seconds)
 
 
 def run_all(configs: Sequence[Config], workers: int) -> dict[str, Result]:
@@ -81,65 +86,51 @@ def summarise(cell: Cell, runs: Sequence[Result], changes: str = "") -> dict[str
 
     changes: what the runs have otherwise than their recipe (`telling`).
     """
-    best, last = [run.test_top1 for run in runs], [run.last_test_top1 for run in runs]
+    best, last = Spread.of(run.test_top1 for run in runs), Spread.of(run.last_test_top1 for run in runs)
     return {
         "student": cell.row,
         "variant": cell.variant,
         "changes": changes,
         "seeds": len(runs),
-        "best_top1": mean(best),
-        "best_std": stdev(best) if len(best) > 1 else None,
-        "last_top1": mean(last),
-        "last_std": stdev(last) if len(last) > 1 else None,
+        "best_top1": best.mean,
+        "best_std": best.deviation,
+        "last_top1": last.mean,
+        "last_std": last.deviation,
         "published_top1": published_top1(cell.recipe),
         "selected_on": runs[0].selected_on,
         "minutes": mean(run.seconds for run in runs) / 60,
     }
 
 
-def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def with_environment(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of table.csv: what was found, and where."""
     environment = describe_environment()
-    where = {key: environment[key] for key in ("gpu", "platform", "cpu_threads", "torch", "timm", "commit")}
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[*rows[0], *where], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row | where for row in rows)
+    names = ("gpu", "platform", "cpu_threads", "torch", "timm", "commit")
+    return [row | {name: environment[name] for name in names} for row in rows]
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table as Markdown: selected and last epoch, published figure, minutes a run."""
-    lines = [
-        "| student | variant | selected epoch (%) | last epoch (%) | published (%) | seeds | minutes a run |",
-        "|---|---|---|---|---|---|---|",
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Selected and last epoch, published figure, minutes a run."""
+    columns = [
+        Column("student", lambda row: row["student"]),
+        Column("variant", lambda row: row["variant"]),
+        Column("selected epoch (%)", lambda row: str(Spread(row["best_top1"], row["best_std"]))),
+        Column("last epoch (%)", lambda row: str(Spread(row["last_top1"], row["last_std"]))),
+        Column("published (%)", lambda row: str(Spread(row["published_top1"], None))),
+        Column("seeds", lambda row: str(row["seeds"])),
+        Column("minutes a run", lambda row: f"{row['minutes']:.1f}"),
     ]
-    for row in rows:
-        best, last = spread(row["best_top1"], row["best_std"]), spread(row["last_top1"], row["last_std"])
-        published = "-" if row["published_top1"] is None else f"{row['published_top1']:.2f}"
-        head = f"| {row['student']} | {row['variant']} | {best} | {last} | {published} |"
-        lines.append(f"{head} {row['seeds']} | {row['minutes']:.1f} |")
-    return "\n".join(lines)
+    return Table.of(rows, columns)
 
 
 def plot(runs: dict[Cell, list[Result]], path: Path) -> None:
-    """Validation accuracy by epoch: base grey, guided blue, one panel a student, thin lines single seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    students = list(dict.fromkeys(cell.row for cell in runs))
-    figure, panels = pyplot.subplots(1, len(students), figsize=(5.5 * len(students), 4), squeeze=False)
-    for axes, student in zip(panels[0], students, strict=True):
-        for cell, results in runs.items():
-            if cell.row == student:
-                color = {"base": "tab:gray", "guided": "tab:blue"}[cell.variant]
-                plot_curves(axes, cell.variant, color, [read_curve(Path(result.run_dir)) for result in results])
-        axes.set(xlabel="epoch", ylabel="accuracy on the selection images (%)", ylim=(0, 100), title=student)
-        axes.grid(alpha=0.3)
-        axes.legend(loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    """Validation accuracy by epoch: base grey, guided blue, one panel a student."""
+    panels: dict[str, list[Curves]] = {}
+    for cell, results in runs.items():
+        curves = [read_curve(Path(result.run_dir)) for result in results]
+        color = {"base": "tab:gray", "guided": "tab:blue"}[cell.variant]
+        panels.setdefault(cell.row, []).append(Curves(cell.variant, curves, color))
+    write_curves(panels, path, "accuracy on the selection images (%)")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -168,8 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = run_all([config for group in zip(*configs.values(), strict=True) for config in group], options.workers)
     runs = {cell: [done[config.run_dir] for config in group] for cell, group in configs.items()}
     rows = [summarise(cell, results, telling(changes)) for cell, results in runs.items()]
-    write_csv(rows, options.out / "table.csv")
-    text = markdown(rows) + (f"\n\nThe recipes with {changed}." if (changed := telling(changes)) else "")
+    write_csv(options.out / "table.csv", with_environment(rows))
+    text = table(rows).markdown() + (f"\n\nThe recipes with {changed}." if (changed := telling(changes)) else "")
     (options.out / "table.md").write_text(text + "\n")
     print(f"\n{text}\n")
     try:

@@ -1,6 +1,7 @@
 """The table's cells find their recipes, its figures are those of the runs, and a second call only reads."""
 
 import csv
+import re
 import statistics
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from lgfast.config import published_top1
 from lgfast.records.result import read_result
 from lgfast.records.run_log import read_curve
-from lgfast.report import find_runs, group, read_run, summarise
+from lgfast.reports.compare import compare
+from lgfast.reports.runs import find_runs, group, read_run
 from lgfast.reproduce import PAPER_ROWS, Cell, main
 from tests.runs import TINY, teacher
 
@@ -49,7 +51,7 @@ def test_table_is_made_from_the_runs_and_made_again_from_disk(tmp_path, capsys, 
     assert "teacher.cache" not in base["changes"]
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert read_curve(tmp_path / "out" / "digits-base-seed3")[0] == [1]
-    rows = summarise(group([read_run(folder) for folder in find_runs([tmp_path / "out"])]))
+    rows = compare(group([read_run(folder) for folder in find_runs([tmp_path / "out"])]))
     by_runs = sorted((row["test_top1"], row["test_top1_std"]) for row in rows)
     assert by_runs == sorted((float(row["best_top1"]), float(row["best_std"])) for row in (base, guided))
 
@@ -58,6 +60,12 @@ def test_table_is_made_from_the_runs_and_made_again_from_disk(tmp_path, capsys, 
     assert table_lines(capsys.readouterr().out) == table
     assert len(table) == 4
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+
+    for path in before:  # as after runs that were interrupted in their last hour
+        path.write_text(re.sub(r'"seconds": [\d.]+', '"seconds": 0.5', path.read_text()))
+        (path.parent / "summary.csv").write_text("epoch,val_top1,seconds\n1,50,3600\n")
+    assert main(command) == 0
+    assert all(line.endswith("| 60.0 |") for line in table_lines(capsys.readouterr().out)[2:])
 
 
 def table_lines(output):

@@ -10,7 +10,6 @@ to RESULTS/<date>_<hardware>_<data set>/.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import datetime
 import re
@@ -26,6 +25,8 @@ from lgfast import reproduce
 from lgfast.assembly.device import resolve_device
 from lgfast.config import load_recipe, load_yaml, recipe_names
 from lgfast.records.result import read_result
+from lgfast.reports.runs import read_run
+from lgfast.reports.table import write_csv
 from lgfast.train import main as train
 
 KEPT = ("metrics.jsonl", "summary.csv", "result.json", "config.yaml", "environment.json")
@@ -59,23 +60,17 @@ def collect(runs: Path, results: Path, dataset: str, device: torch.device) -> No
     cells = {}
     for name in begun:
         if (cell := cell_of(name)) and (result := read_result(runs / name)):
-            seconds = max(result.seconds, epoch_seconds(runs / name))  # its own are those since the last resume
+            seconds = read_run(runs / name).seconds
             cells[cell] = dataclasses.replace(result, run_dir=str(runs / name), seconds=seconds)  # it may have moved
     if not cells:
         return
     rows = [reproduce.summarise(cell, [result]) for cell, result in cells.items()]
-    reproduce.write_csv(rows, folder / "table.csv")
-    (folder / "table.md").write_text(reproduce.markdown(rows) + "\n")
+    write_csv(folder / "table.csv", reproduce.with_environment(rows))
+    (folder / "table.md").write_text(reproduce.table(rows).markdown() + "\n")
     try:
         reproduce.plot({cell: [result] for cell, result in cells.items()}, folder / "curves.png")
     except ImportError:
         print("no curves.png: matplotlib is not installed")
-
-
-def epoch_seconds(run: Path) -> float:
-    """Time that the training epochs of a run took, over all its sessions."""
-    with (run / "summary.csv").open() as file:
-        return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def cell_of(recipe: str) -> reproduce.Cell | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Any, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,35 @@ class Result:
 
 
 def read_result(run_dir: Path | str) -> Result | None:
-    """The result of a finished run, or None."""
+    """The result of a finished run, or None.
+
+    Raises:
+        ValueError: the file is damaged, lacks a figure or holds one that is unknown; it is named.
+    """
     path = Path(run_dir) / "result.json"
-    return Result(**json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Result(**checked(json.loads(path.read_text())))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it and test the run anew with: "
+            f"python -m lgfast.train --resume {path.parent}"
+        ) from None
+
+
+def checked(tree: Any) -> dict[str, Any]:
+    """What the file holds, if every figure is there and is of its kind."""
+    if not isinstance(tree, dict):
+        raise ValueError(f"expected a mapping of figures, got {type(tree).__name__}")
+    hints, defaults = get_type_hints(Result), {field.name for field in fields(Result) if field.default is not MISSING}
+    if unknown := sorted(tree.keys() - hints.keys()):
+        raise ValueError(f"unknown figure {unknown[0]!r}")
+    for name, hint in hints.items():
+        if name not in tree.keys() | defaults:
+            raise ValueError(f"{name} is missing")
+        value = tree.get(name)
+        value = float(value) if type(value) is int and hint is not int else value
+        if name in tree and not isinstance(value, hint):
+            raise ValueError(f"{name}: expected {getattr(hint, '__name__', hint)}, got {tree[name]!r}")
+    return tree

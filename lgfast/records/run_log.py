@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +64,42 @@ class MetricsLog:
             self._writer.close()
 
 
+@dataclass(frozen=True)
+class EpochRow:
+    """What a row of summary.csv says."""
+
+    epoch: int
+    val_top1: float | None  # percent, on the selection images; None where the epoch was not judged
+    seconds: float  # of training, evaluation left out
+
+
+def read_epochs(run_dir: Path) -> list[EpochRow]:
+    """The epochs of a run. A last line without its end is left out: a run writes it now, or was killed while it did.
+
+    Raises:
+        OSError: there is no summary.csv.
+        ValueError: a line is damaged; file and line are named.
+    """
+    path = run_dir / "summary.csv"
+    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+    reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+    rows = []
+    try:
+        for row in reader:
+            top1 = float(row["val_top1"]) if row["val_top1"] else None
+            rows.append(EpochRow(int(row["epoch"]), top1, float(row["seconds"])))
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is damaged: line {reader.line_num} is no row of an epoch ({error}); "
+            "restore it, or delete that line, which the curve then lacks"
+        ) from None
+    return rows
+
+
 def read_curve(run_dir: Path) -> tuple[list[int], list[float]]:
     """Epochs at which a run was evaluated, and its accuracy there (percent, selection images)."""
-    with (run_dir / "summary.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["val_top1"]]
-    return [int(row["epoch"]) for row in rows], [float(row["val_top1"]) for row in rows]
-
-
-def read_training_seconds(run_dir: Path) -> float:
-    """Seconds that a run's epochs took, evaluation left out."""
-    with (run_dir / "summary.csv").open() as file:
-        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+    judged = [(row.epoch, row.val_top1) for row in read_epochs(run_dir) if row.val_top1 is not None]
+    return [epoch for epoch, _ in judged], [top1 for _, top1 in judged]
 
 
 class SilentLog:

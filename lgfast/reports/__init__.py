@@ -1,0 +1,1 @@
+"""What came of runs: read back and grouped by seed, as tables, curves and pages."""

@@ -1,0 +1,117 @@
+"""Run folders, read back: what each is and how far it came; runs that differ in their seed alone are one setting."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lgfast.config import FREE_ON_RESUME, digest, load_yaml, to_dict
+from lgfast.records.result import Result, read_result
+from lgfast.records.run_log import EpochRow, read_epochs
+from lgfast.reports.curves import Curve
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. Accuracies in percent."""
+
+    folder: Path
+    seed: int
+    keys: dict[str, Any]  # dotted key -> value, of what bears on the result; without the seed
+    epochs: list[EpochRow]  # done so far
+    is_trained: bool  # to its last epoch; a trial of a sweep is not tested after that
+    result: Result | None
+
+    @property
+    def curve(self) -> Curve:
+        judged = [row for row in self.epochs if row.val_top1 is not None]
+        return [row.epoch for row in judged], [row.val_top1 for row in judged if row.val_top1 is not None]
+
+    @property
+    def val_top1(self) -> float | None:
+        """Of its best epoch so far, on the selection images."""
+        return max(self.curve[1], default=None)
+
+    @property
+    def seconds(self) -> float:
+        """Of its epochs, over all sessions that it took, or of its last session with evaluation and test."""
+        return max(sum(row.seconds for row in self.epochs), self.result.seconds if self.result else 0.0)
+
+    def figure(self, name: str) -> float | None:
+        """val_top1, test_top1 or last_test_top1 of a run at its end; None of one that is not, or was not tested."""
+        source = self if name == "val_top1" else self.result
+        return getattr(source, name) if self.is_trained and source is not None else None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ in their seed alone."""
+
+    changes: dict[str, Any]  # the keys in which settings differ
+    runs: list[Run]
+
+    @property
+    def name(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.changes.items()) or "all runs"
+
+    @property
+    def folders(self) -> str:
+        """The names of its folders as one: those of a-seed1 and a-seed2 are a-seed*."""
+        names = sorted({run.folder.name for run in self.runs})
+        if len(names) == 1:
+            return names[0]
+        common = os.path.commonprefix(names)  # noqa: RUF071 - of characters is what is meant
+        return f"{common}*" if common else f"{names[0]} and {len(names) - 1} more"
+
+    def values(self, figure: str) -> list[float]:
+        """The figure of every run that has it; see `Run.figure`."""
+        return [value for run in self.runs if (value := run.figure(figure)) is not None]
+
+
+def read_run(folder: Path) -> Run:
+    """A run as its folder has it, at its end or not.
+
+    Raises:
+        ValueError: one of its files is damaged; it is named.
+    """
+    config = load_yaml(folder / "config.yaml")
+    keys = flatten(to_dict(config))
+    telling = {key: value for key, value in keys.items() if key != "seed" and not key.startswith(FREE_ON_RESUME)}
+    epochs = read_epochs(folder) if (folder / "summary.csv").is_file() else []
+    result = read_result(folder)
+    is_at_end = bool(epochs) and epochs[-1].epoch >= config.epochs
+    is_trained = result is not None or is_at_end or (folder / "last.safetensors").is_file()
+    return Run(folder, config.seed, telling, epochs, is_trained, result)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 1}} as {"optim.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def find_runs(places: Sequence[Path]) -> list[Path]:
+    """Run folders among and below the places (a sweep's are below it), each once; files are passed over."""
+    found = []
+    for place in places:
+        if not place.exists():
+            raise ValueError(f"{place}: no such folder; give folders of runs, as runs/*")
+        if place.is_dir():
+            found += sorted(path.parent for path in place.rglob("config.yaml"))
+    if not found:
+        raise ValueError(f"no run (a folder with a config.yaml) in {', '.join(map(str, places))}")
+    return list(dict.fromkeys(found))
+
+
+def group(runs: Sequence[Run]) -> list[Setting]:
+    """Settings in the order of their first run."""
+    differing = [key for key in runs[0].keys if any(run.keys.get(key) != runs[0].keys[key] for run in runs)]
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(digest(run.keys), []).append(run)
+    return [Setting({key: group[0].keys[key] for key in differing}, group) for group in members.values()]
