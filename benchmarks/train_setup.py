@@ -14,7 +14,7 @@ from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model
 from lgfast.optim.build import param_groups
 from lgfast.optim.flat_adamw import FlatAdamW
-from lgfast.step import TrainMeter, TrainStep
+from lgfast.step import Objective, TrainMeter, TrainStep
 
 CHANNELS = (16, 32, 64)
 
@@ -84,7 +84,7 @@ class Setup:
             self.fresh_teacher(precision, options.get("compile") == "on"),
             optimizer,
             TrainMeter(self.device),
-            guidance_weight=GUIDANCE_WEIGHT,
+            Objective(GUIDANCE_WEIGHT, device=self.device),
             precision=precision,
             options=StepConfig(**options),
         )

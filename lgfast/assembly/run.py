@@ -30,7 +30,7 @@ from lgfast.runtime.allocator import keep_freed_memory
 from lgfast.runtime.environment import describe_environment
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.runtime.paths import user_path
-from lgfast.step import TrainMeter, TrainStep
+from lgfast.step import Objective, TrainMeter, TrainStep
 from lgfast.training.evaluation import evaluate
 from lgfast.training.loop import Trainer
 
@@ -145,11 +145,9 @@ def build_trainer(
         teacher,
         optimizer,
         TrainMeter(device),
-        guidance_weight=config.guidance.weight,
+        build_objective(config, device),
         precision=config.precision,
-        label_smoothing=config.optim.label_smoothing,
         clip_norm=config.optim.clip_norm,
-        distill=config.distill,
         options=config.step,
     )
     if ranks.rank() > 0:  # every rank drops its own paths; the weights are equal by now
@@ -157,6 +155,11 @@ def build_trainer(
     metadata = weights_metadata(config, splits.train)
     run_dir = Path(config.run_dir)
     return Trainer(config, run_dir, student, step, loaders.train, loaders.select, metadata, interrupt)
+
+
+def build_objective(config: Config, device: torch.device) -> Objective:
+    smoothing = config.optim.label_smoothing
+    return Objective(config.guidance.weight, label_smoothing=smoothing, distill=config.distill, device=device)
 
 
 def report(

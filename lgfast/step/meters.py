@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from lgfast.runtime import ranks
+from lgfast.step.losses import Losses
 from lgfast.step.reading import Reading
 
 
 class TrainMeter:
     """Sums over training steps, kept on the device until they are read.
 
-    Columns: loss, cross entropy, guidance and distillation (unweighted), correct, images, steps; one row since the
-    last log line (window), one since the start of the epoch. The first step with a non-finite loss is remembered
+    Columns: the `Losses`, correct, images, steps; one row since the last log line (window), one since the start of the
+    epoch. The first step with a non-finite loss is remembered
     (-1: none).
     """
 
@@ -26,23 +27,15 @@ class TrainMeter:
         self.step = torch.zeros((), dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def update(
-        self,
-        loss: Tensor,
-        cls_loss: Tensor,
-        guidance_loss: Tensor | None,
-        logits: Tensor,
-        labels: Tensor,
-        distill_loss: Tensor | None = None,
-    ) -> None:
-        """Add one step. All arguments are on the device; labels [B] are class indices or [B, K] mixed."""
+    def update(self, losses: Losses, logits: Tensor, labels: Tensor) -> None:
+        """Add one step. All arguments are on the device; logits [B, K], labels [B] class indices or [B, K] mixed."""
         hard = labels.argmax(1) if labels.ndim == 2 else labels
         correct = (logits.argmax(1) == hard).sum()
-        guidance, distill = (torch.zeros_like(loss) if x is None else x for x in (guidance_loss, distill_loss))
         images = torch.full_like(correct, len(logits))
-        row = [loss, cls_loss, guidance, distill, correct, images, torch.ones_like(correct)]
+        values = [torch.zeros_like(losses.total) if loss is None else loss for loss in losses]
+        row = [*values, correct, images, torch.ones_like(correct)]
         self.sums += torch.stack([value.double() for value in row])
-        bad = ~torch.isfinite(loss) & (self.bad_step < 0)
+        bad = ~torch.isfinite(losses.total) & (self.bad_step < 0)
         self.bad_step.copy_(torch.where(bad, self.step, self.bad_step))
         self.step += 1
 

@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lgfast.config import DistillConfig, StepConfig
+from lgfast.config import StepConfig
 from lgfast.data.batch import Batch
 from lgfast.fusion import fuse_layers
-from lgfast.guidance.distillation import distillation_loss
 from lgfast.guidance.student import GuidedStudent
 from lgfast.guidance.teacher import TargetSource, TeacherTargets
 from lgfast.optim.flat_adamw import FlatAdamW
@@ -21,6 +19,7 @@ from lgfast.runtime import ranks
 from lgfast.runtime.compilation import compile_once
 from lgfast.step.average import WeightAverage
 from lgfast.step.graph import StepGraph, graph_obstacle
+from lgfast.step.losses import Losses, Objective, mean_losses
 from lgfast.step.meters import TrainMeter
 from lgfast.step.precision import COMPUTE_DTYPE, ComputeWeights
 
@@ -33,12 +32,10 @@ class TrainStep:
         teacher: None for training without one; it gives logits where they are distilled.
         optimizer: over the student's parameters, projections included.
         meter: receives the step's losses and hits.
-        guidance_weight: factor of the guidance loss (the paper's beta, 2.5).
+        objective: what is minimised; None: the cross entropy.
         precision: fp32; bf16 (float32 masters, one bfloat16 copy that computes, no casts); fp16-amp (autocast with
             loss scaling).
-        label_smoothing: of the cross entropy.
         clip_norm: global gradient norm; 0 for no clipping.
-        distill: whether and how the teacher's logits are targets too.
         options: graph, compilation, fused layers, gradient accumulation, weight average.
     Raises:
         ValueError: options.graph=on where the step cannot be captured, fused_layers=on where nothing can be fused.
@@ -50,19 +47,16 @@ class TrainStep:
         teacher: TargetSource | None,
         optimizer: torch.optim.Optimizer,
         meter: TrainMeter,
+        objective: Objective | None = None,
         *,
-        guidance_weight: float = 0.0,
         precision: str = "fp32",
-        label_smoothing: float = 0.0,
         clip_norm: float = 0.0,
-        distill: DistillConfig | None = None,
         options: StepConfig | None = None,
     ) -> None:
         self.student, self.teacher, self.optimizer, self.meter = student, teacher, optimizer, meter
-        self.options, self.distill = options or StepConfig(), distill or DistillConfig()
+        self.objective, self.options = objective or Objective(), options or StepConfig()
         device = next(student.parameters()).device
-        self.guidance_weight = torch.tensor(guidance_weight, device=device)
-        self.label_smoothing, self.clip_norm, self.dtype = label_smoothing, clip_norm, COMPUTE_DTYPE[precision]
+        self.clip_norm, self.dtype = clip_norm, COMPUTE_DTYPE[precision]
         self.autocast = fp16_autocast(device) if precision == "fp16-amp" else contextlib.nullcontext
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16-amp")
         self.is_flat = isinstance(optimizer, FlatAdamW)
@@ -110,10 +104,8 @@ class TrainStep:
             if targets is not None:
                 targets.wait()  # a capture ends only with every stream joined, also one that ran out of memory
         self.update()
-        losses, cls_losses, guidance_losses, distill_losses, logits = zip(*results, strict=True)
-        self.meter.update(
-            mean(losses), mean(cls_losses), mean(guidance_losses), join(logits), batch.labels, mean(distill_losses)
-        )
+        losses, logits = zip(*results, strict=True)
+        self.meter.update(mean_losses(losses), join(logits), batch.labels)
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the teacher know whose views come next."""
@@ -135,28 +127,16 @@ class TrainStep:
         part_targets = [None] * count if targets is None else targets.chunk(count)
         return zip(images, batch.labels.chunk(count), part_targets, strict=True)
 
-    def forward_backward(
-        self, images: Tensor, labels: Tensor, targets: TeacherTargets | None
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
-        """Losses (weighted sum, cross entropy, guidance, distillation) and logits of one part; its gradients are
-        added."""
+    def forward_backward(self, images: Tensor, labels: Tensor, targets: TeacherTargets | None) -> tuple[Losses, Tensor]:
+        """Losses and logits of one part of the batch; its gradients are added."""
         with self.autocast():
-            outputs, guidance_loss = self.forward(images, targets)
-        logits, distilled = (widen(x) for x in (outputs if isinstance(outputs, tuple) else (outputs, outputs)))
-        loss = cls_loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        distill_loss, weight = None, self.distill.weight
-        if self.distill.mode != "none":
-            teacher_logits = targets.wait().logits
-            distill_loss = distillation_loss(distilled, teacher_logits, self.distill.mode, self.distill.temperature)
-            loss = (1 - weight) * cls_loss + weight * distill_loss
-        if guidance_loss is not None:
-            loss = loss + self.guidance_weight * guidance_loss
+            outputs, guidance = self.forward(images, targets)
+        losses, logits = self.objective(outputs, guidance, labels, targets)
         count = self.options.accumulate
-        self.scaler.scale(loss if count == 1 else loss / count).backward()
+        self.scaler.scale(losses.total if count == 1 else losses.total / count).backward()
         if self.weights is not None:
             self.weights.collect()
-        results = (loss, cls_loss, guidance_loss, distill_loss, logits)
-        return tuple(None if result is None else result.detach() for result in results)
+        return losses.detach(), logits.detach()
 
     def update(self) -> None:
         """One optimizer step, and what follows the parameters."""
@@ -196,16 +176,6 @@ def fuse_student_layers(model: nn.Module) -> None:
 
 def fp16_autocast(device: torch.device) -> Callable[[], contextlib.AbstractContextManager]:
     return lambda: torch.autocast(device.type, torch.float16)
-
-
-def widen(logits: Tensor) -> Tensor:
-    """In float32 at least."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def mean(values: tuple[Tensor | None, ...]) -> Tensor | None:
-    """None where there are no values."""
-    return values[0] if len(values) == 1 or values[0] is None else torch.stack(values).mean()
 
 
 def join(parts: tuple[Tensor, ...]) -> Tensor:

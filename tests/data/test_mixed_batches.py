@@ -10,7 +10,7 @@ from lgfast.assembly.run import train_run
 from lgfast.augment_spec import AugmentSpec
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.ops.mix import mix_plan
-from lgfast.step import TrainMeter
+from lgfast.step import Losses, TrainMeter
 from tests.runs import metrics, tiny_config
 
 PLAIN = AugmentSpec(image_size=28, teacher_size=4)
@@ -94,7 +94,7 @@ def test_accuracy_counts_the_larger_label(image_set):
     logits, meter = torch.eye(10)[batch.labels.argmax(1)], TrainMeter("cpu")
     logits[0] = torch.eye(10)[(batch.labels[0].argmax() + 1) % 10]  # one of eight is wrong
     loss = F.cross_entropy(logits, batch.labels)
-    meter.update(loss, loss, None, logits, batch.labels)
+    meter.update(Losses(loss, loss), logits, batch.labels)
     assert meter.read(TrainMeter.WINDOW)["train_top1"] == 100 * 7 / 8
 
 

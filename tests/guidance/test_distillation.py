@@ -14,7 +14,7 @@ from lgfast.guidance import GuidedStudent, Teacher, distillation_loss
 from lgfast.models import create_model
 from lgfast.models.taps import tap_shapes
 from lgfast.optim.build import decays
-from lgfast.step import TrainMeter, TrainStep
+from lgfast.step import Objective, TrainMeter, TrainStep
 from tests.runs import metrics, tiny_config
 
 BATCH, CLASSES = 6, 7
@@ -98,7 +98,7 @@ def build_step(name, distill, guidance_weight=2.5, bn="batch", dtype=torch.float
     teacher = Teacher(copy.deepcopy(cnn), bn=bn, gives_logits=True)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
     step = TrainStep(
-        student, teacher, optimizer, TrainMeter("cpu"), guidance_weight=guidance_weight, distill=distill,
+        student, teacher, optimizer, TrainMeter("cpu"), Objective(guidance_weight, distill=distill),
         options=StepConfig(**options),
     )  # fmt: skip
     return step, cnn
@@ -150,7 +150,7 @@ def test_low_precision_follows_fp32(precision):
     student = copy.deepcopy(step.student)
     low = TrainStep(
         student, step.teacher, torch.optim.SGD(student.parameters(), lr=0.0), TrainMeter("cpu"),
-        guidance_weight=2.5, precision=precision, distill=DistillConfig("soft"),
+        Objective(2.5, distill=DistillConfig("soft")), precision=precision,
     )  # fmt: skip
     step(batch), low(batch)
     ours, expected = low.meter.read(TrainMeter.WINDOW), step.meter.read(TrainMeter.WINDOW)
@@ -163,7 +163,7 @@ def test_the_classifier_of_a_teacher_runs_only_where_it_is_distilled(monkeypatch
     calls = []
     monkeypatch.setattr(step.teacher.model, "forward_head", lambda x: calls.append(1) or torch.zeros(len(x), CLASSES))
     step(random_batch())
-    step.teacher.gives_logits, step.distill = False, DistillConfig()
+    step.teacher.gives_logits, step.objective = False, Objective(2.5)
     step(random_batch())
     assert len(calls) == 1
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lgfast.data.batch import Batch
 from lgfast.guidance import Guidance, GuidedStudent, Teacher
 from lgfast.models import create_model
-from lgfast.step import TrainMeter, TrainStep
+from lgfast.step import Objective, TrainMeter, TrainStep
 
 LAYERS, CHANNELS = (0, 1, 2), (16, 32, 64)
 
@@ -84,7 +84,7 @@ def test_guided_step_matches_plain_float64(bn, size):
 
     teacher = Teacher(copy.deepcopy(teacher_model), (0, 1, 2), bn)
     meter = TrainMeter("cpu")
-    step = TrainStep(student, teacher, torch.optim.SGD(student.parameters(), lr=0.0), meter, guidance_weight=2.5)
+    step = TrainStep(student, teacher, torch.optim.SGD(student.parameters(), lr=0.0), meter, Objective(2.5))
     step(Batch(images, teacher_images, labels, torch.arange(6)))
 
     assert meter.read(TrainMeter.WINDOW)["loss"] == pytest.approx(expected.item(), rel=1e-12)

@@ -23,7 +23,7 @@ from lgfast.guidance.rows import read_host_rows
 from lgfast.models import create_model
 from lgfast.ops.augment import augment_plan
 from lgfast.runtime.interrupt import Interrupted
-from lgfast.step import TrainMeter, TrainStep
+from lgfast.step import Objective, TrainMeter, TrainStep
 from tests.runs import StopAt, metrics, tiny_config
 from tests.step.test_step import HostReads
 
@@ -160,7 +160,7 @@ def make_step(teacher, loader):
     )  # fmt: skip
     student = GuidedStudent(model, (0, 1, 2), (16, 32, 64), 32).train()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-    return TrainStep(student, teacher, optimizer, TrainMeter("cpu"), guidance_weight=2.5)
+    return TrainStep(student, teacher, optimizer, TrainMeter("cpu"), Objective(2.5))
 
 
 def offline(images, folder, kind="resident", **options):

@@ -12,7 +12,7 @@ from lgfast.guidance.offline import OfflineTeacher, crop_maps, stored_rows
 from lgfast.models import create_model
 from lgfast.ops.augment import augment_plan
 from lgfast.optim.flat_adamw import FlatAdamW
-from lgfast.step import TrainMeter, TrainStep
+from lgfast.step import Objective, TrainMeter, TrainStep
 
 pytestmark = pytest.mark.gpu
 SPEC = AugmentSpec(image_size=32, teacher_size=16)
@@ -42,7 +42,12 @@ def losses(targets, folder, graph="on"):
     student = GuidedStudent(model, (0, 1, 2), (16, 32, 64), 32).cuda().train()
     optimizer = FlatAdamW(student.parameters(), lr=1e-3)
     step = TrainStep(
-        student, teacher, optimizer, TrainMeter("cuda"), guidance_weight=2.5, options=StepConfig(graph=graph)
+        student,
+        teacher,
+        optimizer,
+        TrainMeter("cuda"),
+        Objective(2.5, device="cuda"),
+        options=StepConfig(graph=graph),
     )
     found = []
     for epoch in range(EPOCHS):

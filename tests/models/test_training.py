@@ -15,7 +15,7 @@ from lgfast.data.loaders import build_train_loader
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model, default_layers, teacher_stages
 from lgfast.optim.build import build_optimizer
-from lgfast.step import TrainMeter, TrainStep
+from lgfast.step import Objective, TrainMeter, TrainStep
 
 CLASSES = ("apple", "bicycle", "castle", "dolphin", "leopard", "mushroom", "sunflower", "tractor")
 SIZE = 32
@@ -44,7 +44,7 @@ def train_epoch(student, teacher, image_set):
     """One epoch of four steps with the recipe's optimizer and augmentation; returns the meter."""
     loader = build_train_loader("timm", image_set, SPEC, batch_size=16)
     optimizer = build_optimizer(student.named_parameters(), OptimConfig())
-    step = TrainStep(student, teacher, optimizer, TrainMeter("cpu"), guidance_weight=2.5)
+    step = TrainStep(student, teacher, optimizer, TrainMeter("cpu"), Objective(2.5))
     student.train()
     for batch in loader:
         step(batch)

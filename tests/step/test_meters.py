@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from lgfast.step.losses import Losses
 from lgfast.step.meters import EvalMeter, TrainMeter
 from lgfast.step.reading import Reading
 
@@ -12,9 +13,8 @@ from lgfast.step.reading import Reading
 def test_train_meter_means():
     meter = TrainMeter("cpu")
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0]])
-    loss, cls_loss, guidance_loss, distill_loss = torch.tensor([3.0, 1.0, 0.8, 4.0])
-    meter.update(loss, cls_loss, guidance_loss, logits, torch.tensor([0, 0]), distill_loss)
-    meter.update(torch.tensor(1.0), torch.tensor(1.0), None, logits, torch.tensor([0, 1]))
+    meter.update(Losses(*torch.tensor([3.0, 1.0, 0.8, 4.0])), logits, torch.tensor([0, 0]))
+    meter.update(Losses(torch.tensor(1.0), torch.tensor(1.0)), logits, torch.tensor([0, 1]))
     row = meter.read(TrainMeter.WINDOW)
     expected = {"loss": 2.0, "cls_loss": 1.0, "distill_loss": 2.0, "train_top1": 75.0}
     assert row == expected | {"guidance_loss": row["guidance_loss"]}
@@ -28,7 +28,7 @@ def test_first_non_finite_step_is_remembered():
     meter = TrainMeter("cpu")
     logits, labels = torch.zeros(2, 3), torch.tensor([0, 1])
     for loss in (1.0, math.nan, 2.0, math.inf):
-        meter.update(torch.tensor(loss), torch.tensor(loss), None, logits, labels)
+        meter.update(Losses(torch.tensor(loss), torch.tensor(loss)), logits, labels)
     assert meter.first_bad_step() == 1
 
 

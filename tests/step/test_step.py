@@ -15,7 +15,7 @@ from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model
 from lgfast.optim.build import DeviceSGD, param_groups
 from lgfast.optim.flat_adamw import FlatAdamW
-from lgfast.step import TrainMeter, TrainStep
+from lgfast.step import Objective, TrainMeter, TrainStep
 from lgfast.step.train_step import fuse_student_layers
 from lgfast.training.evaluation import evaluate
 
@@ -45,8 +45,8 @@ def build(
     }
     torch.manual_seed(8)  # of the steps to come
     return TrainStep(
-        student, teacher, makers[optimizer](), TrainMeter(device), guidance_weight=2.5, precision=precision,
-        clip_norm=clip_norm, distill=distill, options=StepConfig(streams=streams, **options),
+        student, teacher, makers[optimizer](), TrainMeter(device), Objective(2.5, distill=distill, device=device),
+        precision=precision, clip_norm=clip_norm, options=StepConfig(streams=streams, **options),
     )  # fmt: skip
 
 
@@ -433,7 +433,7 @@ def test_a_graph_follows_rate_and_weight(optimizer):
         train(step, 6)
         for group in step.optimizer.param_groups:
             group["lr"].fill_(1e-4)
-        step.guidance_weight.fill_(0.5)
+        step.objective.guidance_weight.fill_(0.5)
     assert train(graphed, 6) == train(eager, 6)
 
 

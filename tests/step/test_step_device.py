@@ -20,7 +20,7 @@ from lgfast.guidance import GuidedStudent, Teacher, cached
 from lgfast.models import create_model, default_layers
 from lgfast.optim.build import param_groups
 from lgfast.optim.flat_adamw import FlatAdamW
-from lgfast.step import TrainMeter, TrainStep
+from lgfast.step import Objective, TrainMeter, TrainStep
 
 STUDENTS = (
     "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "pit_ti_224", "pvt_tiny", "pvt_v2_b0", "convit_tiny",
@@ -69,11 +69,9 @@ def build(
             teacher,
             FlatAdamW(param_groups(student.named_parameters(), 0.05), lr=1e-3),
             TrainMeter(DEVICE),
-            guidance_weight=2.5,
+            Objective(2.5, label_smoothing=0.1, distill=DistillConfig(mode=distill), device=DEVICE),
             precision=precision,
-            label_smoothing=0.1,
             clip_norm=1.0,
-            distill=DistillConfig(mode=distill),
             options=StepConfig(ema_decay=0.9, **options),
         )
     student.train()

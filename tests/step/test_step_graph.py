@@ -97,7 +97,7 @@ def interleaved(graph, device="cpu"):
         for step in steps:
             for group in step.optimizer.param_groups:
                 group["lr"].fill_(1e-3 / (1 + number))
-            step.guidance_weight.fill_(number)
+            step.objective.guidance_weight.fill_(number)
             found += train_on(step, batch) + train_on(step, Batch(*(x[: BATCH // 2] for x in batch if x is not None)))
     return found
 

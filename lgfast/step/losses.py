@@ -1,0 +1,86 @@
+"""What a step minimises, and the losses it then reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lgfast.config import DistillConfig
+from lgfast.guidance.distillation import distillation_loss
+from lgfast.guidance.teacher import TeacherTargets
+
+
+class Losses(NamedTuple):
+    """Of one batch; scalars on the device, None where there is no such loss."""
+
+    total: Tensor  # what is minimised
+    cls: Tensor  # cross entropy
+    guidance: Tensor | None = None  # not weighted
+    distill: Tensor | None = None  # not weighted
+
+    def detach(self) -> Losses:
+        return Losses(*(None if loss is None else loss.detach() for loss in self))
+
+
+def mean_losses(parts: Sequence[Losses]) -> Losses:
+    """Of a batch whose equal parts have these losses."""
+    if len(parts) == 1:
+        return parts[0]
+    return Losses(*(None if losses[0] is None else torch.stack(losses).mean() for losses in zip(*parts, strict=True)))
+
+
+class Objective:
+    """total = (1 - w) cross entropy + w distillation + beta guidance; w = 0 where nothing is distilled.
+
+    Args:
+        guidance_weight: beta, factor of the guidance loss (2.5 in the paper).
+        label_smoothing: of the cross entropy.
+        distill: whether and how the teacher's logits are targets too; its `weight` is w.
+        device: of the student.
+    """
+
+    def __init__(
+        self,
+        guidance_weight: float = 0.0,
+        *,
+        label_smoothing: float = 0.0,
+        distill: DistillConfig | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.guidance_weight = torch.tensor(guidance_weight, device=device)  # a captured step reads it anew
+        self.label_smoothing, self.distill = label_smoothing, distill or DistillConfig()
+
+    def __call__(
+        self,
+        outputs: Tensor | tuple[Tensor, Tensor],
+        guidance: Tensor | None,
+        labels: Tensor,
+        targets: TeacherTargets | None,
+    ) -> tuple[Losses, Tensor]:
+        """
+        Args:
+            outputs: the student's logits [B, K]; of both heads where a distillation token is trained.
+            guidance: its guidance loss, None where there is none.
+            labels: [B] class indices, or [B, K] probabilities.
+            targets: the teacher's, which are read where its logits are distilled.
+        Returns:
+            The losses, and the logits of the classifier in float32 at least.
+        """
+        logits, distilled = (widen(x) for x in (outputs if isinstance(outputs, tuple) else (outputs, outputs)))
+        total = cls = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        distill = None
+        if self.distill.mode != "none":
+            distill = distillation_loss(distilled, targets.wait().logits, self.distill.mode, self.distill.temperature)
+            total = (1 - self.distill.weight) * cls + self.distill.weight * distill
+        if guidance is not None:
+            total = total + self.guidance_weight * guidance
+        return Losses(total, cls, guidance, distill), logits
+
+
+def widen(logits: Tensor) -> Tensor:
+    """In float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
