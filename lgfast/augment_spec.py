@@ -137,7 +137,12 @@ class AugmentSpec:
 
     def __post_init__(self):
         _check(1 <= self.image_size <= 4096, "image_size", "1 to 4096", self.image_size)
-        _check(0 <= self.teacher_size <= self.image_size, "teacher_size", "0 to image_size", self.teacher_size)
+        _check(
+            0 <= self.teacher_size <= self.image_size,
+            "teacher_size",
+            f"0 to image_size, {self.image_size}",
+            self.teacher_size,
+        )
         low, high = self.crop_scale
         _check(0 < low <= high <= 1, "crop_scale", "0 < low <= high <= 1", self.crop_scale)
         low, high = self.crop_ratio
@@ -193,4 +198,4 @@ class AugmentSpec:
 
 def _check(condition: bool, name: str, expected: str, got) -> None:
     if not condition:
-        raise ValueError(f"AugmentSpec: {name} must be {expected}, got {got}")
+        raise ValueError(f"{name}: expected {expected}, got {got}")

@@ -22,7 +22,7 @@ from lgfast.config import (
     to_dict,
     valid_keys,
 )
-from lgfast.config.pycls import load_pycls_config
+from lgfast.config.pycls import read_pycls_config
 from lgfast.runtime import ranks, threads
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
@@ -96,7 +96,10 @@ def base_config(options: argparse.Namespace) -> Config:
         flags = " and ".join("--" + name.replace("_", "-") for name in sources)
         raise ValueError(f"{flags} each name a configuration; give one")
     if options.from_pycls:
-        return load_pycls_config(options.from_pycls)
+        read = read_pycls_config(options.from_pycls)
+        if ranks.is_speaker():
+            print("".join(f"# {note}\n" for note in read.notes), end="")
+        return read.config
     if options.config:
         return load_yaml(options.config)
     return load_recipe(options.recipe or DEFAULT_RECIPE)

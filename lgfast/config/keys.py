@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+from functools import cache
 from typing import Any, Literal, get_type_hints
 
 from lgfast.config.sections import Config
@@ -16,10 +17,13 @@ GONE = ("log.save_every_epochs",)  # in files that runs and teachers left earlie
 FREE_ON_RESUME = ("device", "run_dir", "name", "data.root", "data.workers", "data.download", "log.", "teacher.cache")
 
 
+field_types = cache(get_type_hints)  # of a section: field -> type
+
+
 def valid_keys(cls: type = Config, prefix: str = "") -> dict[str, Any]:
     """Every dotted key of the configuration with its type."""
     keys: dict[str, Any] = {}
-    for name, hint in get_type_hints(cls).items():
+    for name, hint in field_types(cls).items():
         if dataclasses.is_dataclass(hint):
             keys |= valid_keys(hint, f"{prefix}{name}.")
         else:
@@ -75,7 +79,7 @@ def from_dict(tree: dict[str, Any], base: Config | None = None) -> Config:
 def _build(cls: type, tree: Any, base: Any, prefix: str) -> Any:
     if not isinstance(tree, dict):
         raise ValueError(f"{prefix[:-1] or 'configuration'}: expected a mapping of keys, got {tree!r}")
-    hints = get_type_hints(cls)
+    hints = field_types(cls)
     changes = {}
     for name, value in tree.items():
         if f"{prefix}{name}" in GONE:
@@ -87,7 +91,10 @@ def _build(cls: type, tree: Any, base: Any, prefix: str) -> Any:
             changes[name] = _build(hint, value, getattr(base, name), f"{prefix}{name}.")
         else:
             changes[name] = convert(value, hint, f"{prefix}{name}")
-    return dataclasses.replace(base, **changes)
+    try:
+        return dataclasses.replace(base, **changes)
+    except ValueError as error:  # a section names its own fields
+        raise ValueError(f"{prefix}{error}") from None
 
 
 def convert(value: Any, hint: Any, key: str) -> Any:

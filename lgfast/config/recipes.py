@@ -9,6 +9,7 @@ import yaml
 
 from lgfast.config.keys import from_dict, to_dict
 from lgfast.config.sections import Config
+from lgfast.config.yaml_file import read_mapping
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -35,14 +36,7 @@ def published_top1(name: str) -> float | None:
 
 def load_yaml(path: Path | str) -> Config:
     """Configuration from a YAML file; unknown keys are errors that name the nearest valid one."""
-    try:
-        tree = yaml.safe_load(Path(path).read_text()) or {}
-    except OSError as error:
-        raise ValueError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: expected a mapping of configuration keys, got {type(tree).__name__}")
+    tree = read_mapping(path)
     for note in ("about", "published_top1"):  # for people and tables: what the recipe is, its accuracy elsewhere
         tree.pop(note, None)
     base = tree.pop("base", None)
