@@ -12,6 +12,7 @@ from lgfast.fusion import fuse
 from lgfast.guidance import GuidedStudent
 from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
+from lgfast.models.mimetic import init_mimetic
 from lgfast.models.taps import count_blocks, default_layers, resolve_layer
 
 
@@ -32,6 +33,8 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
             raise
         asked = ", ".join(f"model.{name}={value}" for name, value in overrides.items())
         raise ValueError(f"{error} (asked for: {asked}; --set model.KEY=none leaves a key to the model)") from error
+    if options.init == "mimetic":
+        init_mimetic(model)
     if options.attention == "fused":
         fuse(model)
     return model

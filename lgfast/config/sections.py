@@ -38,6 +38,8 @@ class ModelConfig:
     embed_dim: int | None = None
     depth: int | None = None
     num_heads: int | None = None
+    # own: the model's; mimetic: attention and positions as training tends to leave them (ICML 2023, arXiv 2305.09828)
+    init: Literal["own", "mimetic"] = "own"
     # fused: lgfast.ops.short_attention wherever its kernels take the input; plain: the model's own
     attention: Literal["fused", "plain"] = "fused"
 
