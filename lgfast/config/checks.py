@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 POSITIVE = (
@@ -12,7 +13,7 @@ NOT_NEGATIVE = (
     "max_steps", "data.views", "data.workers", "data.train_limit", "data.test_limit", "guidance.weight", "optim.min_lr",
     "optim.weight_decay", "optim.warmup_epochs", "optim.clip_norm", "log.save_every_steps", "log.save_every_s",
 )  # fmt: skip
-SHARES = ("distill.weight", "optim.label_smoothing", "model.drop_path_rate")
+SHARES = ("optim.label_smoothing", "model.drop_path_rate")
 SEEDS = ("seed", "data.seed")
 
 
@@ -26,6 +27,14 @@ def check_values(config: Any) -> None:
         check_range(config, key, 0 <= get(config, key) <= 1, "0 to 1")
     for key in SEEDS:
         check_range(config, key, -(2**63) <= (get(config, key) or 0) < 2**63, "a number of 64 bits")
+    distill = config.distill
+    most, expected = (
+        (1, "0 to 1 (more with distill.cls_weight)") if distill.cls_weight is None else (math.inf, "0 or more")
+    )
+    check_range(config, "distill.weight", 0 <= distill.weight <= most and distill.weight < math.inf, expected)
+    check_range(config, "distill.cls_weight", 0 <= (distill.cls_weight or 0) < math.inf, "0 or more, or none")
+    if distill.standardise and distill.mode == "hard":
+        raise ValueError("distill.standardise: a most likely class has no logits to standardise; use distill.mode=soft")
     check_range(config, "step.ema_decay", 0 <= config.step.ema_decay < 1, "0 <= decay < 1")
     check_range(config, "eval.holdout_fraction", 0 < config.eval.holdout_fraction < 1, "0 < fraction < 1")
     if config.data.batch_size % config.step.accumulate:

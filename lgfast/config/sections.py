@@ -84,7 +84,15 @@ class DistillConfig:
 
     mode: Literal["none", "soft", "hard"] = "none"  # soft: the teacher's probabilities; hard: its most likely class
     temperature: float = 1.0  # both logits are divided by it (soft)
-    weight: float = 0.5  # loss: (1 - weight) * cross entropy + weight * distillation + guidance
+    weight: float = 0.5  # loss: cls_weight * cross entropy + weight * distillation + guidance
+    cls_weight: float | None = None  # factor of the cross entropy; none: 1 - weight
+    # both logits are given mean 0 and deviation 1 first, and the loss is summed over classes (soft; CVPR 2024, arXiv
+    # 2403.01427, with weight 9, cls_weight 0.5 and temperature 3 for vision transformers)
+    standardise: bool = False
+
+    @property
+    def cross_entropy_weight(self) -> float:
+        return 1 - self.weight if self.cls_weight is None else self.cls_weight
 
 
 @dataclass(frozen=True)

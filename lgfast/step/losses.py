@@ -34,12 +34,12 @@ def mean_losses(parts: Sequence[Losses]) -> Losses:
 
 
 class Objective:
-    """total = (1 - w) cross entropy + w distillation + beta guidance; w = 0 where nothing is distilled.
+    """total = a cross entropy + w distillation + beta guidance; a = 1 and w = 0 where nothing is distilled.
 
     Args:
         guidance_weight: beta, factor of the guidance loss (2.5 in the paper).
         label_smoothing: of the cross entropy.
-        distill: whether and how the teacher's logits are targets too; its `weight` is w.
+        distill: whether and how the teacher's logits are targets too; its `weight` is w, its `cross_entropy_weight` a.
         device: of the student.
     """
 
@@ -74,8 +74,11 @@ class Objective:
         total = cls = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         distill = None
         if self.distill.mode != "none":
-            distill = distillation_loss(distilled, targets.wait().logits, self.distill.mode, self.distill.temperature)
-            total = (1 - self.distill.weight) * cls + self.distill.weight * distill
+            how = self.distill
+            distill = distillation_loss(
+                distilled, targets.wait().logits, how.mode, how.temperature, standardise=how.standardise
+            )
+            total = how.cross_entropy_weight * cls + how.weight * distill
         if guidance is not None:
             total = total + self.guidance_weight * guidance
         return Losses(total, cls, guidance, distill), logits

@@ -11,6 +11,7 @@ from lgfast.assembly.run import train_run
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
 from lgfast.guidance import GuidedStudent, Teacher, distillation_loss
+from lgfast.guidance.teacher import TeacherOutputs, TeacherTargets
 from lgfast.models import create_model
 from lgfast.models.taps import tap_shapes
 from lgfast.optim.build import decays
@@ -45,6 +46,51 @@ def test_loss_and_gradient_match_the_definition(mode, temperature):
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     (ours,), (theirs,) = torch.autograd.grad(loss, student), torch.autograd.grad(expected, student)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_standardised_loss_and_gradient_match_the_definition(temperature):
+    student = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
+    teacher = 5 + 3 * torch.randn(BATCH, CLASSES, dtype=torch.float64)
+    loss = distillation_loss(student, teacher, "soft", temperature, standardise=True)
+    expected = 0.0
+    for row, target in zip(student, teacher, strict=True):
+        p, q = ((z / temperature).exp() / (z / temperature).exp().sum() for z in map(plain_standardised, (target, row)))
+        expected = expected + (p * (p.log() - q.log())).sum() * temperature**2 / BATCH
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    (ours,), (theirs,) = torch.autograd.grad(loss, student), torch.autograd.grad(expected, student)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-14)
+
+
+def plain_standardised(row):
+    mean = sum(row) / len(row)
+    deviation = (sum((value - mean) ** 2 for value in row) / (len(row) - 1)) ** 0.5
+    return (row - mean) / (deviation + 1e-7)
+
+
+def test_standardised_loss_does_not_see_shift_and_size_of_logits():
+    student, teacher = torch.randn(4, CLASSES), torch.randn(4, CLASSES)
+    loss = distillation_loss(student, teacher, "soft", 2.0, standardise=True)
+    changed = distillation_loss(7 * student - 3, 0.2 * teacher + 9, "soft", 2.0, standardise=True)
+    torch.testing.assert_close(changed, loss, rtol=1e-4, atol=1e-6)
+    assert loss > 0.1
+
+
+def test_equal_logits_have_no_spread_to_divide_by():
+    flat = torch.ones(4, CLASSES, requires_grad=True)
+    distillation_loss(flat, torch.randn(4, CLASSES), "soft", standardise=True).backward()
+    assert flat.grad.isfinite().all()
+
+
+def test_factors_of_the_losses_are_those_of_the_configuration():
+    logits, labels = torch.randn(BATCH, CLASSES), torch.randint(CLASSES, (BATCH,))
+    targets = TeacherTargets(TeacherOutputs((), torch.randn(BATCH, CLASSES)))
+    for distill, cls_factor in (
+        (DistillConfig("soft", weight=0.3), 0.7),
+        (DistillConfig("soft", temperature=3.0, weight=9.0, cls_weight=0.5, standardise=True), 0.5),
+    ):
+        losses, _ = Objective(distill=distill)(logits, None, labels, targets)
+        torch.testing.assert_close(losses.total, cls_factor * losses.cls + distill.weight * losses.distill)
 
 
 def test_soft_loss_is_zero_for_equal_logits_only():
