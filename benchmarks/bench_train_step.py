@@ -41,7 +41,7 @@ ROOFLINE_BYTES = {"student_fwd": 29.1e6, "backward": 48.3e6, "teacher": 2.7e6, "
 def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]:
     """The parts of the step, each alone on inputs that are ready; on a GPU replayed from graphs, as the step is."""
     step, batch = setup.train_step(precision), setup.batch
-    student = step.weights or step.student
+    student = step.precision
     targets = None if step.teacher is None else TeacherTargets(step.teacher.start(batch).wait())
 
     def forward():

@@ -23,7 +23,7 @@ from lgfast.training.loop import Trainer
 def bare_call(setup: Setup, precision: str) -> Callable[[], object]:
     """The arithmetic of TrainStep inline."""
     step = setup.train_step(precision)
-    student, teacher, optimizer, batch = step.weights or step.student, step.teacher, step.optimizer, setup.batch
+    student, teacher, optimizer, batch = step.precision, step.teacher, step.optimizer, setup.batch
 
     def call():
         targets = None if teacher is None else teacher.start(batch)

@@ -113,8 +113,7 @@ class Group:
 
     def prepare(self, batch: Batch) -> None:
         if self.shared is not None:
-            with self.students[0].trainer.step.autocast():
-                self.shared.prepare(batch)
+            self.shared.prepare(batch)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":

@@ -109,6 +109,7 @@ def as_teacher(config: Config, model: nn.Module) -> Teacher:
         stages,
         config.teacher.bn,
         dtype=torch.bfloat16 if config.precision == "bf16" and not is_offline else None,
+        autocast=torch.float16 if config.precision == "fp16-amp" and not is_offline else None,
         concurrent=config.step.streams == "on",
         gives_logits=config.distill.mode != "none",
         compiled=config.step.compile == "on" and not is_offline,

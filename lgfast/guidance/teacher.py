@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
 
@@ -71,6 +73,7 @@ class Teacher:
             trainer puts the whole wrapper, teacher included, in train mode), each rank with its own; "synced" with
             those of all ranks' batches together; "running" uses the trained statistics, folded into the convolutions.
         dtype: to compute in; None: as the model is.
+        autocast: under torch.autocast to this type; None: without.
         concurrent: on CUDA, run on a stream beside the student's.
         gives_logits: run the classifier too, for distillation.
         compiled: run under torch.compile. Equal to rounding; the first batch of a shape waits for the compiler.
@@ -83,6 +86,7 @@ class Teacher:
         bn: Literal["batch", "synced", "running"] = "batch",
         *,
         dtype: torch.dtype | None = None,
+        autocast: torch.dtype | None = None,
         concurrent: bool = True,
         gives_logits: bool = False,
         compiled: bool = False,
@@ -101,7 +105,8 @@ class Teacher:
         self.model = model.to(dtype=dtype, memory_format=torch.channels_last)
         device = next(model.parameters()).device
         self._stream = teacher_stream(device) if concurrent and device.type == "cuda" else None
-        self.run_model = compile_once(run_model) if compiled else run_model
+        self._autocast = partial(torch.autocast, device.type, autocast) if autocast else contextlib.nullcontext
+        self._find_outputs = compile_once(find_outputs) if compiled else find_outputs
 
     @property
     def dtype(self) -> torch.dtype:
@@ -115,7 +120,8 @@ class Teacher:
             images: [B, 3, s, s].
         """
         images = images.to(dtype=self.dtype, memory_format=torch.channels_last)
-        return TeacherOutputs(*self.run_model(self.model, images, self.stages, self.gives_logits))
+        with self._autocast():
+            return TeacherOutputs(*self._find_outputs(self.model, images, self.stages, self.gives_logits))
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The maps of `outputs`."""
@@ -139,18 +145,18 @@ class Teacher:
         weight = next(self.model.parameters())
         images = torch.zeros(2, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)
         with torch.no_grad():
-            maps, _ = run_model(self.model, images, self.stages, False)  # two images are not worth compiling for
+            maps, _ = find_outputs(self.model, images, self.stages, False)  # two images are not worth compiling for
         return [feature_map.shape[1] for feature_map in maps]
 
 
-def run_model(
+def find_outputs(
     model: nn.Module, images: Tensor, stages: list[int], gives_logits: bool
 ) -> tuple[list[Tensor], Tensor | None]:
     """Maps of the stages, and logits where they are asked for."""
-    find = functools.partial(model.forward_intermediates, images, indices=stages, output_fmt="NCHW")
+    forward = partial(model.forward_intermediates, images, indices=stages, output_fmt="NCHW")
     if not gives_logits:
-        return find(intermediates_only=True), None
-    last, maps = find()
+        return forward(intermediates_only=True), None
+    last, maps = forward()
     return maps, model.forward_head(last)
 
 

@@ -111,15 +111,19 @@ class FlatAdamW(torch.optim.Optimizer):
         return [flat[o : o + p.numel()].view_as(p) for p, o in zip(self.parameters, self.offsets, strict=True)]
 
     @torch.no_grad()
-    def use_low_precision(self, dtype: torch.dtype) -> list[Tensor]:
-        """Keep a 16-bit copy of the parameters and take gradients from it.
+    def use_low_precision(self, dtype: torch.dtype, takes_gradients: bool = True) -> list[Tensor]:
+        """Keep a 16-bit copy of the parameters.
 
+        Args:
+            takes_gradients: from the copy, instead of from the parameters.
         Returns:
             Leaves in the order of `self.parameters`, views of one flat buffer that every step rewrites.
         """
         self.low = self.flat.to(dtype)
-        self.leaves = [view.requires_grad_() for view in self.views(self.low)]
-        return self.leaves
+        copies = [view.requires_grad_() for view in self.views(self.low)]
+        if takes_gradients:
+            self.leaves = copies
+        return copies
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""16-bit computation on float32 master parameters, without autocast."""
+"""In which type a step computes: float32, bfloat16 on float32 masters without autocast, or float16 under autocast."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lgfast import _extension
 from lgfast.optim.flat_adamw import FlatAdamW
-
-COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16-amp": torch.float16}
+from lgfast.runtime import ranks
 
 
 def auto_precision(device: torch.device) -> str:
@@ -27,37 +26,112 @@ def auto_precision(device: torch.device) -> str:
     return "bf16" if has_bf16 else "fp32"
 
 
-class ComputeWeights:
-    """Calls a module with 16-bit stand-ins for its parameters and float buffers; the module keeps its float32 ones.
-
-    LayerNorm, softmax and the losses compute in float32 on 16-bit inputs; BatchNorm keeps float32 statistics. With the
-    flat AdamW the stand-ins are views of the copy that its update writes, and it reads their gradients in place.
+class Float32:
+    """How a step computes gradients and updates: in the parameters' own type. Other precisions override what differs.
 
     Args:
-        module: float32; evaluated, saved and averaged as it is.
-        optimizer: over the module's parameters.
-        dtype: of the stand-ins.
-        accumulate: backward passes per step; more than one are added up in float32.
+        student: is trained; evaluated, saved and averaged as it is.
+        optimizer: over its parameters.
+        accumulate: backward passes per update.
+        clip_norm: global gradient norm; 0: no clipping here.
     """
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, dtype: torch.dtype, accumulate: int = 1):
-        self.module, self.dtype = module, dtype
-        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.masters = list(trained.values())
+    dtype = torch.float32  # to evaluate the student in
+
+    def __init__(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, accumulate: int = 1, clip_norm: float = 0.0
+    ) -> None:
+        self.student, self.optimizer, self.clip_norm = student, optimizer, clip_norm
+        self.forward = ranks.distribute(student)
+
+    def __call__(self, images: Tensor, *args: Any) -> Any:
+        """What the student returns."""
+        return self.forward(images, *args)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients to those of this update."""
+        loss.backward()
+
+    def update(self) -> None:
+        """One optimizer step on the gradients."""
+        self.clip()
+        self.optimizer.step()
+
+    def clip(self) -> None:
+        if self.clip_norm > 0:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
+
+    def follow(self) -> None:
+        """Take over parameters that were loaded."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact continuation needs beside the parameters."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue; the parameters are loaded before."""
+        self.follow()
+
+
+class Float16Autocast(Float32):
+    """float16 where autocast thinks it safe, with a loss scale that the gradients' overflows lower."""
+
+    dtype = torch.float16
+
+    def __init__(self, student: nn.Module, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
+        super().__init__(student, optimizer, *args, **kwargs)
+        self.device_type = next(student.parameters()).device.type
+        self.scaler = torch.amp.GradScaler(self.device_type)
+
+    def __call__(self, images: Tensor, *args: Any) -> Any:
+        with torch.autocast(self.device_type, torch.float16):
+            return self.forward(images, *args)
+
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def update(self) -> None:
+        if self.clip_norm > 0:
+            self.scaler.unscale_(self.optimizer)
+        self.clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scaler.load_state_dict(state)
+
+
+class BFloat16Copy(Float32):
+    """Calls the student with bfloat16 stand-ins for its parameters and float buffers; it keeps its float32 ones.
+
+    LayerNorm, softmax and the losses compute in float32 on 16-bit inputs; BatchNorm keeps float32 statistics. With the
+    flat AdamW the stand-ins are views of the copy that its update writes, and it reads their gradients in place. More
+    than one backward pass per update are added up in float32.
+    """
+
+    dtype = torch.bfloat16
+
+    def __init__(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, accumulate: int = 1, clip_norm: float = 0.0
+    ) -> None:
+        self.student, self.optimizer, self.clip_norm = student, optimizer, clip_norm
+        trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
+        self.names, self.masters = list(trained), list(trained.values())
         self.is_flat = isinstance(optimizer, FlatAdamW)
+        self.feeds_masters = accumulate > 1 or not self.is_flat
         if self.is_flat:
-            by_master = dict(zip(map(id, optimizer.parameters), optimizer.use_low_precision(dtype), strict=True))
+            copies = optimizer.use_low_precision(self.dtype, takes_gradients=not self.feeds_masters)
+            by_master = dict(zip(map(id, optimizer.parameters), copies, strict=True))
             self.leaves = [by_master[id(p)] for p in self.masters]
         else:
-            self.leaves = [p.detach().to(dtype).requires_grad_() for p in self.masters]
-        self.feeds_masters = accumulate > 1 or not self.is_flat
-        if self.is_flat and self.feeds_masters:
-            optimizer.leaves = optimizer.parameters
-        self.names = list(trained)
-        self.in_batch_norm = set(batch_norm_names(module))
+            self.leaves = [p.detach().to(self.dtype).requires_grad_() for p in self.masters]
+        self.in_batch_norm = set(batch_norm_names(student))
         self.constants = {
-            name: tensor.detach().to(dtype)
-            for name, tensor in untrained_tensors(module)
+            name: tensor.detach().to(self.dtype)
+            for name, tensor in untrained_tensors(student)
             if name not in self.in_batch_norm and tensor.is_floating_point()
         }
 
@@ -66,28 +140,36 @@ class ComputeWeights:
             name: leaf.float() if name in self.in_batch_norm else leaf
             for name, leaf in zip(self.names, self.leaves, strict=True)
         }
-        return functional_call(self.module, stand_ins | self.constants, (images.to(self.dtype), *args))
+        return functional_call(self.student, stand_ins | self.constants, (images.to(self.dtype), *args))
 
-    @property
-    def receivers(self) -> list[Tensor]:
-        """Where the gradients of a step are found after `collect`."""
-        return self.masters if self.feeds_masters else self.leaves
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+        if self.feeds_masters:
+            self.collect()
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Move a backward pass's gradients to the masters, where the optimizer looks for them there."""
-        if not self.feeds_masters:
-            return
+        """Move a backward pass's gradients to the masters, where the optimizer looks for them then."""
         for master, leaf in zip(self.masters, self.leaves, strict=True):
             if leaf.grad is not None:
                 master.grad = leaf.grad.float() if master.grad is None else master.grad + leaf.grad
                 leaf.grad = None
+
+    def update(self) -> None:
+        # The gradients bypass DistributedDataParallel.
+        ranks.average_gradients(self.masters if self.feeds_masters else self.leaves)
+        super().update()
+        self.follow()
 
     @torch.no_grad()
     def follow(self) -> None:
         """Round the masters into the stand-ins; the flat AdamW has done so in its update."""
         if not self.is_flat:
             torch._foreach_copy_(self.leaves, self.masters)
+
+
+PRECISIONS = {"fp32": Float32, "bf16": BFloat16Copy, "fp16-amp": Float16Autocast}
+COMPUTE_DTYPE = {name: precision.dtype for name, precision in PRECISIONS.items()}
 
 
 def batch_norm_names(module: nn.Module) -> Iterator[str]:

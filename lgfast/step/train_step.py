@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from lgfast.step.average import WeightAverage
 from lgfast.step.graph import StepGraph, graph_obstacle
 from lgfast.step.losses import Losses, Objective, mean_losses
 from lgfast.step.meters import TrainMeter
-from lgfast.step.precision import COMPUTE_DTYPE, ComputeWeights
+from lgfast.step.precision import PRECISIONS
 
 
 class TrainStep:
@@ -56,20 +55,14 @@ class TrainStep:
         self.student, self.teacher, self.optimizer, self.meter = student, teacher, optimizer, meter
         self.objective, self.options = objective or Objective(), options or StepConfig()
         device = next(student.parameters()).device
-        self.clip_norm, self.dtype = clip_norm, COMPUTE_DTYPE[precision]
-        self.autocast = fp16_autocast(device) if precision == "fp16-amp" else contextlib.nullcontext
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16-amp")
-        self.is_flat = isinstance(optimizer, FlatAdamW)
-        if self.is_flat:  # clips and skips on the device, within the update
-            optimizer.max_norm, optimizer.skip_nonfinite = clip_norm, precision == "fp16-amp"
-        self.weights: ComputeWeights | None = None
-        if precision == "bf16":
-            self.weights = ComputeWeights(student, optimizer, torch.bfloat16, self.options.accumulate)
         if self.options.fused_layers == "on":
             fuse_student_layers(student.model)
         if self.options.compile == "on":
             student.run_model = compile_once(student.run_model)
-        self.forward = self.weights or ranks.distribute(student)
+        if isinstance(optimizer, FlatAdamW):  # clips and skips on the device, within the update
+            optimizer.max_norm, optimizer.skip_nonfinite = clip_norm, precision == "fp16-amp"
+            clip_norm = 0.0
+        self.precision = PRECISIONS[precision](student, optimizer, self.options.accumulate, clip_norm)
         self.statistics = ranks.statistics(student)
         self.average = WeightAverage(student.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
         self.graph = self.build_graph(device)
@@ -87,16 +80,18 @@ class TrainStep:
             self.graph(self.run, batch)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What to evaluate `model` in."""
+        return self.precision.dtype
+
+    @property
     def model(self) -> nn.Module:
         """The network to evaluate and to keep: the weight average where there is one."""
         return self.average.model if self.average else self.student.model
 
     def run(self, batch: Batch) -> None:
         """The step itself; everything it reads is on the device."""
-        targets = None
-        if self.teacher is not None:
-            with self.autocast():
-                targets = self.teacher.start(batch)
+        targets = None if self.teacher is None else self.teacher.start(batch)
         try:
             self.optimizer.zero_grad()
             results = [self.forward_backward(*part) for part in self.parts(batch, targets)]
@@ -110,8 +105,7 @@ class TrainStep:
     def begin_epoch(self, epoch: int) -> None:
         """Let the teacher know whose views come next."""
         if self.teacher is not None:
-            with self.autocast():
-                self.teacher.begin_epoch(epoch)
+            self.teacher.begin_epoch(epoch)
 
     def parts(
         self, batch: Batch, targets: TeacherTargets | None
@@ -129,41 +123,28 @@ class TrainStep:
 
     def forward_backward(self, images: Tensor, labels: Tensor, targets: TeacherTargets | None) -> tuple[Losses, Tensor]:
         """Losses and logits of one part of the batch; its gradients are added."""
-        with self.autocast():
-            outputs, guidance = self.forward(images, targets)
+        outputs, guidance = self.precision(images, targets)
         losses, logits = self.objective(outputs, guidance, labels, targets)
         count = self.options.accumulate
-        self.scaler.scale(losses.total if count == 1 else losses.total / count).backward()
-        if self.weights is not None:
-            self.weights.collect()
+        self.precision.backward(losses.total if count == 1 else losses.total / count)
         return losses.detach(), logits.detach()
 
     def update(self) -> None:
         """One optimizer step, and what follows the parameters."""
-        if self.weights is not None:  # their gradients bypass DistributedDataParallel
-            ranks.average_gradients(self.weights.receivers)
-        if self.clip_norm > 0 and not self.is_flat:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.precision.update()
         ranks.follow_first(self.statistics)  # so that all ranks judge and continue one model
-        if self.weights is not None:
-            self.weights.follow()
         if self.average is not None:
             self.average.update()
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact continuation needs beside the student's weights."""
-        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.precision.state_dict()}
         return state | ({"average": self.average.model.state_dict()} if self.average else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue; the student's weights are loaded before."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.weights is not None:
-            self.weights.follow()
+        self.precision.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
 
@@ -172,10 +153,6 @@ def fuse_student_layers(model: nn.Module) -> None:
     report = fuse_layers(model)
     if not report.fused:
         raise ValueError(f"step.fused_layers: {report}; use step.fused_layers=off")
-
-
-def fp16_autocast(device: torch.device) -> Callable[[], contextlib.AbstractContextManager]:
-    return lambda: torch.autocast(device.type, torch.float16)
 
 
 def join(parts: tuple[Tensor, ...]) -> Tensor:

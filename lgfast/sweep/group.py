@@ -186,10 +186,8 @@ class Group:
             for student in students
             if student.status == "running" and student.progress.step == step and not student.trainer.epoch_is_over()
         ]
-        guided = [student for student in due if student.trainer.step.teacher is not None]
-        if guided:
-            with guided[0].trainer.step.autocast():
-                self.teacher.prepare(batch)
+        if any(student.trainer.step.teacher is not None for student in due):
+            self.teacher.prepare(batch)
         for student in due:
             with student.acting():
                 student.trainer.train_batch(batch)

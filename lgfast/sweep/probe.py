@@ -115,8 +115,7 @@ def seconds_per_step(students: Sequence[Student], teacher: SharedTeacher | None,
 
 def train_batch(students: Sequence[Student], teacher: SharedTeacher | None, batch: Batch) -> None:
     if teacher is not None:
-        with students[0].trainer.step.autocast():
-            teacher.prepare(batch)
+        teacher.prepare(batch)
     for student in students:
         student.trainer.step(batch)
 

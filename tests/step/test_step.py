@@ -35,6 +35,7 @@ def build(
     student = GuidedStudent(model, (0, 1, 2), (16, 32, 64), 16, transform).to(device)
     teacher = Teacher(
         create_model("cifar_resnet8", 5).to(device), bn=bn, dtype=torch.bfloat16 if precision == "bf16" else None,
+        autocast=torch.float16 if precision == "fp16-amp" else None,
         concurrent=streams == "on", gives_logits=distill is not None, compiled=options.get("compile") == "on",
     )  # fmt: skip
     groups = param_groups(student.named_parameters(), 0.05)
@@ -304,17 +305,17 @@ def test_bf16_keeps_float32_masters_and_follows_fp32(optimizer, accumulate):
     assert losses[0] == pytest.approx(expected[0], rel=2**-6)  # a few bfloat16 roundings of 2**-9
     assert losses[-1] == pytest.approx(expected[-1], rel=0.1)
     assert all(p.dtype == torch.float32 for p in step.student.parameters())
-    for leaf, master in zip(step.weights.leaves, step.weights.masters, strict=True):
+    for leaf, master in zip(step.precision.leaves, step.precision.masters, strict=True):
         assert torch.equal(leaf, master.bfloat16())
 
 
 def test_fp16_amp_skips_an_overflow_and_halves_the_scale():
     step = build(precision="fp16-amp")
     train(step, 1)
-    scale, before = step.scaler.get_scale(), parameters(step)
+    scale, before = step.precision.scaler.get_scale(), parameters(step)
     (batch,) = batches(1)
     step(batch._replace(images=batch.images * 1e30))
-    assert step.scaler.get_scale() == scale / 2
+    assert step.precision.scaler.get_scale() == scale / 2
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(step), strict=True))
     assert step.optimizer.num_skipped.item() == 1
 
@@ -327,7 +328,7 @@ def test_every_student_family_computes_in_bf16(name):
     statistics = {k: v.clone() for k, v in student.named_buffers() if "running" in k}
     step(Batch(torch.randn(2, 3, 64, 64), None, torch.tensor([0, 2]), torch.arange(2)))
     assert step.meter.first_bad_step() is None
-    assert all(leaf.grad is not None for leaf in step.weights.leaves)
+    assert all(leaf.grad is not None for leaf in step.precision.leaves)
     assert all(not torch.equal(v, dict(student.named_buffers())[k]) for k, v in statistics.items())  # float32, updated
 
 
