@@ -28,10 +28,9 @@ def check_values(config: Any) -> None:
     for key in SEEDS:
         check_range(config, key, -(2**63) <= (get(config, key) or 0) < 2**63, "a number of 64 bits")
     distill = config.distill
-    most, expected = (
-        (1, "0 to 1 (more with distill.cls_weight)") if distill.cls_weight is None else (math.inf, "0 or more")
-    )
-    check_range(config, "distill.weight", 0 <= distill.weight <= most and distill.weight < math.inf, expected)
+    if distill.cls_weight is None:
+        check_range(config, "distill.weight", 0 <= distill.weight <= 1, "0 to 1, more with distill.cls_weight")
+    check_range(config, "distill.weight", 0 <= distill.weight < math.inf, "0 or more")
     check_range(config, "distill.cls_weight", 0 <= (distill.cls_weight or 0) < math.inf, "0 or more, or none")
     if distill.standardise and distill.mode == "hard":
         raise ValueError("distill.standardise: a most likely class has no logits to standardise; use distill.mode=soft")

@@ -54,7 +54,7 @@ def test_replace_converts_text_to_the_field_type():
         ("epochs", 1.5, "epochs: expected int, got 1.5"),
         ("teacher.bn", "eval", "teacher.bn: expected one of batch, synced, running, got 'eval'"),
         ("eval.holdout_fraction", 1.5, "eval.holdout_fraction: expected 0 < fraction < 1, got 1.5"),
-        ("distill.weight", 1.5, "distill.weight: expected 0 to 1 (more with distill.cls_weight), got 1.5"),
+        ("distill.weight", 1.5, "distill.weight: expected 0 to 1, more with distill.cls_weight, got 1.5"),
         ("optim.label_smoothing", -0.1, "optim.label_smoothing: expected 0 to 1, got -0.1"),
         ("model.drop_path_rate", 1.5, "model.drop_path_rate: expected 0 to 1, got 1.5"),
         ("distill.temperature", 0, "distill.temperature: expected a number above 0, got 0"),
