@@ -6,14 +6,14 @@ import math
 from typing import Any
 
 POSITIVE = (
-    "epochs", "data.batch_size", "data.eval_batch_size", "optim.lr", "step.accumulate", "distill.temperature",
-    "eval.every_epochs", "log.every_steps", "log.keep_checkpoints",
+    "epochs", "data.batch_size", "data.eval_batch_size", "optim.lr", "optim.decay_epochs", "step.accumulate",
+    "distill.temperature", "eval.every_epochs", "log.every_steps", "log.keep_checkpoints",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "max_steps", "data.views", "data.workers", "data.train_limit", "data.test_limit", "guidance.weight", "optim.min_lr",
     "optim.weight_decay", "optim.warmup_epochs", "optim.clip_norm", "log.save_every_steps", "log.save_every_s",
 )  # fmt: skip
-SHARES = ("optim.label_smoothing", "model.drop_path_rate")
+SHARES = ("optim.decay_rate", "optim.label_smoothing", "model.drop_path_rate")
 SEEDS = ("seed", "data.seed")
 
 

@@ -106,6 +106,10 @@ class OptimConfig:
     momentum: float = 0.9  # of SGD
     warmup_epochs: int = 20
     warmup_factor: float = 1e-3  # first learning rate of the warm-up, as a share of lr
+    # after the warm-up: cosine as the paper's code has it; onecycle, step and wsd as lgfast/optim/schedule.py says
+    schedule: Literal["cosine", "linear", "constant", "step", "onecycle", "wsd"] = "cosine"
+    decay_epochs: int = 30  # step: between two falls; wsd: at the end
+    decay_rate: float = 0.1  # step: factor of each fall
     per_step: bool = False  # True: the schedule moves at every step; False: once an epoch, as the paper's code does
     label_smoothing: float = 0.0
     clip_norm: float = 0.0  # global gradient norm; 0: no clipping

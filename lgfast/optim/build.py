@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -93,19 +92,6 @@ def check_apex(name: str) -> None:
         "https://github.com/NVIDIA/apex && APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install --no-build-isolation ./apex, "
         f"not `pip install apex`; or choose optim.name={name.removeprefix('fused')}"
     )
-
-
-def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
-    """Linear warm-up, then cosine to `min_lr`; the cosine is not shifted by the warm-up (recipe of the paper's code).
-
-    Args:
-        epoch: epochs done so far; whole numbers unless `per_step`.
-        epochs: length of the run.
-    """
-    if epoch < config.warmup_epochs:
-        start = config.warmup_factor * config.lr
-        return start + epoch * (config.lr - start) / config.warmup_epochs
-    return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

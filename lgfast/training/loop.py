@@ -15,7 +15,8 @@ from lgfast.config import Config
 from lgfast.data.batch import Batch
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance import GuidedStudent
-from lgfast.optim.build import learning_rate, set_learning_rate
+from lgfast.optim.build import set_learning_rate
+from lgfast.optim.schedule import learning_rate
 from lgfast.records.run_log import MetricsLog, SilentLog
 from lgfast.runtime import ranks
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag

@@ -9,7 +9,8 @@ import torch
 from lgfast.config import load_recipe, replace
 from lgfast.guidance import GuidedStudent
 from lgfast.models import create_model
-from lgfast.optim.build import DeviceSGD, build_optimizer, learning_rate, param_groups, set_learning_rate
+from lgfast.optim.build import DeviceSGD, build_optimizer, param_groups, set_learning_rate
+from lgfast.optim.schedule import learning_rate
 
 # Values stated by the recipe for the student's schedule.
 STUDENT_LR = {
