@@ -6,25 +6,28 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-from torch import nn
 
 from lgfast.assembly.device import resolve_device
 from lgfast.assembly.images import load_images
 from lgfast.assembly.loaders import eval_loader
-from lgfast.assembly.networks import model_from_metadata
-from lgfast.config import Config, from_dict, replace
+from lgfast.assembly.networks import Trained, load_trained
+from lgfast.config import Config, replace
 from lgfast.data.errors import some
 from lgfast.models.pycls_weights import model_from_pycls, pycls_image_size, pycls_model_name
-from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
+from lgfast.records.checkpoint import CheckpointError
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.paths import user_path
 from lgfast.training.evaluation import evaluate
 
 
 def evaluate_checkpoint(
-    checkpoint: str, *, split: str = "test", dataset: str | None = None, root: str | None = None, device: str = "auto"
+    checkpoint: str,
+    *,
+    split: str = "test",
+    dataset: str | None = None,
+    root: str | None = None,
+    device: str = "auto",
+    weights: str = "best",
 ) -> dict[str, float]:
     """Top-1 and top-5 (percent) and mean cross entropy of a checkpoint.
 
@@ -33,11 +36,18 @@ def evaluate_checkpoint(
         split: "test" or "train".
         dataset: None for the one it was trained on (cifar100 for a `.pyth`).
         root: folder of the dataset's files; None for where it was at training time.
+        weights: of those in a `.pyth`: "model", "ema" (their moving average), or "best", as its test mode takes them.
     Raises:
         CheckpointError: missing or damaged file, or one that does not know a class of the dataset by its name (for a
             `.pyth`, which holds none, the number of classes must fit).
     """
-    trained = load_checkpoint(checkpoint)
+    return evaluate_trained(load_checkpoint(checkpoint, weights), checkpoint, split, dataset, root, device)
+
+
+def evaluate_trained(
+    trained: Trained, checkpoint: str, split: str, dataset: str | None, root: str | None, device: str
+) -> dict[str, float]:
+    """`evaluate_checkpoint` of what was read from the checkpoint."""
     changes = {"data.dataset": dataset, "data.root": root}
     config = replace(trained.config, {key: value for key, value in changes.items() if value is not None})
     images = load_images(config, split)
@@ -53,39 +63,23 @@ def evaluate_checkpoint(
     return evaluate(trained.model.to(target), eval_loader(config, images.relabel(names), target), target)
 
 
-class Trained(NamedTuple):
-    """What a checkpoint holds."""
-
-    model: nn.Module
-    num_classes: int
-    class_names: tuple[str, ...]  # (): the file holds none
-    config: Config
-
-
-def load_checkpoint(checkpoint: str) -> Trained:
-    """What is in a checkpoint; `checkpoint` as in `evaluate_checkpoint`."""
-    load = load_pyth if checkpoint.endswith(".pyth") else load_own
-    return load(user_path(checkpoint))
+def load_checkpoint(checkpoint: str, weights: str = "best") -> Trained:
+    """What is in a checkpoint; arguments as in `evaluate_checkpoint`."""
+    if checkpoint.endswith(".pyth"):
+        return load_pyth(user_path(checkpoint), weights)
+    if weights != "best":
+        raise ValueError(f"--weights: {weights} chooses between the weights in a .pyth file, which {checkpoint} is not")
+    return load_trained(user_path(checkpoint))
 
 
-def load_own(checkpoint: Path) -> Trained:
-    """A checkpoint written by lgfast."""
-    path = find_weights(checkpoint)
-    weights, metadata = read_weights(path)
-    if "config" not in metadata:
-        raise CheckpointError(f"{path} has no lgfast header; it was not written by lgfast")
-    class_names = tuple(metadata["class_names"])
-    model = model_from_metadata(metadata)
-    load_weights(model, weights, path)
-    return Trained(model, len(class_names), class_names, from_dict(metadata["config"]))
-
-
-def load_pyth(path: Path) -> Trained:
+def load_pyth(path: Path, weights: str = "best") -> Trained:
     """A checkpoint of the paper's code, which is judged as its test mode does."""
-    model, checkpoint = model_from_pycls(path)
+    model, checkpoint = model_from_pycls(path, weights)
     image_size = pycls_image_size(checkpoint.config, pycls_model_name(checkpoint.state))
     changes = {"data.dataset": "cifar100", "augment.image_size": image_size, "augment.teacher_size": 0}
-    return Trained(model, checkpoint.num_classes, (), replace(Config(), changes | {"guidance.weight": 0}))
+    errors = f"test errors in the file: model {checkpoint.test_err:.2f} %, ema {checkpoint.ema_err:.2f} %"
+    about = f"{checkpoint.weights}_state of {path} ({errors})"
+    return Trained(model, checkpoint.num_classes, (), replace(Config(), changes | {"guidance.weight": 0}), about)
 
 
 @command_line
@@ -96,8 +90,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", help="another dataset than the one it was trained on")
     parser.add_argument("--root", help="folder of the dataset, if it moved since training")
     parser.add_argument("--device", default="auto")
-    options = vars(parser.parse_args(argv))
-    scores = evaluate_checkpoint(options.pop("checkpoint"), **options)
+    parser.add_argument(
+        "--weights",
+        default="best",
+        choices=("best", "model", "ema"),
+        help="of those in a .pyth file: as its test mode takes them (default), or one of the two",
+    )
+    options = parser.parse_args(argv)
+    trained = load_checkpoint(options.checkpoint, options.weights)
+    if trained.about:
+        print(trained.about, flush=True)
+    where = (options.split, options.dataset, options.root, options.device)
+    scores = evaluate_trained(trained, options.checkpoint, *where)
     top = f"top-1 {scores['top1']:.2f} %   top-5 {scores['top5']:.2f} %"
     print(f"{top}   loss {scores['loss']:.4f}   images {scores['images']}")
     return 0

@@ -3,11 +3,14 @@
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from lgfast.assembly.run import train_run
-from lgfast.evaluate import evaluate_checkpoint
+from lgfast.evaluate import evaluate_checkpoint, main
+from lgfast.models import create_model
 from lgfast.records.checkpoint import CheckpointError
+from tests.models.pycls_files import pyth_state, resnet_names, save
 from tests.runs import tiny_config
 
 COLOURS = {"ant": (200, 30, 30), "bee": (30, 200, 30), "cat": (30, 30, 200)}
@@ -65,3 +68,22 @@ def test_another_order_of_the_same_classes_is_mapped(run, tmp_path, monkeypatch)
     root = write_colours(tmp_path, ("test",))
     monkeypatch.setattr("lgfast.data.sources.image_folder.list_classes", lambda folder: sorted(COLOURS, reverse=True))
     assert evaluate_checkpoint(run, root=str(root))["top1"] == 100
+
+
+@pytest.mark.parametrize(("arguments", "taken"), [([], "ema"), (["--weights", "model"], "model")])
+def test_the_weights_taken_from_a_file_of_the_papers_code_are_said(tmp_path, capsys, arguments, taken):
+    """Its moving average errs less there, and its test mode takes it; zero weights give every class alike."""
+    state = pyth_state(create_model("cifar_resnet8", num_classes=10), list(resnet_names(3, 1)))
+    average = {name: torch.zeros_like(value) for name, value in state.items()}
+    entries = {"ema_state": average, "cfg": "MODEL: {IMG_SIZE: 16}", "test_err": 50, "ema_err": 40}
+    save(tmp_path / "model.pyth", state, **entries)
+    arguments = ["--checkpoint", str(tmp_path / "model.pyth"), "--dataset", "digits", "--device", "cpu", *arguments]
+    assert main(arguments) == 0
+    said, scores = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"{taken}_state of ") and said.endswith("model 50.00 %, ema 40.00 %)")
+    assert ("loss 2.3026" in scores) is (taken == "ema")
+
+
+def test_weights_are_chosen_in_files_of_the_papers_code_alone(run, capsys):
+    assert main(["--checkpoint", run, "--weights", "ema"]) == 2
+    assert capsys.readouterr().err.startswith("error: --weights: ema chooses between the weights in a .pyth file")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
 from lgfast.models.mimetic import init_mimetic
 from lgfast.models.taps import count_blocks, default_layers, resolve_layer
+from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 
 
 def build_model(config: Config, num_classes: int) -> nn.Module:
@@ -75,6 +77,39 @@ def weights_metadata(config: Config, images: LabelledImages) -> dict[str, Any]:
     }
 
 
-def model_from_metadata(metadata: dict[str, Any]) -> nn.Module:
-    """The network that a weights file belongs to, freshly initialised."""
-    return build_model(from_dict(metadata["config"]), len(metadata["class_names"]))
+class Trained(NamedTuple):
+    """What a checkpoint holds."""
+
+    model: nn.Module
+    num_classes: int
+    class_names: tuple[str, ...]  # (): the file holds none
+    config: Config
+    about: str = ""  # which weights these are, where a file holds several
+
+
+def load_trained(source: Path | str) -> Trained:
+    """Network, classes and configuration of a run folder, checkpoint folder or weights file of lgfast.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one that lgfast did not write.
+    """
+    path = find_weights(source)
+    weights, header = read_weights(path)
+    config, class_names = (
+        (header.get(name) for name in ("config", "class_names")) if isinstance(header, dict) else ({}, [])
+    )
+    if not isinstance(config, dict) or not is_names(class_names):
+        raise CheckpointError(
+            f"{path} has no header of lgfast with its configuration and classes; train it with python -m lgfast.train"
+        )
+    try:
+        trained = from_dict(config)
+        model = build_model(trained, len(class_names))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: the header's configuration is not one of this version: {error}") from error
+    load_weights(model, weights, path)
+    return Trained(model, len(class_names), tuple(class_names), trained)
+
+
+def is_names(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) for name in value)

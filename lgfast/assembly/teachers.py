@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from lgfast.assembly.device import resolve_precision
-from lgfast.assembly.networks import model_from_metadata
+from lgfast.assembly.networks import load_trained
 from lgfast.config import Config, digest, load_recipe, to_dict
 from lgfast.data.image_set import LabelledImages
 from lgfast.guidance import Teacher
 from lgfast.models.pycls_weights import model_from_pycls
 from lgfast.models.stages import teacher_stages
-from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
+from lgfast.models.taps import architecture
+from lgfast.records.checkpoint import CheckpointError
 from lgfast.runtime.interrupt import Interrupted
 from lgfast.runtime.locks import file_lock
 from lgfast.runtime.paths import cache_home, user_path
@@ -97,7 +98,12 @@ def load_teacher(config: Config, source: Path, images: LabelledImages, device: t
         images: the training images, whose classes the teacher must know.
     """
     read = read_pyth_teacher if source.suffix == ".pyth" else read_own_teacher
-    return as_teacher(config, read(source, images).to(device))
+    model, wanted = read(source, images), config.teacher.name
+    if wanted and config.teacher.checkpoint != "auto" and architecture(model) != wanted:
+        raise CheckpointError(
+            f"teacher.checkpoint: {source} holds {architecture(model)}, and teacher.name asks for {wanted}; drop one"
+        )
+    return as_teacher(config, model.to(device))
 
 
 def as_teacher(config: Config, model: nn.Module) -> Teacher:
@@ -129,25 +135,19 @@ def choose_stages(config: Config, model: nn.Module) -> tuple[int, ...]:
 
 
 def read_own_teacher(source: Path, images: LabelledImages) -> nn.Module:
-    weights, metadata = read_weights(find_weights(source))
-    if "config" not in metadata:
+    trained = load_trained(source)
+    if trained.class_names != tuple(images.class_names):
         raise CheckpointError(
-            f"teacher.checkpoint: {source} has no lgfast header; train one with python -m lgfast.train"
-        )
-    if metadata["class_names"] != list(images.class_names):
-        raise CheckpointError(
-            f"teacher.checkpoint: {source} was trained for {len(metadata['class_names'])} classes "
-            f"({', '.join(metadata['class_names'][:3])}, ...), the dataset has {images.num_classes} "
+            f"teacher.checkpoint: {source} was trained for {trained.num_classes} classes "
+            f"({', '.join(trained.class_names[:3])}, ...), the dataset has {images.num_classes} "
             f"({', '.join(images.class_names[:3])}, ...); use teacher.checkpoint=auto"
         )
-    model = model_from_metadata(metadata)
-    load_weights(model, weights, source)
-    return model
+    return trained.model
 
 
 def read_pyth_teacher(source: Path, images: LabelledImages) -> nn.Module:
     """A CNN of the paper's code; its file holds no class names, so the count alone is checked."""
-    model, checkpoint = model_from_pycls(source)
+    model, checkpoint = model_from_pycls(source, "model")  # never the average: so does the paper's code
     if checkpoint.num_classes != images.num_classes:
         raise CheckpointError(
             f"teacher.checkpoint: {source} was trained for {checkpoint.num_classes} classes, the dataset has "

@@ -1,10 +1,10 @@
 """Weights of the paper's code: its `.pyth` checkpoints, names mapped to those of lgfast's models."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -14,6 +14,7 @@ from lgfast.models.factory import create_model
 from lgfast.models.taps import architecture
 
 Rules = tuple[tuple[str, str], ...]
+Which = Literal["best", "model", "ema"]
 
 
 def shifted(template: str, by: int):
@@ -88,13 +89,17 @@ class PyclsCheckpoint:
 
     Attributes:
         state: weights of the student or CNN, by the names of the paper's code.
+        weights: which they are: "model", or "ema", their moving average.
         config: its configuration, as YAML text.
-        test_err: top-1 error in percent on the test set, of the best epoch in `model.pyth`.
+        test_err, ema_err: top-1 error in percent of either on the test set, of its best epoch in `model.pyth`; 100
+            where it was not tested.
     """
 
     state: Mapping[str, Tensor]
+    weights: str
     config: str
     test_err: float
+    ema_err: float
 
     @property
     def num_classes(self) -> int:
@@ -102,24 +107,56 @@ class PyclsCheckpoint:
         for name in ("head.weight", "head.fc.weight"):
             if name in self.state:
                 return self.state[name].shape[0]
-        raise ValueError("pycls checkpoint: no classifier (head.weight or head.fc.weight) in model_state")
+        raise ValueError(f"pycls checkpoint: no classifier (head.weight or head.fc.weight) in {self.weights}_state")
 
 
-def read_pycls(path: str | Path) -> PyclsCheckpoint:
+def read_pycls(path: str | Path, which: Which = "best") -> PyclsCheckpoint:
     """Reads a checkpoint without running code from it.
 
+    Args:
+        which: "model", the trained weights; "ema", their moving average; "best", those that the test mode of the
+            paper's code takes: the average where its error is the smaller one.
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint of the paper's code.
+        OSError: no such file, or not to be read.
+        ValueError: not a checkpoint of the paper's code, or one without the weights asked for.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable PyTorch checkpoint ({str(error).splitlines()[0]})") from error
-    state = content.get("model_state") if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping):
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: not a readable PyTorch checkpoint ({reason})") from error
+    if not isinstance(content, Mapping) or "model_state" not in content:
         raise ValueError(f"{path}: expected a checkpoint of the paper's code, a dict with the key 'model_state'")
-    return PyclsCheckpoint(state, content.get("cfg", ""), float(content.get("test_err", "nan")))
+    test_err, ema_err = (error_rate(content, name, path) for name in ("test_err", "ema_err"))
+    if which == "best":
+        which = "ema" if "ema_state" in content and ema_err < test_err else "model"
+    config = content.get("cfg", "")
+    if not isinstance(config, str):
+        raise ValueError(f"{path}: cfg: expected a configuration as text, got {type(config).__name__}")
+    return PyclsCheckpoint(dense_state(content, f"{which}_state", path), which, config, test_err, ema_err)
+
+
+def error_rate(content: Mapping[str, Any], name: str, path: str | Path) -> float:
+    """An error of the file in percent; 100, as in the paper's code, where it has none."""
+    value = content.get(name, 100.0)
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"{path}: {name}: expected a number, got {type(value).__name__}")
+    return float(value)
+
+
+def dense_state(content: Mapping[str, Any], name: str, path: str | Path) -> Mapping[str, Tensor]:
+    """A state dict of the file, of plain tensors alone."""
+    state = content.get(name)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path}: {name}: expected a state dict, got {type(state).__name__}")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{path}: {name}: expected tensors by name, got {key!r}: {type(value).__name__}")
+        if value.is_quantized or value.layout != torch.strided:
+            raise ValueError(f"{path}: {name}: {key} is quantized or sparse; lgfast reads plain weights")
+    return state
 
 
 def convert_pycls(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -156,39 +193,57 @@ def count(pattern: str, state: Mapping[str, Tensor]) -> int:
 
 
 def pycls_image_size(config: str, name: str) -> int:
-    """Input size stated in the configuration of the paper's code, or the recipe's where it is silent."""
-    model_config = (yaml.safe_load(config) or {}).get("MODEL") or {}
-    return int(model_config.get("IMG_SIZE", 32 if name.startswith("cifar_resnet") else 224))
+    """Input size stated in the configuration of the paper's code, its default where that is silent.
+
+    A file without any configuration is taken for the paper's own: 32 pixels for a CIFAR ResNet.
+    """
+    if not config:
+        return 32 if name.startswith("cifar_resnet") else 224
+    try:
+        size = (yaml.safe_load(config).get("MODEL") or {}).get("IMG_SIZE", 224)
+    except (yaml.YAMLError, AttributeError, RecursionError):
+        raise ValueError("pycls checkpoint: cfg is no configuration of the paper's code") from None
+    if type(size) is not int or size < 1:
+        raise ValueError(f"pycls checkpoint: MODEL.IMG_SIZE: expected a size in pixels, got {size!r}")
+    return size
 
 
-def model_from_pycls(path: str | Path) -> tuple[nn.Module, PyclsCheckpoint]:
-    """Builds the network of a checkpoint of the paper's code and loads it, ready to evaluate."""
-    checkpoint = read_pycls(path)
-    name = pycls_model_name(checkpoint.state)
-    model = create_model(name, checkpoint.num_classes, pycls_image_size(checkpoint.config, name))
-    load_pycls(model, path)
+def model_from_pycls(path: str | Path, which: Which = "best") -> tuple[nn.Module, PyclsCheckpoint]:
+    """Builds the network of a checkpoint of the paper's code and loads it, ready to evaluate; `which` as there."""
+    checkpoint = read_pycls(path, which)
+    try:
+        name = pycls_model_name(checkpoint.state)
+        model = create_model(name, checkpoint.num_classes, pycls_image_size(checkpoint.config, name))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    load_state(model, checkpoint, path)
     return model.eval(), checkpoint
 
 
-def load_pycls(model: nn.Module, path: str | Path) -> PyclsCheckpoint:
+def load_pycls(model: nn.Module, path: str | Path, which: Which = "best") -> PyclsCheckpoint:
     """Loads a checkpoint of the paper's code into the same network built by `create_model`.
 
     Args:
         model: one of the paper's models; its class count and image size must be the checkpoint's.
         path: a `.pyth` file. Guided checkpoints hold the student's weights only.
+        which: of the weights in the file, as in `read_pycls`.
     Returns:
         The checkpoint, with its configuration and test error.
     Raises:
         ValueError: not such a checkpoint, or one of another network; names what differs. The model is unchanged.
     """
-    checkpoint = read_pycls(path)
+    checkpoint = read_pycls(path, which)
+    load_state(model, checkpoint, path)
+    return checkpoint
+
+
+def load_state(model: nn.Module, checkpoint: PyclsCheckpoint, path: str | Path) -> None:
     state = convert_pycls(checkpoint.state, architecture(model))
     differences = compare(model.state_dict(), state)
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise ValueError(f"{path}: does not fit {architecture(model)}: {'; '.join(differences[:3])}{more}")
     model.load_state_dict(state)
-    return checkpoint
 
 
 def compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

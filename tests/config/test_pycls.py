@@ -6,13 +6,13 @@ import functools
 
 import pytest
 import yaml
-from paper_files import FILES, flat, nested, resnet_file, student_file, whole_file
 
 from lgfast.config import DistillConfig, load_recipe, pycls, replace
 from lgfast.config.pycls import equivalent, plain, read_pycls_config
 from lgfast.config.pycls_keys import KEYS
 from lgfast.models import create_model
 from lgfast.train import parse
+from tests.config.paper_files import FILES, flat, nested, resnet_file, student_file, whole_file
 
 DEIT, GUIDED = FILES["cifar100-deit-ti-base"], FILES["cifar100-deit-ti-guided"]
 # Keys of the paper's code that change nothing it computes, read from its code.

@@ -14,11 +14,11 @@ from lgfast import _extension, train
 from lgfast.assembly.device import resolve_device, resolve_precision
 from lgfast.assembly.images import describe_splits, load_splits
 from lgfast.assembly.loaders import eval_loader
-from lgfast.assembly.networks import build_model
+from lgfast.assembly.networks import build_model, load_trained
 from lgfast.assembly.run import build_trainer, train_run
 from lgfast.config import Config, dump_yaml, load_yaml, replace
 from lgfast.data.batch import Batch
-from lgfast.evaluate import evaluate_checkpoint, load_own
+from lgfast.evaluate import evaluate_checkpoint
 from lgfast.guidance import GuidedStudent
 from lgfast.models import create_model
 from lgfast.optim.build import build_optimizer
@@ -82,7 +82,7 @@ def test_epochs_are_judged_in_the_precision_that_trains_and_results_in_float32(t
     config = tiny_config(tmp_path, **{"precision": "bf16", "epochs": 1, "guidance.weight": 0})
     result = train_run(config)
     (row,) = (row for row in metrics(Path(config.run_dir)) if row["kind"] == "epoch")
-    model = load_own(Path(config.run_dir, "last.safetensors")).model
+    model = load_trained(Path(config.run_dir, "last.safetensors")).model
     loader = eval_loader(config, load_splits(config).select, torch.device("cpu"))
     assert evaluate(model, loader, "cpu", torch.bfloat16)["loss"] == row["val_loss"]
     assert evaluate(model, loader, "cpu")["loss"] != row["val_loss"]
@@ -170,6 +170,24 @@ def test_evaluating_on_another_class_count_is_refused(finished, tmp_path):
     save_weights(weights, build_model(config, 3).state_dict(), metadata | {"class_names": ["a", "b", "c"]})
     with pytest.raises(CheckpointError, match=r"was trained for 3 classes, digits in .* has 10"):
         evaluate_checkpoint(str(weights))
+
+
+@pytest.mark.parametrize(
+    "header", [{}, [1], {"config": {}}, {"config": [], "class_names": ["a"]}, {"config": {}, "class_names": "ab"}]
+)
+def test_weights_without_a_whole_header_are_refused(tmp_path, header):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, create_model("cifar_resnet8", 2).state_dict(), header)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors has no header of lgfast with its configuration"):
+        load_trained(path)
+
+
+def test_a_header_of_another_version_names_its_key(tmp_path):
+    path = tmp_path / "w.safetensors"
+    header = {"config": {"optim": {"speed": 1}}, "class_names": ["a", "b"]}
+    save_weights(path, create_model("cifar_resnet8", 2).state_dict(), header)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: .* unknown configuration key 'optim\.speed'"):
+        load_trained(path)
 
 
 def test_loss_falls_on_one_repeated_batch():
