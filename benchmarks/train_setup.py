@@ -9,7 +9,7 @@ import torch
 from benchmarks.peers import GUIDANCE_WEIGHT, LR, WEIGHT_DECAY
 from lgfast.config import StepConfig
 from lgfast.data.batch import Batch
-from lgfast.fusion import fuse
+from lgfast.fusion import fuse, fuse_layers
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model
 from lgfast.optim.build import param_groups
@@ -54,18 +54,20 @@ class Setup:
         labels = torch.randint(shape.classes, (batch,), device=device)
         self.batch = Batch(images, small, labels, torch.arange(batch, device=device))
 
-    def make_student(self) -> GuidedStudent:
+    def make_student(self, compiled: bool = False) -> GuidedStudent:
         shape = self.shape
         model = create_model(
             "deit_tiny_patch16_224", shape.classes, image_size=shape.image_size, drop_path_rate=0.0, **shape.model
         )
         taps = (shape.layers, CHANNELS) if self.guided else ((), ())
-        return GuidedStudent(model, *taps, shape.image_size).to(self.device)
+        return GuidedStudent(model, *taps, shape.image_size, compiled=compiled).to(self.device)
 
-    def fresh_student(self) -> GuidedStudent:
-        student = self.make_student()
+    def fresh_student(self, compiled: bool, fused_layers: bool) -> GuidedStudent:
+        student = self.make_student(compiled)
         student.load_state_dict(self.student.state_dict())
         fuse(student)  # as a run does; the peers keep timm's attention
+        if fused_layers:
+            fuse_layers(student.model)
         return student
 
     def fresh_teacher(self, precision: str, compiled: bool) -> Teacher | None:
@@ -77,11 +79,12 @@ class Setup:
 
     def train_step(self, precision: str, **options) -> TrainStep:
         """A step on fresh networks; options as those of StepConfig."""
-        student = self.fresh_student()
+        compiled = options.get("compile") == "on"
+        student = self.fresh_student(compiled, options.get("fused_layers") == "on")
         optimizer = FlatAdamW(param_groups(student.named_parameters(), WEIGHT_DECAY), lr=LR)
         return TrainStep(
             student,
-            self.fresh_teacher(precision, options.get("compile") == "on"),
+            self.fresh_teacher(precision, compiled),
             optimizer,
             TrainMeter(self.device),
             Objective(GUIDANCE_WEIGHT, device=self.device),

@@ -9,7 +9,7 @@ from torch import nn
 
 from lgfast.config import Config, from_dict, to_dict
 from lgfast.data.image_set import LabelledImages
-from lgfast.fusion import fuse
+from lgfast.fusion import fuse, fuse_layers
 from lgfast.guidance import GuidedStudent
 from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
@@ -45,13 +45,23 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
 def build_student(config: Config, num_classes: int, teacher: TargetSource | None) -> GuidedStudent:
     """The network with its taps and projections; without them where there is no guidance."""
     model = build_model(config, num_classes)
+    compiled = config.step.compile == "on"
+    if config.step.fused_layers == "on":
+        fuse_model_layers(model)
     if config.distill.mode != "none" and hasattr(model, "set_distilled_training"):
         model.set_distilled_training(True)  # two heads in training, their mean in evaluation
     if teacher is None or config.guidance.weight == 0:
-        return GuidedStudent(model)
+        return GuidedStudent(model, compiled=compiled)
     layers = guided_layers(config, model)
     channels = teacher.channels(config.augment.teacher_size)
-    return GuidedStudent(model, layers, channels, config.augment.image_size, config.guidance.transform)
+    size, transform = config.augment.image_size, config.guidance.transform
+    return GuidedStudent(model, layers, channels, size, transform, compiled=compiled)
+
+
+def fuse_model_layers(model: nn.Module) -> None:
+    report = fuse_layers(model)
+    if not report.fused:
+        raise ValueError(f"step.fused_layers: {report}; use step.fused_layers=off")
 
 
 def guided_layers(config: Config, model: nn.Module) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from lgfast.assembly.targets import target_source
 from lgfast.assembly.teachers import load_teacher, teacher_source
 from lgfast.config import FREE_ON_RESUME, Config, dump_yaml, load_yaml, replace
 from lgfast.guidance.teacher import TargetSource, Teacher
-from lgfast.optim.build import build_optimizer
+from lgfast.optim.build import build_optimizer, clips_itself
 from lgfast.records.checkpoint import atomic_path, load_weights, read_weights
 from lgfast.records.result import Result, read_result
 from lgfast.runtime import ranks
@@ -139,7 +139,8 @@ def build_trainer(
     loaders = loaders or build_loaders(config, splits, device)
     torch.manual_seed(config.seed)
     student = build_student(config, splits.train.num_classes, teacher).to(device)
-    optimizer = build_optimizer(student.named_parameters(), config.optim)
+    has_overflows = config.precision == "fp16-amp"
+    optimizer = build_optimizer(student.named_parameters(), config.optim, skip_nonfinite=has_overflows)
     step = TrainStep(
         student,
         teacher,
@@ -147,7 +148,7 @@ def build_trainer(
         TrainMeter(device),
         build_objective(config, device),
         precision=config.precision,
-        clip_norm=config.optim.clip_norm,
+        clip_norm=0.0 if clips_itself(optimizer) else config.optim.clip_norm,
         options=config.step,
     )
     if ranks.rank() > 0:  # every rank drops its own paths; the weights are equal by now

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lgfast.guidance.loss import Guidance
 from lgfast.guidance.teacher import TeacherTargets
 from lgfast.models.taps import FeatureTaps, tap_shapes
+from lgfast.runtime.compilation import compile_once
 
 
 class GuidedStudent(nn.Module):
@@ -22,6 +23,7 @@ class GuidedStudent(nn.Module):
         teacher_channels: width of each teacher stage.
         image_size: side of the student's input, to find the width of each tap.
         transform: what the maps are compared by (`Guidance`).
+        compiled: train under torch.compile; evaluation calls `model` itself.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class GuidedStudent(nn.Module):
         teacher_channels: Sequence[int] = (),
         image_size: int = 224,
         transform: str = "linear",
+        *,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        self.run_model = run_model  # a step may put a compiled form in its place: evaluation keeps the plain model
+        self._call_model = compile_once(call_model) if compiled else call_model
         self.guidance: Guidance | None = None
         self._taps: FeatureTaps | None = None
         if layers:
@@ -50,17 +54,17 @@ class GuidedStudent(nn.Module):
             images: [B, 3, H, W].
             targets: what `Teacher.start` returned for the same batch; None for no guidance.
         Returns:
-            What `run_model` gives, [B, K] each, and the unweighted guidance loss (None without targets).
+            What `call_model` gives, [B, K] each, and the unweighted guidance loss (None without targets).
         """
         if self._taps is not None:
             self._taps.clear()  # of an evaluation, for which a compiled model would be compiled anew
-        logits = self.run_model(self.model, images)
+        logits = self._call_model(self.model, images)
         student_maps = self._taps.take() if self._taps is not None else None
         if targets is None or self.guidance is None:
             return logits, None
         return logits, self.guidance(student_maps, targets.wait().maps)
 
 
-def run_model(model: nn.Module, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+def call_model(model: nn.Module, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
     """Logits; of both heads where a distillation token is trained."""
     return model(images)

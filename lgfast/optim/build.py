@@ -50,15 +50,30 @@ class DeviceSGD(torch.optim.SGD):
             group["lr"] = torch.tensor(float(group["lr"]), device=self.parameters[0].device)
 
 
-def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.Optimizer:
+def clips_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `build_optimizer` made it clip gradients within its update."""
+    return isinstance(optimizer, FlatAdamW)
+
+
+def build_optimizer(
+    named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig, skip_nonfinite: bool = False
+) -> torch.optim.Optimizer:
     """`adamw` and `sgd` are those that a CUDA graph can hold; every other name is timm's factory's.
 
+    Args:
+        skip_nonfinite: gradients may overflow (fp16-amp), which undoes the step.
     Raises:
         ValueError: an unknown name, or that of an optimizer of NVIDIA apex, which is not installed.
     """
     groups = param_groups(named, config.weight_decay)
     if config.name == "adamw":
-        return FlatAdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+        return FlatAdamW(
+            groups,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            max_norm=config.clip_norm,
+            skip_nonfinite=skip_nonfinite,
+        )
     if config.name == "sgd":
         return DeviceSGD(groups, lr=config.lr, momentum=config.momentum)
     from timm.optim import create_optimizer_v2

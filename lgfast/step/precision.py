@@ -33,7 +33,7 @@ class Float32:
         student: is trained; evaluated, saved and averaged as it is.
         optimizer: over its parameters.
         accumulate: backward passes per update.
-        clip_norm: global gradient norm; 0: no clipping here.
+        clip_norm: global gradient norm before the update; 0: no clipping here.
     """
 
     dtype = torch.float32  # to evaluate the student in
@@ -59,7 +59,12 @@ class Float32:
 
     def clip(self) -> None:
         if self.clip_norm > 0:
-            nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
+            nn.utils.clip_grad_norm_(self.receivers, self.clip_norm)
+
+    @property
+    def receivers(self) -> list[Tensor]:
+        """Where the gradients are that the optimizer reads."""
+        return list(self.student.parameters())
 
     def follow(self) -> None:
         """Take over parameters that were loaded."""
@@ -155,9 +160,12 @@ class BFloat16Copy(Float32):
                 master.grad = leaf.grad.float() if master.grad is None else master.grad + leaf.grad
                 leaf.grad = None
 
+    @property
+    def receivers(self) -> list[Tensor]:
+        return self.masters if self.feeds_masters else self.leaves
+
     def update(self) -> None:
-        # The gradients bypass DistributedDataParallel.
-        ranks.average_gradients(self.masters if self.feeds_masters else self.leaves)
+        ranks.average_gradients(self.receivers)  # which bypass DistributedDataParallel
         super().update()
         self.follow()
 

@@ -10,12 +10,9 @@ from torch import Tensor, nn
 
 from lgfast.config import StepConfig
 from lgfast.data.batch import Batch
-from lgfast.fusion import fuse_layers
 from lgfast.guidance.student import GuidedStudent
 from lgfast.guidance.teacher import TargetSource, TeacherTargets
-from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.runtime import ranks
-from lgfast.runtime.compilation import compile_once
 from lgfast.step.average import WeightAverage
 from lgfast.step.graph import StepGraph, graph_obstacle
 from lgfast.step.losses import Losses, Objective, mean_losses
@@ -34,10 +31,10 @@ class TrainStep:
         objective: what is minimised; None: the cross entropy.
         precision: fp32; bf16 (float32 masters, one bfloat16 copy that computes, no casts); fp16-amp (autocast with
             loss scaling).
-        clip_norm: global gradient norm; 0 for no clipping.
-        options: graph, compilation, fused layers, gradient accumulation, weight average.
+        clip_norm: global gradient norm before the update; 0: no clipping, or the optimizer's own.
+        options: graph, gradient accumulation, weight average; the others are for the makers of student and teacher.
     Raises:
-        ValueError: options.graph=on where the step cannot be captured, fused_layers=on where nothing can be fused.
+        ValueError: options.graph=on where the step cannot be captured.
     """
 
     def __init__(
@@ -55,13 +52,6 @@ class TrainStep:
         self.student, self.teacher, self.optimizer, self.meter = student, teacher, optimizer, meter
         self.objective, self.options = objective or Objective(), options or StepConfig()
         device = next(student.parameters()).device
-        if self.options.fused_layers == "on":
-            fuse_student_layers(student.model)
-        if self.options.compile == "on":
-            student.run_model = compile_once(student.run_model)
-        if isinstance(optimizer, FlatAdamW):  # clips and skips on the device, within the update
-            optimizer.max_norm, optimizer.skip_nonfinite = clip_norm, precision == "fp16-amp"
-            clip_norm = 0.0
         self.precision = PRECISIONS[precision](student, optimizer, self.options.accumulate, clip_norm)
         self.statistics = ranks.statistics(student)
         self.average = WeightAverage(student.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
@@ -147,12 +137,6 @@ class TrainStep:
         self.precision.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
-
-
-def fuse_student_layers(model: nn.Module) -> None:
-    report = fuse_layers(model)
-    if not report.fused:
-        raise ValueError(f"step.fused_layers: {report}; use step.fused_layers=off")
 
 
 def join(parts: tuple[Tensor, ...]) -> Tensor:

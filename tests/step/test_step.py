@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lgfast.assembly.networks import fuse_model_layers
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
 from lgfast.guidance import GuidedStudent, Teacher
@@ -16,7 +17,6 @@ from lgfast.models import create_model
 from lgfast.optim.build import DeviceSGD, param_groups
 from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.step import Objective, TrainMeter, TrainStep
-from lgfast.step.train_step import fuse_student_layers
 from lgfast.training.evaluation import evaluate
 
 BATCH = 8
@@ -32,22 +32,27 @@ def build(
         "deit_tiny_patch16_224", num_classes=5, image_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=2,
         drop_path_rate=drop_path_rate,
     )  # fmt: skip
-    student = GuidedStudent(model, (0, 1, 2), (16, 32, 64), 16, transform).to(device)
+    is_compiled = options.get("compile") == "on"
+    if options.get("fused_layers") == "on":
+        fuse_model_layers(model)
+    student = GuidedStudent(model, (0, 1, 2), (16, 32, 64), 16, transform, compiled=is_compiled).to(device)
     teacher = Teacher(
         create_model("cifar_resnet8", 5).to(device), bn=bn, dtype=torch.bfloat16 if precision == "bf16" else None,
         autocast=torch.float16 if precision == "fp16-amp" else None,
-        concurrent=streams == "on", gives_logits=distill is not None, compiled=options.get("compile") == "on",
+        concurrent=streams == "on", gives_logits=distill is not None, compiled=is_compiled,
     )  # fmt: skip
     groups = param_groups(student.named_parameters(), 0.05)
     makers = {
-        "adamw": lambda: FlatAdamW(groups, lr=3e-3),
+        "adamw": lambda: FlatAdamW(groups, lr=3e-3, max_norm=clip_norm, skip_nonfinite=precision == "fp16-amp"),
+        "unclipped": lambda: FlatAdamW(groups, lr=3e-3),
         "torch": lambda: torch.optim.AdamW(groups, lr=3e-3),
         "sgd": lambda: DeviceSGD(groups, lr=0.05, momentum=0.9),
     }
     torch.manual_seed(8)  # of the steps to come
     return TrainStep(
         student, teacher, makers[optimizer](), TrainMeter(device), Objective(2.5, distill=distill, device=device),
-        precision=precision, clip_norm=clip_norm, options=StepConfig(streams=streams, **options),
+        precision=precision, clip_norm=0.0 if optimizer == "adamw" else clip_norm,
+        options=StepConfig(streams=streams, **options),
     )  # fmt: skip
 
 
@@ -252,13 +257,13 @@ def test_fused_layers_give_the_same_losses(precision):
 
 def test_fused_layers_where_nothing_can_be_fused_is_refused():
     with pytest.raises(ValueError, match=r"step.fused_layers: 0 blocks and MLPs use.*; use step.fused_layers=off"):
-        fuse_student_layers(create_model("cifar_resnet8", 5))
+        fuse_model_layers(create_model("cifar_resnet8", 5))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "torch", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "unclipped", "torch", "sgd"])
 def test_clipping_equals_torch(optimizer):
     ours = build(optimizer, clip_norm=0.5, drop_path_rate=0.0)
-    plain = build({"adamw": "torch"}.get(optimizer, optimizer), drop_path_rate=0.0)
+    plain = build("sgd" if optimizer == "sgd" else "torch", drop_path_rate=0.0)
     update = plain.update
 
     def clipped_update():
@@ -269,6 +274,16 @@ def test_clipping_equals_torch(optimizer):
     plain.update = clipped_update
     assert train(ours, 3) == pytest.approx(train(plain, 3), rel=1e-5)
     assert_near(parameters(ours), parameters(plain), 1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}], ids=str)
+@pytest.mark.parametrize("precision", ["bf16", "fp16-amp"])
+def test_clipping_before_the_update_equals_the_optimizers_own(precision, options):
+    steps = [build(name, precision, clip_norm=0.5, **options) for name in ("adamw", "unclipped")]
+    own, before = (train(step, 3) for step in steps)
+    unit = {"bf16": 2**-7, "fp16-amp": 2**-9}[precision]  # the clipped gradients are rounded once more
+    assert before == pytest.approx(own, rel=unit)
+    assert before != train(build("unclipped", precision, **options), 3)
 
 
 def test_average_equals_its_formula():

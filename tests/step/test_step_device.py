@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lgfast import fuse
+from lgfast import fuse, fuse_layers
 from lgfast.augment_spec import AugmentSpec
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data import build_train_loader
@@ -63,15 +63,21 @@ def build(
         student = GuidedStudent(model, default_layers(model), (16, 32, 64), SIZE).to(DEVICE)
         if fused:
             fuse(model)
+        if options.get("fused_layers") == "on":
+            fuse_layers(model)
         teacher = teacher or make_teacher(bn)
         step = TrainStep(
             student,
             teacher,
-            FlatAdamW(param_groups(student.named_parameters(), 0.05), lr=1e-3),
+            FlatAdamW(
+                param_groups(student.named_parameters(), 0.05),
+                lr=1e-3,
+                max_norm=1.0,
+                skip_nonfinite=precision == "fp16-amp",
+            ),
             TrainMeter(DEVICE),
             Objective(2.5, label_smoothing=0.1, distill=DistillConfig(mode=distill), device=DEVICE),
             precision=precision,
-            clip_norm=1.0,
             options=StepConfig(ema_decay=0.9, **options),
         )
     student.train()
