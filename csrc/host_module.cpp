@@ -1,10 +1,13 @@
 // lgfast._C seen from Python: what was built, and how kernels cut their work. No torch headers here.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 #include "augment/augment_layout.h"
-#include "common/bf16_products.h"
+#include "common/cpu_level.h"
 #include "feature_mse/feature_mse.h"
 #include "short_attention/short_attention_plan.h"
 
@@ -31,7 +34,18 @@ py::dict feature_mse_plan(int channels, int grid_h, int grid_w, int acc_bytes, i
   return plan;
 }
 
-bool use_bf16_products(bool use) { return lgfast::uses_bf16_products() = use && lgfast::processor_has_bf16_products(); }
+const char* cpu_level() { return lgfast::kCpuLevelNames[int(lgfast::cpu_level())]; }
+
+std::vector<std::string> cpu_levels() {
+  return {lgfast::kCpuLevelNames, lgfast::kCpuLevelNames + int(lgfast::highest_cpu_level()) + 1};
+}
+
+void hold_cpu_level(const std::string& name) {
+  const std::vector<std::string> levels = cpu_levels();
+  const auto found = std::find(levels.begin(), levels.end(), name);
+  if (found == levels.end()) throw py::value_error("not a level of this processor: " + name);
+  lgfast::held_cpu_level = lgfast::CpuLevel(found - levels.begin());
+}
 
 py::dict build_info() {
   py::dict info;
@@ -70,9 +84,9 @@ py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, in
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native host module of lgfast: build information and kernel plans.";
   m.def("build_info", &build_info, "Compilers, torch headers and GPU architectures this library was built with.");
-  m.def("use_bf16_products", &use_bf16_products, py::arg("use"),
-        "Whether CPU kernels multiply bfloat16 with the processor's instructions, where it has them; returns what they "
-        "do.");
+  m.def("cpu_level", &cpu_level, "The level of instructions that CPU kernels use.");
+  m.def("cpu_levels", &cpu_levels, "Those that the processor and this build have, the lowest first.");
+  m.def("hold_cpu_level", &hold_cpu_level, py::arg("name"), "Makes CPU kernels use one of cpu_levels().");
   m.def(
       "augment_largest_side", &augment_largest_side, py::arg("image_size"), py::arg("resample"),
       "The longest side of images that augment can reduce to image_size; resample: 0 nearest, 1 bilinear, 2 bicubic.");

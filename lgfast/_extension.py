@@ -1,6 +1,7 @@
 """Loads the native libraries once; without them, defines the same ops in PyTorch."""
 
 import importlib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,19 @@ def _load() -> tuple[bool, bool]:
     return True, True
 
 
+def _hold_cpu_level() -> None:
+    """Hold the CPU kernels to the level of instructions that LGFAST_CPU_LEVEL names."""
+    level, levels = os.environ.get("LGFAST_CPU_LEVEL"), cpu_levels()
+    if not level or not levels:
+        return
+    if level not in levels:
+        raise ValueError(
+            f"LGFAST_CPU_LEVEL must be one of {', '.join(levels)}, which this processor and build have, got {level!r}; "
+            "unset it for the highest"
+        )
+    importlib.import_module("lgfast._C").hold_cpu_level(level)
+
+
 _has_native, _has_cuda_kernels = _load()
 
 
@@ -73,6 +87,16 @@ def has_native() -> bool:
 def has_cuda_kernels() -> bool:
     """Whether lgfast._cuda is loaded; needs a CUDA build of torch, not a GPU."""
     return _has_cuda_kernels
+
+
+def cpu_levels() -> tuple[str, ...]:
+    """Levels of instructions that the CPU kernels can use on this processor, the lowest first; () without them."""
+    return tuple(importlib.import_module("lgfast._C").cpu_levels()) if _has_native else ()
+
+
+def cpu_level() -> str:
+    """The level that the CPU kernels use: the highest, or what LGFAST_CPU_LEVEL says; "" without them."""
+    return importlib.import_module("lgfast._C").cpu_level() if _has_native else ""
 
 
 def build_info() -> dict[str, str]:
@@ -87,6 +111,7 @@ def _architectures() -> tuple[tuple[int, int, str, str], ...]:
 
 
 _cuda_architectures = _architectures()
+_hold_cpu_level()
 
 
 def unserved_gpu_reason(capability: tuple[int, int]) -> str | None:

@@ -59,9 +59,9 @@ LGFAST_INLINE Acc dot(const Acc* a, const Acc* b, int channels) {
 
 // One row; weight and bias are widened.
 template <typename T, typename Acc>
-LGFAST_CLONES void fwd_row(const T* __restrict__ x, const T* __restrict__ residual, Acc scale,
-                           const Acc* __restrict__ weight, const Acc* __restrict__ bias, int channels, Acc eps,
-                           T* __restrict__ y, T* __restrict__ out, Acc* mean, Acc* rstd) {
+void fwd_row(const T* __restrict__ x, const T* __restrict__ residual, Acc scale, const Acc* __restrict__ weight,
+             const Acc* __restrict__ bias, int channels, Acc eps, T* __restrict__ y, T* __restrict__ out, Acc* mean,
+             Acc* rstd) {
   Acc row[kAddLayerNormMaxChannels];
   for (int c = 0; c < channels; ++c)
     y[c] = Accumulate<T>::store(Accumulate<T>::load(residual[c]) + scale * Accumulate<T>::load(x[c]));
@@ -77,9 +77,9 @@ LGFAST_CLONES void fwd_row(const T* __restrict__ x, const T* __restrict__ residu
 
 // One row; dweight and dbias are added to.
 template <typename T, typename Acc>
-LGFAST_CLONES void bwd_row(const T* __restrict__ dout, const T* __restrict__ dy, const T* __restrict__ y, Acc mean,
-                           Acc rstd, Acc scale, const Acc* __restrict__ weight, int channels, Acc* __restrict__ dweight,
-                           Acc* __restrict__ dbias, T* __restrict__ dx, T* __restrict__ dresidual) {
+void bwd_row(const T* __restrict__ dout, const T* __restrict__ dy, const T* __restrict__ y, Acc mean, Acc rstd,
+             Acc scale, const Acc* __restrict__ weight, int channels, Acc* __restrict__ dweight,
+             Acc* __restrict__ dbias, T* __restrict__ dx, T* __restrict__ dresidual) {
   Acc xhat[kAddLayerNormMaxChannels], d[kAddLayerNormMaxChannels];
   for (int c = 0; c < channels; ++c) {
     const Acc g = Accumulate<T>::load(dout[c]);
@@ -112,10 +112,10 @@ void run_fwd(const AddLayerNormFwdParams& p) {
   for_each_row_unit(p.shape.rows, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * channels;
-      fwd_row<T, Acc>(static_cast<const T*>(p.x) + at, static_cast<const T*>(p.residual) + at,
-                      row_scale<T>(p.shape, row), weight.data(), bias.data(), channels, static_cast<Acc>(p.eps),
-                      static_cast<T*>(p.y) + at, static_cast<T*>(p.out) + at, static_cast<Acc*>(p.mean) + row,
-                      static_cast<Acc*>(p.rstd) + row);
+      at_level<fwd_row<T, Acc>>(static_cast<const T*>(p.x) + at, static_cast<const T*>(p.residual) + at,
+                                row_scale<T>(p.shape, row), weight.data(), bias.data(), channels,
+                                static_cast<Acc>(p.eps), static_cast<T*>(p.y) + at, static_cast<T*>(p.out) + at,
+                                static_cast<Acc*>(p.mean) + row, static_cast<Acc*>(p.rstd) + row);
     }
   });
 }
@@ -131,11 +131,11 @@ void run_bwd(const AddLayerNormBwdParams& p) {
     Acc* dweight = partials.data() + unit * 2 * channels;
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * channels;
-      bwd_row<T, Acc>(static_cast<const T*>(p.dout) + at, p.dy ? static_cast<const T*>(p.dy) + at : nullptr,
-                      static_cast<const T*>(p.y) + at, static_cast<const Acc*>(p.mean)[row],
-                      static_cast<const Acc*>(p.rstd)[row], row_scale<T>(p.shape, row), weight.data(), channels,
-                      dweight, dweight + channels, p.shape.drop_scale ? static_cast<T*>(p.dx) + at : nullptr,
-                      static_cast<T*>(p.dresidual) + at);
+      at_level<bwd_row<T, Acc>>(
+          static_cast<const T*>(p.dout) + at, p.dy ? static_cast<const T*>(p.dy) + at : nullptr,
+          static_cast<const T*>(p.y) + at, static_cast<const Acc*>(p.mean)[row], static_cast<const Acc*>(p.rstd)[row],
+          row_scale<T>(p.shape, row), weight.data(), channels, dweight, dweight + channels,
+          p.shape.drop_scale ? static_cast<T*>(p.dx) + at : nullptr, static_cast<T*>(p.dresidual) + at);
     }
   });
   for (int64_t u = 0; u < units; ++u)

@@ -1,6 +1,6 @@
 // augment_plan and augment on the CPU: threads share the images of a batch; one image is one thread's.
 //
-// The file is compiled without contraction of a * b + c, as Pillow is: all clones give the same bytes.
+// The file is compiled without contraction of a * b + c, as Pillow is: all levels give the same bytes.
 #include <torch/csrc/stable/library.h>
 
 #if defined(__linux__)
@@ -50,9 +50,8 @@ struct ThreadTeam {
   }
 };
 
-// Flattened: all that it calls is part of each clone.
-LGFAST_EXACT_CLONES __attribute__((flatten)) void augment_images(const AugmentParams& params, AugmentDtype dtype,
-                                                                 unsigned char* memory, int64_t begin, int64_t end) {
+void augment_images(const AugmentParams& params, AugmentDtype dtype, unsigned char* memory, int64_t begin,
+                    int64_t end) {
   const ThreadTeam team;
   const AugmentLayout layout = augment_layout(params.image_size);
   WorkingImage<ThreadTeam> image(team, params, layout, memory);
@@ -107,7 +106,7 @@ std::tuple<Tensor, Tensor> augment(const Tensor& pixels, const Tensor& offsets, 
   const auto num_bytes = size_t(augment_layout(int(image_size)).num_bytes);
   torch::stable::parallel_for(0, call.params.batch, 1, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<void, decltype(&std::free)> memory(std::aligned_alloc(128, num_bytes), &std::free);
-    augment_images(call.params, call.dtype, static_cast<unsigned char*>(memory.get()), begin, end);
+    at_level<augment_images>(call.params, call.dtype, static_cast<unsigned char*>(memory.get()), begin, end);
   });
   return {call.images, call.teacher_images};
 }

@@ -19,7 +19,7 @@ namespace {
 using torch::stable::Tensor;
 
 template <typename T, typename Acc>
-LGFAST_CLONES void fwd_row(const T* __restrict__ x, const Acc* __restrict__ bias, T* __restrict__ out, int channels) {
+void fwd_row(const T* __restrict__ x, const Acc* __restrict__ bias, T* __restrict__ out, int channels) {
   for (int c = 0; c < channels; ++c) {
     const Acc v = Accumulate<T>::load(x[c]) + bias[c];
     out[c] = Accumulate<T>::store(v * normal_for<T>(v).cdf);
@@ -28,8 +28,8 @@ LGFAST_CLONES void fwd_row(const T* __restrict__ x, const Acc* __restrict__ bias
 
 // dbias is added to.
 template <typename T, typename Acc>
-LGFAST_CLONES void bwd_row(const T* __restrict__ dout, const T* __restrict__ x, const Acc* __restrict__ bias,
-                           T* __restrict__ dx, Acc* __restrict__ dbias, int channels) {
+void bwd_row(const T* __restrict__ dout, const T* __restrict__ x, const Acc* __restrict__ bias, T* __restrict__ dx,
+             Acc* __restrict__ dbias, int channels) {
   for (int c = 0; c < channels; ++c) {
     const Acc v = Accumulate<T>::load(x[c]) + bias[c];
     const Normal<Acc> at = normal_for<T>(v);
@@ -44,8 +44,8 @@ void run_fwd(const BiasGeluParams& p) {
   const auto bias = widened<T>(p.bias, p.channels);
   for_each_row_unit(p.rows, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t at = begin * p.channels; at < end * p.channels; at += p.channels)
-      fwd_row<T, typename Accumulate<T>::type>(static_cast<const T*>(p.x) + at, bias.data(),
-                                               static_cast<T*>(p.out) + at, p.channels);
+      at_level<fwd_row<T, typename Accumulate<T>::type>>(static_cast<const T*>(p.x) + at, bias.data(),
+                                                         static_cast<T*>(p.out) + at, p.channels);
   });
 }
 
@@ -58,8 +58,8 @@ void run_bwd(const BiasGeluParams& p) {
   for_each_row_unit(p.rows, [&](int64_t unit, int64_t begin, int64_t end) {
     Acc* dbias = partials.data() + unit * p.channels;
     for (int64_t at = begin * p.channels; at < end * p.channels; at += p.channels)
-      bwd_row<T, Acc>(static_cast<const T*>(p.dout) + at, static_cast<const T*>(p.x) + at, bias.data(),
-                      static_cast<T*>(p.out) + at, dbias, p.channels);
+      at_level<bwd_row<T, Acc>>(static_cast<const T*>(p.dout) + at, static_cast<const T*>(p.x) + at, bias.data(),
+                                static_cast<T*>(p.out) + at, dbias, p.channels);
   });
   for (int64_t u = 0; u < units; ++u)
     for (int c = 0; c < p.channels; ++c) sums[c] += partials[u * p.channels + c];

@@ -11,7 +11,6 @@
 
 #include "common/exp2.h"
 #include "common/float16.h"
-#include "common/vectorize.h"
 
 namespace lgfast {
 

@@ -8,11 +8,10 @@
 
 #include <cstdint>
 
-#include "common/bf16_products.h"
+#include "common/cpu_level.h"
 #include "common/float16.h"
-#include "common/vectorize.h"
 
-#if defined(LGFAST_BF16_PRODUCTS)
+#if defined(LGFAST_CPU_LEVELS)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own undefined vectors
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -35,7 +34,7 @@ struct LeftPairs {
 
 // One tile of c [kRows, kVectors * lanes]; its sums stay in registers.
 template <int kRows, int kVectors>
-LGFAST_BF16_TARGET LGFAST_INLINE void bf16_tile(const LeftPairs a, const Pair* b, int64_t b_stride, int pairs, float* c,
+LGFAST_TARGET_BF16 LGFAST_INLINE void bf16_tile(const LeftPairs a, const Pair* b, int64_t b_stride, int pairs, float* c,
                                                 int64_t c_stride, bool accumulate) {
   typedef int Word __attribute__((aligned(2), may_alias));
   __m512 sums[kRows][kVectors];
@@ -57,7 +56,7 @@ LGFAST_BF16_TARGET LGFAST_INLINE void bf16_tile(const LeftPairs a, const Pair* b
 
 // Columns of one to four vectors.
 template <int kVectors>
-LGFAST_BF16_TARGET LGFAST_INLINE void bf16_panel(LeftPairs a, const Pair* b, int64_t b_stride, int rows, int pairs,
+LGFAST_TARGET_BF16 LGFAST_INLINE void bf16_panel(LeftPairs a, const Pair* b, int64_t b_stride, int rows, int pairs,
                                                  float* c, int64_t c_stride, bool accumulate) {
   constexpr int kRows = 6;  // up to 24 sums, four vectors of b and one pair of a in 32 registers
   int left = rows;
@@ -76,7 +75,7 @@ LGFAST_BF16_TARGET LGFAST_INLINE void bf16_panel(LeftPairs a, const Pair* b, int
 }
 
 // c [rows, columns] = (or +=) a [rows, 2 * pairs] b [2 * pairs, columns].
-LGFAST_BF16_TARGET inline void bf16_matmul(LeftPairs a, const Pair* b, int64_t b_stride, int rows, int pairs,
+LGFAST_TARGET_BF16 inline void bf16_matmul(LeftPairs a, const Pair* b, int64_t b_stride, int rows, int pairs,
                                            int columns, float* c, int64_t c_stride, bool accumulate) {
   int column = 0;
   for (; column + 4 * kPairLanes <= columns; column += 4 * kPairLanes)

@@ -3,16 +3,16 @@
 
 #include "common/bf16_matmul.h"
 
-#if defined(LGFAST_BF16_PRODUCTS)
+#if defined(LGFAST_CPU_LEVELS)
 namespace lgfast {
 
 // The lanes of a vector from column `first` on that lie before column `end`.
-LGFAST_BF16_TARGET LGFAST_INLINE __mmask16 lanes_before(int end, int first) {
+LGFAST_TARGET_BF16 LGFAST_INLINE __mmask16 lanes_before(int end, int first) {
   return end - first < kPairLanes ? (1u << (end - first)) - 1 : 0xffffu;
 }
 
 // 2^y for y <= 0, as exp2_negative.
-LGFAST_BF16_TARGET LGFAST_INLINE __m512 exp2_vector(__m512 y) {
+LGFAST_TARGET_BF16 LGFAST_INLINE __m512 exp2_vector(__m512 y) {
   constexpr float kTaylor[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 0.24022651f, 0.69314718f, 1};
   const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-200.0f), y);  // of a number and NaN, NaN
   const __m512 whole = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -23,7 +23,7 @@ LGFAST_BF16_TARGET LGFAST_INLINE __m512 exp2_vector(__m512 y) {
 }
 
 // factor * from [columns], rounded to nearest even; `from` is padded to whole vectors.
-LGFAST_BF16_TARGET inline void narrow(const float* from, int columns, float factor, bf16* to) {
+LGFAST_TARGET_BF16 inline void narrow(const float* from, int columns, float factor, bf16* to) {
   for (int c = 0; c < columns; c += kPairLanes) {
     const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_set1_ps(factor) * _mm512_loadu_ps(from + c));
     _mm256_mask_storeu_epi16(to + c, lanes_before(columns, c), (__m256i)rounded);
@@ -31,7 +31,7 @@ LGFAST_BF16_TARGET inline void narrow(const float* from, int columns, float fact
 }
 
 // Two rows [columns], rounded, as a row of pairs; all are padded to whole vectors.
-LGFAST_BF16_TARGET inline void interleave(const float* first, const float* second, int columns, Pair* to) {
+LGFAST_TARGET_BF16 inline void interleave(const float* first, const float* second, int columns, Pair* to) {
   for (int c = 0; c < columns; c += kPairLanes) {
     const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(first + c)));
     const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(second + c)));
@@ -39,7 +39,7 @@ LGFAST_BF16_TARGET inline void interleave(const float* first, const float* secon
   }
 }
 
-LGFAST_BF16_TARGET inline float dot(const bf16* a, const bf16* b, int n) {
+LGFAST_TARGET_BF16 inline float dot(const bf16* a, const bf16* b, int n) {
   __m512 sums = _mm512_setzero_ps();
   for (int i = 0; i < n; i += 2 * kPairLanes) {
     const __mmask32 inside = n - i < 2 * kPairLanes ? (1u << (n - i)) - 1 : 0xffffffffu;

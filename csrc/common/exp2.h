@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "common/host_device.h"
-#include "common/vectorize.h"
 
 namespace lgfast {
 

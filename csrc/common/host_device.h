@@ -9,6 +9,8 @@
 #else
 #define LGFAST_HOST_DEVICE inline
 #endif
+#define LGFAST_ALWAYS_INLINE __attribute__((always_inline))
+#define LGFAST_INLINE LGFAST_ALWAYS_INLINE inline
 
 namespace lgfast {
 

@@ -63,8 +63,8 @@ LGFAST_INLINE void matmul_panel(LeftFactor<T> a, const T* b, int64_t b_stride, i
 
 // c [rows, columns] = (or +=) a [rows, depth] b [depth, columns].
 template <typename T>
-LGFAST_CLONES void matmul(LeftFactor<T> a, const T* b, int64_t b_stride, int rows, int depth, int columns, T* c,
-                          int64_t c_stride, bool accumulate) {
+void matmul(LeftFactor<T> a, const T* b, int64_t b_stride, int rows, int depth, int columns, T* c, int64_t c_stride,
+            bool accumulate) {
   constexpr int kLanes = Vector<T>::kLanes;
   int column = 0;
   for (; column + 2 * kLanes <= columns; column += 2 * kLanes)

@@ -1,24 +1,38 @@
-// Functions compiled once more for wider vectors; the processor at hand decides at load time, so the binary stays
-// portable. What they call in their loops must be LGFAST_INLINE, or stays compiled for any x86-64.
+// Functions compiled once for each level of the processor (cpu_level.h), together with all they call:
+// `at_level<function>(arguments)` runs the one for the level in use.
 //
-// LGFAST_CLONES        any x86-64, AVX2 with FMA, AVX-512; sums may differ in the last bit between machines with and
-//                      without FMA
-// LGFAST_EXACT_CLONES  any x86-64 and AVX2; the same bits everywhere in files compiled with -ffp-contract=off
+// Sums may differ in the last bit between levels with and without FMA; files compiled with -ffp-contract=off give the
+// same bits at every level.
 #pragma once
 
-// Levels, not processors' names: GCC picks a clone for "arch=haswell" on that processor alone. GCC 11 and older know no
-// levels; AVX2 is then used without FMA. The choice at load time is glibc's.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#if __GNUC__ >= 12
-#define LGFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define LGFAST_EXACT_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
-#else
-#define LGFAST_CLONES __attribute__((target_clones("avx2", "default")))
-#define LGFAST_EXACT_CLONES LGFAST_CLONES
+#include "common/cpu_level.h"
+
+namespace lgfast {
+
+#if defined(LGFAST_CPU_LEVELS)
+template <auto kFunction, typename... Args>
+LGFAST_TARGET_V3 __attribute__((flatten)) auto at_v3(Args... args) {
+  return kFunction(args...);
+}
+
+template <auto kFunction, typename... Args>
+LGFAST_TARGET_V4 __attribute__((flatten)) auto at_v4(Args... args) {
+  return kFunction(args...);
+}
 #endif
-#else
-#define LGFAST_CLONES
-#define LGFAST_EXACT_CLONES
+
+template <auto kFunction, typename... Args>
+__attribute__((flatten)) auto at_default(Args... args) {
+  return kFunction(args...);
+}
+
+template <auto kFunction, typename... Args>
+auto at_level(Args... args) {
+#if defined(LGFAST_CPU_LEVELS)
+  if (cpu_level() >= CpuLevel::kV4) return at_v4<kFunction>(args...);
+  if (cpu_level() == CpuLevel::kV3) return at_v3<kFunction>(args...);
 #endif
-#define LGFAST_ALWAYS_INLINE __attribute__((always_inline))
-#define LGFAST_INLINE LGFAST_ALWAYS_INLINE inline
+  return at_default<kFunction>(args...);
+}
+
+}  // namespace lgfast

@@ -52,7 +52,8 @@ class WideMap {
         rows_[y] = dense_row(row, column_stride, wide);
         continue;
       }
-      expand_columns(dense_row(row, column_stride, converted_.data()), wide, column_taps_.data(), grid_w_, channels_);
+      at_level<expand_columns<Acc>>(dense_row(row, column_stride, converted_.data()), wide, column_taps_.data(),
+                                    grid_w_, channels_);
       rows_[y] = wide;
     }
   }
@@ -65,7 +66,7 @@ class WideMap {
 
   // One row of a wide gradient, [grid_w, C], into the map's gradient, [w, C], times scale.
   void store_grad_row(const Acc* wide, Acc scale, T* out) const {
-    reduce_columns(wide, out, column_taps_.data(), grid_w_, w_, channels_, scale);
+    at_level<reduce_columns<T, Acc>>(wide, out, column_taps_.data(), grid_w_, w_, channels_, scale);
   }
 
  private:
@@ -88,7 +89,7 @@ template <typename Acc>
 double compare(BlendedRow<Acc> student, BlendedRow<Acc> teacher, Acc* grad_low, Acc* grad_high, int n) {
   const bool blend_student = student.weight != Acc(0), blend_teacher = teacher.weight != Acc(0);
   const auto call = [&](auto s, auto t, auto g) {
-    return compare_rows<s.value, t.value, g.value>(student, teacher, grad_low, grad_high, n);
+    return at_level<compare_rows<s.value, t.value, g.value, Acc>>(student, teacher, grad_low, grad_high, n);
   };
   const auto with_grad = [&](auto s, auto t) {
     return grad_low ? call(s, t, std::true_type{}) : call(s, t, std::false_type{});

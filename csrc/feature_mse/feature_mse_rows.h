@@ -11,8 +11,7 @@ constexpr int kLanes = 8;  // independent sums: an AVX register of float
 
 // out[x] = columns of `in` at tap x: [w, C] to [out_w, C].
 template <typename Acc>
-LGFAST_CLONES void expand_columns(const Acc* __restrict__ in, Acc* __restrict__ out, const Tap<Acc>* taps, int out_w,
-                                  int channels) {
+void expand_columns(const Acc* __restrict__ in, Acc* __restrict__ out, const Tap<Acc>* taps, int out_w, int channels) {
   for (int x = 0; x < out_w; ++x, out += channels) {
     const Acc* low = in + taps[x].low * channels;
     const Acc* high = in + taps[x].high * channels;
@@ -23,8 +22,8 @@ LGFAST_CLONES void expand_columns(const Acc* __restrict__ in, Acc* __restrict__ 
 
 // The transpose of expand_columns, times scale: [in_w, C] to [w, C], each value gathered from the columns it went to.
 template <typename T, typename Acc>
-LGFAST_CLONES void reduce_columns(const Acc* __restrict__ in, T* __restrict__ out, const Tap<Acc>* taps, int in_w,
-                                  int w, int channels, Acc scale) {
+void reduce_columns(const Acc* __restrict__ in, T* __restrict__ out, const Tap<Acc>* taps, int in_w, int w,
+                    int channels, Acc scale) {
   for (int column = 0; column < w; ++column, out += channels) {
     const TapRange xs = tap_range(column, w, in_w);
     int c = 0;
@@ -71,8 +70,7 @@ LGFAST_INLINE void compare_values(const BlendedRow<Acc>& student, const BlendedR
 
 // compare_values over n values; returns the sum of squares.
 template <bool kBlendStudent, bool kBlendTeacher, bool kGrad, typename Acc>
-LGFAST_CLONES double compare_rows(BlendedRow<Acc> student, BlendedRow<Acc> teacher, Acc* grad_low, Acc* grad_high,
-                                  int n) {
+double compare_rows(BlendedRow<Acc> student, BlendedRow<Acc> teacher, Acc* grad_low, Acc* grad_high, int n) {
   Acc sums[kLanes] = {}, tail = 0;
   int i = 0;
   for (; i + kLanes <= n; i += kLanes)

@@ -54,9 +54,8 @@ double sum_of_squares(const T* grad, int n) {
   return sum;
 }
 
-LGFAST_EXACT_CLONES void update_block(float* __restrict__ param, float* __restrict__ exp_avg,
-                                      float* __restrict__ exp_avg_sq, const float* __restrict__ grad, int n,
-                                      AdamWFactors f) {
+void update_block(float* __restrict__ param, float* __restrict__ exp_avg, float* __restrict__ exp_avg_sq,
+                  const float* __restrict__ grad, int n, AdamWFactors f) {
   for (int i = 0; i < n; ++i) adamw_update(param[i], exp_avg[i], exp_avg_sq[i], grad[i], f);
 }
 
@@ -74,7 +73,7 @@ void update_unit(const FlatAdamWParams& p, const FlatAdamWControl& control, cons
     const int n = std::min(kBlock, unit.end - begin);
     const int64_t flat = tensor.offset + begin;
     const float* grad = widen(static_cast<const T*>(tensor.grad) + begin, n, buffer);
-    update_block(p.params + flat, p.exp_avg + flat, p.exp_avg_sq + flat, grad, n, factors);
+    at_level<update_block>(p.params + flat, p.exp_avg + flat, p.exp_avg_sq + flat, grad, n, factors);
     if (p.low_type == LowType::kBFloat16) narrow(p.params + flat, static_cast<bf16*>(p.low) + flat, n);
     if (p.low_type == LowType::kFloat16) narrow(p.params + flat, static_cast<fp16*>(p.low) + flat, n);
   }

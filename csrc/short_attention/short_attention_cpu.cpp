@@ -32,9 +32,9 @@ void run_pass(const Params& params, const Tensor& q, int head_dim) {
   if (params.batch == 0 || params.heads == 0) return;
   dispatch_float("short_attention", q.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-#if defined(LGFAST_BF16_PRODUCTS)
+#if defined(LGFAST_CPU_LEVELS)
     if constexpr (std::is_same_v<T, bf16>)
-      if (head_dim % 2 == 0 && uses_bf16_products()) return for_each_head<Bf16Pass>(params, head_dim);
+      if (head_dim % 2 == 0 && cpu_level() == CpuLevel::kBf16) return for_each_head<Bf16Pass>(params, head_dim);
 #endif
     for_each_head<Pass<T>>(params, head_dim);
   });

@@ -8,7 +8,7 @@
 #include "common/bf16_matmul.h"
 #include "common/bf16_rows.h"
 
-#if defined(LGFAST_BF16_PRODUCTS)
+#if defined(LGFAST_CPU_LEVELS)
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -30,7 +30,7 @@ inline void product(LeftPairs a, Rows<Pair> b, int rows, int pairs, int columns,
 }
 
 // Tokens [rows, columns] as a right factor whose depth is the columns: [columns / 2, rows] pairs.
-LGFAST_BF16_TARGET inline void pair_columns(Rows<const bf16> from, int rows, int columns, Rows<Pair> to) {
+LGFAST_TARGET_BF16 inline void pair_columns(Rows<const bf16> from, int rows, int columns, Rows<Pair> to) {
   for (int c = 0; c < columns; c += 2)
     for (int r = 0; r < rows; ++r) {
       const bf16* values = from.data + r * from.stride + c;
@@ -39,7 +39,7 @@ LGFAST_BF16_TARGET inline void pair_columns(Rows<const bf16> from, int rows, int
 }
 
 // The same whose depth is the rows: [rows / 2, columns], the last pair of an odd number filled up with zero.
-LGFAST_BF16_TARGET inline void pair_rows(Rows<const bf16> from, int rows, int columns, Rows<Pair> to) {
+LGFAST_TARGET_BF16 inline void pair_rows(Rows<const bf16> from, int rows, int columns, Rows<Pair> to) {
   for (int r = 0; r < rows; r += 2) {
     const bf16* __restrict__ first = from.from(r).data;
     Pair* __restrict__ pairs = to.from(r / 2).data;
@@ -57,7 +57,7 @@ struct Softmax {
 };
 
 // Scores of one query to exp(scale * (scores - max)) in bf16, zero beyond the keys.
-LGFAST_BF16_TARGET inline Softmax softmax(const float* scores, int keys, float scale, bf16* probs) {
+LGFAST_TARGET_BF16 inline Softmax softmax(const float* scores, int keys, float scale, bf16* probs) {
   const __m512 least = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
   __m512 maxima = least, sums = _mm512_setzero_ps();
   for (int j = 0; j < keys; j += kPairLanes)
@@ -74,7 +74,7 @@ LGFAST_BF16_TARGET inline Softmax softmax(const float* scores, int keys, float s
 }
 
 // Scores of a query to its probabilities, dp to p * (dp - delta); zero beyond the keys.
-LGFAST_BF16_TARGET inline void score_gradients(float* p, float* dp, int keys, float scale, float lse, float delta) {
+LGFAST_TARGET_BF16 inline void score_gradients(float* p, float* dp, int keys, float scale, float lse, float delta) {
   const __m512 factor = _mm512_set1_ps(scale * float(kLog2E)), offset = _mm512_set1_ps(lse * float(kLog2E));
   for (int j = 0; j < keys; j += kPairLanes) {
     const __m512 prob = _mm512_maskz_mov_ps(lanes_before(keys, j),
@@ -85,7 +85,7 @@ LGFAST_BF16_TARGET inline void score_gradients(float* p, float* dp, int keys, fl
 }
 
 // sums [columns] += factor * the sum of the rows.
-LGFAST_BF16_TARGET inline void add_rows(Rows<float> from, int rows, int columns, float factor,
+LGFAST_TARGET_BF16 inline void add_rows(Rows<float> from, int rows, int columns, float factor,
                                         float* __restrict__ sums) {
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < columns; ++c) sums[c] += factor * from.data[r * from.stride + c];

@@ -32,20 +32,20 @@ LeftFactor<std::remove_const_t<T>> turned(Rows<T> rows) {
 }
 
 template <typename T, typename Acc>
-LGFAST_CLONES void widen(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
+void widen(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < columns; ++c) to.data[r * to.stride + c] = Accumulate<T>::load(from.data[r * from.stride + c]);
 }
 
 // [rows, columns] to [columns, rows].
 template <typename T, typename Acc>
-LGFAST_CLONES void widen_turned(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
+void widen_turned(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
   for (int c = 0; c < columns; ++c)
     for (int r = 0; r < rows; ++r) to.data[c * to.stride + r] = Accumulate<T>::load(from.data[r * from.stride + c]);
 }
 
 template <typename T, typename Acc>
-LGFAST_CLONES void narrow(Rows<Acc> from, int rows, int columns, Rows<T> to) {
+void narrow(Rows<Acc> from, int rows, int columns, Rows<T> to) {
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < columns; ++c) to.data[r * to.stride + c] = Accumulate<T>::store(from.data[r * from.stride + c]);
 }
@@ -61,7 +61,7 @@ template <typename T, typename Acc>
 Rows<const Acc> read(Rows<const T> from, int rows, int head_dim, Room<Acc>& room) {
   if constexpr (std::is_same_v<T, Acc>)
     if (in_place<T>(head_dim)) return from;
-  widen<T, Acc>(from, rows, head_dim, room.rows());
+  at_level<widen<T, Acc>>(from, rows, head_dim, room.rows());
   return room.rows();
 }
 
@@ -75,7 +75,7 @@ Rows<Acc> target(Rows<T> to, int head_dim, Room<Acc>& room) {
 
 template <typename T, typename Acc>
 void write(Rows<Acc> from, int rows, int head_dim, Rows<T> to) {
-  if (!in_place<T>(head_dim)) narrow<T, Acc>(from, rows, head_dim, to);
+  if (!in_place<T>(head_dim)) at_level<narrow<T, Acc>>(from, rows, head_dim, to);
 }
 
 // Combines the lanes two by two.
@@ -88,7 +88,7 @@ LGFAST_INLINE Acc reduced(Acc* lanes, const F& f) {
 
 // Scores of one query, padded to whole vectors, to softmax(scale * scores). Returns log(sum(exp(scale * scores))).
 template <typename Acc>
-LGFAST_CLONES Acc softmax(Acc* __restrict__ row, int keys, int stride, Acc scale) {
+Acc softmax(Acc* __restrict__ row, int keys, int stride, Acc scale) {
   const auto greater = [](Acc a, Acc b) { return a > b ? a : b; };
   Acc maxima[kLanes], sums[kLanes] = {};
   for (int j = keys; j < stride; ++j) row[j] = -std::numeric_limits<Acc>::infinity();
@@ -104,23 +104,25 @@ LGFAST_CLONES Acc softmax(Acc* __restrict__ row, int keys, int stride, Acc scale
   return max * scale + std::log(sum);
 }
 
-// The same with the log-sum-exp at hand.
-LGFAST_CLONES inline void softmax_again(float* __restrict__ row, int, int stride, float scale, float lse) {
-  const float factor = scale * float(kLog2E), offset = lse * float(kLog2E);
-  for (int j = 0; j < stride; ++j) row[j] = exp2_negative(row[j] * factor - offset);
+// The same with the log-sum-exp at hand; it is float32, so double takes its own.
+template <typename Acc>
+void softmax_again(Acc* __restrict__ row, int keys, int stride, Acc scale, float lse) {
+  if constexpr (std::is_same_v<Acc, float>) {
+    const float factor = scale * float(kLog2E), offset = lse * float(kLog2E);
+    for (int j = 0; j < stride; ++j) row[j] = exp2_negative(row[j] * factor - offset);
+  } else {
+    softmax(row, keys, stride, scale);
+  }
 }
-
-// The saved one is float32: double takes its own.
-inline void softmax_again(double* row, int keys, int stride, double scale, float) { softmax(row, keys, stride, scale); }
 
 // Gradients of the probabilities to those of the scores: scale * p * (dp - delta).
 template <typename Acc>
-LGFAST_CLONES void score_gradients(const Acc* __restrict__ p, Acc* __restrict__ dp, int stride, Acc delta, Acc scale) {
+void score_gradients(const Acc* __restrict__ p, Acc* __restrict__ dp, int stride, Acc delta, Acc scale) {
   for (int j = 0; j < stride; ++j) dp[j] = scale * p[j] * (dp[j] - delta);
 }
 
 template <typename Acc>
-LGFAST_CLONES Acc dot(const Acc* __restrict__ a, const Acc* __restrict__ b, int n) {
+Acc dot(const Acc* __restrict__ a, const Acc* __restrict__ b, int n) {
   Acc sums[kLanes] = {};
   for (int i = 0; i < n; i += kLanes)
     for (int lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
@@ -129,7 +131,7 @@ LGFAST_CLONES Acc dot(const Acc* __restrict__ a, const Acc* __restrict__ b, int 
 
 // sums [columns] += the sum of the rows.
 template <typename Acc>
-LGFAST_CLONES void add_rows(Rows<Acc> from, int rows, int columns, float* __restrict__ sums) {
+void add_rows(Rows<Acc> from, int rows, int columns, float* __restrict__ sums) {
   std::vector<Acc> total(columns);
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < columns; ++c) total[c] += from.data[r * from.stride + c];
@@ -139,7 +141,7 @@ LGFAST_CLONES void add_rows(Rows<Acc> from, int rows, int columns, float* __rest
 // c [rows, columns] (+)= a [rows, depth] b [depth, columns].
 template <typename Acc>
 void product(LeftFactor<Acc> a, Rows<const Acc> b, int rows, int depth, int columns, Rows<Acc> c, bool add = false) {
-  matmul<Acc>(a, b.data, b.stride, rows, depth, columns, c.data, c.stride, add);
+  at_level<matmul<Acc>>(a, b.data, b.stride, rows, depth, columns, c.data, c.stride, add);
 }
 
 template <typename T>
@@ -162,7 +164,7 @@ struct Forward {
         scores(block_rows, p.num_keys) {}
 
   void operator()(int batch, int head) {
-    widen_turned<T, Acc>(head_rows<T>(p.k, batch, head), p.num_keys, dim, k_turned.rows());
+    at_level<widen_turned<T, Acc>>(head_rows<T>(p.k, batch, head), p.num_keys, dim, k_turned.rows());
     const Rows<const Acc> v = read<T, Acc>(head_rows<T>(p.v, batch, head), p.num_keys, dim, v_room);
     for (int first = 0; first < p.num_queries; first += block_rows)
       block(batch, head, v, first, std::min(block_rows, p.num_queries - first));
@@ -175,7 +177,7 @@ struct Forward {
     const Rows<Acc> out = target<T, Acc>(to, dim, out_room);
     product<Acc>(left(q), k_turned.rows(), rows, dim, padded_keys, scores.rows());
     for (int r = 0; r < rows; ++r)
-      lse[r] = float(softmax<Acc>(scores.rows().from(r).data, p.num_keys, padded_keys, Acc(p.softmax_scale)));
+      lse[r] = float(at_level<softmax<Acc>>(scores.rows().from(r).data, p.num_keys, padded_keys, Acc(p.softmax_scale)));
     product<Acc>(left(scores.rows()), v, rows, p.num_keys, padded_dim, out);
     write<T, Acc>(out, rows, dim, to);
   }
@@ -211,15 +213,15 @@ struct Backward {
     const Rows<T> dk_home = head_rows<T>(p.dk, batch, head), dv_home = head_rows<T>(p.dv, batch, head);
     const Rows<Acc> dk = target<T, Acc>(dk_home, dim, dk_room), dv = target<T, Acc>(dv_home, dim, dv_room);
     const Rows<const Acc> keys = read<T, Acc>(k, p.num_keys, dim, k_room);
-    widen_turned<T, Acc>(k, p.num_keys, dim, k_turned.rows());
-    widen_turned<T, Acc>(v, p.num_keys, dim, v_turned.rows());
+    at_level<widen_turned<T, Acc>>(k, p.num_keys, dim, k_turned.rows());
+    at_level<widen_turned<T, Acc>>(v, p.num_keys, dim, v_turned.rows());
     if (p.dbias)
       for (int part = 0; part < 3; ++part) std::fill_n(bias_sums(batch, head, part), dim, 0.0f);
     for (int first = 0; first < p.num_queries; first += block_rows)
       block(batch, head, keys, dk, dv, first, std::min(block_rows, p.num_queries - first));
     if (p.dbias) {
-      add_rows<Acc>(dk, p.num_keys, dim, bias_sums(batch, head, 1));
-      add_rows<Acc>(dv, p.num_keys, dim, bias_sums(batch, head, 2));
+      at_level<add_rows<Acc>>(dk, p.num_keys, dim, bias_sums(batch, head, 1));
+      at_level<add_rows<Acc>>(dv, p.num_keys, dim, bias_sums(batch, head, 2));
     }
     write<T, Acc>(dk, p.num_keys, dim, dk_home);
     write<T, Acc>(dv, p.num_keys, dim, dv_home);
@@ -238,14 +240,14 @@ struct Backward {
     product<Acc>(left(dout), v_turned.rows(), rows, dim, padded_keys, dscores.rows());
     for (int r = 0; r < rows; ++r) {
       Acc *prob = probs.rows().from(r).data, *dscore = dscores.rows().from(r).data;
-      softmax_again(prob, p.num_keys, padded_keys, scale, lse[r]);
-      const Acc delta = dot<Acc>(out.from(r).data, dout.from(r).data, padded_dim);
-      score_gradients<Acc>(prob, dscore, padded_keys, delta, scale);
+      at_level<softmax_again<Acc>>(prob, p.num_keys, padded_keys, scale, lse[r]);
+      const Acc delta = at_level<dot<Acc>>(out.from(r).data, dout.from(r).data, padded_dim);
+      at_level<score_gradients<Acc>>(prob, dscore, padded_keys, delta, scale);
     }
     product<Acc>(turned(probs.rows()), dout, p.num_keys, rows, padded_dim, dv, first > 0);
     product<Acc>(turned(dscores.rows()), q, p.num_keys, rows, padded_dim, dk, first > 0);
     product<Acc>(left(dscores.rows()), keys, rows, p.num_keys, padded_dim, dq);
-    if (p.dbias) add_rows<Acc>(dq, rows, dim, bias_sums(batch, head, 0));
+    if (p.dbias) at_level<add_rows<Acc>>(dq, rows, dim, bias_sums(batch, head, 0));
     write<T, Acc>(dq, rows, dim, dq_home);
   }
 

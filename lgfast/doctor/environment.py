@@ -34,6 +34,8 @@ class Facts:
     torchvision_error: str = ""  # what importing it says
     build_info: dict[str, str] = field(default_factory=dict)  # of lgfast._C; empty in pure-Python mode
     has_cuda_kernels: bool = False
+    cpu_level: str = ""  # level of instructions that the CPU kernels use
+    highest_cpu_level: str = ""  # and the highest that the processor and the build have
     native_switch: str = "auto"  # LGFAST_NATIVE
     compiler: str | None = None
     nvcc: str | None = None
@@ -54,11 +56,11 @@ def collect_facts() -> Facts:
     """The facts of this process and machine."""
     import torch
 
+    from lgfast import _extension
     from lgfast.runtime import threads
     from lgfast.runtime.cores import num_cores
     from lgfast.step.precision import auto_precision
 
-    build_info, has_cuda_kernels = native_state()
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return Facts(
         torch=torch.__version__,
@@ -66,14 +68,18 @@ def collect_facts() -> Facts:
         torchvision=package_version("torchvision") or "",
         torchvision_requires=torch_requirement("torchvision"),
         torchvision_error=import_error("torchvision"),
-        build_info=build_info,
-        has_cuda_kernels=has_cuda_kernels,
+        build_info=_extension.build_info(),
+        has_cuda_kernels=_extension.has_cuda_kernels(),
+        cpu_level=_extension.cpu_level(),
+        highest_cpu_level=next(reversed(_extension.cpu_levels()), ""),
         native_switch=os.environ.get("LGFAST_NATIVE", "auto"),
         compiler=next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None),
         nvcc=shutil.which("nvcc") or shutil.which(os.path.join(os.environ.get("CUDA_HOME", ""), "bin", "nvcc")),
         has_driver=nvidia_driver_answers(),
         gpus=tuple(f"{torch.cuda.get_device_name(i)} (sm_{capability(torch, i)})" for i in gpus),
-        unserved_gpu=next(filter(None, (unserved(torch, i) for i in gpus)), "") if has_cuda_kernels else "",
+        unserved_gpu=next(filter(None, (unserved(torch, i) for i in gpus)), "")
+        if _extension.has_cuda_kernels()
+        else "",
         packages={name: found for name in OPTIONAL_PACKAGES if (found := package_version(name))},
         has_npp=bool(package_version("nvidia-npp")) or shutil.which("nvcc") is not None,
         apex=apex_state(),
@@ -110,12 +116,6 @@ def import_error(module: str) -> str:
         return ""
     except (ImportError, RuntimeError, OSError) as error:
         return str(error)
-
-
-def native_state() -> tuple[dict[str, str], bool]:
-    from lgfast import _extension
-
-    return _extension.build_info(), _extension.has_cuda_kernels()
 
 
 def nvidia_driver_answers() -> bool:
@@ -183,6 +183,13 @@ def check_native(facts: Facts) -> Iterator[Finding]:
         kernels = "CPU and CUDA kernels" if facts.has_cuda_kernels else "CPU kernels"
         details = ", ".join(f"{name} {value}" for name, value in facts.build_info.items() if value)
         yield Finding("ok", f"native ops: {kernels} ({details})")
+        if facts.cpu_level == facts.highest_cpu_level:
+            yield Finding("ok", f"CPU kernels use {facts.cpu_level}, the highest level of this processor and build")
+        else:
+            text = (
+                f"LGFAST_CPU_LEVEL holds the CPU kernels to {facts.cpu_level}; they could use {facts.highest_cpu_level}"
+            )
+            yield Finding("note", text, "unset LGFAST_CPU_LEVEL")
     elif facts.native_switch == "off":
         yield Finding(
             "warning", "LGFAST_NATIVE=off: reference ops in plain PyTorch, slower", f"unset LGFAST_NATIVE && {BUILD}"

@@ -20,9 +20,7 @@ def auto_precision(device: torch.device) -> str:
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:  # oneDNN has them in products and convolutions; the reference ops in PyTorch lose more than those gain
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # which torch 2.11 may lack
-        uses_them = torch.backends.mkldnn.is_available() and _extension.has_native()
-        has_bf16 = uses_them and capabilities.get("avx512_bf16", False)
+        has_bf16 = torch.backends.mkldnn.is_available() and _extension.cpu_level() == "avx512_bf16"
     return "bf16" if has_bf16 else "fp32"
 
 

@@ -28,9 +28,8 @@ def cpu(monkeypatch):
     """As if the processor had the instructions for bfloat16, or not."""
 
     def present(has_bf16):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16}, raising=False)
+        monkeypatch.setattr(_extension, "cpu_level", lambda: "avx512_bf16" if has_bf16 else "x86-64-v4")
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-        monkeypatch.setattr(_extension, "has_native", lambda: True)
 
     return present
 
@@ -47,15 +46,14 @@ def test_auto_follows_the_processor(gpu, cpu, has_bf16, expected):
     assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == expected
 
 
-def test_a_processor_that_torch_cannot_describe_computes_in_float32(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == "fp32"
-
-
-@pytest.mark.parametrize(("owner", "name"), [(torch.backends.mkldnn, "is_available"), (_extension, "has_native")])
-def test_without_the_code_that_has_the_instructions_a_processor_computes_in_float32(cpu, monkeypatch, owner, name):
+@pytest.mark.parametrize(
+    ("owner", "name", "value"), [(torch.backends.mkldnn, "is_available", False), (_extension, "cpu_level", "")]
+)
+def test_without_the_code_that_has_the_instructions_a_processor_computes_in_float32(
+    cpu, monkeypatch, owner, name, value
+):
     cpu(True)
-    monkeypatch.setattr(owner, name, lambda: False)
+    monkeypatch.setattr(owner, name, lambda: value)
     assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == "fp32"
 
 

@@ -16,6 +16,8 @@ SOUND = Facts(
     torchvision_requires="torch>=2.14.0",
     build_info={"torch": "2.15.0", "compiler": "13.3", "cuda_compiler": "13.0", "cuda_archs": "90a"},
     has_cuda_kernels=True,
+    cpu_level="x86-64-v4",
+    highest_cpu_level="x86-64-v4",
     compiler="/usr/bin/c++",
     nvcc="/usr/local/bin/nvcc",
     has_driver=True,
@@ -47,6 +49,12 @@ def test_sound_installation_has_only_good_news():
         (replace(SOUND, build_info={}, native_switch="off"), "warning", "LGFAST_NATIVE=off", "unset LGFAST_NATIVE"),
         (replace(SOUND, build_info={}, compiler=None), "warning", "no C++ compiler", "install -y g++"),
         (replace(SOUND, build_info={}), "warning", "native ops are not built", "pip install --no-build-isolation"),
+        (
+            replace(SOUND, cpu_level="default"),
+            "note",
+            "holds the CPU kernels to default; they could use x86-64-v4",
+            "unset LGFAST_CPU_LEVEL",
+        ),
         (replace(SOUND, has_cuda_kernels=False), "warning", "without CUDA kernels", "LGFAST_CUDA=on"),
         (replace(SOUND, has_cuda_kernels=False, nvcc=None), "warning", "no nvcc to build them", "CUDA toolkit"),
         (

@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 from lgfast import _extension
 from lgfast.ops import reference, short_attention, short_attention_qkvpacked, unsupported_reason
+from tests.cpu_levels import FLOAT_LEVELS, held_to
 from tests.helpers import assert_as_exact_as_plain
 
 module = importlib.import_module("lgfast.ops.short_attention")
@@ -123,10 +125,8 @@ def test_neither_threads_nor_batch_change_a_bit():
 @pytest.fixture
 def float_products():
     """The CPU kernel multiplies bfloat16 as the reference does, and rounds nothing on the way."""
-    use = importlib.import_module("lgfast._C").use_bf16_products if _extension.has_native() else bool
-    use(False)
-    yield
-    use(True)
+    with held_to(FLOAT_LEVELS[-1]) if FLOAT_LEVELS else nullcontext():
+        yield
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

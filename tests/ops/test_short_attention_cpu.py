@@ -1,24 +1,24 @@
 """short_attention's CPU kernel in bfloat16: both ways in which it multiplies are held to float64."""
 
-import importlib
-
 import pytest
 import torch
 
 from lgfast import _extension
 from tests.attention_truth import check, check_bias_gradient
+from tests.cpu_levels import FLOAT_LEVELS, LEVELS, held_to
 
 pytestmark = pytest.mark.skipif(not _extension.has_native(), reason="lgfast._C is not in use")
 ops = torch.ops.lgfast
 
 
-@pytest.fixture(params=[True, False], ids=["bf16_products", "float_products"], autouse=True)
+@pytest.fixture(params=["bf16_products", "float_products"], autouse=True)
 def products(request):
-    use = importlib.import_module("lgfast._C").use_bf16_products
-    if use(request.param) != request.param:
-        pytest.skip("the processor or the compiler has no bfloat16 products")
-    yield
-    use(True)
+    if request.param == "float_products":
+        level = FLOAT_LEVELS[-1]
+    elif (level := "avx512_bf16") not in LEVELS:
+        pytest.skip("needs CPU kernels at level avx512_bf16")
+    with held_to(level):
+        yield
 
 
 def make_qkv(n, m, dim, batch=2, heads=3):
