@@ -1,0 +1,86 @@
+"""Examines one kernel on one shape: against the truth, twice, captured, timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks import harness
+from benchmarks.cuda_calls import captured
+from benchmarks.kernels.trials import TRIALS, Trial, Truth
+
+ROUNDS = {"cuda": 50, "cpu": 3}
+
+
+def measured_times(device: torch.device, replay: Callable[[], None]) -> dict[str, float]:
+    """Milliseconds of one call."""
+    times = harness.time_interleaved({"": replay}, device, ROUNDS[device.type], warmup=2, queued=True)[""]
+    return {"median_ms": times.median_ms, "p20_ms": times.p20_ms, "p80_ms": times.p80_ms}
+
+
+def kept(trial: Trial) -> list[Tensor]:
+    trial.reset()
+    return [result.clone() for result in trial.call()]
+
+
+def poison(results: list[Tensor]) -> None:
+    """Leave NaN in the freed memory that the next call's results are likely to get."""
+    blocks = [torch.empty(result.nbytes, dtype=torch.uint8, device=result.device).fill_(0xFF) for result in results]
+    del blocks
+
+
+def error_share(results: list[Tensor], truth: list[Truth]) -> float:
+    """The largest error as a share of what is allowed: right up to 1; NaN and infinity are wrong."""
+    shares = [0.0]
+    for result, (exact, bound) in zip(results, truth, strict=True):
+        error = (result.double() - exact).abs().max().item() if exact.numel() else 0.0
+        shares.append(0.0 if error == 0 else error / bound if bound else math.inf)
+    return next((share for share in shares if math.isnan(share)), max(shares))
+
+
+def equal(left: list[Tensor], right: list[Tensor]) -> bool:
+    return all(map(torch.equal, left, right))
+
+
+def examined(trial: Trial, device: torch.device) -> dict[str, object]:
+    """What one kernel does on one shape.
+
+    Returns:
+        error_share: of the error allowed; repeats: two runs agree bit for bit; replays: a captured run, on inputs
+        that came later, agrees with an eager one; median_ms, p20_ms, p80_ms.
+    """
+    poison(kept(trial))
+    results = kept(trial)
+    found: dict[str, object] = {"error_share": error_share(results, trial.truth())}
+    found["repeats"] = equal(results, kept(trial))
+    outputs: list[Tensor] = []
+
+    def run() -> None:
+        outputs[:] = trial.call()
+
+    replay = captured(lambda: run) if device.type == "cuda" else run
+    trial.renew()
+    trial.reset()
+    replay()
+    replayed = [output.clone() for output in outputs]
+    found["replays"] = equal(replayed, kept(trial))
+    return found | measured_times(device, replay)
+
+
+def examine(name: str, shape: str, device: str) -> dict[str, object]:
+    """`examined`, with the shape in words; on a CPU the target is one image, or a few parameters.
+
+    Args:
+        shape: small or target.
+    """
+    make, small, target = TRIALS[name]
+    torch.manual_seed(0)
+    place = torch.device(device)
+    numbers = small if shape == "small" else target
+    if place.type == "cpu":
+        numbers = numbers | ({"batch": 1} if "batch" in numbers else {"sizes": numbers["sizes"][:8]})
+    words = " ".join(f"{key}={value}" for key, value in numbers.items() if key != "sizes")
+    return {"shape": words} | examined(make(place, **numbers), place)

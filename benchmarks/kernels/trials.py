@@ -1,0 +1,297 @@
+"""What each kernel is held to: its inputs, its call, and the truth with the error that is allowed.
+
+Truth is float64 in plain PyTorch; for augment, whose bytes are fixed, the kernel of the CPU. A bound is what the tests
+of the operation allow: twice the error of plain PyTorch in the same dtype, or some roundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks import bench_augment, bench_feature_mse, bench_fused_layers
+from lgfast.ops import augment, augment_plan, feature_mse, flat_adamw
+from tests import attention_truth
+from tests.helpers import error_bound
+
+ADAMW = {"lr": 5e-4, "weight_decay": 0.05, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+BLOCK = (192, 192, 576 * 192, 576, 192 * 192, 192, 192, 192, 768 * 192, 768, 192 * 768, 192)  # of DeiT-Ti
+DEIT_TINY_SIZES = (192 * 768, 192, 192, 197 * 192, *(12 * BLOCK), 192, 192, 100 * 192, 100)
+
+Truth = tuple[Tensor, float]  # float64 value, largest error
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One kernel on one shape.
+
+    Attributes:
+        call: runs it on the inputs as they are; returns its results.
+        truth: for each result what it should be, and the largest error allowed.
+        renew: writes other random inputs into the same memory.
+        reset: brings back what a call changes in place.
+    """
+
+    call: Callable[[], Iterable[Tensor]]
+    truth: Callable[[], list[Truth]]
+    renew: Callable[[], None]
+    reset: Callable[[], None] = lambda: None
+
+
+def fill_random(tensors: Iterable[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.normal_()
+
+
+def compared(call: Callable[..., list[Tensor]], inputs: list[Tensor]) -> list[Truth]:
+    """The results of a composition in float64, each with the error that the same in the inputs' dtype allows."""
+    wide = [x.detach().double().requires_grad_(x.requires_grad) for x in inputs]
+    pairs = zip(call(*inputs), call(*wide), strict=True)
+    return [(exact.detach(), error_bound(plain.detach(), exact.detach())) for plain, exact in pairs]
+
+
+def attention_forward(device: torch.device, batch: int, tokens: int, heads: int, head_dim: int) -> Trial:
+    qkv = torch.randn(batch, tokens, 3, heads, head_dim, dtype=torch.bfloat16, device=device)
+    dout, scale = torch.zeros_like(qkv[:, :, 0]), head_dim**-0.5
+
+    def truth() -> list[Truth]:
+        plain, exact = (attention_truth.attention(*x.unbind(2), d, scale) for x, d in with_double(qkv, dout))
+        out = exact["out"].flatten(2), error_bound(plain["out"], exact["out"])
+        return [out, (exact["lse"], error_bound(plain["lse"], exact["lse"]))]
+
+    call = torch.ops.lgfast.short_attention_qkvpacked_fwd
+    return Trial(lambda: call(qkv, None, scale), truth, lambda: fill_random([qkv]))
+
+
+def with_double(*tensors: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    return list(tensors), [x.double() for x in tensors]
+
+
+def attention_backward(device: torch.device, batch: int, tokens: int, heads: int, head_dim: int) -> Trial:
+    """From an output and statistics of float64, so that a wrong forward kernel does not show here."""
+    qkv, dout = (
+        torch.randn(batch, tokens, *more, heads, head_dim, dtype=torch.bfloat16, device=device) for more in ((3,), ())
+    )
+    out, scale = torch.empty_like(dout), head_dim**-0.5
+    lse = torch.empty(batch, heads, tokens, device=device)
+
+    def prepare() -> None:
+        exact = attention_truth.attention(*qkv.double().unbind(2), dout.double(), scale)
+        out.copy_(exact["out"])
+        lse.copy_(exact["lse"])
+
+    def truth() -> list[Truth]:
+        plain, exact = (
+            torch.stack([found[name] for name in ("dq", "dk", "dv")], 2)
+            for found in (attention_truth.attention(*x.unbind(2), d, scale) for x, d in with_double(qkv, dout))
+        )
+        rounding = torch.finfo(torch.bfloat16).eps * exact.abs().sum(1).max().item()  # of each summand, if all alike
+        return [(exact, error_bound(plain, exact)), (exact.sum(1), rounding)]
+
+    def renew() -> None:
+        fill_random([qkv, dout])
+        prepare()
+
+    prepare()
+    call = torch.ops.lgfast.short_attention_qkvpacked_bwd
+    return Trial(lambda: call(dout.flatten(2), qkv, out.flatten(2), lse, scale, True), truth, renew)
+
+
+def guidance(device: torch.device, batch: int, model: str) -> Trial:
+    """feature_mse: the loss of all pairs, and the gradients of its student maps."""
+    student, teacher = bench_feature_mse.make_maps(model, batch, torch.bfloat16, device)
+
+    def call() -> list[Tensor]:
+        loss = feature_mse(student, teacher)
+        return [loss.detach(), *torch.autograd.grad(loss, student)]
+
+    def truth() -> list[Truth]:
+        exact = [maps.detach().double().requires_grad_() for maps in student]
+        loss = bench_feature_mse.composed(exact, [maps.double() for maps in teacher])
+        relative = 4 * torch.finfo(torch.bfloat16).eps + 64 * torch.finfo(torch.float32).eps
+        values = [loss.detach(), *torch.autograd.grad(loss, exact)]
+        return [(value, relative * value.abs().max().item()) for value in values]
+
+    return Trial(call, truth, lambda: fill_random([*student, *teacher]))
+
+
+def adamw(device: torch.device, sizes: tuple[int, ...]) -> Trial:
+    """One step over parameters of these sizes, whose gradients are bfloat16."""
+    offsets, total = [], 0
+    for size in sizes:
+        offsets.append(total)
+        total += -(-size // 8) * 8
+    grads = [torch.empty(size, dtype=torch.bfloat16, device=device) for size in sizes]
+    start = torch.empty(2, total, device=device)
+    params, m, v = torch.empty(3, total, device=device).unbind()
+    low = torch.zeros(total, dtype=torch.bfloat16, device=device)
+    lr, step = torch.tensor([ADAMW["lr"]], device=device), torch.zeros(1, device=device)
+    num_skipped = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def renew() -> None:
+        fill_random([*grads, start])
+        for offset, size in zip(offsets, sizes, strict=True):  # padding is zero
+            start[:, offset + size : offset + -(-size // 8) * 8] = 0
+
+    def reset() -> None:
+        params.copy_(start[0]), m.copy_(start[1]), v.copy_(start[1].square()), step.fill_(3)
+
+    def call() -> list[Tensor]:
+        places = (offsets, [0] * len(sizes), lr, [ADAMW["weight_decay"]], step, num_skipped)
+        flat_adamw(params, grads, m, v, *places, low=low, betas=(0.9, 0.999), eps=ADAMW["eps"])
+        return [params, m, v, low, step]
+
+    def truth() -> list[Truth]:
+        p, moment = start.double().unbind()
+        g = torch.zeros_like(p)
+        for offset, grad in zip(offsets, grads, strict=True):
+            g[offset : offset + len(grad)] = grad.double()
+        b1, b2, t = ADAMW["beta1"], ADAMW["beta2"], 4
+        new_m, new_v = moment + (1 - b1) * (g - moment), b2 * moment.square() + (1 - b2) * g.square()
+        update = new_m / (1 - b1**t) / ((new_v / (1 - b2**t)).sqrt() + ADAMW["eps"])
+        exact = p * (1 - ADAMW["lr"] * ADAMW["weight_decay"]) - ADAMW["lr"] * update
+        largest = [x.abs().max().item() for x in (exact, new_m, new_v)]
+        largest[0] += ADAMW["lr"] * update.abs().max().item()
+        float32 = 4 * torch.finfo(torch.float32).eps
+        roundings = [(x, float32 * size) for x, size in zip((exact, new_m, new_v), largest, strict=True)]
+        cast = (exact, torch.finfo(torch.bfloat16).eps * largest[0])
+        return [*roundings, cast, (torch.full((1,), 4.0, dtype=torch.float64, device=device), 0.0)]
+
+    renew()
+    return Trial(call, truth, renew, reset)
+
+
+class Views:
+    """The augment op with the paper's recipe at 32 -> 224 on a device, and beside it on the CPU."""
+
+    def __init__(self, device: torch.device, batch: int) -> None:
+        self.sources = [bench_augment.Source(batch, place, torch.bfloat16) for place in (device, torch.device("cpu"))]
+        self.plan = self.drawn(self.sources[1]).to(device)
+
+    @staticmethod
+    def drawn(source: bench_augment.Source) -> Tensor:
+        return augment_plan(bench_augment.SPEC, source.sizes, source.indices, source.counter)
+
+    def made(self, source: bench_augment.Source, plan: Tensor) -> tuple[Tensor, Tensor | None]:
+        places = (source.pixels, source.offsets, source.sizes, source.indices)
+        return augment(*places, plan, bench_augment.SPEC, source.dtype)
+
+    def renew(self) -> None:
+        for source in self.sources:
+            source.counter[1] += 1
+        self.plan.copy_(self.drawn(self.sources[1]))
+
+
+def view_plans(device: torch.device, batch: int) -> Trial:
+    views = Views(device, batch)
+    mine, cpu = views.sources
+
+    def truth() -> list[Truth]:
+        exact = views.drawn(cpu)
+        return [(exact.to(device), 1e-12 * max(1.0, exact.abs().max().item()))]  # cos, log, exp of two math libraries
+
+    return Trial(lambda: [views.drawn(mine)], truth, views.renew)
+
+
+def views(device: torch.device, batch: int) -> Trial:
+    made = Views(device, batch)
+    mine, cpu = made.sources
+
+    def truth() -> list[Truth]:
+        return [(x.to(device).double(), 0.0) for x in made.made(cpu, made.plan.cpu())]
+
+    return Trial(lambda: made.made(mine, made.plan), truth, made.renew)
+
+
+def norm_forward(device: torch.device, batch: int, shape: str) -> Trial:
+    inputs, _ = bench_fused_layers.make_inputs(
+        "add_layer_norm", batch, bench_fused_layers.SHAPES[shape], torch.bfloat16, device
+    )
+
+    def truth() -> list[Truth]:
+        y, out = compared(bench_fused_layers.eager_norm, inputs)
+        mean, variance = y[0].mean(-1), y[0].var(-1, correction=0)
+        rstd = (variance + bench_fused_layers.EPS).rsqrt()
+        return [y, out, (mean, y[1]), (rstd, 2 * y[1] * (rstd.square() * y[0].abs().amax(-1)).max().item())]
+
+    x, residual, weight, bias, drop_scale = (tensor.detach() for tensor in inputs)
+    call = torch.ops.lgfast.add_layer_norm_fwd
+    return Trial(
+        lambda: call(x, residual, weight, bias, drop_scale, bench_fused_layers.EPS),
+        truth,
+        lambda: fill_random([x, residual, weight, bias]),
+    )
+
+
+def norm_backward(device: torch.device, batch: int, shape: str) -> Trial:
+    sizes = bench_fused_layers.SHAPES[shape]
+    y, dy, dout = torch.randn(3, batch, sizes.tokens, sizes.channels, dtype=torch.bfloat16, device=device).unbind()
+    weight, scale = torch.randn_like(y[0, 0]), torch.full_like(y[:, 0, 0], 0.9).bernoulli().div_(0.9)
+    mean, rstd = (torch.empty(y.shape[:-1], device=device) for _ in range(2))
+
+    def prepare() -> None:
+        mean.copy_(y.double().mean(-1))
+        rstd.copy_((y.double().var(-1, correction=0) + bench_fused_layers.EPS).rsqrt())
+
+    def gradients(y: Tensor, weight: Tensor, scale: Tensor, dy: Tensor, dout: Tensor) -> list[Tensor]:
+        y, weight = y.detach().requires_grad_(), weight.detach().requires_grad_()
+        bias = torch.zeros_like(weight).requires_grad_()
+        out = torch.nn.functional.layer_norm(y, weight.shape, weight, bias, bench_fused_layers.EPS)
+        dnorm, dweight, dbias = torch.autograd.grad(out, (y, weight, bias), dout)
+        return [scale[:, None, None] * (dnorm + dy), dnorm + dy, torch.stack([dweight, dbias])]
+
+    def renew() -> None:
+        fill_random([y, dy, dout, weight])
+        prepare()
+
+    prepare()
+    call = torch.ops.lgfast.add_layer_norm_bwd
+    return Trial(
+        lambda: call(dout, dy, y, weight, scale, mean, rstd),
+        lambda: compared(gradients, [y, weight, scale, dy, dout]),
+        renew,
+    )
+
+
+def gelu(device: torch.device, batch: int, shape: str, is_backward: bool) -> Trial:
+    sizes = bench_fused_layers.SHAPES[shape]
+    x, dout = torch.randn(2, batch, sizes.tokens, 4 * sizes.channels, dtype=torch.bfloat16, device=device).unbind()
+    bias = torch.randn_like(x[0, 0])
+
+    def forward(x: Tensor, bias: Tensor, dout: Tensor) -> list[Tensor]:
+        return list(bench_fused_layers.eager_gelu(x, bias))
+
+    def backward(x: Tensor, bias: Tensor, dout: Tensor) -> list[Tensor]:
+        leaves = [tensor.detach().requires_grad_() for tensor in (x, bias)]
+        return list(torch.autograd.grad(bench_fused_layers.eager_gelu(*leaves), leaves, [dout]))
+
+    ops = torch.ops.lgfast
+    call = (lambda: ops.bias_gelu_bwd(dout, x, bias)) if is_backward else (lambda: [ops.bias_gelu_fwd(x, bias)])
+    composition = backward if is_backward else forward
+    return Trial(call, lambda: compared(composition, [x, bias, dout]), lambda: fill_random([x, dout, bias]))
+
+
+LAYERS = ({"batch": 2, "shape": "digits"}, {"batch": 256, "shape": "deit_tiny"})
+DEIT_TINY_HEADS = {"batch": 256, "tokens": 197, "heads": 3, "head_dim": 64}
+ATTENTION = ({"batch": 1, "tokens": 197, "heads": 2, "head_dim": 64}, DEIT_TINY_HEADS)
+FEW_TOKENS = {"batch": 1, "tokens": 49, "heads": 2, "head_dim": 32}
+
+# The maker of a trial, and its small and its target shape.
+TRIALS: dict[str, tuple[Callable[..., Trial], dict, dict]] = {
+    "feature_mse": (guidance, {"batch": 2, "model": "pit_ti"}, {"batch": 256, "model": "deit_tiny"}),
+    "flat_adamw": (adamw, {"sizes": (7, 192, 1000)}, {"sizes": DEIT_TINY_SIZES}),
+    "augment_plan": (view_plans, {"batch": 4}, {"batch": 128}),
+    "augment": (views, {"batch": 4}, {"batch": 128}),
+    "bias_gelu_fwd": (partial(gelu, is_backward=False), *LAYERS),
+    "bias_gelu_bwd": (partial(gelu, is_backward=True), *LAYERS),
+    "add_layer_norm_fwd": (norm_forward, *LAYERS),
+    "add_layer_norm_bwd": (norm_backward, *LAYERS),
+    "short_attention_fwd": (attention_forward, *ATTENTION),
+    "short_attention_bwd_streamed": (attention_backward, FEW_TOKENS, DEIT_TINY_HEADS),
+    "short_attention_bwd_resident": (attention_backward, *ATTENTION),
+}
