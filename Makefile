@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: build test test-gpu lint format bench demo clean
+.PHONY: build test test-gpu lint format bench lease demo clean
 
 # torch first, so that the build uses the torch the package runs with.
 $(INSTALLED): pyproject.toml setup.py
@@ -34,6 +34,22 @@ format: $(INSTALLED)
 
 bench: build
 	for script in benchmarks/bench_*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
+
+# A short time on a GPU machine without network: prints what to type, before, there and after (benchmarks/README.md).
+PACK ?= pack
+lease:
+	@echo "# before, here: wheels for Python 3.12, and a rehearsal on the CPU"
+	@echo "python3 benchmarks/fetch_wheels.py && python3 benchmarks/gpu_suite.py --dry-run --lease 4 --out /tmp/dry"
+	@echo "# there, first call: 7 minutes, built and measured in order of worth"
+	@echo "export LGFAST_COMMIT=$$(git rev-parse --short HEAD) LGFAST_PACK=$(PACK) TORCH_CUDA_ARCH_LIST=9.0a" \
+	  "TORCHINDUCTOR_COMPILE_THREADS=1 PYTHONUNBUFFERED=1; python3 benchmarks/gpu_suite.py --lease 7 --wheels wheels"
+	@echo "# here: bring $(PACK)/ back, read, mend; this restores the state and the libraries for a fresh copy there"
+	@echo "mkdir -p runs/gpu-suite && tar xzf $(PACK)/results.tar.gz -C runs/gpu-suite;" \
+	  "tar xzf $(PACK)/libraries.tar.gz -C lgfast"
+	@echo "# there, second call: the same exports, then"
+	@echo "python3 benchmarks/gpu_suite.py --lease 5 --continue --wheels wheels"
+	@echo "# after, here: keep the rows and write the README's tables"
+	@echo "cp -r runs/gpu-suite/results/*.csv benchmarks/results/ && python3 benchmarks/tables.py"
 
 demo: build
 	$(PY) -m lgfast.reproduce --rows digits --seeds 0 1 2 --workers 2 --out runs/demo

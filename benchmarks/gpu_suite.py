@@ -2,6 +2,8 @@
 
     python benchmarks/gpu_suite.py [--only build,tests,attention,...] [--minutes 8] [--out runs/gpu-suite] [--slot 9]
 
+    python benchmarks/gpu_suite.py --lease 7 [--continue] [--pack FOLDER]     # a short time on a GPU, in order of worth
+
 Needs a CUDA PyTorch image and what it names as missing. Called again with the same --out it goes on where it stopped.
 Exit code: 0 everything is done or skipped, 1 a command failed or met its limit without getting further, 2 wrong
 arguments, 3 unfinished: call again. benchmarks/README.md says more. `--dry-run` runs every part on the CPU, tiny.
@@ -18,13 +20,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+STARTED = time.monotonic()  # before what takes long to import
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # in place of benchmarks/
 
-from benchmarks.suite import preflight, runner  # noqa: E402
+from benchmarks.suite import lease, preflight, runner  # noqa: E402
 from benchmarks.suite.build import is_built, source_digest  # noqa: E402
-from benchmarks.suite.parts import DRY, GPU, NAMES, Command, selected  # noqa: E402
+from benchmarks.suite.pack import pack  # noqa: E402
+from benchmarks.suite.parts import DRY, GPU, NAMES, Command, chosen, selected  # noqa: E402
+
+LEASE_GRACE_S = 8.0  # between asking a process to stop and ending it, in a lease
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,24 +45,47 @@ def parser() -> argparse.ArgumentParser:
     add("--profile", action="store_true", help="also trace one step and list its kernels")
     add("--again", action="store_true", help="repeat the parts that are finished")
     add("--dry-run", action="store_true", help="everything on the CPU with tiny shapes")
+    add("--lease", type=float, default=0, metavar="MINUTES", help="a short time on a GPU: smoke, then the step, ...")
+    add("--continue", dest="goes_on", action="store_true", help="with --lease: what comes after its first call")
+    pack_folder = os.environ.get("LGFAST_PACK")
+    add("--pack", type=Path, default=pack_folder, help="folder of archives, written after every part; $LGFAST_PACK")
+    add("--table", default="benchmarks.kernels.table", help="module of the kernels to smoke; rehearsals have their own")
     return options
+
+
+def parts_of(options: argparse.Namespace) -> dict[str, list[Command]]:
+    """The parts to run, in order.
+
+    Raises:
+        ValueError: options do not fit together, or a part is unknown.
+    """
+    if options.goes_on and not options.lease:
+        raise ValueError("--continue goes on with a lease: give --lease MINUTES too")
+    if not options.lease:
+        table = DRY if options.dry_run else GPU
+        return {name: table[name] for name in selected(options.only, options.profile) if name in table}
+    first, second = (lease.DRY_FIRST, lease.DRY_SECOND) if options.dry_run else (lease.FIRST, lease.SECOND)
+    table = second if options.goes_on else first
+    wanted = chosen(options.only, table) if options.only else set(table)
+    return {name: commands for name, commands in table.items() if name in wanted}
 
 
 class Suite:
     """One call of the suite."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.out = options, options.out.resolve()
-        self.table = DRY if options.dry_run else GPU
-        self.names = [name for name in selected(options.only, options.profile) if name in self.table]
+    def __init__(self, options: argparse.Namespace, started: float) -> None:
+        self.options, self.out, self.started = options, options.out.resolve(), started
+        self.parts = parts_of(options)
+        self.minutes = options.lease or options.slot  # of the call; 0: no limit
+        self.grace_s = LEASE_GRACE_S if options.lease else runner.GRACE_S
         self.out.mkdir(parents=True, exist_ok=True)
         self.site = self.out / "site"
         preflight.install_wheels(preflight.wheel_files(options.wheels), self.site)
         sys.path.insert(0, str(self.site))
-        limit_s = options.minutes * 60
+        limit_s = (options.lease or options.minutes) * 60
         self.runner = runner.Runner(self.out, self.execute, self.places, self.missing, limit_s, source_digest())
         if options.again:
-            for name in self.names:
+            for name in self.parts:
                 self.runner.state.forget(name)
         self.runner.state.forget("build")  # compiles what changed
 
@@ -66,15 +95,24 @@ class Suite:
     def execute(self, command: Command, arguments: list[str], limit_s: float, log: Path) -> runner.Record:
         if self.options.dry_run and not command.needs_process:
             return runner.run_here(command, arguments, limit_s, log)
-        # the data sets may lie where nothing can be written
-        variables = {"LGFAST_CACHE": os.environ.get("LGFAST_CACHE", str(self.out / "cache"))}
-        return runner.run_process(command, arguments, limit_s, log, (ROOT, self.site), variables)
+        paths = (ROOT, self.site)
+        return runner.run_process(command, arguments, limit_s, log, paths, self.variables(), self.grace_s)
+
+    def variables(self) -> dict[str, str]:
+        """Of a command's environment: a place for caches, since the data sets may lie where nothing can be written,
+        and the kernels to go on without."""
+        switches = self.places()["switches"]
+        found = switches.read_text() if switches.is_file() else ""
+        off = dict.fromkeys(filter(None, f"{os.environ.get('LGFAST_DISABLE', '')},{found}".split(",")))
+        cache = os.environ.get("LGFAST_CACHE", str(self.out / "cache"))
+        return {"LGFAST_CACHE": cache, "LGFAST_DISABLE": ",".join(off)}
 
     def places(self) -> dict[str, object]:
         results = self.out / "results"
         ceilings = max(results.glob("*_ceilings*.csv"), key=lambda path: path.stat().st_mtime_ns, default=None)
-        data = self.options.data.resolve()
-        return {"out": self.out, "results": results, "ceilings": ceilings, "data": data}
+        places = {"out": self.out, "results": results, "ceilings": ceilings, "data": self.options.data.resolve()}
+        files = {"switches": self.out / "switches.txt", "stamp": self.out / "native.txt"}
+        return places | files | {"table": self.options.table}
 
     @property
     def has_data(self) -> bool:
@@ -84,20 +122,27 @@ class Suite:
         return preflight.missing(command, self.has_data, check_only=self.options.dry_run and "--check" in command.text)
 
     def run(self) -> list[runner.Outcome]:
-        started, outcomes = time.monotonic(), []
-        for name in self.names:
+        outcomes: list[runner.Outcome] = []
+        for name, commands in self.parts.items():
             left_s = math.inf
-            if self.options.slot:
-                left_s = self.options.slot * 60 - runner.GRACE_S - (time.monotonic() - started)
-            outcome = self.runner.run(name, self.table[name], left_s)
+            if self.minutes:
+                left_s = self.minutes * 60 - self.grace_s - (time.monotonic() - self.started)
+            outcome = self.runner.run(name, commands, left_s)
             print(f"{name}: {outcome.status}, {outcome.seconds:.0f} s {outcome.reason}", flush=True)
-            if outcome.status == runner.FAILED:
+            if outcome.status == runner.FAILED or self.options.lease:
                 print(runner.tail(self.out / "logs" / f"{name}.log"), flush=True)
             outcomes.append(outcome)
+            self.keep(outcomes)
             if name == "build" and not self.is_built():
                 print("the other parts need what was not built", flush=True)
                 break
         return outcomes
+
+    def keep(self, outcomes: Sequence[runner.Outcome]) -> None:
+        """Leave behind what there is so far."""
+        (self.out / "summary.txt").write_text(runner.table(outcomes) + "\n")
+        if self.options.pack:
+            pack(self.out, self.options.pack)
 
 
 def exit_code(outcomes: Sequence[runner.Outcome]) -> int:
@@ -106,21 +151,20 @@ def exit_code(outcomes: Sequence[runner.Outcome]) -> int:
     return 1 if {outcome.status for outcome in outcomes} & {runner.FAILED, runner.OVER_TIME} else 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:
     options = parser().parse_args(argv)
     try:
-        suite = Suite(options)
+        suite = Suite(options, time.monotonic() if started is None else started)
     except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not options.dry_run and (reason := no_gpu()):
         print(f"error: {reason}; --dry-run runs every part on the CPU", file=sys.stderr)
         return 2
-    for line in preflight.report({name: suite.table[name] for name in suite.names}, suite.missing):
+    for line in preflight.report(suite.parts, suite.missing):
         print(line)
     outcomes = suite.run()
     text = runner.table(outcomes)
-    (suite.out / "summary.txt").write_text(text + "\n")
     print(f"\n{text}\n\nrows, tables and curves: {suite.out / 'results'}; output of the parts: {suite.out / 'logs'}")
     return exit_code(outcomes)
 
@@ -141,7 +185,7 @@ def interrupted(*_: object) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, interrupted)
     try:
-        sys.exit(main())
+        sys.exit(main(started=STARTED))
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)

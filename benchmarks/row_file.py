@@ -1,7 +1,8 @@
 """The rows of a benchmark: where and when they were measured, and the CSV that keeps them.
 
 A `RowFile` adds provenance to rows (dicts) and keeps one CSV per run, <folder>/<date>_<hardware>_<bench>.csv. A row
-that ran out of memory stays in it and says so.
+that ran out of memory stays in it and says so. Rows of a bench whose kernels LGFAST_DISABLE switches off are kept in
+<bench>_reduced: no table takes them for lgfast's.
 """
 
 from __future__ import annotations
@@ -17,9 +18,20 @@ from pathlib import Path
 import torch
 
 from lgfast import _extension
+from lgfast._native import switched_off
 from lgfast.runtime.environment import git_commit
 
 RESULTS = Path(__file__).parent / "results"
+# What a bench of single operations runs of lgfast's kernels; others may run any.
+KERNELS = {
+    "short_attention": ("short_attention",),
+    "feature_mse": ("feature_mse",),
+    "augment": ("augment",),
+    "optimizer": ("flat_adamw",),
+    "fused_layers": ("add_layer_norm", "bias_gelu"),
+    "ceilings": (),
+    "smoke": (),
+}
 
 
 def provenance(device: torch.device) -> dict[str, str]:
@@ -68,6 +80,9 @@ class RowFile:
 
     def __init__(self, bench: str, device: torch.device, folder: Path = RESULTS) -> None:
         self.common = provenance(device)
+        if off := reduced_by(bench):
+            self.common["switched_off"] = " ".join(off)
+            bench = f"{bench}_reduced"
         folder.mkdir(parents=True, exist_ok=True)
         self.path = _unused(folder / f"{self.common['date'][:10]}_{slug(self.common['hardware'])}_{bench}.csv")
         self.rows: list[dict] = []
@@ -80,6 +95,11 @@ class RowFile:
             writer.writeheader()
             for row in self.rows:
                 writer.writerow({key: _format(value) for key, value in {**row, **self.common}.items()})
+
+
+def reduced_by(bench: str) -> list[str]:
+    """Names in LGFAST_DISABLE that change what a bench measures."""
+    return [name for name in switched_off() if any(part in name for part in KERNELS.get(bench, ("",)))]
 
 
 def record(bench: str, rows: Iterable[dict], device: torch.device, folder: Path = RESULTS) -> None:

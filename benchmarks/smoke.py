@@ -114,8 +114,7 @@ def fault(shape: str, answer: dict[str, object]) -> str:
 
 def serve(table: str, name: str, disabled: str, device: str, connection: Connection) -> None:
     """The process of one kernel: imports, waits to begin, and sends what it finds on each shape."""
-    if disabled:
-        os.environ["LGFAST_DISABLE"] = disabled
+    os.environ["LGFAST_DISABLE"] = disabled
     try:
         module = importlib.import_module(table)
         module.prepare()

@@ -70,17 +70,23 @@ def examined(trial: Trial, device: torch.device) -> dict[str, object]:
     return found | measured_times(device, replay)
 
 
-def examine(name: str, shape: str, device: str) -> dict[str, object]:
-    """`examined`, with the shape in words; on a CPU the target is one image, or a few parameters.
+def make_trial(name: str, shape: str, device: torch.device) -> tuple[Trial, str]:
+    """A kernel's trial, and its shape in words; on a CPU the target is one image, or a few parameters.
 
     Args:
         shape: small or target.
     """
     make, small, target = TRIALS[name]
     torch.manual_seed(0)
-    place = torch.device(device)
     numbers = small if shape == "small" else target
-    if place.type == "cpu":
+    if device.type == "cpu":
         numbers = numbers | ({"batch": 1} if "batch" in numbers else {"sizes": numbers["sizes"][:8]})
     words = " ".join(f"{key}={value}" for key, value in numbers.items() if key != "sizes")
-    return {"shape": words} | examined(make(place, **numbers), place)
+    return make(device, **numbers), words
+
+
+def examine(name: str, shape: str, device: str) -> dict[str, object]:
+    """`examined`, with the shape in words."""
+    place = torch.device(device)
+    trial, words = make_trial(name, shape, place)
+    return {"shape": words} | examined(trial, place)

@@ -1,8 +1,9 @@
 """Builds lgfast in place for the GPU at hand; --check only says what is built.
 
-    python -m benchmarks.suite.build [--check]
+    python -m benchmarks.suite.build [--check] [--stamp FILE]
 
-A second build compiles only what changed, so a build that met its time limit goes on.
+A second build compiles only what changed, so a build that met its time limit goes on. With --stamp nothing is compiled
+where the libraries lie in place and FILE says that they are of these very sources: they may have been built elsewhere.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("lgfast", "csrc", "cmake", "benchmarks", "tests")
+NATIVE = ("csrc", "cmake", "setup.py", "CMakeLists.txt", "lgfast/ops/schemas.inc")  # what the libraries are made of
 SUFFIXES = (".py", ".cu", ".cuh", ".cpp", ".h", ".inc", ".cmake", ".yaml")
 CUDA_PROGRAMS = "/usr/local/cuda/bin"  # where a toolkit lies that is not on PATH
 
@@ -39,8 +41,19 @@ def build() -> None:
 
 def source_digest() -> str:
     """Of everything that decides what a command of the suite does."""
+    return digest(SOURCES, SUFFIXES)
+
+
+def native_digest() -> str:
+    """Of everything that decides what the libraries are."""
+    return digest(NATIVE, (*SUFFIXES, ".txt"))
+
+
+def digest(places: Iterable[str], suffixes: tuple[str, ...]) -> str:
+    """Of files, and of those in folders that have one of the suffixes."""
     total = hashlib.blake2b(digest_size=8)
-    files = (path for folder in SOURCES for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES)
+    roots = [ROOT / place for place in places]
+    files = {path for root in roots for path in (root, *root.rglob("*")) if path.is_file() and path.suffix in suffixes}
     for path in sorted(files):
         total.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return total.hexdigest()
@@ -53,12 +66,21 @@ def is_built(with_cuda: bool) -> bool:
     return has_module and (not with_cuda or (package / "_cuda.so").is_file())
 
 
+def is_current(stamp: Path | None) -> bool:
+    """Whether the libraries need not be built."""
+    is_stamped = stamp is not None and stamp.is_file() and stamp.read_text() == native_digest()
+    return is_stamped and is_built(with_cuda=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="build nothing")
+    parser.add_argument("--stamp", type=Path, help="file that says of which sources the libraries are")
     options = parser.parse_args(argv)
-    if not options.check:
+    if not options.check and not is_current(options.stamp):
         build()
+        if options.stamp:
+            options.stamp.write_text(native_digest())
     from lgfast import _extension  # after the build, so that it loads what was built
 
     print(f"native: {_extension.has_native()}, CUDA kernels: {_extension.has_cuda_kernels()}")

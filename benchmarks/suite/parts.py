@@ -7,6 +7,7 @@ suite goes on after the last finished one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 NAMES = (
@@ -24,12 +25,14 @@ class Command:
     """`python -m module arguments`.
 
     minutes: what it is expected to take; it is not begun where less is left of a call.
+    limit: minutes after which it is ended; 0: the part's.
     needs: the pieces that it alone needs (see preflight.PIECES).
     """
 
     module: str
     text: str = ""
     minutes: float = 0
+    limit: float = 0
     needs: tuple[str, ...] = ()
 
     @property
@@ -40,7 +43,7 @@ class Command:
     @property
     def needs_process(self) -> bool:
         """Whether it must not run inside another program, even where that would be faster."""
-        return self.module == "benchmarks.suite.gpu_tests"
+        return self.module in ("benchmarks.suite.gpu_tests", "benchmarks.smoke")
 
     def arguments(self, places: dict[str, object]) -> list[str]:
         """The words of the command, with places for names; without ceilings yet, each benchmark measures its own."""
@@ -168,13 +171,22 @@ def selected(only: str, profile: bool) -> list[str]:
     Raises:
         ValueError: a name is unknown.
     """
-    known = ("ceilings", *NAMES, "profile")
-    wanted = set(only.split(",")) if only else set(NAMES)
-    if unknown := sorted(wanted - set(known)):
-        raise ValueError(f"--only: unknown part {unknown[0]!r}; known: {', '.join(known)}")
+    wanted = chosen(only, ("ceilings", *NAMES, "profile")) if only else set(NAMES)
     if profile:
         wanted.add("profile")
     if wanted & set(MEASURED):
         wanted.add("ceilings")
     order = ("build", "tests", "ceilings", *NAMES[2:-1], "profile", "train")
     return [name for name in order if name in wanted]
+
+
+def chosen(only: str, known: Iterable[str]) -> set[str]:
+    """The parts of --only.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    wanted = set(only.split(","))
+    if unknown := sorted(wanted - set(known)):
+        raise ValueError(f"--only: unknown part {unknown[0]!r}; known: {', '.join(known)}")
+    return wanted

@@ -41,6 +41,8 @@ PIECES = {
     "ninja": "(ninja)",
     "nvcc": "(nvcc)",
     "c++": "(c++)",
+    "ncu": "(ncu)",
+    "compute-sanitizer": "(compute-sanitizer)",
     "dali": "nvidia.dali",
     "apex": "amp_C",
     "optuna": "optuna",
@@ -57,6 +59,8 @@ NEEDS = {
     "benchmarks.profile_step": ("safetensors",),
     "benchmarks.bench_sweep": ("safetensors", "scikit-learn"),
     "benchmarks.suite.train": ("safetensors", "tyro"),
+    "benchmarks.counters": ("ncu",),
+    "benchmarks.sanitizer": ("compute-sanitizer",),
 }
 # Pieces that stop nothing, with what goes on without them.
 OPTIONAL = {
@@ -73,13 +77,28 @@ def is_present(piece: str) -> bool:
     """Whether a piece of PIECES is on this machine, in whatever version."""
     name = PIECES[piece]
     if name.startswith("("):
-        program = name.strip("()")
-        beside = shutil.which(program, path=str(Path(sys.executable).parent))
-        return bool(beside or shutil.which(program) or shutil.which(program, path=CUDA_PROGRAMS))
+        return find_program(name.strip("()")) is not None
     try:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:  # the package around a submodule
         return False
+
+
+def find_program(name: str) -> str | None:
+    """Path of a program: beside this Python, on PATH, or with the CUDA toolkit."""
+    places = (str(Path(sys.executable).parent), None, CUDA_PROGRAMS)
+    return next((found for place in places if (found := shutil.which(name, path=place))), None)
+
+
+def program(name: str) -> str:
+    """As `find_program`.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if found := find_program(name):
+        return found
+    raise RuntimeError(f"{name} is not on PATH, nor in {CUDA_PROGRAMS}")
 
 
 def lack(piece: str) -> str:

@@ -20,6 +20,7 @@ from benchmarks.suite.parts import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 30.0  # between asking a process to stop (it may save) and ending it
+HELD_S = 5.0  # that an ended process is waited for: a driver may hold it
 SAVED = 128 + signal.SIGTERM  # exit code of a command that stopped when asked and will go on from there
 
 DONE, FAILED, OVER_TIME, UNFINISHED, SKIPPED = "done", "failed", "over time", "unfinished", "skipped"
@@ -125,13 +126,14 @@ class Runner:
             left = limit_s - (time.monotonic() - started)
             if left <= 0:
                 break
-            had_all = left >= 0.9 * self.limit_s
+            limit = min(60 * command.limit or self.limit_s, self.limit_s)
+            had_all = left >= 0.9 * limit
             if self.has_run and not had_all and left < 60 * command.minutes:
                 continue  # the next call has the time that it needs
             if absent := self.missing(command):
                 record = Record(SKIPPED, reason=f"missing {', '.join(absent)}")
             else:
-                record = self.run_command(part, command, left)
+                record = self.run_command(part, command, min(left, limit))
                 self.has_run = True
             if record.status == OVER_TIME and not had_all:
                 record.status = UNFINISHED  # others had used the time up; the next call starts with this one
@@ -174,12 +176,14 @@ def run_process(
     log: Path,
     paths: Sequence[Path],
     variables: dict[str, str] | None = None,
+    grace_s: float = GRACE_S,
 ) -> Record:
     """A command as a process of its own session; at the limit it is asked to stop, then ended with its children.
 
     Args:
         paths: folders that come first on its module path.
         variables: of its environment, beside this process's own.
+        grace_s: seconds from asking it to stop to ending it.
     """
     line = [sys.executable, "-m", command.module, *arguments]
     python_path = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -195,19 +199,20 @@ def run_process(
         except subprocess.TimeoutExpired:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_S)
+                process.wait(grace_s)
             if process.returncode == SAVED:
                 return Record(UNFINISHED, reason="saved at the time limit; the next call goes on")
             return Record(OVER_TIME, reason=f"not finished after {limit_s:.0f} s")
         except KeyboardInterrupt:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_S)
+                process.wait(grace_s)
             raise
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # whatever it left behind
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(HELD_S)
 
 
 def judged(code: int, log: Path) -> Record:
@@ -241,7 +246,9 @@ def last_line(log: Path) -> str:
 
 
 def tail(log: Path, count: int = 30) -> str:
-    """The last lines that are not empty."""
+    """The last lines that are not empty; none of a log that is not there."""
+    if not log.is_file():
+        return ""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return "\n".join(lines[-count:])
 

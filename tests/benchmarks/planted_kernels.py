@@ -14,17 +14,20 @@ PLANTED = {
     "frozen": {"replays": False},
 }
 KERNELS = {
-    "first": Kernel("first"),
-    "hanging": Kernel("hanging"),
-    **{name: Kernel(name) for name in PLANTED},
-    "missing": Kernel("missing"),
-    "raising": Kernel("raising"),
-    "ending": Kernel("ending"),
-    "sound_fallback": Kernel(disabled="some_variant"),
-    "some_variant": Kernel("some_variant", fallback="sound_fallback", whole="some_kernel"),
-    "wrong_fallback": Kernel(disabled="other_variant"),
-    "other_variant": Kernel("other_variant", fallback="wrong_fallback", whole="other_kernel"),
-    "last": Kernel("last"),
+    "first": Kernel("feature_mse"),
+    "hanging": Kernel("augment"),
+    "inexact": Kernel("bias_gelu_fwd"),
+    "not_a_number": Kernel("bias_gelu_bwd"),
+    "unsteady": Kernel("add_layer_norm_fwd"),
+    "frozen": Kernel("add_layer_norm_bwd"),
+    "missing": Kernel("augment_plan"),
+    "raising": Kernel("flat_adamw"),
+    "ending": Kernel("short_attention_fwd"),
+    "sound_fallback": Kernel(disabled="short_attention_bwd_resident"),
+    "variant": Kernel("short_attention_bwd_resident", fallback="sound_fallback", whole="short_attention_bwd"),
+    "wrong_fallback": Kernel(disabled="bias_gelu"),
+    "other_variant": Kernel("add_layer_norm", fallback="wrong_fallback", whole="short_attention"),
+    "last": Kernel("feature_mse"),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_suite, harness, row_file
-from benchmarks.suite import build, gpu_tests, parts, preflight, runner
+from benchmarks.suite import build, gpu_tests, lease, parts, preflight, runner
 from benchmarks.suite.parts import Command
 from lgfast.config import load_recipe
 
@@ -238,17 +238,20 @@ class Understood(Exception):
     """The command line was read."""
 
 
-GPU_COMMANDS = [(name, command) for name, commands in parts.GPU.items() for command in commands]
+TABLES = (parts.GPU, lease.FIRST, lease.SECOND)
+GPU_COMMANDS = {command.key: command for table in TABLES for commands in table.values() for command in commands}
 
 
-@pytest.mark.parametrize("command", [command for _, command in GPU_COMMANDS], ids=lambda command: command.key)
+@pytest.mark.parametrize("command", GPU_COMMANDS.values(), ids=GPU_COMMANDS)
 def test_commands_for_the_gpu_are_understood(command, tmp_path, monkeypatch):
     """They cannot run here, but their options and names must exist."""
-    places = {"out": tmp_path, "results": tmp_path, "ceilings": tmp_path / "c.csv", "data": tmp_path}
+    places = dict.fromkeys(("out", "results", "data", "switches", "stamp"), tmp_path)
+    places |= {"ceilings": tmp_path / "c.csv", "table": "benchmarks.kernels.table"}
     arguments = command.arguments(places)
     options = dict(itertools.pairwise(arguments))
     module = importlib.import_module(command.module)
-    for option, known in (("--providers", "PROVIDERS"), ("--shapes", "SHAPES"), ("--shape", "SHAPES")):
+    named = (("--providers", "PROVIDERS"), ("--shapes", "SHAPES"), ("--shape", "SHAPES"), ("--kernels", "KERNELS"))
+    for option, known in named:
         if option in options and hasattr(module, known):
             assert set(options[option].split(",")) <= set(getattr(module, known))
     if command.module == "benchmarks.suite.train":
@@ -257,7 +260,8 @@ def test_commands_for_the_gpu_are_understood(command, tmp_path, monkeypatch):
     def stop(*_: object, **__: object):
         raise Understood
 
-    for place in ("chosen_device", "record", "build", "run_recipe", "rows", "test_files"):
+    stops = ("chosen_device", "record", "build", "run_recipe", "rows", "run", "findings", "RowFile")
+    for place in stops:
         for owner in (harness, row_file, module):
             if hasattr(owner, place):
                 monkeypatch.setattr(owner, place, stop)
@@ -334,7 +338,8 @@ def test_hopper_is_built_with_its_own_instructions():
 
 def test_nothing_is_measured_that_is_not_built(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_suite, "is_built", lambda with_cuda: False)
-    suite = gpu_suite.Suite(gpu_suite.parser().parse_args(["--dry-run", "--out", str(tmp_path)]))
+    options = gpu_suite.parser().parse_args(["--dry-run", "--out", str(tmp_path)])
+    suite = gpu_suite.Suite(options, time.monotonic())
     monkeypatch.setattr(suite, "execute", lambda *arguments: runner.Record("failed", reason="exit code 1: no nvcc"))
     assert [outcome.part for outcome in suite.run()] == ["build"]
     assert "the other parts need what was not built" in capsys.readouterr().out

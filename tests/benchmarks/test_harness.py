@@ -18,6 +18,7 @@ from benchmarks import (
     ceilings,
     harness,
     row_file,
+    tables,
 )
 from benchmarks.ceilings import Ceilings
 
@@ -78,6 +79,22 @@ def test_a_copy_without_history_is_told_its_commit(monkeypatch):
     assert row_file.provenance(CPU)["commit"] == "abc1234"
     monkeypatch.delenv("LGFAST_COMMIT")
     assert row_file.provenance(CPU)["commit"] == ""
+
+
+def test_rows_without_a_kernel_are_kept_apart(monkeypatch, tmp_path):
+    """No subject of the README's tables has such a file."""
+    monkeypatch.setenv("LGFAST_DISABLE", "short_attention_bwd,augment_plan")
+    assert row_file.reduced_by("short_attention") == ["short_attention_bwd"]
+    assert row_file.reduced_by("train_step") == ["short_attention_bwd", "augment_plan"]
+    assert row_file.reduced_by("feature_mse") == row_file.reduced_by("smoke") == []
+    row = {"provider": "lgfast", "mode": "guided", "shape": "deit_tiny_224 B=8", "images_per_s": 9.0}
+    path = row_file.write_rows("train_step", [row], CPU, tmp_path)
+    (kept,) = csv.DictReader(path.open())
+    assert kept["switched_off"] == "short_attention_bwd augment_plan" and "_train_step_reduced" in path.name
+    assert "9 images/s" not in tables.throughput(tmp_path)
+    monkeypatch.delenv("LGFAST_DISABLE")
+    row_file.write_rows("train_step", [row], CPU, tmp_path)
+    assert "9 images/s" in tables.throughput(tmp_path)
 
 
 def exhaust():
