@@ -95,7 +95,7 @@ class Group:
     def endless(self) -> Iterator[Batch]:
         epoch = 0
         while True:
-            self.loaders.train.set_epoch(epoch)
+            self.loaders.train.seek(epoch)
             for student in self.students:
                 student.trainer.begin_epoch()
             yield from self.loaders.train

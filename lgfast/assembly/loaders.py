@@ -10,7 +10,7 @@ import torch
 from lgfast.assembly.images import DataSplits
 from lgfast.config import Config
 from lgfast.data import EvalLoader, build_train_loader
-from lgfast.data.epoch_loader import EpochLoader
+from lgfast.data.batch import BatchStream
 from lgfast.data.image_set import LabelledImages
 from lgfast.runtime import ranks
 
@@ -19,7 +19,7 @@ from lgfast.runtime import ranks
 class Loaders:
     """Batches to train on and batches that select the best epoch; students of one group share them."""
 
-    train: EpochLoader
+    train: BatchStream
     select: EvalLoader
 
 

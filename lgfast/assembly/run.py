@@ -57,7 +57,8 @@ def train_run(
         start.begin()
         with contextlib.nullcontext() if resume else emptied_on_failure(run_dir):
             loaders = build_loaders(config, splits, device)
-            targets = target_source(config, teacher, loaders.train)
+            targets, batches = target_source(config, teacher, loaders.train)
+            loaders = dataclasses.replace(loaders, train=batches)
             own = dataclasses.replace(config, run_dir=str(run_dir))
             trainer = build_trainer(own, splits, targets, device, interrupt, loaders)
         if resume:

@@ -1,6 +1,7 @@
 """What every loader yields."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,3 +19,22 @@ class Batch(NamedTuple):
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on `device`; from pinned memory the copy is asynchronous."""
         return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class BatchStream(Protocol):
+    """What a loop trains on: an `EpochLoader`, or one whose batches bring more than images."""
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The epoch's batches, from where `seek` chose."""
+
+    def seek(self, epoch: int, position: int = 0) -> None:
+        """Start the next `iter()` at this batch of this epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the batch at which `state` was taken; ValueError where other batches would follow."""

@@ -1,7 +1,7 @@
 """The contract of the training loaders: order, sharding, position and resume. A loader kind adds `views`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -61,9 +61,7 @@ class EpochLoader(ABC):
         self.num_views = num_views
         self.epoch = 0
         self.position = 0  # batches of this epoch handed out
-        self._continues = False  # the next iter() starts at `position`
-        # (indices on the CPU, view_epoch) -> what a batch gets as its teacher_rows; None: nothing
-        self.read_rows: Callable[[Tensor, int], Tensor] | None = None
+        self.next_position = 0  # at which the next iter() starts
 
     @abstractmethod
     def views(self, steps: Tensor, epoch: int) -> Iterator[Batch]:
@@ -84,22 +82,14 @@ class EpochLoader(ABC):
         return len(self.image_set) // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        first = self.position if self._continues else 0
-        self._continues = False
-        self.position = first
-        steps = self.epoch_indices(self.index_device)[first:]
-        batches = self.views(steps, self.view_epoch)
-        if self.read_rows is not None:
-            batches = self.with_rows(steps.cpu(), batches)  # sync: once an epoch
+        first = self.position = self.next_position
+        self.next_position = 0
+        batches = self.views(self.epoch_indices(self.index_device)[first:], self.view_epoch)
         if self.spec.mixes:
             batches = self.mixed(batches, first)
         for batch in batches:
             self.position += 1
             yield batch
-
-    def with_rows(self, steps: Tensor, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for indices, batch in zip(steps, batches, strict=True):
-            yield batch._replace(teacher_rows=self.read_rows(indices, self.view_epoch))
 
     def mixed(self, batches: Iterator[Batch], first: int) -> Iterator[Batch]:
         """The batches `first`, `first + 1`, ... of the epoch under mixup or cutmix.
@@ -115,10 +105,14 @@ class EpochLoader(ABC):
                 labels=mix_labels(batch.labels, row, self.image_set.num_classes),
             )
 
+    def seek(self, epoch: int, position: int = 0) -> None:
+        """Start the next `iter()` at this batch of this epoch."""
+        self.epoch, self.position, self.next_position = epoch, position, position
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; a position that was loaded for this same epoch is kept."""
         if epoch != self.epoch:
-            self.epoch, self.position, self._continues = epoch, 0, False
+            self.seek(epoch)
 
     def epoch_indices(self, device: torch.device | str | None = None) -> Tensor:
         """int64 [len(self), batch_size / world]: this rank's images in each batch of the current epoch."""
@@ -141,7 +135,7 @@ class EpochLoader(ABC):
                 raise ValueError(
                     f"load_state_dict: {name} must be {state[name]} as in the saved state, got {getattr(self, name)}"
                 )
-        self.epoch, self.position, self._continues = state["epoch"], state["position"], True
+        self.seek(state["epoch"], state["position"])
 
 
 def check_sharding(batch_size: int, rank: int, world: int) -> None:

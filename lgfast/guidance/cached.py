@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lgfast.data.batch import Batch
 from lgfast.data.epoch_loader import EpochLoader
-from lgfast.guidance.rows import RowLayout, allocate_rows, read_host_rows
-from lgfast.guidance.teacher import Teacher, TeacherOutputs, TeacherTargets
+from lgfast.guidance.rows import RowLayout, allocate_rows, bring_rows
+from lgfast.guidance.teacher import Teacher, TeacherTargets
 
 
 class CachedTeacher:
@@ -21,17 +20,21 @@ class CachedTeacher:
 
     Args:
         teacher: computes them; its outputs for an image must not depend on the other images.
-        loader: of the run; `num_views` of each image recur. It brings rows that the device cannot hold.
+        loader: of the run; `num_views` of each image recur.
         folder: for a file, where they fit nowhere else.
+    Attributes:
+        batches: what the run trains on: the loader, bringing rows that the device cannot hold.
     """
 
     def __init__(self, teacher: Teacher, loader: EpochLoader, folder: Path) -> None:
-        self.teacher, self.loader, self.folder = teacher, loader, folder
-        self.device = loader.device
-        self.num_images = len(loader.image_set)
-        self.layout: RowLayout | None = None
-        self.rows: Tensor | None = None  # [num_views * num_images, F], view after view
-        self.first = torch.zeros((), dtype=torch.int64, device=self.device)  # row of image 0 in the current view
+        self.teacher, self.loader, self.num_images = teacher, loader, len(loader.image_set)
+        outputs = teacher.example(loader.spec.teacher_size)
+        self.layout, dtype = RowLayout.of(outputs), RowLayout.of(outputs).pack(outputs).dtype
+        num_rows = loader.num_views * self.num_images
+        # [num_views * num_images, F], view after view
+        self.rows = allocate_rows(num_rows, self.layout.num_values, dtype, loader.device, folder)
+        self.batches = bring_rows(loader, self.rows, self.num_images)
+        self.first = torch.zeros((), dtype=torch.int64, device=loader.device)  # row of image 0 in the current view
         self._filled: set[int] = set()
 
     def begin_epoch(self, epoch: int) -> None:
@@ -49,24 +52,9 @@ class CachedTeacher:
         order = torch.arange(-(-self.num_images // size) * size) % self.num_images
         for batch in self.loader.views(order.view(-1, size).to(self.loader.index_device), view):
             outputs = self.teacher.outputs(batch.teacher_images)
-            packed = self.make_room(outputs).pack(outputs)
-            places = view * self.num_images + batch.indices
-            self.rows.index_copy_(0, places.to(self.rows.device), packed.to(self.rows.device))
-
-    def make_room(self, outputs: TeacherOutputs) -> RowLayout:
-        """Allocate the rows when the first outputs show what they hold."""
-        if self.rows is None:
-            self.layout = RowLayout.of(outputs)
-            num_rows = self.loader.num_views * self.num_images
-            dtype = self.layout.pack(outputs).dtype
-            self.rows = allocate_rows(num_rows, self.layout.num_values, dtype, self.device, self.folder)
-            if self.rows.device.type != self.device.type:
-                self.loader.read_rows = self.read_rows
-        return self.layout
-
-    def read_rows(self, indices: Tensor, view: int) -> Tensor:
-        """What the loader adds to a batch where the rows lie in host memory."""
-        return read_host_rows(self.rows, view * self.num_images + indices, self.device)
+            packed = self.layout.pack(outputs)
+            numbers = view * self.num_images + batch.indices
+            self.rows.index_copy_(0, numbers.to(self.rows.device), packed.to(self.rows.device))
 
     def start(self, batch: Batch) -> TeacherTargets:
         """The outputs for the views of a batch."""

@@ -22,7 +22,7 @@ from lgfast.data.cache_file import DamagedCacheError, append_footer, map_pixels,
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.eval_loader import EvalLoader
 from lgfast.data.image_set import ImageSet, chunk_digests
-from lgfast.guidance.rows import RowLayout, fits_device, read_host_rows
+from lgfast.guidance.rows import RowLayout, bring_rows, fits_device
 from lgfast.guidance.teacher import Teacher, TeacherOutputs, TeacherTargets
 from lgfast.ops.augment import augment_plan
 from lgfast.runtime.locks import file_lock
@@ -36,16 +36,17 @@ class OfflineTeacher:
     Args:
         rows: [n, F], one per training image, as `stored_rows` returns them.
         layout: of the rows.
-        loader: of the run; its views are drawn again here. It brings rows that the device cannot hold.
+        loader: of the run; its views are drawn again here.
+    Attributes:
+        batches: what the run trains on: the loader, bringing rows that the device cannot hold.
     """
 
     def __init__(self, rows: Tensor, layout: RowLayout, loader: EpochLoader) -> None:
-        self.layout, self.loader, self.device = layout, loader, loader.device
-        self.rows = rows.to(self.device) if fits_device(rows.nbytes, self.device) else rows
-        if self.rows.device.type != self.device.type:
-            loader.read_rows = lambda indices, view: read_host_rows(self.rows, indices, self.device)
-        self.sizes = loader.image_set.sizes.to(self.device)
-        self.counter = torch.tensor([loader.seed, 0], device=self.device)
+        self.layout, self.loader = layout, loader
+        self.rows = rows.to(loader.device) if fits_device(rows.nbytes, loader.device) else rows
+        self.batches = bring_rows(loader, self.rows)
+        self.sizes = loader.image_set.sizes.to(loader.device)
+        self.counter = torch.tensor([loader.seed, 0], device=loader.device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Turn to the epoch's views."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lgfast.data.batch import Batch, BatchStream
+from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance.teacher import TeacherOutputs
 
 LARGEST_PART = 0.5  # of what is free in one place
@@ -58,19 +62,20 @@ def allocate_rows(num_rows: int, num_values: int, dtype: torch.dtype, device: to
     """
     num_bytes = num_rows * num_values * dtype.itemsize
     folder.mkdir(parents=True, exist_ok=True)
-    places = {"host memory": free_host_bytes(), f"the disk of {folder}": shutil.disk_usage(folder).free}
+    disk = f"the disk of {folder}"
+    free = {"host memory": free_host_bytes(), disk: shutil.disk_usage(folder).free}
     if fits_device(num_bytes, device):
         return torch.empty(num_rows, num_values, dtype=dtype, device=device)
-    if num_bytes <= LARGEST_PART * places["host memory"]:
+    if num_bytes <= LARGEST_PART * free["host memory"]:
         return torch.empty(num_rows, num_values, dtype=dtype)
-    if num_bytes <= LARGEST_PART * places[f"the disk of {folder}"]:
+    if num_bytes <= LARGEST_PART * free[disk]:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             flat = torch.from_file(file.name, shared=True, size=num_rows * num_values, dtype=dtype)
         return flat.view(num_rows, num_values)
-    free = ", ".join(f"{num / GIB:.1f} GiB of {place}" for place, num in places.items())
+    found = ", ".join(f"{num / GIB:.1f} GiB of {name}" for name, num in free.items())
     raise ValueError(
         f"teacher.targets: {num_rows} rows of teacher outputs take {num_bytes / GIB:.1f} GiB, at most half of what is "
-        f"free in one place may be used, and free are {free}; lower data.views, or use teacher.targets=live"
+        f"free in one may be used, and free are {found}; lower data.views, or use teacher.targets=live"
     )
 
 
@@ -86,11 +91,43 @@ def free_host_bytes() -> int:
     return 1024 * int(kib)
 
 
-def read_host_rows(rows: Tensor, places: Tensor, device: torch.device) -> Tensor:
-    """Rows of a matrix in host memory, sent to the device without waiting.
+class RowLoader:
+    """A loader whose batches bring their rows of a matrix in host memory, sent without waiting.
 
     Args:
-        places: int64 [B] on the CPU.
+        loader: of the images.
+        rows: [n, F] on the CPU.
+        rows_per_view: the row of image i in view v is i + v times this.
     """
-    chosen = rows.index_select(0, places)
-    return chosen.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else chosen
+
+    def __init__(self, loader: EpochLoader, rows: Tensor, rows_per_view: int = 0) -> None:
+        self.loader, self.rows, self.rows_per_view = loader, rows, rows_per_view
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        loader = self.loader
+        steps = loader.epoch_indices(loader.index_device)[loader.next_position :].cpu()  # sync: once an epoch
+        numbers = steps + loader.view_epoch * self.rows_per_view
+        for own, batch in zip(numbers, loader, strict=True):
+            yield batch._replace(teacher_rows=self.read(own))
+
+    def read(self, numbers: Tensor) -> Tensor:
+        """The rows of these numbers, on the loader's device."""
+        chosen, device = self.rows.index_select(0, numbers), self.loader.device
+        return chosen.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else chosen
+
+    def seek(self, epoch: int, position: int = 0) -> None:
+        self.loader.seek(epoch, position)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state)
+
+
+def bring_rows(loader: EpochLoader, rows: Tensor, rows_per_view: int = 0) -> BatchStream:
+    """The loader itself where its device holds the rows, which a step then reads there; else a `RowLoader`."""
+    return loader if rows.device.type == loader.device.type else RowLoader(loader, rows, rows_per_view)

@@ -140,13 +140,17 @@ class Teacher:
             done = self._stream.record_event()
         return TeacherTargets(outputs, done)
 
-    def channels(self, image_size: int) -> list[int]:
-        """Width of each chosen stage."""
+    @torch.no_grad()
+    def example(self, image_size: int) -> TeacherOutputs:
+        """Outputs for two images, which are not worth compiling for: they show shapes and types."""
         weight = next(self.model.parameters())
         images = torch.zeros(2, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)
-        with torch.no_grad():
-            maps, _ = find_outputs(self.model, images, self.stages, False)  # two images are not worth compiling for
-        return [feature_map.shape[1] for feature_map in maps]
+        with self._autocast():
+            return TeacherOutputs(*find_outputs(self.model, images, self.stages, self.gives_logits))
+
+    def channels(self, image_size: int) -> list[int]:
+        """Width of each chosen stage."""
+        return [feature_map.shape[1] for feature_map in self.example(image_size).maps]
 
 
 def find_outputs(

@@ -7,6 +7,7 @@ if it had run alone with the same views (on CPU; tested). What runs may differ i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -169,7 +170,7 @@ class Group:
         students, loader = self.active(epoch), self.loaders.train
         started, first = time.perf_counter(), epoch * len(loader)
         position = min(student.progress.step for student in students) - first
-        loader.load_state_dict(loader.state_dict() | {"epoch": epoch, "position": position})
+        loader.seek(epoch, position)
         for student in students:
             with student.acting():
                 student.trainer.begin_epoch()
@@ -245,7 +246,9 @@ def train_group(
 ) -> list[Student]:
     config = most_demanding(configs)
     loaders = build_loaders(config, splits, device)
-    shared = SharedTeacher(target_source(config, teacher, loaders.train)) if teacher else None
+    targets, batches = target_source(config, teacher, loaders.train)
+    loaders = dataclasses.replace(loaders, train=batches)
+    shared = SharedTeacher(targets) if targets else None
     students = [Student(config).build(splits, shared, device, interrupt, loaders) for config in configs]
     Group(students, loaders, shared, on_epoch).run()
     return students

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from lgfast.data.batch import Batch
-from lgfast.data.epoch_loader import EpochLoader
+from lgfast.data.batch import Batch, BatchStream
 from lgfast.runtime import ranks
 
 LINE_EVERY_S = 60.0  # between lines about a run within an epoch, where no terminal shows a bar
@@ -48,7 +47,7 @@ def time_left(seconds: float | None) -> str:
     return f"  {duration(seconds)} left" if seconds else ""
 
 
-def progress_bar(loader: EpochLoader, title: str, step: int, pace: Pace, has_lines: bool = True) -> Iterable[Batch]:
+def progress_bar(loader: BatchStream, title: str, step: int, pace: Pace, has_lines: bool = True) -> Iterable[Batch]:
     """The batches of an epoch, with a bar on a terminal; elsewhere a line once a minute.
 
     Args:

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from lgfast.config import Config
-from lgfast.data.batch import Batch
-from lgfast.data.epoch_loader import EpochLoader
+from lgfast.data.batch import Batch, BatchStream
 from lgfast.guidance import GuidedStudent
 from lgfast.optim.build import set_learning_rate
 from lgfast.optim.schedule import learning_rate
@@ -61,7 +60,7 @@ class Trainer:
         run_dir: Path,
         student: GuidedStudent,
         step: TrainStep,
-        train_loader: EpochLoader,
+        train_loader: BatchStream,
         select_loader: Iterable[Batch],
         metadata: dict[str, Any],
         interrupt: InterruptFlag,
@@ -102,7 +101,7 @@ class Trainer:
     def begin_epoch(self) -> None:
         """Start the pass over the training images, or go on with it after a resume."""
         self.student.train()
-        self.train_loader.set_epoch(self.progress.epoch)
+        self.train_loader.seek(self.progress.epoch, self.step_in_epoch())
         self.step.begin_epoch(self.progress.epoch)
         self.set_lr()
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgfast.data.epoch_loader import EpochLoader
+from lgfast.data.batch import BatchStream
 from lgfast.guidance import GuidedStudent
 from lgfast.records.checkpoint import CheckpointStore, load_weights, save_weights
 from lgfast.runtime import ranks
@@ -43,7 +43,7 @@ class RunSaver:
         run_dir: Path,
         student: GuidedStudent,
         step: TrainStep,
-        loader: EpochLoader,
+        loader: BatchStream,
         metadata: dict[str, Any],
         keep: int,
     ) -> None:

@@ -11,7 +11,7 @@ from lgfast.config import Config, replace
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.guidance import Teacher, rows
 from lgfast.guidance.cached import CachedTeacher
-from lgfast.guidance.rows import RowLayout, allocate_rows
+from lgfast.guidance.rows import RowLayout, RowLoader, allocate_rows
 from lgfast.guidance.teacher import TeacherOutputs
 from lgfast.models import create_model
 from lgfast.records.checkpoint import read_weights
@@ -79,26 +79,25 @@ def images():
     return load_dataset("digits").subset(torch.arange(40))
 
 
-def pair(images, kind="resident", brings_rows=False, tmp_path=None, **options):
-    """A loader of two recurring views, its cached teacher, and the live one."""
+def pair(images, tmp_path, kind, brings_rows, **options):
+    """Batches of two recurring views, their cached teacher, and the live one."""
     torch.manual_seed(2)
     model = create_model("cifar_resnet8", num_classes=10)
     spec = AugmentSpec(image_size=16, teacher_size=8)
     loader = build_train_loader(kind, images, spec, 12, seed=1, num_views=2, **options)
     live = Teacher(model, bn="running", gives_logits=True)
-    return loader, CachedTeacher(live, loader, tmp_path or Path("unused")), live
+    cached = CachedTeacher(live, loader, tmp_path)
+    return RowLoader(loader, cached.rows, len(images)) if brings_rows else cached.batches, cached, live
 
 
 @pytest.mark.parametrize(("kind", "options"), [("resident", {}), ("timm", {}), ("resident", {"rank": 1, "world": 3})])
 @pytest.mark.parametrize("brings_rows", [False, True])
 def test_cached_outputs_equal_live_ones(images, kind, options, brings_rows, tmp_path):
-    loader, teacher, live = pair(images, kind, tmp_path=tmp_path, **options)
+    stream, teacher, live = pair(images, tmp_path, kind, brings_rows, **options)
     for epoch in range(4):
-        loader.set_epoch(epoch)
+        stream.seek(epoch, epoch % 2)  # as after a resume
         teacher.begin_epoch(epoch)
-        if brings_rows:
-            loader.read_rows = teacher.read_rows
-        for batch in loader:
+        for batch in stream:
             with HostReads() as reads:
                 found = teacher.start(batch).wait()
             assert reads.found == []

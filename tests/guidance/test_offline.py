@@ -19,7 +19,7 @@ from lgfast.data import FileSet, build_train_loader, load_dataset
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.guidance import offline as offline_module
 from lgfast.guidance.offline import OfflineTeacher, crop_maps, stored_rows
-from lgfast.guidance.rows import read_host_rows
+from lgfast.guidance.rows import RowLoader
 from lgfast.models import create_model
 from lgfast.ops.augment import augment_plan
 from lgfast.runtime.interrupt import Interrupted
@@ -152,7 +152,7 @@ def test_stored_maps_do_not_depend_on_compilation(images, tmp_path, counted_comp
     assert counted_compiles.frame_count == num_compiled
 
 
-def make_step(teacher, loader):
+def make_step(teacher):
     torch.manual_seed(5)
     model = create_model(
         "deit_tiny_patch16_224", num_classes=10, image_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2,
@@ -187,8 +187,8 @@ def test_a_step_reads_nothing_back_and_rows_from_the_host_give_the_same(images, 
     for brings_rows in (False, True):
         teacher, loader = offline(images, tmp_path)
         if brings_rows:
-            loader.read_rows = lambda indices, view, rows=teacher.rows: read_host_rows(rows, indices, CPU)
-        step = make_step(teacher, loader)
+            loader = RowLoader(loader, teacher.rows)
+        step = make_step(teacher)
         step.begin_epoch(0)
         for number, batch in enumerate(loader):
             assert (batch.teacher_rows is not None) == brings_rows

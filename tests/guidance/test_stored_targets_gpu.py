@@ -20,21 +20,25 @@ EPOCHS, BATCH = 4, 16
 
 
 def make_teacher(targets, loader, folder):
+    """The source of targets, and the batches for it."""
     torch.manual_seed(3)
     device = torch.device("cuda")
     teacher = Teacher(create_model("cifar_resnet8", num_classes=10).to(device), bn="running")
     if targets == "live":
-        return teacher
+        return teacher, loader
     if targets == "cached":
-        return CachedTeacher(teacher, loader, folder)
-    return OfflineTeacher(*stored_rows(teacher, loader.image_set, SPEC, torch.float32, folder, device), loader)
+        stored = CachedTeacher(teacher, loader, folder)
+    else:
+        rows = stored_rows(teacher, loader.image_set, SPEC, torch.float32, folder, device)
+        stored = OfflineTeacher(*rows, loader)
+    return stored, stored.batches
 
 
 def losses(targets, folder, graph="on"):
     """Per step, over four epochs of two recurring views."""
     images = load_dataset("digits").subset(torch.arange(5 * BATCH))
     loader = build_train_loader("resident", images, SPEC, BATCH, seed=9, device="cuda", num_views=2)
-    teacher = make_teacher(targets, loader, folder)
+    teacher, batches = make_teacher(targets, loader, folder)
     torch.manual_seed(5)
     model = create_model(
         "deit_tiny_patch16_224", num_classes=10, image_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2
@@ -51,9 +55,9 @@ def losses(targets, folder, graph="on"):
     )
     found = []
     for epoch in range(EPOCHS):
-        loader.set_epoch(epoch)
+        batches.seek(epoch)
         step.begin_epoch(epoch)
-        for batch in loader:
+        for batch in batches:
             torch.cuda.set_sync_debug_mode("error" if len(found) > 5 else "default")  # captured by then
             step(batch)
             torch.cuda.set_sync_debug_mode("default")
