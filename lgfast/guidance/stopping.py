@@ -1,0 +1,91 @@
+"""When guidance ends: never, after a given epoch, or when the student no longer comes closer to the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+WINDOW, THRESHOLD = 50, -0.02  # of the published rule, for runs of 300 epochs
+
+
+def smoothed_slope(losses: Sequence[float], window: int = WINDOW) -> float:
+    """How much the guidance loss changes an epoch, d_e of adaptive locality guidance; negative while it falls.
+
+    With the losses L_1 .. L_e and the window w:
+
+        delta_i = (L_i - mean(L_1 .. L_{i-1})) / i               for 2 <= i <= w
+                = (L_i - L_{i-w}) / w                            for i > w
+        d_e     = (delta_2 + ... + delta_e) / e                  for e <= w
+                = mean of the last w deltas                      for e > w
+
+    For e >= 2w the last line is the published (1 / w^2) sum of L_i - L_{i-w} over the last w epochs.
+
+    Args:
+        losses: mean guidance loss of every epoch so far, not weighted; two at least.
+        window: w, epochs.
+    Source: Rostand, Hsu & Lu, "Adaptive Locality Guidance", IEEE TNNLS 2024 (10.1109/TNNLS.2024.3515076), equations 10
+        to 19.
+    """
+    epoch = len(losses)
+    if epoch < 2:
+        raise ValueError(f"smoothed_slope: losses must be of two epochs at least, got {epoch}")
+    first = max(2, epoch - window + 1)
+    deltas = [delta(losses, i, window) for i in range(first, epoch + 1)]
+    return sum(deltas) / (epoch if epoch <= window else window)
+
+
+def delta(losses: Sequence[float], epoch: int, window: int) -> float:
+    """delta_i of `smoothed_slope`; epochs count from 1."""
+    now = losses[epoch - 1]
+    if epoch > window:
+        return (now - losses[epoch - 1 - window]) / window
+    return (now - sum(losses[: epoch - 1]) / (epoch - 1)) / epoch
+
+
+class AdaptiveStop:
+    """Ends guidance after the first epoch whose slope reaches the threshold.
+
+    Noise of the first epochs can reach it at once; so the rule begins to hold when the slope first lies below it.
+
+    Args:
+        window: epochs that the slope is smoothed over.
+        threshold: slope, per epoch and in units of the guidance loss, at which guidance ends; negative.
+    Attributes:
+        losses: mean guidance loss of every epoch so far; all that an exact continuation needs.
+    """
+
+    def __init__(self, window: int = WINDOW, threshold: float = THRESHOLD) -> None:
+        self.window, self.threshold = window, threshold
+        self.losses: list[float] = []
+
+    def append(self, loss: float) -> None:
+        """Take in the mean guidance loss of the epoch that just ended."""
+        self.losses.append(loss)
+
+    def is_over(self) -> bool:
+        """Whether the last epoch that was taken in is the last guided one."""
+        slopes = [self.slope(epoch) for epoch in range(2, len(self.losses) + 1)]
+        return bool(slopes) and slopes[-1] >= self.threshold and min(slopes) < self.threshold
+
+    def slope(self, epoch: int) -> float:
+        """The smoothed slope after an epoch, the second at least."""
+        return smoothed_slope(self.losses[:epoch], self.window)
+
+
+class RelativeStop(AdaptiveStop):
+    """`AdaptiveStop` without units, for runs of any length and losses of any size.
+
+    The loss counts in units of its first epoch, the slope in change over a whole run, and the window is a share of the
+    run: that of the published rule, 50 of 300 epochs.
+
+    Args:
+        epochs: length of the run.
+        threshold: share of the first epoch's loss, negative: guidance ends when at its present pace the loss would fall
+            by less than that over a whole run.
+    """
+
+    def __init__(self, epochs: int, threshold: float) -> None:
+        super().__init__(max(2, round(epochs * WINDOW / 300)), threshold)
+        self.epochs = epochs
+
+    def slope(self, epoch: int) -> float:
+        return super().slope(epoch) * self.epochs / self.losses[0]
