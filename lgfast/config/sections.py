@@ -126,6 +126,7 @@ class StepConfig:
     fused_layers: Literal["on", "off"] = "off"
     accumulate: int = 1  # forward and backward passes per step, each over an equal part of the batch
     ema_decay: float = 0.0  # of a moving average of the weights, which is then what is judged and kept; 0: none
+    ema_warmup: bool = False  # after t steps the decay is at most (1 + t) / (10 + t)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class TrainStep:
         device = next(student.parameters()).device
         self.precision = PRECISIONS[precision](student, optimizer, self.options.accumulate, clip_norm)
         self.statistics = ranks.statistics(student)
-        self.average = WeightAverage(student.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
+        decay, warmup = self.options.ema_decay, self.options.ema_warmup
+        self.average = WeightAverage(student.model, decay, warmup) if decay > 0 else None
         self.graph = self.build_graph(device)
 
     def build_graph(self, device: torch.device) -> StepGraph | None:
@@ -129,14 +130,14 @@ class TrainStep:
     def state_dict(self) -> dict[str, Any]:
         """What an exact continuation needs beside the student's weights."""
         state = {"optimizer": self.optimizer.state_dict(), "scaler": self.precision.state_dict()}
-        return state | ({"average": self.average.model.state_dict()} if self.average else {})
+        return state | ({"average": self.average.state_dict()} if self.average else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue; the student's weights are loaded before."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["scaler"])
         if self.average is not None:
-            self.average.model.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"])
 
 
 def join(parts: tuple[Tensor, ...]) -> Tensor:

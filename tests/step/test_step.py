@@ -17,6 +17,7 @@ from lgfast.models import create_model
 from lgfast.optim.build import DeviceSGD, param_groups
 from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.step import Objective, TrainMeter, TrainStep
+from lgfast.step.average import WeightAverage
 from lgfast.training.evaluation import evaluate
 
 BATCH = 8
@@ -297,6 +298,22 @@ def test_average_equals_its_formula():
     assert_near(list(step.model.parameters()), expected, 1e-6)
     assert step.model is not step.student.model
     assert not step.model.training
+
+
+def test_average_with_warm_up_equals_its_formula_and_continues():
+    model = torch.nn.Linear(3, 2, bias=False)
+    average, expected = WeightAverage(model, 0.9, warmup=True), model.weight.detach().double()
+    for step in range(1, 120):
+        with torch.no_grad():
+            model.weight.copy_(torch.randn(2, 3))
+        average.update()
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach().double()
+        if step == 60:  # another average goes on from here
+            state = copy.deepcopy(average.state_dict())
+            average = WeightAverage(model, 0.9, warmup=True)
+            average.load_state_dict(state)
+        torch.testing.assert_close(average.model.weight.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_average_carries_the_buffers():
