@@ -1,8 +1,9 @@
 // flat_adamw: AdamW on flat buffers, reading every gradient where autograd left it.
 //
 // Three kernels. norm: sum of squared gradients, a partial per block (only to clip or to skip). control: one block adds
-// the partials in order, counts the step, leaves scale and bias corrections in device memory. update: the moments, the
-// parameter and its 16-bit copy in one pass, 28 to 30 bytes an element: memory-bound.
+// the partials in order, decides whether to step, then counts it for each parameter with a gradient, a thread each, and
+// leaves its constants in device memory. update: the moments, the parameter and its 16-bit copy in one pass, 28 to 30
+// bytes an element: memory-bound.
 // Block: one chunk of one gradient; a thread takes four neighbours at a time, 16-byte accesses. Offsets are multiples
 // of 8 elements, so the flat side is always aligned; elements between two tensors are padding and stay 0.
 // Numerics: float32; norm partials added in double. No atomics: two runs agree bit for bit.
@@ -77,22 +78,32 @@ __global__ void __launch_bounds__(kFlatAdamWThreads) flat_adamw_norm_kernel(cons
 }
 
 __global__ void __launch_bounds__(kFlatAdamWThreads) flat_adamw_control_kernel(const FlatAdamWControlParams params) {
-  double sum = 0;
-  for (int i = thread_index(); i < params.num_partials; i += kFlatAdamWThreads) sum += params.partials[i];
-  sum = block_sum(sum, reinterpret_cast<double*>(dynamic_smem()));
-  if (thread_index() == 0) *params.control = flat_adamw_control(sum, params);
+  FlatAdamWControl control;
+  if (params.is_first) {
+    double sum = 0;
+    for (int i = thread_index(); i < params.num_partials; i += kFlatAdamWThreads) sum += params.partials[i];
+    control = flat_adamw_control(block_sum(sum, reinterpret_cast<double*>(dynamic_smem())), params);
+    if (thread_index() == 0) {
+      *params.control = control;
+      *params.num_skipped += control.skip;
+    }
+  } else {
+    control = *params.control;
+  }
+  if (control.skip) return;
+  for (int k = thread_index(); k < params.num_counted; k += kFlatAdamWThreads)
+    params.factors[k] = count_adamw_step(control, params, params.counted[k]);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kFlatAdamWThreads) flat_adamw_kernel(const FlatAdamWParams params) {
-  const FlatAdamWControl control = *params.control;
-  if (control.skip) return;
+  if (params.control->skip) return;
   const FlatAdamWBlock block = flat_adamw_block(params);
   const FlatAdamWTensor& tensor = params.tensors[block.tensor];
-  const AdamWFactors factors = adamw_factors(control, params, tensor.group);
+  const AdamWFactors factors = params.factors[block.tensor];
   const T* grad = static_cast<const T*>(tensor.grad);
   for (int i = block.begin + 4 * thread_index(); i < block.end; i += 4 * kFlatAdamWThreads) {
-    const int64_t flat = tensor.offset + i;
+    const int64_t flat = int64_t{kFlatAdamWAlign} * tensor.place + i;
     const Four<float> g = load_grads(grad, i, block.end);
     Four<float> param = load_four(params.params + flat);
     Four<float> exp_avg = load_four(params.exp_avg + flat);

@@ -2,34 +2,49 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include "common/host_device.h"
 
 namespace lgfast {
 
-constexpr int kFlatAdamWMaxTensors = 96;  // gradients of one launch; kernel parameters hold them all
-constexpr int kFlatAdamWMaxGroups = 16;
+constexpr int kFlatAdamWMaxTensors = 192;         // gradients of an update's launch: kernel parameters hold them all
+constexpr int kFlatAdamWMaxCounted = 448;         // gradients of a control's launch, likewise
+constexpr size_t kFlatAdamWMaxParamBytes = 4096;  // of a kernel
 constexpr int64_t kFlatAdamWMaxNumel = int64_t{1}
                                        << 30;  // of a gradient: indices of elements, and a block's beyond, are int
 constexpr int kFlatAdamWAlign = 8;             // offsets are multiples of it: 16 bytes of any type
 constexpr int kFlatAdamWThreads = 256;
 constexpr int kFlatAdamWChunk = 8 * kFlatAdamWThreads;  // elements of a block
 
+// The numbers of a group: columns of a float64 table with a row per group.
+enum Hyperparameter : int { kLr, kWeightDecay, kBeta1, kBeta2, kEps, kSign, kNumHyperparameters };
+
 // One gradient and its place in the flat buffers.
 struct FlatAdamWTensor {
   const void* grad;  // [numel], contiguous
-  int64_t offset;
+  uint32_t place;    // its offset / kFlatAdamWAlign
   int numel;
-  int group;
+};
+
+// Of one gradient: which parameter's step counts, and whose numbers it follows.
+struct FlatAdamWCounted {
+  int parameter, group;
 };
 
 // What one step shares between all elements; on the GPU it lives in device memory, so no value returns to the host.
 struct FlatAdamWControl {
-  float grad_scale;  // 1 / loss scale, times the clip factor
-  float inv_bias_correction1;
-  float inv_sqrt_bias_correction2;
-  int skip;  // a gradient is not finite: leave everything as it is
+  double grad_scale;  // 1 / loss scale, times the clip factor
+  int skip;           // a gradient is not finite: leave everything as it is
+};
+
+// The constants of one parameter's elements in one step.
+struct AdamWFactors {
+  float grad_scale, one_minus_beta1, beta2, one_minus_beta2;
+  float decay;      // 1 - lr * weight_decay
+  float step_size;  // lr / bias_correction1
+  float inv_sqrt_bias_correction2, eps;
 };
 
 enum class LowType : int { kNone, kBFloat16, kFloat16 };
@@ -38,73 +53,63 @@ struct FlatAdamWParams {
   FlatAdamWTensor tensors[kFlatAdamWMaxTensors];
   int first_block[kFlatAdamWMaxTensors + 1];  // tensor k owns blocks [first_block[k], first_block[k + 1])
   int num_tensors;
-  float weight_decay[kFlatAdamWMaxGroups];
-  const float* lr;  // [groups]
-  float* params;    // [total], as the two moments
+  float* params;  // [total], as the two moments
   float* exp_avg;
   float* exp_avg_sq;
   void* low;  // [total] copy in 16 bits, or nullptr
   LowType low_type;
-  double beta1, beta2;
-  float eps;
   const FlatAdamWControl* control;
-  double* partials;  // sum of squares of each block, from block 0 of this launch on
+  const AdamWFactors* factors;  // [num_tensors]
+  double* partials;             // sum of squares of each block, from block 0 of this launch on
 };
+static_assert(sizeof(FlatAdamWParams) <= kFlatAdamWMaxParamBytes);
 
-// What turns gradients into control.
+// What turns gradients' sums into control and factors, and counts steps.
 struct FlatAdamWControlParams {
+  FlatAdamWCounted counted[kFlatAdamWMaxCounted];
+  int num_counted;
+  bool is_first;           // of the launches of a step: it decides, the others follow
   const double* partials;  // [num_partials]
   int num_partials;
-  const float* loss_scale;  // scalar, or nullptr: 1
-  float* step;              // scalar, steps taken
-  int64_t* num_skipped;     // scalar
-  double beta1, beta2;
-  double max_norm;  // 0: no clipping
+  const float* loss_scale;        // scalar, or nullptr: 1
+  const float* found_inf;         // scalar, not 0: skip; or nullptr
+  const double* hyperparameters;  // [groups, kNumHyperparameters]
+  float* steps;                   // steps taken, of each parameter
+  int64_t* num_skipped;           // scalar
+  double max_norm;                // 0: no clipping
   bool skip_nonfinite;
   FlatAdamWControl* control;
+  AdamWFactors* factors;  // [num_counted]
 };
+static_assert(sizeof(FlatAdamWControlParams) <= kFlatAdamWMaxParamBytes);
 
-// The control of this step from the sum of squared gradients; counts the step or the skip.
+// The control of this step from the sum of squared gradients.
 LGFAST_HOST_DEVICE FlatAdamWControl flat_adamw_control(double sum_of_squares, const FlatAdamWControlParams& p) {
-  FlatAdamWControl control{};
   const bool is_finite = sum_of_squares - sum_of_squares == 0.0;
-  control.skip = p.skip_nonfinite && !is_finite;
-  if (control.skip) {
-    *p.num_skipped += 1;
-    return control;
-  }
-  const double step = *p.step + 1.0;
-  *p.step = static_cast<float>(step);
+  const bool is_overflow = p.found_inf && *p.found_inf != 0.0f;
   const double inv_scale = p.loss_scale ? 1.0 / *p.loss_scale : 1.0;
   double factor = inv_scale;
   if (p.max_norm > 0) {
     const double clip = p.max_norm / (sqrt(sum_of_squares) * inv_scale + 1e-6);  // as torch's clip_grad_norm_
     if (!(clip >= 1.0)) factor *= clip;
   }
-  control.grad_scale = static_cast<float>(factor);
-  control.inv_bias_correction1 = static_cast<float>(1.0 / (1.0 - pow(p.beta1, step)));
-  control.inv_sqrt_bias_correction2 = static_cast<float>(1.0 / sqrt(1.0 - pow(p.beta2, step)));
-  return control;
+  return {factor, is_overflow || (p.skip_nonfinite && !is_finite)};
 }
 
-// The constants of a group's elements in one step.
-struct AdamWFactors {
-  float grad_scale, one_minus_beta1, beta2, one_minus_beta2;
-  float decay;      // 1 - lr * weight_decay
-  float step_size;  // lr / bias_correction1
-  float inv_sqrt_bias_correction2, eps;
-};
-
-LGFAST_HOST_DEVICE AdamWFactors adamw_factors(const FlatAdamWControl& control, const FlatAdamWParams& p, int group) {
-  const float lr = p.lr[group];
-  return {control.grad_scale,
-          static_cast<float>(1.0 - p.beta1),
-          static_cast<float>(p.beta2),
-          static_cast<float>(1.0 - p.beta2),
-          1.0f - lr * p.weight_decay[group],
-          lr * control.inv_bias_correction1,
-          control.inv_sqrt_bias_correction2,
-          p.eps};
+// Counts a parameter's step, and gives the constants of it.
+LGFAST_HOST_DEVICE AdamWFactors count_adamw_step(const FlatAdamWControl& control, const FlatAdamWControlParams& p,
+                                                 const FlatAdamWCounted& counted) {
+  const double* numbers = p.hyperparameters + int64_t{kNumHyperparameters} * counted.group;
+  const double step = p.steps[counted.parameter] + 1.0;
+  p.steps[counted.parameter] = static_cast<float>(step);
+  return {static_cast<float>(control.grad_scale * numbers[kSign]),
+          static_cast<float>(1.0 - numbers[kBeta1]),
+          static_cast<float>(numbers[kBeta2]),
+          static_cast<float>(1.0 - numbers[kBeta2]),
+          static_cast<float>(1.0 - numbers[kLr] * numbers[kWeightDecay]),
+          static_cast<float>(numbers[kLr] / (1.0 - pow(numbers[kBeta1], step))),
+          static_cast<float>(1.0 / sqrt(1.0 - pow(numbers[kBeta2], step))),
+          static_cast<float>(numbers[kEps])};
 }
 
 // One element of AdamW (Loshchilov and Hutter, ICLR 2019), in float32.

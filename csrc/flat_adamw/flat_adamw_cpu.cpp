@@ -65,13 +65,12 @@ void narrow(const float* param, Low* low, int n) {
 }
 
 template <typename T>
-void update_unit(const FlatAdamWParams& p, const FlatAdamWControl& control, const FlatAdamWTensor& tensor,
+void update_unit(const FlatAdamWParams& p, const AdamWFactors& factors, const FlatAdamWTensor& tensor,
                  const Unit& unit) {
-  const AdamWFactors factors = adamw_factors(control, p, tensor.group);
   float buffer[kBlock];
   for (int begin = unit.begin; begin < unit.end; begin += kBlock) {
     const int n = std::min(kBlock, unit.end - begin);
-    const int64_t flat = tensor.offset + begin;
+    const int64_t flat = int64_t{kFlatAdamWAlign} * tensor.place + begin;
     const float* grad = widen(static_cast<const T*>(tensor.grad) + begin, n, buffer);
     at_level<update_block>(p.params + flat, p.exp_avg + flat, p.exp_avg_sq + flat, grad, n, factors);
     if (p.low_type == LowType::kBFloat16) narrow(p.params + flat, static_cast<bf16*>(p.low) + flat, n);
@@ -97,20 +96,23 @@ void run(const FlatAdamWInputs& in) {
     for (double partial : partials) sum += partial;
   }
   const FlatAdamWControl control = flat_adamw_control(sum, in.control);
+  *in.control.num_skipped += control.skip;
   if (control.skip) return;
+  std::vector<AdamWFactors> factors;
+  for (const FlatAdamWCounted& counted : in.counted) factors.push_back(count_adamw_step(control, in.control, counted));
   for_each_unit([&](int64_t, const FlatAdamWTensor& tensor, const Unit& unit) {
-    update_unit<T>(in.shared, control, tensor, unit);
+    update_unit<T>(in.shared, factors[unit.tensor], tensor, unit);
   });
 }
 
-void flat_adamw(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, std::optional<Tensor> low,
-                const std::vector<Tensor>& grads, const std::vector<int64_t>& offsets,
-                const std::vector<int64_t>& groups, const Tensor& lr, const std::vector<double>& weight_decay,
-                Tensor step, Tensor num_skipped, const std::optional<Tensor>& loss_scale, double beta1, double beta2,
-                double eps, double max_norm, bool skip_nonfinite) {
+void flat_adamw(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, std::optional<Tensor> low, Tensor steps,
+                Tensor num_skipped, const std::vector<std::optional<Tensor>>& grads,
+                const std::vector<int64_t>& offsets, const std::vector<int64_t>& groups, const Tensor& hyperparameters,
+                const std::optional<Tensor>& loss_scale, const std::optional<Tensor>& found_inf, double max_norm,
+                bool skip_nonfinite) {
   const FlatAdamWInputs in =
-      flat_adamw_inputs(params, exp_avg, exp_avg_sq, low, grads, offsets, groups, lr, weight_decay, step, num_skipped,
-                        loss_scale, beta1, beta2, eps, max_norm, skip_nonfinite);
+      flat_adamw_inputs(params, exp_avg, exp_avg_sq, low, steps, num_skipped, grads, offsets, groups, hyperparameters,
+                        loss_scale, found_inf, max_norm, skip_nonfinite);
   dispatch_float32("flat_adamw", in.grad_type, [&](auto zero) { run<decltype(zero)>(in); });
 }
 

@@ -12,7 +12,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The launches: kFlatAdamWMaxTensors gradients each, with the block number at which each one's partials begin.
+// The updates' launches: kFlatAdamWMaxTensors gradients each, with the block number at which each one's partials begin.
 struct Launches {
   std::vector<FlatAdamWParams> params;
   std::vector<int> first_partial;
@@ -26,6 +26,7 @@ Launches split_launches(const FlatAdamWInputs& in) {
     FlatAdamWParams params = in.shared;
     std::copy(in.tensors.begin() + begin, in.tensors.begin() + end, params.tensors);
     params.num_tensors = static_cast<int>(end - begin);
+    params.factors = in.control.factors + begin;
     launches.first_partial.push_back(launches.num_blocks);
     launches.num_blocks += plan_flat_adamw(params);
     launches.params.push_back(params);
@@ -33,38 +34,56 @@ Launches split_launches(const FlatAdamWInputs& in) {
   return launches;
 }
 
+// One launch for kFlatAdamWMaxCounted gradients, and one where there are none: a skipped step is counted too.
+const char* launch_control(const FlatAdamWInputs& in, void* stream) {
+  FlatAdamWControlParams params = in.control;
+  const char* error = nullptr;
+  size_t begin = 0;
+  do {
+    const size_t end = std::min(begin + kFlatAdamWMaxCounted, in.counted.size());
+    std::copy(in.counted.begin() + begin, in.counted.begin() + end, params.counted);
+    params.num_counted = static_cast<int>(end - begin);
+    params.is_first = begin == 0;
+    params.factors = in.control.factors + begin;
+    error = launch_flat_adamw_control(params, stream);
+    begin = end;
+  } while (begin < in.counted.size() && !error);
+  return error;
+}
+
 template <typename T>
 const char* run(FlatAdamWInputs& in, const Tensor& like, void* stream) {
+  const auto num_bytes = static_cast<int64_t>(sizeof(FlatAdamWControl) + in.tensors.size() * sizeof(AdamWFactors));
+  Tensor workspace = torch::stable::new_empty(like, {num_bytes}, ScalarType::Byte);
+  auto* control = static_cast<FlatAdamWControl*>(workspace.mutable_data_ptr());
+  in.shared.control = in.control.control = control;
+  in.control.factors = reinterpret_cast<AdamWFactors*>(control + 1);
   Launches launches = split_launches(in);
   const bool wants_norm = in.control.max_norm > 0 || in.control.skip_nonfinite;
-  const int num_partials = wants_norm ? launches.num_blocks : 0;
-  Tensor partials = torch::stable::new_empty(like, {num_partials}, ScalarType::Double);
-  Tensor control = torch::stable::new_empty(like, {static_cast<int64_t>(sizeof(FlatAdamWControl) / sizeof(float))});
-  in.control.control = static_cast<FlatAdamWControl*>(control.mutable_data_ptr());
-  in.control.partials = static_cast<double*>(partials.mutable_data_ptr());
-  in.control.num_partials = num_partials;
+  in.control.num_partials = wants_norm ? launches.num_blocks : 0;
+  Tensor partials = torch::stable::new_empty(like, {in.control.num_partials}, ScalarType::Double);
+  auto* first = static_cast<double*>(partials.mutable_data_ptr());
+  in.control.partials = first;
   const char* error = nullptr;
-  for (size_t k = 0; k < launches.params.size() && !error; ++k) {
-    FlatAdamWParams& params = launches.params[k];
-    params.control = in.control.control;
-    params.partials = static_cast<double*>(partials.mutable_data_ptr()) + launches.first_partial[k];
-    if (wants_norm) error = launch_flat_adamw_norm<T>(params, stream);
+  for (size_t k = 0; k < launches.params.size() && wants_norm && !error; ++k) {
+    launches.params[k].partials = first + launches.first_partial[k];
+    error = launch_flat_adamw_norm<T>(launches.params[k], stream);
   }
-  if (!error) error = launch_flat_adamw_control(in.control, stream);
+  if (!error) error = launch_control(in, stream);
   for (size_t k = 0; k < launches.params.size() && !error; ++k)
     error = launch_flat_adamw<T>(launches.params[k], stream);
   return error;
 }
 
-void flat_adamw(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, std::optional<Tensor> low,
-                const std::vector<Tensor>& grads, const std::vector<int64_t>& offsets,
-                const std::vector<int64_t>& groups, const Tensor& lr, const std::vector<double>& weight_decay,
-                Tensor step, Tensor num_skipped, const std::optional<Tensor>& loss_scale, double beta1, double beta2,
-                double eps, double max_norm, bool skip_nonfinite) {
+void flat_adamw(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, std::optional<Tensor> low, Tensor steps,
+                Tensor num_skipped, const std::vector<std::optional<Tensor>>& grads,
+                const std::vector<int64_t>& offsets, const std::vector<int64_t>& groups, const Tensor& hyperparameters,
+                const std::optional<Tensor>& loss_scale, const std::optional<Tensor>& found_inf, double max_norm,
+                bool skip_nonfinite) {
   const int32_t device = params.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  FlatAdamWInputs in = flat_adamw_inputs(params, exp_avg, exp_avg_sq, low, grads, offsets, groups, lr, weight_decay,
-                                         step, num_skipped, loss_scale, beta1, beta2, eps, max_norm, skip_nonfinite);
+  FlatAdamWInputs in = flat_adamw_inputs(params, exp_avg, exp_avg_sq, low, steps, num_skipped, grads, offsets, groups,
+                                         hyperparameters, loss_scale, found_inf, max_norm, skip_nonfinite);
   const char* error = dispatch_float32("flat_adamw", in.grad_type, [&](auto zero) {
     return run<decltype(zero)>(in, params, current_cuda_stream(device));
   });

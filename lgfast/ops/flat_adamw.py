@@ -11,20 +11,18 @@ ALIGN = 8  # offsets into the flat buffers are multiples of it
 
 def flat_adamw(
     params: Tensor,
-    grads: list[Tensor],
+    grads: list[Tensor | None],
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     offsets: list[int],
     groups: list[int],
-    lr: Tensor,
-    weight_decay: list[float],
-    step: Tensor,
+    hyperparameters: Tensor,
+    steps: Tensor,
     num_skipped: Tensor,
     *,
     low: Tensor | None = None,
     loss_scale: Tensor | None = None,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    found_inf: Tensor | None = None,
     max_norm: float = 0.0,
     skip_nonfinite: bool = False,
 ) -> None:
@@ -38,29 +36,38 @@ def flat_adamw(
     Args:
         params, exp_avg, exp_avg_sq: [total] float32, CPU or CUDA, each (as `low`) on a 16-byte boundary. Elements that
             no gradient covers stay as they are.
-        grads: K tensors of one dtype, float32, bfloat16 or float16.
-        offsets: K places in `params`, multiples of 8; gradient k covers offsets[k] up to offsets[k] + numel, rounded
+        grads: one for each of K parameters, of one dtype, float32, bfloat16 or float16; None leaves the parameter, its
+            moments and its step count as they are.
+        offsets: K places in `params`, multiples of 8; parameter k covers offsets[k] up to offsets[k] + numel, rounded
             up to a multiple of 8 (the rest is padding, and must be 0).
-        groups: K indices into `lr` and `weight_decay`.
-        lr: [G] float32 on the device. weight_decay: G numbers, decoupled. At most 16 groups.
-        step: one float32, steps taken before this one; counted up here.
+        groups: K rows of `hyperparameters`.
+        hyperparameters: [G, 6] float64, on the device; a row is a group's `hyperparameter_row`.
+        steps: [K] float32, t before this step; counted up here for parameters with a gradient.
         num_skipped: one int64, counted up when a step is skipped.
         low: [total] bfloat16 or float16, receives the rounded parameters.
         loss_scale: one float32 that the gradients still carry as a factor.
+        found_inf: one float32; other than 0, the step is skipped: nothing but `num_skipped` changes.
         max_norm: clips the global norm of the gradients as torch.nn.utils.clip_grad_norm_; 0: no clipping.
-        skip_nonfinite: change nothing in a step in which a gradient is NaN or infinite.
+        skip_nonfinite: skip a step in which a gradient is NaN or infinite.
     Raises:
         RuntimeError: a shape, dtype or offset does not fit.
     Source: Loshchilov and Hutter, ICLR 2019 (arXiv 1711.05101); equal to torch.optim.AdamW to float32 rounding.
     """
     torch.ops.lgfast.flat_adamw(
-        params, exp_avg, exp_avg_sq, low, grads, offsets, groups, lr, weight_decay, step, num_skipped, loss_scale,
-        betas[0], betas[1], eps, max_norm, skip_nonfinite,
+        params, exp_avg, exp_avg_sq, low, steps, num_skipped, grads, offsets, groups, hyperparameters, loss_scale,
+        found_inf, max_norm, skip_nonfinite,
     )  # fmt: skip
 
 
+def hyperparameter_row(
+    lr: float, weight_decay: float, betas: tuple[float, float], eps: float, maximize: bool = False
+) -> tuple[float, ...]:
+    """A group's row of `hyperparameters`; the last number is the sign of its gradients."""
+    return float(lr), float(weight_decay), float(betas[0]), float(betas[1]), float(eps), -1.0 if maximize else 1.0
+
+
 @torch.library.register_fake("lgfast::flat_adamw")
-def _(params, exp_avg, exp_avg_sq, low, grads, *rest):
+def _(params, exp_avg, exp_avg_sq, low, steps, num_skipped, grads, *rest):
     return None
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from lgfast.config import OptimConfig
+from lgfast.optim.device_numbers import DeviceNumbers
 from lgfast.optim.flat_adamw import FlatAdamW
 
 NO_DECAY_NAMES = ("cls_token", "pos_embed", "distill_token", "dist_token")
@@ -31,23 +32,40 @@ def param_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float)
 
 
 class DeviceSGD(torch.optim.SGD):
-    """torch's fused SGD with Nesterov momentum, fit for a captured step: rates are tensors on the device, and buffers
-    exist from the start (zeros give the first step of torch's, and survive one that loss scaling skips)."""
+    """torch's fused SGD with Nesterov momentum, fit for a captured step: it reads its rates on the device, where
+    `send_hyperparameters` brings those of the groups, and buffers exist from the start (zeros give the first step of
+    torch's, and survive one that loss scaling skips)."""
 
     def __init__(self, groups: list[dict], *, lr: float, momentum: float) -> None:
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
         self.parameters = [p for group in self.param_groups for p in group["params"]]
-        self._move_rates()
+        self.numbers = DeviceNumbers(self._rows(), self.parameters[0].device, torch.float32)
+        self.rates = self.numbers.table[:, 0].unbind()
         if momentum > 0:
             self.state |= {p: {"momentum_buffer": torch.zeros_like(p)} for p in self.parameters}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._move_rates()
-
-    def _move_rates(self) -> None:
         for group in self.param_groups:
-            group["lr"] = torch.tensor(float(group["lr"]), device=self.parameters[0].device)
+            group["lr"] = float(group["lr"])
+
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        self.send_hyperparameters()
+        numbers = [group["lr"] for group in self.param_groups]
+        for group, rate in zip(self.param_groups, self.rates, strict=True):
+            group["lr"] = rate
+        try:
+            return super().step(closure)
+        finally:
+            for group, number in zip(self.param_groups, numbers, strict=True):
+                group["lr"] = number
+
+    def send_hyperparameters(self) -> None:
+        """Bring the groups' rates to the device where they changed; for a captured step, before each replay."""
+        self.numbers.send(self._rows())
+
+    def _rows(self) -> list[tuple[float, ...]]:
+        return [(float(group["lr"]),) for group in self.param_groups]
 
 
 def clips_itself(optimizer: torch.optim.Optimizer) -> bool:
@@ -110,7 +128,7 @@ def check_apex(name: str) -> None:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set every group's rate in place; a tensor rate keeps its storage, which a captured step reads."""
+    """Set every group's rate; a tensor is written in place, since a captured step may read it."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(lr)

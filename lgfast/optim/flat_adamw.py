@@ -8,30 +8,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgfast.ops.flat_adamw import ALIGN, flat_adamw
+from lgfast.ops.flat_adamw import ALIGN, flat_adamw, hyperparameter_row
+from lgfast.optim.contract import STATE, check_groups, check_state
+from lgfast.optim.device_numbers import DeviceNumbers
 
 
 class FlatAdamW(torch.optim.Optimizer):
     """torch.optim.AdamW with parameters and moments in flat buffers (`lgfast.ops.flat_adamw`).
 
-    Parameters become views of one float32 buffer, in their order of groups; names, shapes and state dicts stay as they
-    are, and state dicts of torch.optim.AdamW load here as this one's load there. Learning rates, the step count and the
-    number of skipped steps are tensors on the device, so a captured step follows them. Two steps from equal states are
-    equal bit for bit. Move or cast the model before: afterwards its parameters must stay where they are.
+    Parameters become views of one float32 buffer, in their order of groups; names and shapes stay, and state dicts of
+    torch.optim.AdamW load here as this one's load there. Groups hold numbers, each its own, as torch.optim.AdamW's do;
+    a step brings them to the device where they changed, so schedulers and code that read and write them work alike.
+    Step counts and the number of skipped steps live on the device. torch.amp.GradScaler skips a step with an overflow
+    there, without a host read. Two steps from equal states are equal bit for bit.
+
+    In a captured CUDA graph, `step` reads the numbers that were sent last: call `send_hyperparameters` before a replay.
+    Move or cast the model before: afterwards its parameters must stay where they are. `add_param_group`, copies and
+    unpickling make new buffers, so capture after them.
 
     Args:
-        params: parameters or groups of them; float32, contiguous, one device. `betas` and `eps` hold for all groups.
-        lr: learning rate; each group keeps it as a tensor, written in place.
+        params: parameters or groups of them; float32, contiguous, one device, no memory in common.
+        lr: learning rate. A tensor is read in every step.
         weight_decay: decoupled.
+        amsgrad, differentiable: refused where they are True.
+        foreach, capturable, fused: choose among torch's implementations; taken and without effect.
         max_norm: clips the global gradient norm; 0: no clipping.
         skip_nonfinite: leave everything as it is in a step with a NaN or infinite gradient, and count it.
+    Attributes:
+        num_skipped: one int64 on the device, steps that were skipped.
     Raises:
-        ValueError: a parameter is not contiguous float32; devices, betas or eps differ; lr, weight_decay, betas or eps
-            is out of its range.
+        ValueError: here, in `add_param_group` and in `load_state_dict`: what it cannot do as torch.optim.AdamW does.
         RuntimeError: in a step, the parameters have been moved.
     """
 
-    _step_supports_amp_scaling = True  # GradScaler hands over its scale instead of reading back whether to skip
+    _step_supports_amp_scaling = True  # GradScaler hands over its scale and whether it found an overflow
 
     def __init__(
         self,
@@ -40,71 +50,92 @@ class FlatAdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        amsgrad: bool = False,
         *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
         max_norm: float = 0.0,
         skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.max_norm, self.skip_nonfinite = max_norm, skip_nonfinite
+        numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        switches = {"foreach": foreach, "capturable": capturable, "fused": fused}
+        refused = {"amsgrad": amsgrad, "differentiable": differentiable}
+        super().__init__(params, numbers | switches | refused)
+        self._lay_out()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; parameters and moments move into larger buffers."""
+        is_made = "flat" in self.__dict__
+        if is_made and self.low is not None:
+            raise ValueError("FlatAdamW: no group can be added once a 16-bit copy is in use; make a new one with all")
+        super().add_param_group(param_group)
+        try:
+            check_groups(self.param_groups)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        if is_made:
+            self._lay_out()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.low is not None:
+            raise TypeError(
+                "FlatAdamW cannot be copied or pickled once a 16-bit copy is in use; make a new one and load this "
+                "one's state_dict()"
+            )
+        own = ("max_norm", "skip_nonfinite", "num_skipped")
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `load_state_dict`, a copy or a pickle brings, or leave everything as it was."""
+        check_groups(state["param_groups"])
+        check_state(state["state"])
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["lr"] = float(group["lr"])
+        if "flat" in self.__dict__:
+            self._take_state()
+        else:
+            self._lay_out()
+
+    @torch.no_grad()
+    def _lay_out(self) -> None:
+        """Move parameters into one buffer, and make the moments beside it."""
         self.parameters = [p for group in self.param_groups for p in group["params"]]
         self.leaves = self.parameters  # where gradients arrive
         self.low: Tensor | None = None
-        self._check()
-        self._flatten()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if "flat" in self.__dict__:
-            raise ValueError("FlatAdamW: its groups are fixed once it is made; make a new one with all of them")
-        super().add_param_group(param_group)
-
-    def __getstate__(self) -> dict[str, Any]:
-        raise TypeError("FlatAdamW cannot be copied or pickled; make a new one and load this one's state_dict()")
-
-    def _check(self) -> None:
-        first = self.param_groups[0]
-        for group in self.param_groups:
-            for name in ("lr", "weight_decay", "eps"):
-                if not group[name] >= 0:
-                    raise ValueError(f"FlatAdamW: {name} must be at least 0, got {group[name]}")
-            if not all(0 <= beta < 1 for beta in group["betas"]):
-                raise ValueError(f"FlatAdamW: betas must lie in [0, 1), got {group['betas']}")
-            for name in ("betas", "eps"):
-                if group[name] != first[name]:
-                    raise ValueError(
-                        f"FlatAdamW: {name} must be the same in every group, got {first[name]}, {group[name]}"
-                    )
-        for p in self.parameters:
-            if p.dtype != torch.float32 or not p.is_contiguous() or p.device != self.parameters[0].device:
-                raise ValueError(
-                    "FlatAdamW: parameters must be contiguous float32 on one device, got "
-                    f"{list(p.shape)} {p.dtype} on {p.device}; use torch.optim.AdamW for others"
-                )
-
-    @torch.no_grad()
-    def _flatten(self) -> None:
-        """Move parameters into one buffer, make the moments beside it, and point the state at both."""
-        device = self.parameters[0].device
+        self.groups = [i for i, group in enumerate(self.param_groups) for _ in group["params"]]
+        device = self.parameters[0].device if self.parameters else torch.device("cpu")
         self.offsets, total = [], 0
         for p in self.parameters:
             self.offsets.append(total)
             total += -(-p.numel() // ALIGN) * ALIGN
-        self.groups = [i for i, group in enumerate(self.param_groups) for _ in group["params"]]
-        self.flat, self.exp_avg, self.exp_avg_sq = torch.zeros(3, total, device=device).unbind()
-        self.step_count = torch.zeros((), device=device)
-        self.num_skipped = torch.zeros((), dtype=torch.int64, device=device)
-        self.lr = torch.tensor([float(group["lr"]) for group in self.param_groups], device=device)
+        self.flat, self.exp_avg, self.exp_avg_sq = torch.zeros(3, total, dtype=torch.float32, device=device).unbind()
+        self.steps = torch.zeros(len(self.parameters), dtype=torch.float32, device=device)
+        if "num_skipped" not in self.__dict__:
+            self.num_skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self.numbers = DeviceNumbers(self._rows(), device, torch.float64)
         for p, view in zip(self.parameters, self.views(self.flat), strict=True):
             view.copy_(p)
             p.data = view
-        self._point_state_at_buffers()
+        self._places = [p.data_ptr() for p in self.parameters]
+        self._take_state()
 
-    def _point_state_at_buffers(self) -> None:
-        moments = zip(self.parameters, self.views(self.exp_avg), self.views(self.exp_avg_sq), strict=True)
-        for p, exp_avg, exp_avg_sq in moments:
-            self.state[p] = {"step": self.step_count, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-        self._rates = list(self.lr.unbind())
-        for group, lr in zip(self.param_groups, self._rates, strict=True):
-            group["lr"] = lr
+    @torch.no_grad()
+    def _take_state(self) -> None:
+        """Copy the state of every parameter into the buffers, zero where there is none, and make it a view of them."""
+        views = zip(self.steps.unbind(), self.views(self.exp_avg), self.views(self.exp_avg_sq), strict=True)
+        for p, buffers in zip(self.parameters, views, strict=True):
+            known = self.state.get(p, {})
+            for name, buffer in zip(STATE, buffers, strict=True):
+                buffer.copy_(torch.as_tensor(known.get(name, 0.0)))
+            self.state[p] = dict(zip(STATE, buffers, strict=True))
+        if self.low is not None:
+            self.low.copy_(self.flat)
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Each parameter's part of a flat buffer, in its shape."""
@@ -132,45 +163,50 @@ class FlatAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_place()
-        self._follow_rates()
-        grads, offsets, groups = [], [], []
-        for leaf, offset, group in zip(self.leaves, self.offsets, self.groups, strict=True):
-            if leaf.grad is not None:
-                grads.append(leaf.grad)
-                offsets.append(offset)
-                groups.append(group)
-        first = self.param_groups[0]
+        grads = [leaf.grad for leaf in self.leaves]
+        if any(grad is not None and grad.layout is not torch.strided for grad in grads):
+            raise RuntimeError("FlatAdamW does not support sparse gradients; use torch.optim.SparseAdam for them")
+        self.send_hyperparameters()
+        loss_scale, found_inf = (self._from_scaler(name) for name in ("grad_scale", "found_inf"))
         flat_adamw(
             self.flat,
             grads,
             self.exp_avg,
             self.exp_avg_sq,
-            offsets,
-            groups,
-            self.lr,
-            [group["weight_decay"] for group in self.param_groups],
-            self.step_count,
+            self.offsets,
+            self.groups,
+            self.numbers.table,
+            self.steps,
             self.num_skipped,
             low=self.low,
-            loss_scale=getattr(self, "grad_scale", None),  # set by GradScaler around this call
-            betas=first["betas"],
-            eps=first["eps"],
+            loss_scale=loss_scale,
+            found_inf=found_inf,
             max_norm=self.max_norm,
-            skip_nonfinite=self.skip_nonfinite,
+            # GradScaler looks at the parameters' gradients, and does not see those of 16-bit leaves.
+            skip_nonfinite=self.skip_nonfinite or (loss_scale is not None and found_inf is None),
         )
         return loss
 
+    def _from_scaler(self, name: str) -> Tensor | None:
+        """What GradScaler sets around a step, or None; where it saw no gradient it sets a number."""
+        value = getattr(self, name, None)
+        return value.to(self.flat.device, non_blocking=True) if isinstance(value, Tensor) else None
+
+    def send_hyperparameters(self) -> None:
+        """Bring the groups' numbers to the device where they changed; for a captured step, before each replay."""
+        self.numbers.send(self._rows())
+
+    def _rows(self) -> list[tuple[float, ...]]:
+        names = ("lr", "weight_decay", "betas", "eps")
+        return [
+            hyperparameter_row(*(group[name] for name in names), group.get("maximize", False))
+            for group in self.param_groups
+        ]
+
     def _check_place(self) -> None:
         """A parameter that was moved, as `model.to` does, would no longer be the one that is updated."""
-        if self.parameters[0].untyped_storage().data_ptr() != self.flat.untyped_storage().data_ptr():
+        if [p.data_ptr() for p in self.parameters] != self._places:
             raise RuntimeError("FlatAdamW: the parameters were moved or cast after it was made; make it after that")
-
-    def _follow_rates(self) -> None:
-        """A scheduler may have put a number in place of a group's tensor."""
-        for group, lr in zip(self.param_groups, self._rates, strict=True):
-            if group["lr"] is not lr:
-                lr.fill_(group["lr"])
-                group["lr"] = lr
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
@@ -179,22 +215,6 @@ class FlatAdamW(torch.optim.Optimizer):
                 leaf.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch.optim.AdamW's: every parameter has a step count of its own, since AdamW counts each one up."""
-        saved = super().state_dict()
-        steps = self.step_count.expand(len(saved["state"])).clone().unbind()
-        parts = zip(saved["state"].items(), steps, strict=True)
-        return saved | {"state": {number: part | {"step": step} for (number, part), step in parts}}
-
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state of this class or of torch.optim.AdamW; the 16-bit copy follows the parameters."""
-        super().load_state_dict(state_dict)
-        for flat, name in ((self.exp_avg, "exp_avg"), (self.exp_avg_sq, "exp_avg_sq")):
-            for p, view in zip(self.parameters, self.views(flat), strict=True):
-                view.copy_(self.state[p][name]) if p in self.state else view.zero_()
-        steps = [self.state[p]["step"] for p in self.parameters if p in self.state]
-        self.step_count.copy_(torch.as_tensor(steps[0])) if steps else self.step_count.zero_()
-        self._follow_rates()
-        self._point_state_at_buffers()
-        if self.low is not None:
-            self.low.copy_(self.flat)
+        """As torch.optim.AdamW's, with the step counts on the host."""
+        saved, steps = super().state_dict(), self.steps.cpu()
+        return saved | {"state": {number: part | {"step": steps[number]} for number, part in saved["state"].items()}}

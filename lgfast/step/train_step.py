@@ -68,6 +68,7 @@ class TrainStep:
         if self.graph is None:
             self.run(batch)
         else:
+            self.optimizer.send_hyperparameters()
             self.graph(self.run, batch)
 
     @property

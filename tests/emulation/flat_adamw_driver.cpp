@@ -1,8 +1,8 @@
 // Runs flat_adamw steps in the emulation; see driver.h.
 //
-// Request: the Header; per tensor its offset, numel, group and the elements by which its gradient is misaligned; lr and
-// weight decay per group; params; then the gradients, one after the other, the same in every step. Result: params,
-// exp_avg, exp_avg_sq, low as they were left, step, num_skipped.
+// Request: the Header; per tensor its offset, numel, group and the elements by which its gradient is misaligned;
+// hyperparameters of the groups; steps of the tensors; params; then the gradients, one after the other, the same in
+// every step. Result: params, exp_avg, exp_avg_sq, low as they were left, steps, num_skipped.
 #include <algorithm>
 
 #include "driver.h"
@@ -14,8 +14,8 @@ using namespace lgfast;
 using namespace lgfast::emulation;
 
 struct Header {
-  int64_t dtype, low_type, num_tensors, num_groups, total, steps, seeds, skip_nonfinite;
-  double beta1, beta2, eps, max_norm, loss_scale;
+  int64_t dtype, low_type, num_tensors, num_groups, total, steps, seeds, skip_nonfinite, counted_per_launch;
+  double max_norm, loss_scale, found_inf;
 };
 
 struct Tensor {
@@ -25,23 +25,22 @@ struct Tensor {
 struct Case {
   Header header;
   std::vector<Tensor> tensors;
-  std::vector<float> lr;
-  std::vector<double> weight_decay;
-  std::vector<float> params;
+  std::vector<double> hyperparameters;
+  std::vector<float> steps, params;
   std::vector<Bytes> grads;  // each with its shift in front
 };
 
 // What steps change.
 struct State {
-  Bytes params, exp_avg, exp_avg_sq, low, step, num_skipped;
+  Bytes params, exp_avg, exp_avg_sq, low, steps, num_skipped;
 };
 
 template <typename T>
 Case read_case(const Header& header, Request& request) {
   Case c{header,
          request.read<Tensor>(header.num_tensors),
-         request.read<float>(header.num_groups),
-         request.read<double>(header.num_groups),
+         request.read<double>(header.num_groups * kNumHyperparameters),
+         request.read<float>(header.num_tensors),
          request.read<float>(header.total),
          {}};
   for (const Tensor& t : c.tensors)
@@ -49,11 +48,15 @@ Case read_case(const Header& header, Request& request) {
   return c;
 }
 
+Bytes bytes_of(const std::vector<float>& values) {
+  Bytes bytes(values.size() * sizeof(float));
+  std::copy(values.begin(), values.end(), data_of<float>(bytes));
+  return bytes;
+}
+
 State initial_state(const Case& c) {
   const Bytes zeros(c.params.size() * sizeof(float)), low(c.params.size() * sizeof(uint16_t));
-  State state{zeros, zeros, zeros, low, Bytes(sizeof(float)), Bytes(sizeof(int64_t))};
-  std::copy(c.params.begin(), c.params.end(), data_of<float>(state.params));
-  return state;
+  return {bytes_of(c.params), zeros, zeros, low, bytes_of(c.steps), Bytes(sizeof(int64_t))};
 }
 
 template <typename T>
@@ -62,19 +65,28 @@ FlatAdamWParams make_params(const Case& c, State& state) {
   params.num_tensors = int(c.tensors.size());
   for (size_t k = 0; k < c.tensors.size(); ++k) {
     const Tensor& t = c.tensors[k];
-    params.tensors[k] = {c.grads[k].data() + t.shift * int64_t(sizeof(T)), t.offset, int(t.numel), int(t.group)};
+    params.tensors[k] = {c.grads[k].data() + t.shift * int64_t(sizeof(T)), uint32_t(t.offset / kFlatAdamWAlign),
+                         int(t.numel)};
   }
-  std::copy(c.weight_decay.begin(), c.weight_decay.end(), params.weight_decay);
-  params.lr = c.lr.data();
   params.params = data_of<float>(state.params);
   params.exp_avg = data_of<float>(state.exp_avg);
   params.exp_avg_sq = data_of<float>(state.exp_avg_sq);
   params.low = state.low.data();
   params.low_type = static_cast<LowType>(c.header.low_type);
-  params.beta1 = c.header.beta1;
-  params.beta2 = c.header.beta2;
-  params.eps = float(c.header.eps);
   return params;
+}
+
+// The launches of control, as flat_adamw_cuda.cpp splits them.
+void launch_control(const Case& c, FlatAdamWControlParams params) {
+  AdamWFactors* const factors = params.factors;
+  for (int64_t begin = 0; begin < c.header.num_tensors; begin += c.header.counted_per_launch) {
+    const int64_t end = std::min(begin + c.header.counted_per_launch, c.header.num_tensors);
+    for (int64_t k = begin; k < end; ++k) params.counted[k - begin] = {int(k), int(c.tensors[k].group)};
+    params.num_counted = int(end - begin);
+    params.is_first = begin == 0;
+    params.factors = factors + begin;
+    check(launch_flat_adamw_control_kernel(params, nullptr));
+  }
 }
 
 template <typename T>
@@ -83,23 +95,26 @@ void step(const Case& c, State& state) {
   FlatAdamWParams params = make_params<T>(c, state);
   const int blocks = plan_flat_adamw(params);
   Bytes partials = poisoned(blocks * int64_t(sizeof(double)));
+  Bytes factors = poisoned(h.num_tensors * int64_t(sizeof(AdamWFactors)));
   FlatAdamWControl control;
-  const float loss_scale = float(h.loss_scale);
+  const float loss_scale = float(h.loss_scale), found_inf = float(h.found_inf);
   params.control = &control;
+  params.factors = data_of<AdamWFactors>(factors);
   params.partials = data_of<double>(partials);
   FlatAdamWControlParams control_params{};
   control_params.partials = params.partials;
   control_params.num_partials = blocks;
   control_params.loss_scale = &loss_scale;
-  control_params.step = data_of<float>(state.step);
+  control_params.found_inf = &found_inf;
+  control_params.hyperparameters = c.hyperparameters.data();
+  control_params.steps = data_of<float>(state.steps);
   control_params.num_skipped = data_of<int64_t>(state.num_skipped);
-  control_params.beta1 = h.beta1;
-  control_params.beta2 = h.beta2;
   control_params.max_norm = h.max_norm;
   control_params.skip_nonfinite = h.skip_nonfinite != 0;
   control_params.control = &control;
+  control_params.factors = data_of<AdamWFactors>(factors);
   check(launch_flat_adamw_norm<T>(params, nullptr));
-  check(launch_flat_adamw_control_kernel(control_params, nullptr));
+  launch_control(c, control_params);
   check(launch_flat_adamw<T>(params, nullptr));
 }
 
@@ -115,7 +130,7 @@ int main(int argc, char** argv) {
         State state = initial_state(c);
         for (int64_t i = 0; i < header.steps; ++i) step<T>(c, state);
         return std::vector<Bytes>{state.params, state.exp_avg, state.exp_avg_sq,
-                                  state.low,    state.step,    state.num_skipped};
+                                  state.low,    state.steps,   state.num_skipped};
       });
     });
   });

@@ -6,12 +6,18 @@ import pytest
 import torch
 
 from lgfast.ops import reference
+from lgfast.ops.flat_adamw import hyperparameter_row
 from tests.emulation.build import build
 from tests.emulation.driver import DTYPES, raw, run_driver
 
 NUMELS = [1, 3000, 2048, 17, 0, 8]  # single elements, a whole block, more than one, an empty tensor
 SHIFTS = [0, 0, 1, 3, 0, 0]  # elements by which a gradient misses the alignment of vector loads
 GROUPS = [0, 1, 0, 1, 0, 1]
+STEPS = [0.0, 3.0, 0.0, 7.0, 1.0, 0.0]  # taken by each parameter before
+GROUP_NUMBERS = [  # of the groups
+    hyperparameter_row(1e-2, 0.05, (0.9, 0.999), 1e-8),
+    hyperparameter_row(3e-3, 0.0, (0.8, 0.95), 1e-6, maximize=True),
+]
 LOW = [None, torch.bfloat16, torch.float16]
 
 
@@ -20,7 +26,9 @@ def driver():
     return build("flat_adamw_driver", ["tests/emulation/flat_adamw_driver.cpp"])
 
 
-def run_both(driver, folder, dtype, low, steps=3, seeds=2, max_norm=0.0, skip=False, loss_scale=1.0, poison=None):
+def run_both(
+    driver, folder, dtype, low, steps=3, seeds=2, max_norm=0.0, skip=False, loss_scale=1.0, found_inf=0.0, poison=None
+):
     """(emulated, reference) states after `steps` steps on the same gradients."""
     torch.manual_seed(1)
     padded = [-(-n // 8) * 8 for n in NUMELS]
@@ -31,29 +39,29 @@ def run_both(driver, folder, dtype, low, steps=3, seeds=2, max_norm=0.0, skip=Fa
     grads = [torch.randn(n + s).to(dtype) for n, s in zip(NUMELS, SHIFTS, strict=True)]
     if poison is not None:
         grads[1][5] = poison
-    lr, weight_decay = torch.tensor([1e-2, 3e-3]), [0.05, 0.0]
+    counts, hyperparameters = torch.tensor(STEPS), torch.tensor(GROUP_NUMBERS, dtype=torch.float64)
     request = struct.pack(
-        "8q5d", DTYPES.index(dtype), LOW.index(low), len(NUMELS), 2, len(params), steps, seeds, skip,
-        0.9, 0.999, 1e-8, max_norm, loss_scale,
+        "9q3d", DTYPES.index(dtype), LOW.index(low), len(NUMELS), len(GROUP_NUMBERS), len(params), steps, seeds, skip,
+        4, max_norm, loss_scale, found_inf,
     )  # fmt: skip
     for tensor in zip(offsets, NUMELS, GROUPS, SHIFTS, strict=True):
         request += struct.pack("4q", *tensor)
-    request += raw(lr) + struct.pack("2d", *weight_decay) + raw(params) + b"".join(map(raw, grads))
+    request += raw(hyperparameters) + raw(counts) + raw(params) + b"".join(map(raw, grads))
     total = len(params)
-    results = [((total,), torch.float32)] * 3 + [((total,), torch.int16), ((), torch.float32), ((), torch.int64)]
-    (*emulated, emulated_step, emulated_skipped), _ = run_driver(driver, folder, [request], results)
-    emulated.append(torch.stack([emulated_step, emulated_skipped.float()]))
+    results = [((total,), torch.float32)] * 3
+    results += [((total,), torch.int16), ((len(NUMELS),), torch.float32), ((), torch.int64)]
+    emulated, _ = run_driver(driver, folder, [request], results)
 
     moments = torch.zeros(2, total)
     copy = torch.zeros(total, dtype=low or torch.bfloat16)
-    step, skipped = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+    skipped = torch.zeros((), dtype=torch.int64)
     for _ in range(steps):
         reference.flat_adamw(
-            params, moments[0], moments[1], copy if low else None, [g[s:] for g, s in zip(grads, SHIFTS, strict=True)],
-            offsets, GROUPS, lr, weight_decay, step, skipped, torch.tensor(loss_scale), 0.9, 0.999, 1e-8, max_norm,
-            skip,
+            params, *moments, copy if low else None, counts, skipped,
+            [g[s:] for g, s in zip(grads, SHIFTS, strict=True)], offsets, GROUPS, hyperparameters,
+            torch.tensor(loss_scale), torch.tensor(found_inf), max_norm, skip,
         )  # fmt: skip
-    return emulated, [params, *moments, copy, torch.stack([step, skipped.float()])]
+    return emulated, [params, *moments, copy, counts, skipped]
 
 
 @pytest.mark.parametrize("low", LOW)
@@ -62,15 +70,16 @@ def test_kernels_match_reference(driver, tmp_path, dtype, low):
     emulated, expected = run_both(driver, tmp_path, dtype, low, max_norm=1.0, loss_scale=8.0)
     for got, wanted in zip(emulated[:3], expected[:3], strict=True):
         torch.testing.assert_close(got, wanted, rtol=4e-6, atol=1e-7)  # a few float32 roundings over three steps
-    assert torch.equal(emulated[4], expected[4])
+    assert torch.equal(emulated[4], torch.tensor(STEPS) + 3) and torch.equal(emulated[4], expected[4])
     if low is None:
         assert not emulated[3].any()
     else:  # the copy is exactly the rounded parameter
         assert torch.equal(emulated[3].view(low), emulated[0].to(low))
 
 
-def test_a_step_with_a_bad_gradient_is_skipped_and_counted(driver, tmp_path):
-    emulated, expected = run_both(driver, tmp_path, torch.float16, torch.float16, skip=True, poison=float("inf"))
+@pytest.mark.parametrize("bad", [{"skip": True, "poison": float("inf")}, {"found_inf": 1.0}], ids=str)
+def test_a_step_with_a_bad_gradient_is_skipped_and_counted(driver, tmp_path, bad):
+    emulated, expected = run_both(driver, tmp_path, torch.float16, torch.float16, **bad)
     assert all(torch.equal(a, b) for a, b in zip(emulated[:3], expected[:3], strict=True))
     assert not emulated[1].any()
-    assert emulated[4].tolist() == [0, 3]
+    assert emulated[4].tolist() == STEPS and emulated[5] == 3

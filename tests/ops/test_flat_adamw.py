@@ -4,11 +4,19 @@ import pytest
 import torch
 
 from lgfast.ops import flat_adamw, reference
+from lgfast.ops.flat_adamw import hyperparameter_row
 
 SHAPES = [(3, 7), (5,), (64, 33), (), (40,)]
 GROUPS = [0, 1, 0, 1, 1]
-DECAY = [0.05, 0.0]
 LR = 1e-2
+SETTINGS = [  # of the groups
+    {"lr": LR, "weight_decay": 0.05, "betas": (0.9, 0.999), "eps": 1e-8},
+    {"lr": 3e-3, "weight_decay": 0.0, "betas": (0.8, 0.95), "eps": 1e-6, "maximize": True},
+]
+
+
+def table(settings, device="cpu"):
+    return torch.tensor([hyperparameter_row(**one) for one in settings], dtype=torch.float64, device=device)
 
 
 class Problem:
@@ -23,8 +31,8 @@ class Problem:
         for view, value in zip(self.views(self.params), self.values, strict=True):
             view.copy_(value)
         self.low = None if low is None else torch.zeros(sum(sizes), dtype=low, device=device)
-        self.lr = torch.full((2,), LR, device=device)
-        self.step = torch.zeros((), device=device)
+        self.hyperparameters = table(SETTINGS, device)
+        self.steps = torch.zeros(len(SHAPES), device=device)
         self.num_skipped = torch.zeros((), dtype=torch.int64, device=device)
 
     def views(self, flat):
@@ -32,18 +40,18 @@ class Problem:
 
     def update(self, grads, **options):
         flat_adamw(
-            self.params, grads, self.exp_avg, self.exp_avg_sq, self.offsets, GROUPS, self.lr, DECAY, self.step,
+            self.params, grads, self.exp_avg, self.exp_avg_sq, self.offsets, GROUPS, self.hyperparameters, self.steps,
             self.num_skipped, low=self.low, **options,
         )  # fmt: skip
 
-    def arguments(self, grads, loss_scale=None, max_norm=0.0, skip=False):
+    def arguments(self, grads, loss_scale=None, found_inf=None, max_norm=0.0, skip=False):
         return (
-            self.params, self.exp_avg, self.exp_avg_sq, self.low, grads, self.offsets, GROUPS, self.lr, DECAY,
-            self.step, self.num_skipped, loss_scale, 0.9, 0.999, 1e-8, max_norm, skip,
+            self.params, self.exp_avg, self.exp_avg_sq, self.low, self.steps, self.num_skipped, grads, self.offsets,
+            GROUPS, self.hyperparameters, loss_scale, found_inf, max_norm, skip,
         )  # fmt: skip
 
     def state(self):
-        return [self.params, self.exp_avg, self.exp_avg_sq, self.step, self.num_skipped]
+        return [self.params, self.exp_avg, self.exp_avg_sq, self.steps, self.num_skipped]
 
 
 def random_grads(step, dtype=torch.float32, device="cpu"):
@@ -54,10 +62,9 @@ def random_grads(step, dtype=torch.float32, device="cpu"):
 def torch_adamw(problem, dtype=torch.float32):
     parameters = [torch.nn.Parameter(value.clone().to(dtype)) for value in problem.values]
     groups = [
-        {"params": [p for p, g in zip(parameters, GROUPS, strict=True) if g == i], "weight_decay": DECAY[i]}
-        for i in range(2)
+        {"params": [p for p, g in zip(parameters, GROUPS, strict=True) if g == i], **SETTINGS[i]} for i in range(2)
     ]
-    return parameters, torch.optim.AdamW(groups, lr=LR)
+    return parameters, torch.optim.AdamW(groups)
 
 
 def test_equals_torch_adamw_over_1000_steps():
@@ -75,7 +82,7 @@ def test_equals_torch_adamw_over_1000_steps():
     for ours, p, truth in zip(problem.views(problem.params), plain, exact, strict=True):
         error = (ours.double() - truth).abs().max()
         assert error <= 2 * (p.double() - truth).abs().max() + torch.finfo(torch.float32).eps * truth.abs().max()
-    assert problem.step.item() == 1000
+    assert problem.steps.tolist() == [1000] * len(SHAPES)
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
@@ -114,6 +121,15 @@ def test_a_bad_gradient_skips_the_step_and_is_counted(bad):
     assert problem.num_skipped.item() == 1
 
 
+def test_what_loss_scaling_found_skips_the_step():
+    problem = Problem(low=torch.bfloat16)
+    problem.update(random_grads(0), found_inf=torch.zeros(1))
+    before = [tensor.clone() for tensor in (*problem.state()[:4], problem.low)]
+    problem.update(random_grads(1), found_inf=torch.ones(1))
+    assert all(torch.equal(a, b) for a, b in zip(before, (*problem.state()[:4], problem.low), strict=True))
+    assert problem.num_skipped.item() == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("low", [None, torch.bfloat16, torch.float16])
 def test_matches_reference(dtype, low):
@@ -121,8 +137,11 @@ def test_matches_reference(dtype, low):
     scale = torch.tensor(4.0)
     for step in range(3):
         grads = random_grads(step, dtype)
-        ours.update(grads, loss_scale=scale, max_norm=2.0, skip_nonfinite=True)
-        reference.flat_adamw(*plain.arguments(grads, scale, 2.0, True))
+        grads[step] = None
+        found_inf = torch.tensor(float(step == 1))
+        ours.update(grads, loss_scale=scale, found_inf=found_inf, max_norm=2.0, skip_nonfinite=True)
+        reference.flat_adamw(*plain.arguments(grads, scale, found_inf, 2.0, True))
+    assert ours.steps.tolist() == [1, 2, 1, 2, 2] and ours.num_skipped.item() == 1
     for a, b in zip(ours.state(), plain.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=4e-6, atol=1e-7)  # a few float32 roundings over three steps
     if low is not None:
@@ -130,14 +149,22 @@ def test_matches_reference(dtype, low):
 
 
 def test_parameters_without_gradient_stay():
-    problem = Problem()
+    """And their own step count with them, as in torch.optim.AdamW."""
+    problem, (parameters, optimizer) = Problem(), torch_adamw(Problem())
     before = problem.params.clone()
-    flat_adamw(
-        problem.params, random_grads(0)[:1], problem.exp_avg, problem.exp_avg_sq, [0], [0], problem.lr, DECAY,
-        problem.step, problem.num_skipped,
-    )  # fmt: skip
-    assert not torch.equal(problem.params[:21], before[:21])
-    assert torch.equal(problem.params[24:], before[24:])
+    for step in range(6):
+        grads = random_grads(step)
+        if step < 4:
+            grads[1:3] = None, None
+        for p, grad in zip(parameters, grads, strict=True):
+            p.grad = grad
+        optimizer.step()
+        problem.update(grads)
+        if step < 4:
+            assert torch.equal(problem.params[24:2144], before[24:2144])
+    assert problem.steps.tolist() == [6, 2, 2, 6, 6]
+    for ours, p in zip(problem.views(problem.params), parameters, strict=True):
+        torch.testing.assert_close(ours, p.detach(), rtol=1e-6, atol=1e-6)
 
 
 def test_the_result_does_not_depend_on_the_thread_count():
@@ -148,7 +175,7 @@ def test_the_result_does_not_depend_on_the_thread_count():
         params = torch.randn(300_000, generator=torch.Generator().manual_seed(0))
         moments, grad = torch.zeros(2, 300_000), torch.randn(300_000, generator=torch.Generator().manual_seed(1))
         flat_adamw(
-            params, [grad], *moments, [0], [0], torch.tensor([0.1]), [0.1], torch.zeros(()),
+            params, [grad], *moments, [0], [0], table(SETTINGS[:1]), torch.zeros(1),
             torch.zeros((), dtype=torch.int64), max_norm=1.0,
         )  # fmt: skip
         results.append(params)
@@ -158,7 +185,9 @@ def test_the_result_does_not_depend_on_the_thread_count():
 
 def test_opcheck():
     problem = Problem(low=torch.bfloat16)
-    arguments = problem.arguments(random_grads(0, torch.bfloat16), torch.tensor(2.0), 1.0, True)
+    arguments = problem.arguments(
+        [*random_grads(0, torch.bfloat16)[:-1], None], torch.tensor(2.0), torch.zeros(()), 1.0, True
+    )
     torch.library.opcheck(torch.ops.lgfast.flat_adamw, arguments)
 
 
@@ -175,8 +204,17 @@ def test_compiles_fullgraph():
         ({"offsets": [4, 24, 32, 2144, 2152]}, r"offsets\[0\] must be a multiple of 8"),
         ({"offsets": [0, 24, 32, 2144, 4000]}, r"offsets\[4\] must be a multiple of 8 that leaves room for 40"),
         ({"groups": [0, 0, 0, 0, 2]}, r"groups\[4\] must lie in \[0, 2\), got 2"),
-        ({"lr": torch.ones(3)}, r"lr must be contiguous \[2\] Float, one per group, got \[3\]"),
-        ({"step": torch.zeros((), dtype=torch.int64)}, "step must be one Float"),
+        ({"groups": [0, 0]}, "grads, offsets and groups must have the same length, got 5, 5 and 2"),
+        (
+            {"hyperparameters": torch.ones(2, 6)},
+            r"hyperparameters must be contiguous \[G, 6\] Double, got \[2, 6\] Float",
+        ),
+        ({"steps": torch.zeros(4)}, r"steps must be contiguous \[5\] Float, one per gradient, got \[4\] Float"),
+        ({"found_inf": torch.zeros(2)}, r"found_inf must be one Float, got \[2\] Float"),
+        (
+            {"grads": [*random_grads(0)[:4], torch.ones(40).half()]},
+            "grads must share one dtype, got Float and Half at 4",
+        ),
         ({"exp_avg": torch.zeros(3)}, r"exp_avg must be contiguous \[.*\] Float, got \[3\]"),
         ({"low": torch.zeros(2193, dtype=torch.bfloat16)[1:]}, "low must begin on a 16-byte boundary"),
     ],
@@ -185,8 +223,8 @@ def test_errors_name_the_argument(change, message):
     problem = Problem()
     arguments = {
         "params": problem.params, "grads": random_grads(0), "exp_avg": problem.exp_avg,
-        "exp_avg_sq": problem.exp_avg_sq, "offsets": problem.offsets, "groups": GROUPS, "lr": problem.lr,
-        "weight_decay": DECAY, "step": problem.step, "num_skipped": problem.num_skipped,
+        "exp_avg_sq": problem.exp_avg_sq, "offsets": problem.offsets, "groups": GROUPS, "steps": problem.steps,
+        "hyperparameters": problem.hyperparameters, "num_skipped": problem.num_skipped,
     }  # fmt: skip
     with pytest.raises(RuntimeError, match=message):
         flat_adamw(**arguments | change)

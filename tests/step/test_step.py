@@ -14,7 +14,7 @@ from lgfast.config import DistillConfig, StepConfig
 from lgfast.data.batch import Batch
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model
-from lgfast.optim.build import DeviceSGD, param_groups
+from lgfast.optim.build import DeviceSGD, param_groups, set_learning_rate
 from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.step import Objective, TrainMeter, TrainStep
 from lgfast.step.average import WeightAverage
@@ -464,8 +464,7 @@ def test_a_graph_follows_rate_and_weight(optimizer):
     eager, graphed = (build(optimizer, device="cuda", graph=graph, drop_path_rate=0.0) for graph in ("off", "on"))
     for step in (eager, graphed):
         train(step, 6)
-        for group in step.optimizer.param_groups:
-            group["lr"].fill_(1e-4)
+        set_learning_rate(step.optimizer, 1e-4)
         step.objective.guidance_weight.fill_(0.5)
     assert train(graphed, 6) == train(eager, 6)
 

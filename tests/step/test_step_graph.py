@@ -16,7 +16,7 @@ from lgfast.data.batch import Batch
 from lgfast.data.resident_loader import ResidentLoader
 from lgfast.guidance import GuidedStudent
 from lgfast.models import create_model
-from lgfast.optim.build import DeviceSGD
+from lgfast.optim.build import DeviceSGD, set_learning_rate
 from lgfast.records.checkpoint import CheckpointStore
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.step import TrainMeter, TrainStep
@@ -95,8 +95,7 @@ def interleaved(graph, device="cpu"):
     steps, found = [build(graph=graph, drop_path_rate=rate, device=device) for rate in (0.1, 0.3)], []
     for number, batch in enumerate(batches(8, device)):
         for step in steps:
-            for group in step.optimizer.param_groups:
-                group["lr"].fill_(1e-3 / (1 + number))
+            set_learning_rate(step.optimizer, 1e-3 / (1 + number))
             step.objective.guidance_weight.fill_(number)
             found += train_on(step, batch) + train_on(step, Batch(*(x[: BATCH // 2] for x in batch if x is not None)))
     return found

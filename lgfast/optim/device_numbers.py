@@ -1,0 +1,42 @@
+"""Numbers of an optimizer's groups on the device, where a captured step reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+Rows = Sequence[tuple[float, ...]]
+
+
+class DeviceNumbers:
+    """A table with a row per group that follows the numbers on the host; the device never waits for it.
+
+    Args:
+        rows: the numbers of each group.
+        device: where the table lives.
+        dtype: of the table.
+    Attributes:
+        table: [groups, numbers]; its place in memory does not change.
+    """
+
+    def __init__(self, rows: Rows, device: torch.device, dtype: torch.dtype) -> None:
+        self.table = torch.tensor(rows, dtype=dtype, device=device)
+        self._sent = list(rows)
+
+    def send(self, rows: Rows) -> None:
+        """Copy the numbers to the device if one of them changed.
+
+        Raises:
+            RuntimeError: one changed and a CUDA graph is being captured, which would hold it for ever.
+        """
+        if rows == self._sent:
+            return
+        is_cuda = self.table.is_cuda
+        if is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "the optimizer's groups changed after its last step; call send_hyperparameters() before the capture"
+            )
+        # A new pinned tensor each time: the copy of the last one may still be under way.
+        self.table.copy_(torch.tensor(rows, dtype=self.table.dtype, pin_memory=is_cuda), non_blocking=True)
+        self._sent = list(rows)
