@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
+
+from lgfast.fields import Range, Share, check_fields
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-ERASE_MODES = ("const", "rand", "pixel")
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+EraseMode = Literal["const", "rand", "pixel"]
+INTERPOLATIONS, ERASE_MODES = get_args(Interpolation), get_args(EraseMode)
+Part = Annotated[float, Range(above=0, high=1)]
+Ratio = Annotated[float, Range(0.0001, 10000)]
+Spread = Annotated[float, Range(0.001, 1000)]
+Alpha = Annotated[float, Range(0, 1000)]
 
 # timm's fifteen operations in timm's order; a plan names an operation by its place here, and -1 means "skipped".
 RAND_AUGMENT_OPS = (
@@ -120,41 +127,28 @@ class AugmentSpec:
             loaders); 0: off; both above 0: one or the other with probability one half.
     """
 
-    image_size: int = 224
-    teacher_size: int = 32
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
-    flip_prob: float = 0.5
+    image_size: Annotated[int, Range(1, 4096)] = 224
+    teacher_size: Annotated[int, Range(0, 4096)] = 32
+    crop_scale: tuple[Part, Part] = (0.08, 1.0)
+    crop_ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "bicubic"
+    flip_prob: Share = 0.5
     rand_augment: str = "rand-m9-mstd0.5-inc1"
-    erase_prob: float = 0.25
-    erase_mode: Literal["const", "rand", "pixel"] = "pixel"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    erase_prob: Share = 0.25
+    erase_mode: EraseMode = "pixel"
+    mean: tuple[Share, Share, Share] = IMAGENET_MEAN
+    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
     weak: bool = False
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
+    mixup_alpha: Alpha = 0.0
+    cutmix_alpha: Alpha = 0.0
 
     def __post_init__(self):
-        _check(1 <= self.image_size <= 4096, "image_size", "1 to 4096", self.image_size)
-        _check(
-            0 <= self.teacher_size <= self.image_size,
-            "teacher_size",
-            f"0 to image_size, {self.image_size}",
-            self.teacher_size,
-        )
-        low, high = self.crop_scale
-        _check(0 < low <= high <= 1, "crop_scale", "0 < low <= high <= 1", self.crop_scale)
-        low, high = self.crop_ratio
-        _check(0 < low <= high, "crop_ratio", "0 < low <= high", self.crop_ratio)
-        _check(self.interpolation in INTERPOLATIONS, "interpolation", f"one of {INTERPOLATIONS}", self.interpolation)
-        _check(self.erase_mode in ERASE_MODES, "erase_mode", f"one of {ERASE_MODES}", self.erase_mode)
-        for name in ("flip_prob", "erase_prob"):
-            _check(0 <= getattr(self, name) <= 1, name, "0 to 1", getattr(self, name))
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            _check(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
-        _check(len(self.mean) == 3, "mean", "three values", self.mean)
-        _check(len(self.std) == 3 and min(self.std) > 0, "std", "three positive values", self.std)
+        check_fields(self)
+        size = self.image_size
+        _check(self.teacher_size <= size, "teacher_size", f"0 to image_size, {size}", self.teacher_size)
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, name)
+            _check(low <= high, name, "the smaller value first", getattr(self, name))
         policy = parse_rand_augment(self.rand_augment)
         _check(policy.num_ops <= 8, "rand_augment", "at most n8", self.rand_augment)
         _check(policy.prob <= 1, "rand_augment", "p at most 1", self.rand_augment)

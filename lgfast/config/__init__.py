@@ -1,12 +1,12 @@
 """Configuration: sections (frozen dataclasses), dotted keys that override them, YAML recipes."""
 
-from lgfast.config.checks import get
 from lgfast.config.keys import (
     FREE_ON_RESUME,
     check_key,
     convert,
     digest,
     from_dict,
+    get,
     replace,
     split_assignment,
     to_dict,

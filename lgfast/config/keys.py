@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-from functools import cache
-from typing import Any, Literal, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 from lgfast.config.sections import Config
+from lgfast.fields import field_types, misfit, shown
+from lgfast.runtime.suggestions import did_you_mean, nearest
 
 GONE = ("log.save_every_epochs",)  # in files that runs and teachers left earlier; what it said changes no result
 
 # Keys that may differ when a run is continued: they do not change what is computed.
 FREE_ON_RESUME = ("device", "run_dir", "name", "data.root", "data.workers", "data.download", "log.", "teacher.cache")
-
-
-field_types = cache(get_type_hints)  # of a section: field -> type
 
 
 def valid_keys(cls: type = Config, prefix: str = "") -> dict[str, Any]:
@@ -32,16 +30,23 @@ def valid_keys(cls: type = Config, prefix: str = "") -> dict[str, Any]:
 
 
 def check_key(key: str) -> None:
-    """Raise a ValueError that names the nearest valid key if this one does not exist."""
-    keys = valid_keys()
-    if key in keys:
-        return
+    """Raise a ValueError that names the nearest valid keys if this one does not exist."""
     if not isinstance(key, str):
-        raise ValueError(f"expected a configuration key such as optim.lr, got {key!r}")
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
-    same_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    hint = (same_leaf or near or ["name"])[0]
-    raise ValueError(f"unknown configuration key {key!r}; did you mean {hint!r}?")
+        raise ValueError(f"expected a configuration key such as optim.lr, got {shown(key)}")
+    if key not in valid_keys():
+        raise ValueError(f"unknown configuration key {shown(key)}; {hint_for(key)}")
+
+
+def hint_for(key: str) -> str:
+    """What an unknown key may have meant: a key of its section, one of that name elsewhere, or what its section has."""
+    keys = list(valid_keys())
+    section, _, leaf = key.rpartition(".")
+    own = [other.removeprefix(f"{section}.") for other in keys if section and other.startswith(f"{section}.")]
+    elsewhere = [other for other in keys if other.rpartition(".")[2] == leaf]
+    found = [f"{section}.{name}" for name in nearest(leaf, own, 1)] or elsewhere
+    if own and not found:
+        return f"{section} has {', '.join(own)}"
+    return did_you_mean(found or nearest(key, keys, 1), "python -m lgfast.train --help lists the keys")
 
 
 def split_assignment(text: str) -> tuple[str, str]:
@@ -78,7 +83,7 @@ def from_dict(tree: dict[str, Any], base: Config | None = None) -> Config:
 
 def _build(cls: type, tree: Any, base: Any, prefix: str) -> Any:
     if not isinstance(tree, dict):
-        raise ValueError(f"{prefix[:-1] or 'configuration'}: expected a mapping of keys, got {tree!r}")
+        raise ValueError(f"{prefix[:-1] or 'configuration'}: expected a mapping of keys, got {shown(tree)}")
     hints = field_types(cls)
     changes = {}
     for name, value in tree.items():
@@ -98,31 +103,45 @@ def _build(cls: type, tree: Any, base: Any, prefix: str) -> Any:
 
 
 def convert(value: Any, hint: Any, key: str) -> Any:
-    """`value` as the field's type, or a ValueError that names the key."""
-    origin, args = getattr(hint, "__origin__", None), getattr(hint, "__args__", ())
-    if origin is Literal:
-        if isinstance(value, bool):  # YAML reads a bare on or off as a truth value
-            value = "on" if value else "off"
-        if value in args:
-            return value
-        raise ValueError(f"{key}: expected one of {', '.join(map(str, args))}, got {value!r}")
+    """`value`, as YAML, JSON or a command line gives it, as the field's type; or a ValueError that names the key."""
+    value = parse(value, hint)
+    if expected := misfit(value, hint):
+        raise ValueError(f"{key}: expected {expected}, got {shown(value)}")
+    return value
+
+
+def parse(value: Any, hint: Any) -> Any:
+    """`value` as the type where it can be read so, else as it is."""
+    origin, args = get_origin(hint), get_args(hint)
+    if NoneType in args:  # X | None
+        return None if value in (None, "none", "None") else parse(value, args[0])
     if origin is tuple:
-        items = value if isinstance(value, (list, tuple)) else str(value).replace(",", " ").split()
-        if args[-1] is not ... and len(items) != len(args):
-            raise ValueError(f"{key}: expected {len(args)} values, got {value!r}")
-        return tuple(convert(item, args[0], key) for item in items)
-    if args and type(None) in args:  # int | None
-        return None if value is None or value == "none" else convert(value, args[0], key)
+        items = value.replace(",", " ").split() if isinstance(value, str) else value
+        return tuple(parse(item, args[0]) for item in (items if isinstance(items, (list, tuple)) else [items]))
+    if origin is Literal and isinstance(value, bool):  # YAML reads a bare on or off as a truth value
+        return "on" if value else "off"
     if hint is bool:
-        if isinstance(value, bool) or value in ("true", "false"):
-            return value is True or value == "true"
-        raise ValueError(f"{key}: expected true or false, got {value!r}")
+        return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+    return number(value, hint) if hint in (int, float) else value
+
+
+def number(value: Any, hint: type) -> Any:
+    """Text that is a number, or a number of the other type that says the same, as `hint`."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return value
+    if hint is int and isinstance(value, float):
+        return int(value) if value.is_integer() else value
     try:
-        if hint is int and isinstance(value, float) and not value.is_integer():
-            raise ValueError
         return hint(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{key}: expected {hint.__name__}, got {value!r}") from None
+    except (ValueError, OverflowError):
+        return value
+
+
+def get(config: Any, key: str) -> Any:
+    """The value at a dotted key."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
 
 
 def digest(tree: Any) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from lgfast.config.keys import from_dict, to_dict
 from lgfast.config.sections import Config
 from lgfast.config.yaml_file import read_mapping
+from lgfast.fields import shown
+from lgfast.runtime.suggestions import did_you_mean, nearest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -20,13 +23,16 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name: str) -> Config:
     """A recipe of the package by name, or a YAML file by path. `base: NAME` builds on another recipe."""
-    path = RECIPES / f"{name}.yaml"
-    if not path.exists():
-        path = Path(name)
-    if not path.is_file():
-        near = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.0)
-        raise ValueError(f"unknown recipe {name!r}; did you mean {near[0]!r}? Known: {', '.join(recipe_names())}")
-    return load_yaml(path)
+    return load_yaml(recipe_path(name))
+
+
+def recipe_path(name: str) -> Path:
+    """Where the recipe is; a ValueError names the nearest one where there is none."""
+    path = next((path for path in (f"{RECIPES}/{name}.yaml", name) if os.path.isfile(path)), None)
+    if path is None:
+        hint = did_you_mean(nearest(name, recipe_names()), "there is no such file either.")
+        raise ValueError(f"unknown recipe {shown(name)}; {hint} Known: {', '.join(recipe_names())}")
+    return Path(path)
 
 
 def published_top1(name: str) -> float | None:
@@ -34,13 +40,30 @@ def published_top1(name: str) -> float | None:
     return yaml.safe_load((RECIPES / f"{name}.yaml").read_text()).get("published_top1")
 
 
-def load_yaml(path: Path | str) -> Config:
-    """Configuration from a YAML file; unknown keys are errors that name the nearest valid one."""
+def load_yaml(path: Path | str, above: tuple[Path, ...] = ()) -> Config:
+    """Configuration from a YAML file; unknown keys are errors that name the nearest valid one.
+
+    Args:
+        above: the files that build on this one.
+    """
     tree = read_mapping(path)
     for note in ("about", "published_top1"):  # for people and tables: what the recipe is, its accuracy elsewhere
         tree.pop(note, None)
     base = tree.pop("base", None)
-    return from_dict(tree, load_recipe(base) if base else None)
+    try:
+        return from_dict(tree, None if base is None else load_base(base, (*above, Path(path).resolve())))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def load_base(name: Any, above: tuple[Path, ...]) -> Config:
+    """What a file builds on, by its key `base`."""
+    if not isinstance(name, str):
+        raise ValueError(f"base: expected the name of a recipe or a file, got {shown(name)}")
+    path = recipe_path(name)
+    if path.resolve() in above:
+        raise ValueError(f"base: {name} builds on itself; name another recipe or leave base away")
+    return load_yaml(path, above)
 
 
 def dump_yaml(config: Config) -> str:

@@ -3,41 +3,68 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from lgfast.augment_spec import AugmentSpec
-from lgfast.config.checks import check_values
+from lgfast.fields import (
+    Amount,
+    Count,
+    CountFromOne,
+    Decay,
+    Fraction,
+    Index,
+    NotEmpty,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    Text,
+    check_fields,
+)
+
+Side = Annotated[int, Range(1, 4096)]  # pixels
+Workers = Annotated[int, Range(0, 1024)]
+Device = Annotated[str, Text(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")]
+# of one folder, so that nothing is written elsewhere
+FolderName = Annotated[str, Text(r"(?!\.{1,2}$)[^/\\\ud800-\udfff]{1,150}", "a folder's name, up to 150 letters")]
+
+
+class Section:
+    """A part of the configuration: its fields hold what their annotations say, or it is not made."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """Which images, and how they reach the step."""
 
-    dataset: str = "digits"  # digits, cifar10, cifar100, flowers102, tiny_imagenet, chaoyang, folder
-    root: str = "data"  # folder that holds the dataset's files
+    dataset: Literal["digits", "cifar10", "cifar100", "flowers102", "tiny_imagenet", "chaoyang", "folder"] = "digits"
+    root: NotEmpty = "data"  # folder that holds the dataset's files
     download: bool = False  # fetch the files where torchvision can
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
     # resident (native, images in memory), dali (NVIDIA DALI reads image files), timm (Pillow workers)
     loader: Literal["resident", "dali", "timm"] = "resident"
-    workers: int = 0  # timm: processes that prepare images, 0: this one; dali: decoding threads, 0: one a core
-    seed: int | None = None  # of the order of the images and of their views; none: the run's seed
-    views: int = 0  # distinct views of each image, which then recur; 0: a new one every epoch
-    batch_size: int = 64  # images of one optimisation step, over all ranks
-    eval_batch_size: int = 200
-    train_limit: int = 0  # keep this many training images, classes balanced; 0: all
-    test_limit: int = 0  # likewise for the test images
+    workers: Workers = 0  # timm: processes that prepare images, 0: this one; dali: decoding threads, 0: one a core
+    seed: Seed | None = None  # of the order of the images and of their views; none: the run's seed
+    views: Count = 0  # distinct views of each image, which then recur; 0: a new one every epoch
+    batch_size: CountFromOne = 64  # images of one optimisation step, over all ranks
+    eval_batch_size: CountFromOne = 200
+    train_limit: Count = 0  # keep this many training images, classes balanced; 0: all
+    test_limit: Count = 0  # likewise for the test images
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The network to train. The shape fields override the named model's own where they are set."""
 
-    name: str = "deit_tiny_patch16_224"
-    drop_path_rate: float = 0.1
-    patch_size: int | None = None
-    embed_dim: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
+    name: NotEmpty = "deit_tiny_patch16_224"
+    drop_path_rate: Share = 0.1
+    patch_size: Side | None = None
+    embed_dim: Annotated[int, Range(1, 65536)] | None = None
+    depth: Annotated[int, Range(1, 1000)] | None = None
+    num_heads: Annotated[int, Range(1, 4096)] | None = None
     # own: the model's; mimetic: attention and positions as training tends to leave them (ICML 2023, arXiv 2305.09828)
     init: Literal["own", "mimetic"] = "own"
     # fused: lgfast.ops.short_attention wherever its kernels take the input; plain: the model's own
@@ -49,46 +76,53 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(Section):
     """The frozen CNN whose features guide the student."""
 
-    recipe: str = "digits-resnet8"  # recipe that trains it when checkpoint=auto
+    recipe: NotEmpty = "digits-resnet8"  # recipe that trains it when checkpoint=auto
     name: str = ""  # another CNN than the recipe's, any of timm's; "": the recipe's
-    checkpoint: str = "auto"  # auto: train once per (images, recipe) and reuse; otherwise a run folder or weights file
+    checkpoint: NotEmpty = "auto"  # auto: trained once per (images, recipe); otherwise a run folder or weights file
     # batch: statistics of the current batch (of this rank), as the paper's code does; synced: of all ranks' batches;
     # running: the trained statistics
     bn: Literal["batch", "synced", "running"] = "batch"
     # live: computed in every step; cached: once per image and view, then read (exact; data.views=K, bn=running);
     # offline: as the paper's code has it, maps of the un-augmented images, cropped and flipped as the images are
     targets: Literal["live", "cached", "offline"] = "live"
-    stages: tuple[int, ...] = ()  # teacher stages to imitate; (): the model's default three
+    stages: tuple[Index, ...] = ()  # teacher stages to imitate; (): the model's default three
     cache: str = ""  # folder of trained teachers and stored targets; "": $LGFAST_CACHE or ~/.cache/lgfast
 
 
 @dataclass(frozen=True)
-class GuidanceConfig:
+class GuidanceConfig(Section):
     """How the student imitates the teacher (Li et al., ECCV 2022)."""
 
-    weight: float = 2.5  # factor of the feature loss; 0: none, and no teacher unless it is distilled
-    student_layers: tuple[int, ...] = ()  # flat block indices; (): the paper's choice for the model
+    weight: Amount = 2.5  # factor of the feature loss; 0: none, and no teacher unless it is distilled
+    student_layers: tuple[Index, ...] = ()  # flat block indices; (): the paper's choice for the model
     # what the maps are compared by; similarity: between the images of one forward pass of one rank
     transform: Literal["linear", "attention", "similarity"] = "linear"
 
 
 @dataclass(frozen=True)
-class DistillConfig:
+class DistillConfig(Section):
     """Distillation of the teacher's logits, beside guidance or alone.
 
     A model with a distillation token (deit_tiny_distilled_patch16_224) learns it with that token's head.
     """
 
     mode: Literal["none", "soft", "hard"] = "none"  # soft: the teacher's probabilities; hard: its most likely class
-    temperature: float = 1.0  # both logits are divided by it (soft)
-    weight: float = 0.5  # loss: cls_weight * cross entropy + weight * distillation + guidance
-    cls_weight: float | None = None  # factor of the cross entropy; none: 1 - weight
+    temperature: Annotated[float, Range(0.01, 1000)] = 1.0  # both logits are divided by it (soft)
+    weight: Amount = 0.5  # loss: cls_weight * cross entropy + weight * distillation + guidance
+    cls_weight: Amount | None = None  # factor of the cross entropy; none: 1 - weight
     # both logits are given mean 0 and deviation 1 first, and the loss is summed over classes (soft; CVPR 2024, arXiv
     # 2403.01427, with weight 9, cls_weight 0.5 and temperature 3 for vision transformers)
     standardise: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cls_weight is None and self.weight > 1:
+            raise ValueError(f"weight: expected 0 to 1, more with distill.cls_weight, got {self.weight}")
+        if self.standardise and self.mode == "hard":
+            raise ValueError("standardise: a most likely class has no logits to standardise; use distill.mode=soft")
 
     @property
     def cross_entropy_weight(self) -> float:
@@ -96,27 +130,27 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Section):
     """Optimizer and learning-rate schedule."""
 
-    name: str = "adamw"  # adamw: this package's flat one; otherwise any name of timm's optimizer factory
-    lr: float = 5e-4
-    min_lr: float = 5e-6
-    weight_decay: float = 0.05
-    momentum: float = 0.9  # of SGD
-    warmup_epochs: int = 20
-    warmup_factor: float = 1e-3  # first learning rate of the warm-up, as a share of lr
+    name: NotEmpty = "adamw"  # adamw: this package's flat one; otherwise any name of timm's optimizer factory
+    lr: Positive = 5e-4
+    min_lr: Amount = 5e-6
+    weight_decay: Amount = 0.05
+    momentum: Decay = 0.9  # of SGD
+    warmup_epochs: Count = 20
+    warmup_factor: Share = 1e-3  # first learning rate of the warm-up, as a share of lr
     # after the warm-up: cosine as the paper's code has it; onecycle, step and wsd as lgfast/optim/schedule.py says
     schedule: Literal["cosine", "linear", "constant", "step", "onecycle", "wsd"] = "cosine"
-    decay_epochs: int = 30  # step: between two falls; wsd: at the end
-    decay_rate: float = 0.1  # step: factor of each fall
+    decay_epochs: CountFromOne = 30  # step: between two falls; wsd: at the end
+    decay_rate: Share = 0.1  # step: factor of each fall
     per_step: bool = False  # True: the schedule moves at every step; False: once an epoch, as the paper's code does
-    label_smoothing: float = 0.0
-    clip_norm: float = 0.0  # global gradient norm; 0: no clipping
+    label_smoothing: Share = 0.0
+    clip_norm: Amount = 0.0  # global gradient norm; 0: no clipping
 
 
 @dataclass(frozen=True)
-class StepConfig:
+class StepConfig(Section):
     """How a step is executed; graph, streams, compile and fused_layers do not change what it computes."""
 
     graph: Literal["auto", "on", "off"] = "auto"  # replay the step as one CUDA graph; auto: where it can be captured
@@ -124,41 +158,41 @@ class StepConfig:
     compile: Literal["on", "off"] = "off"  # student and teacher under torch.compile
     # the student's residual + LayerNorm and bias + GELU through add_layer_norm and bias_gelu (lgfast.fuse_layers)
     fused_layers: Literal["on", "off"] = "off"
-    accumulate: int = 1  # forward and backward passes per step, each over an equal part of the batch
-    ema_decay: float = 0.0  # of a moving average of the weights, which is then what is judged and kept; 0: none
+    accumulate: CountFromOne = 1  # forward and backward passes per step, each over an equal part of the batch
+    ema_decay: Decay = 0.0  # of a moving average of the weights, which is then what is judged and kept; 0: none
     ema_warmup: bool = False  # after t steps the decay is at most (1 + t) / (10 + t)
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Section):
     """When and on what the model is judged."""
 
     protocol: Literal["holdout", "paper"] = "holdout"  # paper: best epoch chosen on the test set, as its code does
-    holdout_fraction: float = 0.1  # share of the training images that selects the best epoch (holdout)
-    every_epochs: int = 1
+    holdout_fraction: Fraction = 0.1  # share of the training images that selects the best epoch (holdout)
+    every_epochs: CountFromOne = 1
 
 
 @dataclass(frozen=True)
-class LogConfig:
+class LogConfig(Section):
     """What the run writes, and how often."""
 
-    every_steps: int = 50  # read the meters back and write a line
-    save_every_steps: int = 0  # checkpoints within an epoch too; 0: at the end of epochs only
-    save_every_s: float = 30.0  # a checkpoint at the end of an epoch, where the last one is this old; 0: every epoch
-    keep_checkpoints: int = 2
+    every_steps: CountFromOne = 50  # read the meters back and write a line
+    save_every_steps: Count = 0  # checkpoints within an epoch too; 0: at the end of epochs only
+    save_every_s: Amount = 30.0  # a checkpoint at the end of an epoch, where the last one is this old; 0: every epoch
+    keep_checkpoints: CountFromOne = 2
     print_epochs: bool = True  # one line an epoch on the terminal
     tensorboard: bool = True  # where the package tensorboard is installed
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Section):
     """One training run."""
 
-    name: str = "digits"  # names the run folder
-    epochs: int = 300
-    max_steps: int = 0  # stop after this many steps; 0: no limit
-    seed: int = 1
-    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    name: FolderName = "digits"  # names the run folder
+    epochs: CountFromOne = 300
+    max_steps: Count = 0  # stop after this many steps; 0: no limit
+    seed: Seed = 1
+    device: Device = "auto"  # auto, cpu, cuda, cuda:1
     precision: Literal["auto", "fp32", "bf16", "fp16-amp"] = "auto"  # auto: bf16 where the device has it, else fp32
     run_dir: str = ""  # "": runs/<name>-<date>-<time>
     data: DataConfig = field(default_factory=DataConfig)
@@ -173,7 +207,35 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        check_values(self)
+        super().__post_init__()
+        if self.data.batch_size % self.step.accumulate:
+            raise ValueError(
+                f"step.accumulate: {self.step.accumulate} does not divide data.batch_size, {self.data.batch_size}"
+            )
+        if self.needs_teacher and self.augment.teacher_size == 0:
+            raise ValueError(
+                "augment.teacher_size: the teacher needs an input size, got 0; set it (32), "
+                "or guidance.weight=0 and distill.mode=none to train without a teacher"
+            )
+        if self.needs_teacher and (obstacle := self._targets_obstacle()):
+            raise ValueError(f"teacher.targets: {self.teacher.targets} cannot be: {obstacle}")
+
+    def _targets_obstacle(self) -> str | None:
+        """Why the teacher's targets cannot be computed ahead of the step as asked, or None."""
+        targets, is_batch = self.teacher.targets, self.teacher.bn != "running"
+        if targets == "live":
+            return None
+        if self.augment.mixes:
+            return "mixed images are new every time; set augment.mixup_alpha=0 and augment.cutmix_alpha=0"
+        if targets == "cached":
+            if self.data.views == 0:
+                return "only views that recur can be kept; set data.views=K"
+            return "a map depends on the batch's other images; use teacher.bn=running" if is_batch else None
+        if self.distill.mode != "none":
+            return "logits of whole images are no targets for crops; use distill.mode=none"
+        if self.augment.weak:
+            return "maps of whole images have no black border to shift in; use augment.weak=false"
+        return "one process computes the maps; use teacher.bn=batch or running" if self.teacher.bn == "synced" else None
 
     @property
     def needs_teacher(self) -> bool:

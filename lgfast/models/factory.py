@@ -1,6 +1,5 @@
 """`create_model`: any timm model by name, with the paper's fixes for the models of the paper."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +13,7 @@ from lgfast.models.convit import use_fast_attention
 from lgfast.models.deit import init_deit
 from lgfast.models.layers import set_layer_norm_eps
 from lgfast.models.resnet import init_resnet
+from lgfast.runtime.suggestions import did_you_mean, nearest
 
 
 def leave_as_is(model: nn.Module) -> None:
@@ -89,6 +89,5 @@ def build(name: str, args: dict, drop_path_rate: float) -> nn.Module:
 
 def unknown_model(name: str) -> str:
     """The error text for a name that is not registered."""
-    near = difflib.get_close_matches(name, list_models(), n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists the names"
+    hint = did_you_mean(nearest(name, list_models()), "timm.list_models() lists the names")
     return f"create_model: name must be a registered model, got {name!r}; {hint}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from lgfast.config import OptimConfig
 from lgfast.optim.device_numbers import DeviceNumbers
 from lgfast.optim.flat_adamw import FlatAdamW
+from lgfast.runtime.suggestions import did_you_mean, nearest
 
 NO_DECAY_NAMES = ("cls_token", "pos_embed", "distill_token", "dist_token")
 
@@ -109,8 +109,8 @@ def check_name(name: str) -> None:
 
     known = list_optimizers()
     if name.lower().removeprefix("lookahead_") not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)
-        raise ValueError(f"optim.name: unknown optimizer {name!r}; did you mean {', '.join(near)}?")
+        hint = did_you_mean(nearest(name, known), "timm.optim.list_optimizers() lists the names")
+        raise ValueError(f"optim.name: unknown optimizer {name!r}; {hint}")
 
 
 def check_apex(name: str) -> None:

@@ -7,16 +7,16 @@ import itertools
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lgfast.config import Config, check_key, convert, get, replace, valid_keys
+from lgfast.config.yaml_file import read_mapping
+from lgfast.fields import shown
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
+ENTRIES = ("choices", "low", "high", "log", "step", "when")  # of an axis in a file
 MAX_CHECKED = 10_000  # combinations of a grid that are checked one by one
 
 
@@ -144,33 +144,40 @@ def axis_from_text(text: str) -> Axis:
 def axis_from_yaml(key: str, entry: Any) -> Axis:
     """A list of choices, or a mapping with `choices` or `low` and `high`, and optionally `log`, `step`, `when`."""
     check_sweepable(key)
-    hint = valid_keys()[key]
     entry = {"choices": entry} if isinstance(entry, list) else entry
     if not isinstance(entry, dict) or ("choices" in entry) == ("low" in entry and "high" in entry):
-        raise ValueError(f"{key}: expected a list of choices or a mapping with low and high, got {entry!r}")
-    unknown = set(entry) - {field.name for field in dataclasses.fields(Axis)}
+        raise ValueError(f"{key}: expected a list of choices or a mapping with low and high, got {shown(entry)}")
+    unknown = [name for name in entry if name not in ENTRIES]
     if unknown:
-        raise ValueError(f"{key}: {unknown.pop()!r} is none of choices, low, high, log, step, when")
-    if not isinstance(entry.get("when") or {}, dict):
-        raise ValueError(f"{key}: when: expected a mapping such as {{optim.name: sgd}}, got {entry['when']!r}")
-    when = tuple((parent, conditions(parent, values)) for parent, values in (entry.get("when") or {}).items())
-    if "choices" in entry:
-        if not isinstance(entry["choices"], list) or not entry["choices"]:
-            raise ValueError(f"{key}: expected at least one choice, as a list, got {entry['choices']!r}")
-        return Axis(key, tuple(convert(value, hint, key) for value in entry["choices"]), when=when)
+        raise ValueError(f"{key}: {unknown[0]!r} is none of {', '.join(ENTRIES)}")
+    axis = choices_axis(key, entry["choices"]) if "choices" in entry else range_axis(key, entry)
+    return dataclasses.replace(axis, when=conditions(key, entry.get("when") or {}))
+
+
+def choices_axis(key: str, choices: Any) -> Axis:
+    """An axis of a YAML list."""
+    if not isinstance(choices, list) or not choices:
+        raise ValueError(f"{key}: expected at least one choice, as a list, got {shown(choices)}")
+    return Axis(key, tuple(convert(value, valid_keys()[key], key) for value in choices))
+
+
+def range_axis(key: str, entry: dict[str, Any]) -> Axis:
+    """An axis of a YAML mapping with low and high."""
+    hint = valid_keys()[key]
     if hint not in (int, float, int | None, float | None):
         raise ValueError(f"{key}: low and high need a number, and this key holds {hint}; list choices instead")
-    low, high, step = (convert(entry.get(name), hint | None, key) for name in ("low", "high", "step"))
-    is_log = convert(entry.get("log", False), bool, f"{key} log")
+    low, high, step = (convert(entry.get(name), hint | None, f"{key}: {name}") for name in ("low", "high", "step"))
+    is_log = convert(entry.get("log", False), bool, f"{key}: log")
     if low is None or high is None:
-        raise ValueError(f"{key}: low and high need a number each, got {entry}")
+        raise ValueError(f"{key}: low and high need a number each, got {shown(entry)}")
     if step is not None and not 0 < step <= high - low:
-        raise ValueError(f"{key}: step: expected more than 0 and at most high - low, got {entry}")
+        raise ValueError(f"{key}: step: expected more than 0 and at most high - low, got {shown(entry)}")
     if not low < high or (is_log and low <= 0):
-        raise ValueError(f"{key}: expected low < high{' and low > 0 on a log scale' if is_log else ''}, got {entry}")
+        scale = " and low > 0 on a log scale" if is_log else ""
+        raise ValueError(f"{key}: expected low < high{scale}, got {shown(entry)}")
     if is_log and step:
         raise ValueError(f"{key}: a log scale has no step; drop one of the two")
-    return Axis(key, low=low, high=high, log=is_log, step=step, when=when)
+    return Axis(key, low=low, high=high, log=is_log, step=step)
 
 
 def check_axes(axes: list[Axis]) -> None:
@@ -185,10 +192,16 @@ def check_axes(axes: list[Axis]) -> None:
                 raise ValueError(f"{axis.key}: its condition needs {parent}, which comes later; move {parent} up")
 
 
-def conditions(key: str, values: Any) -> tuple[Any, ...]:
-    check_key(key)
-    values = values if isinstance(values, list) else [values]
-    return tuple(convert(value, valid_keys()[key], key) for value in values)
+def conditions(key: str, when: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """The values that other keys must have for an axis to apply."""
+    if not isinstance(when, dict):
+        raise ValueError(f"{key}: when: expected a mapping such as {{optim.name: sgd}}, got {shown(when)}")
+    found = []
+    for parent, values in when.items():
+        check_key(parent)
+        values = values if isinstance(values, list) else [values]
+        found.append((parent, tuple(convert(value, valid_keys()[parent], parent) for value in values)))
+    return tuple(found)
 
 
 def check_sweepable(key: str) -> None:
@@ -213,20 +226,7 @@ def check_space(space: Space, base: Config) -> None:
 
 
 def read_yaml(file: str) -> dict[str, Any]:
-    path = Path(file)
-    if not path.is_file():
-        raise ValueError(f"--sweep-space: no file {file}")
-    try:
-        root = yaml.compose(text := path.read_text(), yaml.SafeLoader)
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--sweep-space: {file}: not valid YAML: {error}") from None
-    if not isinstance(tree, dict) or not tree:
-        raise ValueError(
-            f"--sweep-space: {file}: expected a mapping of configuration keys to choices or ranges, got {tree!r}"
-        )
-    keys = [node.value for node, _ in root.value]
-    for key in keys:
-        if keys.count(key) > 1:  # YAML would keep the last alone
-            raise ValueError(f"--sweep-space: {file}: {key} is given twice; list all its values once")
+    tree = read_mapping(file, "--sweep-space: ")
+    if not tree:
+        raise ValueError(f"--sweep-space: {file}: expected configuration keys with choices or ranges, got none")
     return tree

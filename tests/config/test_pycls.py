@@ -215,9 +215,9 @@ def test_the_command_line_prints_the_equivalent_as_yaml_with_what_is_not_in_it(t
     [
         ({"OPTIM.LR_POLICY": "steps"}, r"paper\.yaml: OPTIM\.LR_POLICY: only 'cos' has an equivalent .* got 'steps'"),
         ({"OPTIM.SPEED": 1}, r"OPTIM\.SPEED: not a key"),
-        ({"OPTIM.BASE_LR": "fast"}, r"OPTIM\.BASE_LR: expected float, got 'fast'"),
+        ({"OPTIM.BASE_LR": "fast"}, r"OPTIM\.BASE_LR: expected a number, got 'fast'"),
         ({"OPTIM.BASE_LR": 0}, r"paper\.yaml: OPTIM\.BASE_LR: optim\.lr: expected a number above 0, got 0"),
-        ({"OPTIM.BASE_LR": None}, r"OPTIM\.BASE_LR: expected float, got None"),
+        ({"OPTIM.BASE_LR": None}, r"OPTIM\.BASE_LR: expected a number, got None"),
         ({"OPTIM.BASE_LR": {"a": 1}}, r"OPTIM\.BASE_LR: expected a value or a list of values, got dict"),
         ({"OPTIM.BETA1": 0.8}, r"OPTIM\.BETA1: only 0\.9"),
         ({"OPTIM.OPTIMIZER": "lamb"}, r"OPTIM\.OPTIMIZER: expected one of sgd, adam, adamw, got 'lamb'"),

@@ -104,7 +104,7 @@ def test_a_missing_apex_says_what_to_install(monkeypatch, installed, reason):
 
 def test_an_unknown_optimizer_gives_near_ones():
     optim = replace(load_recipe("cifar100-deit-ti-base"), {"optim.name": "adamx"}).optim
-    with pytest.raises(ValueError, match=r"optim.name: unknown optimizer 'adamx'; did you mean adam"):
+    with pytest.raises(ValueError, match=r"optim.name: unknown optimizer 'adamx'; did you mean 'adam"):
         build_optimizer(torch.nn.Linear(3, 2).named_parameters(), optim)
 
 
