@@ -17,6 +17,8 @@ class PositionalAttention(GPSA):
     not depend on the image: it is computed once a layer, by autocast too in the precision of its weights.
     """
 
+    rel_indices: Tensor
+
     def position_weights(self) -> Tensor:
         """g softmax(pos_proj(r)) as [H, N, N]."""
         with torch.autocast(self.pos_proj.weight.device.type, enabled=False):

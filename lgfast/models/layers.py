@@ -1,5 +1,7 @@
 """Small pieces the student families share."""
 
+from typing import Any
+
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ def set_layer_norm_eps(model: nn.Module, eps: float) -> None:
             module.eps = eps
 
 
-def device_and_dtype(module: nn.Module) -> dict[str, torch.device | torch.dtype]:
+def device_and_dtype(module: nn.Module) -> dict[str, Any]:
     """Of the module's parameters, as arguments for a layer that joins it."""
     parameter = next(module.parameters())
     return {"device": parameter.device, "dtype": parameter.dtype}

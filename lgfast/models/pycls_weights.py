@@ -1,7 +1,7 @@
 """Weights of the paper's code: its `.pyth` checkpoints, names mapped to those of lgfast's models."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lgfast.models.factory import create_model
 from lgfast.models.taps import architecture
 
-Rules = tuple[tuple[str, str], ...]
+Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 Which = Literal["best", "model", "ema"]
 
 

@@ -152,7 +152,7 @@ def _create_cifar_resnet(variant: str, pretrained: bool = False, **kwargs) -> Ci
     return build_model_with_cfg(CifarResNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
 
 
-_cfg = partial(
+_cfg: partial[dict] = partial(
     dict,
     num_classes=1000,
     input_size=(3, 32, 32),

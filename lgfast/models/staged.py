@@ -1,6 +1,6 @@
 """What PVT and CvT share: stages that pass maps on, one class token in the last, and timm's model interface."""
 
-from functools import partial
+from collections.abc import Callable
 
 import torch
 from timm.models import checkpoint
@@ -66,7 +66,7 @@ class StagedTransformer(nn.Module):
         in_chans: int,
         global_pool: str,
         drop_rate: float,
-        norm_layer: partial,
+        norm_layer: Callable[..., nn.Module],
         **dd,
     ) -> None:
         self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, check_pool(global_pool)

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,14 +90,16 @@ class TokensToToken(nn.Module):
         super().__init__()
         if patch_size != REDUCTION or dynamic_img_pad:
             raise ValueError(f"T2TViT: patch_size is {REDUCTION} by construction and images are not padded")
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         layer = partial(PerformerLayer, num_features=token_dim // 2, norm_layer=norm_layer, **dd)
         self.attention1 = layer(in_chans * 7 * 7, token_dim)
         self.attention2 = layer(token_dim * 3 * 3, token_dim)
         self.proj = nn.Linear(token_dim * 3 * 3, embed_dim, bias=bias, **dd)
         self.set_input_size(img_size)
 
-    def set_input_size(self, img_size=None, patch_size: int | None = None) -> None:
+    img_size: tuple[int, int]
+
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None) -> None:
         if patch_size not in (None, REDUCTION):
             raise ValueError(f"T2TViT: patch_size is {REDUCTION} by construction, got {patch_size}")
         self.img_size = to_2tuple(img_size or self.img_size)
@@ -108,9 +111,9 @@ class TokensToToken(nn.Module):
 
     def split_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         """Grid after each of the three soft splits."""
-        first = tuple((side + 2 * 2 - 7) // 4 + 1 for side in img_size)
-        second = tuple((side + 1) // 2 for side in first)
-        return [first, second, tuple((side + 1) // 2 for side in second)]
+        height, width = ((side + 2 * 2 - 7) // 4 + 1 for side in img_size)
+        first, second = (height, width), ((height + 1) // 2, (width + 1) // 2)
+        return [first, second, ((second[0] + 1) // 2, (second[1] + 1) // 2)]
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         return self.split_sizes(img_size)[-1]
@@ -163,7 +166,9 @@ class T2TViT(VisionTransformer):
         _, num_positions, dim = self.pos_embed.shape
         self.pos_embed.requires_grad_(False).copy_(sinusoid(num_positions, dim))
 
-    def set_input_size(self, img_size=None, patch_size: int | None = None) -> None:
+    img_size: tuple[int, int]
+
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None) -> None:
         super().set_input_size(img_size=img_size, patch_size=patch_size)
         self.fix_positions()
 

@@ -21,16 +21,14 @@ def register_gradient(op_name: str, backward: Callable, setup_context: Callable)
     op = getattr(torch.ops.lgfast, op_name)
     torch.library.register_autograd(f"lgfast::{op_name}", backward, setup_context=setup_context)
 
-    class Eager(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
-                output = op(*inputs)
-            setup_context(ctx, inputs, output)
-            return output
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op(*inputs)
+        setup_context(ctx, inputs, output)
+        return output
 
-    Eager.backward = staticmethod(backward)
-    Eager.__name__ = Eager.__qualname__ = op_name
+    parts = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    Eager: Any = type(op_name, (torch.autograd.Function,), parts)
 
     def call(*inputs: Any) -> Any:
         if torch.compiler.is_compiling() or is_transformed() or not torch.is_grad_enabled():

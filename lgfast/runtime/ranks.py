@@ -44,12 +44,16 @@ def joined(device: torch.device) -> Iterator[Start]:
         return
     here, count, store = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), open_store()
     start = meet(store, here, count, dist.default_pg_timeout)
-    place = {"store": dist.PrefixStore(f"start-{start.number}", store), "rank": here, "world_size": count}
-    if device.type == "cuda":
+    is_cuda = device.type == "cuda"
+    if is_cuda:
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **place)
-    else:
-        dist.init_process_group("gloo", **place)
+    dist.init_process_group(
+        "nccl" if is_cuda else "gloo",
+        store=dist.PrefixStore(f"start-{start.number}", store),
+        rank=here,
+        world_size=count,
+        device_id=device if is_cuda else None,
+    )
     try:
         yield start
     finally:
@@ -114,13 +118,14 @@ def distribute(module: nn.Module) -> nn.Module:
     device = next(module.parameters()).device
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.14
-    return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None, **{option: False})
+    options: dict[str, Any] = {option: False, "device_ids": [device] if device.type == "cuda" else None}
+    return DistributedDataParallel(module, **options)
 
 
 def statistics(module: nn.Module) -> list[Tensor]:
     """What BatchNorm layers track."""
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
-    return [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+    return [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
 
 
 @torch.no_grad()
