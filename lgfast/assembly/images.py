@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 
+from lgfast import _extension
 from lgfast.config import Config
 from lgfast.data import load_dataset, load_files, split_holdout
 from lgfast.data.dali_loader import require_dali
+from lgfast.data.decode import Decoding
 from lgfast.data.errors import some
 from lgfast.data.image_set import LabelledImages
+from lgfast.ops.augment import largest_source_side
 
 HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed
 
@@ -27,9 +31,34 @@ def load_images(config: Config, split: str) -> LabelledImages:
     """One split of the dataset, cut to the configured number of images; nothing is decoded for the dali loader."""
     data = config.data
     load = load_files if data.loader == "dali" else load_dataset
-    images = load(data.dataset, data.root, split, download=data.download, skip_broken=data.skip_broken)
+    images = load(
+        data.dataset,
+        data.root,
+        split,
+        download=data.download,
+        skip_broken=data.skip_broken,
+        decoding=decoding(config),
+    )
     limit = data.train_limit if split == "train" else data.test_limit
     return images.limit(limit) if 0 < limit < len(images) else images
+
+
+def decoding(config: Config) -> Decoding:
+    """How the run's image files become pixels."""
+    data, spec = config.data, config.augment
+    max_side = 0
+    if _extension.has_native():
+        max_side = min(largest_source_side(spec), largest_source_side(spec.for_evaluation()))
+    return Decoding(data.exif_orientation, stored_side(config), data.max_pixels, max_side)
+
+
+def stored_side(config: Config) -> int:
+    """data.stored_side; for `none` the one at which the smallest crop has as many pixels as the view made of it."""
+    spec = config.augment
+    if config.data.stored_side is not None:
+        return config.data.stored_side
+    smallest = 1.0 if spec.weak else spec.crop_scale[0] * min(spec.crop_ratio[0], 1 / spec.crop_ratio[1], 1.0)
+    return math.ceil(spec.image_size / math.sqrt(smallest))
 
 
 def load_splits(config: Config) -> DataSplits:

@@ -23,6 +23,8 @@ from lgfast.fields import (
 )
 
 Side = Annotated[int, Range(1, 4096)]  # pixels
+Pixels = Annotated[int, Range(1, 178_956_970)]  # up to where Pillow refuses an image
+Place = Annotated[str, Text(r"[^\ud800-\udfff]*", "a path in UTF-8")]  # safetensors and TensorBoard open no other
 Workers = Annotated[int, Range(0, 1024)]
 Device = Annotated[str, Text(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")]
 # of one folder, so that nothing is written elsewhere
@@ -44,6 +46,9 @@ class DataConfig(Section):
     root: NotEmpty = "data"  # folder that holds the dataset's files
     download: bool = False  # fetch the files where torchvision can
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
+    exif_orientation: bool = False  # turn image files as their EXIF tag says
+    stored_side: Count | None = 0  # reduce images of a longer short side to it; 0: never; none: to what the views can use
+    max_pixels: Pixels = 89_478_485  # refuse images of more, which fill the memory; at most 178,956,970
     # resident (native, images in memory), dali (NVIDIA DALI reads image files), timm (Pillow workers)
     loader: Literal["resident", "dali", "timm"] = "resident"
     workers: Workers = 0  # timm: processes that prepare images, 0: this one; dali: decoding threads, 0: one a core
@@ -89,7 +94,7 @@ class TeacherConfig(Section):
     # offline: as the paper's code has it, maps of the un-augmented images, cropped and flipped as the images are
     targets: Literal["live", "cached", "offline"] = "live"
     stages: tuple[Index, ...] = ()  # teacher stages to imitate; (): the model's default three
-    cache: str = ""  # folder of trained teachers and stored targets; "": $LGFAST_CACHE or ~/.cache/lgfast
+    cache: Place = ""  # folder of trained teachers and stored targets; "": $LGFAST_CACHE or ~/.cache/lgfast
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,7 @@ class Config(Section):
     seed: Seed = 1
     device: Device = "auto"  # auto, cpu, cuda, cuda:1
     precision: Literal["auto", "fp32", "bf16", "fp16-amp"] = "auto"  # auto: bf16 where the device has it, else fp32
-    run_dir: str = ""  # "": runs/<name>-<date>-<time>
+    run_dir: Place = ""  # "": runs/<name>-<date>-<time>
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     model: ModelConfig = field(default_factory=ModelConfig)

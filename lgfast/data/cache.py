@@ -1,17 +1,20 @@
 """Decode a dataset once: `cached(source)` gives its images from a cache file, building the file where needed."""
 
 import hashlib
+import math
 import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from lgfast.data.cache_file import DamagedCacheError, read_cache, read_footer, write_cache
-from lgfast.data.decode import decode_image, map_in_order, show_progress
+from lgfast.data.decode import AS_STORED, Decoding, check_side, decode_image, map_in_order, show_progress
 from lgfast.data.errors import some
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.source import Records, Source, check_labels
@@ -26,7 +29,7 @@ def cache_folder(root: Path) -> Path:
     return cache_home()
 
 
-def cached(source: Source, folder: Path, skip_broken: bool = False) -> ImageSet:
+def cached(source: Source, folder: Path, skip_broken: bool = False, decoding: Decoding = AS_STORED) -> ImageSet:
     """The decoded images of `source`, from its cache file in `folder`.
 
     The file is rebuilt when the source has changed (its class names; path, size or time of any file), when it is
@@ -35,20 +38,48 @@ def cached(source: Source, folder: Path, skip_broken: bool = False) -> ImageSet:
 
     Args:
         skip_broken: leave out images that cannot be decoded, with a warning that counts and names them.
+        decoding: how files become pixels; each way has a cache file of its own, whatever `max_side` says.
     Raises:
         ValueError: an image cannot be decoded, or a label is out of range.
+        UnreadableError: a file cannot be read now; nothing is kept of that.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place = hashlib.blake2b(f"{source.folder.resolve()}|{skip_broken}".encode(), digest_size=6).hexdigest()
-    path = folder / f"{source.name}-{place}.lgfast"
-    fingerprint = fingerprint_files(source)
+    kept = replace(decoding, max_side=0)
+    path, fingerprint = folder / cache_name(source, skip_broken, kept), fingerprint_files(source)
     with file_lock(path.with_name(path.name + ".lock")):
         image_set = open_good_cache(path, source, fingerprint)
         if image_set is None:
-            build_cache(path, source, fingerprint, skip_broken)
+            build_cache(path, source, fingerprint, skip_broken, kept)
             image_set = read_cache(path, read_footer(path))
-    warn_skipped(source, read_footer(path)["source"]["skipped"])
-    return image_set
+    skipped = read_footer(path)["source"]["skipped"]
+    warn_skipped(source.name, skipped)
+    if source.images and len(image_set) == len(source.images):
+        image_set = replace(image_set, paths=source.images)
+    return within_side(image_set, decoding.max_side, skip_broken)
+
+
+def cache_name(source: Source, skip_broken: bool, decoding: Decoding) -> str:
+    """Tells the place of the source and the way of decoding, where it is not the usual one."""
+    place = f"{source.folder.resolve()}|{skip_broken}" + "".join(decoding.changes())
+    digest = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=6)
+    return f"{source.name}-{digest.hexdigest()}.lgfast"
+
+
+def within_side(image_set: ImageSet, max_side: int, skip_broken: bool) -> ImageSet:
+    """The images that views can be made of; others raise ValueError, or are left out with a warning."""
+    is_large = image_set.sizes.amax(dim=1) > (max_side or math.inf)
+    if not is_large.any():
+        return image_set
+    errors = []
+    for index in is_large.nonzero().flatten().tolist():
+        try:
+            check_side(image_set.sizes[index].tolist(), max_side)
+        except ValueError as error:
+            errors.append(f"{image_set.where(index)}: {error}")
+    if not skip_broken:
+        raise ValueError(f"{errors[0]}; or leave such out with data.skip_broken")
+    warn_skipped(image_set.name, errors)
+    return image_set.subset((~is_large).nonzero().flatten())
 
 
 def fingerprint_files(source: Source) -> str:
@@ -56,7 +87,8 @@ def fingerprint_files(source: Source) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in source.files:
         status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a dangling link: decoding will name it
-        digest.update(f"{os.path.relpath(path, source.folder)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+        entry = f"{os.path.relpath(path, source.folder)}|{status.st_size}|{status.st_mtime_ns}\n"
+        digest.update(entry.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -78,22 +110,24 @@ def open_good_cache(path: Path, source: Source, fingerprint: str) -> ImageSet | 
     return None
 
 
-def build_cache(path: Path, source: Source, fingerprint: str, skip_broken: bool) -> None:
+def build_cache(path: Path, source: Source, fingerprint: str, skip_broken: bool, decoding: Decoding) -> None:
     records, skipped, start = source.read(), [], time.monotonic()
     check_labels(records.labels, len(source.class_names), source.folder)
     description = {"fingerprint": fingerprint, "skipped": skipped}  # `skipped` fills up while images are decoded
-    decoded = decode_records(records, source.name, skipped if skip_broken else None)
+    decoded = decode_records(records, source.name, skipped if skip_broken else None, decoding)
     write_cache(path, source.name, decoded, source.class_names, description)
     num_images, seconds = len(records.labels) - len(skipped), time.monotonic() - start
     print(f"cached {num_images} images of {source.name} in {path} ({seconds:.1f} s)", file=sys.stderr)
 
 
-def decode_records(records: Records, name: str, skipped: list[str] | None) -> Iterator[tuple[np.ndarray, int]]:
+def decode_records(
+    records: Records, name: str, skipped: list[str] | None, decoding: Decoding
+) -> Iterator[tuple[np.ndarray, int]]:
     """(image, label) in order; broken files go to `skipped`, or raise where that is None."""
     if isinstance(records.images, np.ndarray):
         yield from zip(records.images, records.labels, strict=True)
         return
-    decode = decode_image if skipped is None else decode_or_error
+    decode = partial(decode_image if skipped is None else decode_or_error, decoding=decoding)
     images = show_progress(map_in_order(decode, records.images), len(records.labels), f"decoding {name}")
     for image, label in zip(images, records.labels, strict=True):
         if isinstance(image, ValueError):
@@ -104,13 +138,14 @@ def decode_records(records: Records, name: str, skipped: list[str] | None) -> It
         raise ValueError(f"{name}: none of its {len(skipped)} images can be decoded; the first: {skipped[0]}")
 
 
-def decode_or_error(path: Path) -> np.ndarray | ValueError:
+def decode_or_error(path: Path, decoding: Decoding = AS_STORED) -> np.ndarray | ValueError:
+    """The image, or why it is broken; a file that cannot be read raises all the same."""
     try:
-        return decode_image(path)
+        return decode_image(path, decoding)
     except ValueError as error:
         return error
 
 
-def warn_skipped(source: Source, skipped: list[str]) -> None:
+def warn_skipped(name: str, skipped: list[str]) -> None:
     if skipped:
-        warnings.warn(f"{source.name}: skipped {len(skipped)} broken images: {some(skipped)}", stacklevel=3)
+        warnings.warn(f"{name}: skipped {len(skipped)} broken images: {some(skipped)}", stacklevel=3)

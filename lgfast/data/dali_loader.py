@@ -1,26 +1,34 @@
 """The `dali` loader: NVIDIA DALI decodes image files, `augment` makes the views.
 
-For sets too large to keep decoded. Needs the extra [dali] (package nvidia-dali-cuda130). Files are decoded by nvJPEG on
-a GPU and by DALI's threads on a CPU, one batch ahead; on CPU the pixels are Pillow's.
+For sets too large to keep decoded. Needs the extra [dali] (package nvidia-dali-cuda130). JPEGs are decoded by nvJPEG on
+a GPU and by DALI's threads on a CPU, one batch ahead; on CPU the pixels are Pillow's. Files of other kinds, and those
+that are to be turned or reduced, come from Pillow, so that all loaders give the same images.
 """
 
+import io
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lgfast.augment_spec import AugmentSpec
 from lgfast.data.ahead import ahead
 from lgfast.data.batch import Batch
+from lgfast.data.decode import Decoding, decode_image, exif_orientation, map_in_order, stored_size
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.file_set import FileSet, decode_error
+from lgfast.data.read import read_file
 from lgfast.data.resident_images import native_device
 from lgfast.ops.augment import augment, augment_plan, check_source_sizes
 from lgfast.runtime.cores import num_cores
 
 BATCHES_AHEAD = 2  # that DALI works on while the caller uses one
+JPEG_START = b"\xff\xd8\xff"
 
 
 def require_dali() -> None:
@@ -99,8 +107,9 @@ class DaliLoader(EpochLoader):
 
     workers: DALI's decoding threads; 0: one per core.
     Raises:
-        ValueError: the images are not a FileSet, or GIFs are among them; DALI is not installed; or, while iterating, a
-            file cannot be decoded: the message names it.
+        ValueError: the images are not a FileSet; DALI is not installed; or, while iterating, a file cannot be decoded:
+            the message names it.
+        UnreadableError: while iterating, a file cannot be read.
     """
 
     def __init__(self, image_set: FileSet, spec: AugmentSpec, *, workers: int = 0, **kwargs) -> None:
@@ -108,12 +117,6 @@ class DaliLoader(EpochLoader):
             raise ValueError(
                 f"the dali loader reads image files: pass load_files(...), got {type(image_set).__name__}; "
                 "the resident loader takes decoded images"
-            )
-        gifs = [path for path in image_set.paths if path.suffix.lower() == ".gif"]
-        if gifs:
-            raise ValueError(
-                f"data.loader: dali decodes no GIF, and {len(gifs)} files are ({gifs[0]}); convert them, "
-                "or use data.loader=resident"
             )
         require_dali()
         super().__init__(image_set, spec, **kwargs)
@@ -144,16 +147,41 @@ class DaliLoader(EpochLoader):
             yield batch.to(self.device)
 
     def read_batches(self, steps: Tensor, read: deque[Tensor]) -> Iterator[list[np.ndarray]]:
+        files = self.image_set
+        encode = partial(encode_for_dali, decoding=files.decoding)
         for indices in steps:
             read.append(indices)
-            yield [read_file(self.image_set.paths[index]) for index in indices.tolist()]
+            yield list(map_in_order(encode, [files.paths[index] for index in indices.tolist()], self.threads))
 
     def explain(self, read: deque[Tensor], error: RuntimeError) -> str:
         """Which file DALI failed on: it does not say."""
-        errors = (decode_error(self.image_set.paths[index]) for indices in read for index in indices.tolist())
+        files = self.image_set
+        errors = (decode_error(files.paths[index], files.decoding) for indices in read for index in indices.tolist())
         return next(filter(None, errors), f"DALI cannot decode a file, though Pillow can: {error}")
 
 
-def read_file(path) -> np.ndarray:
-    data = np.fromfile(path, dtype=np.uint8)
-    return data if len(data) else np.zeros(1, dtype=np.uint8)  # an empty file fails in the decoder, with its name
+def encode_for_dali(path: Path, decoding: Decoding) -> np.ndarray:
+    """A file that DALI decodes to the pixels of `decode_image`: its own bytes, or those pixels as a PPM.
+
+    Raises:
+        ValueError: the file is broken, as far as has to be seen here; the message names it.
+    """
+    encoded = read_file(path)
+    if not is_plain_jpeg(encoded, decoding):
+        pixels = decode_image(path, decoding)
+        encoded = b"P6 %d %d 255\n" % (pixels.shape[1], pixels.shape[0]) + pixels.tobytes()
+    return np.frombuffer(encoded, dtype=np.uint8)
+
+
+def is_plain_jpeg(encoded: bytes, decoding: Decoding) -> bool:
+    """Whether a file is a JPEG, grey or in colour, of which `decoding` changes nothing and refuses nothing."""
+    if not encoded.startswith(JPEG_START):
+        return False
+    try:
+        with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
+            (width, height), is_turned = image.size, decoding.exif_orientation and exif_orientation(image) != 1
+            is_changed = is_turned or stored_size(image.size, decoding.stored_side) is not None
+            is_refused = width * height > decoding.max_pixels or 0 < decoding.max_side < max(width, height)
+            return image.mode in ("RGB", "L") and not is_changed and not is_refused
+    except Exception:  # `decode_image` says what is wrong
+        return False

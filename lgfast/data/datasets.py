@@ -1,16 +1,18 @@
 """Datasets by name: `load_dataset("cifar100", "data", "train")` gives an ImageSet, decoded once and cached."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 
 from lgfast.data.cache import cache_folder, cached
+from lgfast.data.decode import AS_STORED, Decoding
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.chaoyang import chaoyang_source
 from lgfast.data.sources.cifar import cifar_source
 from lgfast.data.sources.digits import load_digits
 from lgfast.data.sources.flowers import flowers_source
 from lgfast.data.sources.image_folder import folder_source
-from lgfast.data.sources.source import SPLITS, Source
+from lgfast.data.sources.source import SPLITS, Source, describe_unread
 from lgfast.data.sources.tiny_imagenet import tiny_imagenet_source
 from lgfast.runtime.paths import user_path
 
@@ -35,6 +37,7 @@ def load_dataset(
     download: bool = False,
     skip_broken: bool = False,
     cache_dir: str | Path | None = None,
+    decoding: Decoding = AS_STORED,
 ) -> ImageSet:
     """One split of a dataset as decoded images.
 
@@ -44,10 +47,12 @@ def load_dataset(
         split: "train" or "test".
         download: fetch missing official files (CIFAR and Flowers-102; the others have no direct download).
         skip_broken: leave out images that cannot be decoded, with one warning that counts and names them.
+        decoding: how image files become pixels; by default as they are stored.
         cache_dir: where decoded images are kept; by default $LGFAST_CACHE, <root>/.lgfast_cache or ~/.cache/lgfast.
     Raises:
         FileNotFoundError: files are missing; the message says what is expected and where to get it.
         ValueError: unknown name or split, damaged file, label out of range.
+        UnreadableError: a file or folder cannot be read now.
     """
     if split not in SPLITS:
         raise ValueError(f"load_dataset: split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -55,7 +60,14 @@ def load_dataset(
         return load_digits(split)
     root = user_path(root)
     source = find_source(name, root, split, download)
-    return cached(source, Path(cache_dir) if cache_dir else cache_folder(root), skip_broken)
+    warn_unread(source)
+    return cached(source, Path(cache_dir) if cache_dir else cache_folder(root), skip_broken, decoding)
+
+
+def warn_unread(source: Source) -> None:
+    """Says which pictures are left out because their kind is not read."""
+    if source.unread:
+        warnings.warn(f"{source.name}: left out {describe_unread(source.unread)}", stacklevel=3)
 
 
 def find_source(name: str, root: Path, split: str, download: bool = False) -> Source:

@@ -1,35 +1,133 @@
 """Decoding image files to uint8 RGB on all cores, in order, with progress."""
 
+import io
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from lgfast.data.errors import one_line
+from lgfast.data.formats import formats
+from lgfast.data.read import UnreadableError, read_file
 from lgfast.runtime.cores import num_cores
 
 SECONDS_BETWEEN_LINES = 10.0
-RESULTS_PER_WORKER = 8  # decoded images that may wait for the writer
+RESULTS_PER_WORKER = 3  # decoded images that may wait for the writer; the largest take 268 MB each
+DRAFT_FACTOR = 2  # an image that is to be reduced is decoded at least this much larger
+SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode "I" has 16 bits: Pillow scales any PGM to them
 
 
-def decode_image(path: Path) -> np.ndarray:
-    """The image as uint8 [h, w, 3]; 16-bit grey is scaled to 8 bits, an EXIF orientation is not applied.
+@dataclass(frozen=True)
+class Decoding:
+    """How image files become pixels; the defaults keep them as they are stored.
+
+    Attributes:
+        exif_orientation: turn an image as its EXIF tag says, as viewers do.
+        stored_side: reduce an image whose short side is longer to this one; 0: never.
+        max_pixels: refuse an image that holds more, before it takes memory. Pillow's own bound is twice the default.
+        max_side: refuse an image of which a side is longer after all that; 0: none.
+    """
+
+    exif_orientation: bool = False
+    stored_side: int = 0
+    max_pixels: int = 89_478_485  # where Pillow begins to warn of images made to fill the memory
+    max_side: int = 0
+
+    def changes(self) -> list[str]:
+        """What makes the pixels other than the stored ones, or leaves other images out."""
+        pairs = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        return [f"|{name}={value}" for name, value, usual in pairs if value != usual and name != "max_side"]
+
+
+AS_STORED = Decoding()
+
+
+def decode_image(path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
+    """The image as uint8 [h, w, 3]; 16-bit grey is scaled to 8 bits.
 
     Raises:
-        ValueError: the file cannot be read or decoded; the message names it.
+        ValueError: the file is broken, or no file; the message names it.
+        UnreadableError: the file cannot be read now.
     """
     try:
-        with Image.open(path) as image:
-            return to_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return decode_bytes(read_file(path), path, decoding)
+    except ValueError as error:
+        raise ValueError(f"{error}; replace the file, or leave such out with data.skip_broken") from error
+
+
+def decode_bytes(encoded: bytes, path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
+    """As `decode_image`, of the content of a file."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=formats()) as image:
+            check_pixels(image, decoding.max_pixels)
+            size = stored_size(image.size, decoding.stored_side)
+            if size is not None:  # a JPEG is decoded no larger than it takes
+                image.draft(None, (DRAFT_FACTOR * size[0], DRAFT_FACTOR * size[1]))
+            pixels = to_rgb(image)
+            if size is not None:
+                pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+            if decoding.exif_orientation:
+                pixels = upright(pixels, exif_orientation(image))
+            check_side(pixels.shape[:2], decoding.max_side)
+            return pixels
+    except MemoryError as error:
+        raise UnreadableError(path, "the memory does not suffice to decode it") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: cannot be decoded (no image of a kind that is read)") from error
+    except Exception as error:  # in damaged content Pillow's readers trip over whatever comes
+        raise ValueError(f"{path}: cannot be decoded ({one_line(error)})") from error
+
+
+def stored_size(size: tuple[int, int], stored_side: int) -> tuple[int, int] | None:
+    """(width, height) that an image is reduced to; None: it is kept."""
+    short = min(size)
+    if not 0 < stored_side < short:
+        return None
+    width, height = (max(1, round(side * stored_side / short)) for side in size)
+    return width, height
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF tag of a loaded image, 1 to 8; 1 (upright) where it has none that can be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged block of a sound image, for which Pillow's reader trips over whatever comes
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The image [h, w, 3] turned as its EXIF orientation asks."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def check_side(size: Sequence[int], max_side: int) -> None:
+    """Raises ValueError for an image (h, w) that the views cannot be made of."""
+    if 0 < max_side < max(size):
         raise ValueError(
-            f"{path}: cannot be decoded ({error}); replace the file, or leave such out with data.skip_broken"
-        ) from error
+            f"{size[0]}x{size[1]} pixels are too many to make views of, {max_side} a side are possible; "
+            "store smaller images, or set data.stored_side"
+        )
+
+
+def check_pixels(image: Image.Image, max_pixels: int) -> None:
+    """Raises ValueError for an image that would take too much memory."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ValueError(f"{width}x{height} pixels are more than data.max_pixels, {max_pixels}")
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -38,8 +136,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     Raises:
         ValueError: pixels of 32 bits, which have no range to scale from.
     """
-    if image.mode.startswith("I;16"):  # Pillow would clip at 255
-        grey = (np.asarray(image).astype(np.uint32) + 128) // 257  # 65535 -> 255, rounded
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257  # 65535 -> 255, rounded; Pillow would clip at 255
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode}: 32-bit pixels have no known range, store them in 8 or 16 bits")

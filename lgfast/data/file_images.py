@@ -1,5 +1,7 @@
 """Image files where `augment` can read them: decoded by Pillow on all cores, a batch at a time, and kept nowhere."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,7 +33,8 @@ class FileImages:
         Raises:
             ValueError: a file cannot be decoded; the message names it. On a GPU, an image is too large for `augment`.
         """
-        decoded = list(map_in_order(decode_image, [self.files.paths[index] for index in indices.tolist()]))
+        decode = partial(decode_image, decoding=self.files.decoding)
+        decoded = list(map_in_order(decode, [self.files.paths[index] for index in indices.tolist()]))
         sizes = torch.tensor([image.shape[:2] for image in decoded], dtype=torch.int32)
         check_source_sizes(spec, sizes, self.device)
         pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in decoded]))

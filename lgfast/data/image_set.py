@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +29,7 @@ class LabelledImages(ABC):
     labels: Tensor  # int64 [n]
     class_names: tuple[str, ...]
     content_hash: str
+    paths: Sequence[Path] | None  # of the image files; None: there are none, or they are not known
 
     @abstractmethod
     def pick(self, indices: Tensor) -> dict[str, Any]:
@@ -34,6 +37,10 @@ class LabelledImages(ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def where(self, index: int) -> str:
+        """What a message calls image `index`."""
+        return f"image {index} of {self.name}" if self.paths is None else str(self.paths[index])
 
     @property
     def num_classes(self) -> int:
@@ -92,6 +99,7 @@ class ImageSet(LabelledImages):
     labels: Tensor  # int64 [n]
     class_names: tuple[str, ...]
     content_hash: str
+    paths: Sequence[Path] | None = None  # of the files that were decoded, where they are known
 
     def image(self, index: int) -> np.ndarray:
         """Image `index` as a uint8 array [h, w, 3] that shares memory with `pixels`."""
@@ -100,7 +108,8 @@ class ImageSet(LabelledImages):
         return self.pixels[start : start + height * width * 3].numpy().reshape(height, width, 3)
 
     def pick(self, indices: Tensor) -> dict[str, Any]:
-        return {"offsets": self.offsets[indices], "sizes": self.sizes[indices]}
+        paths = None if self.paths is None else [self.paths[index] for index in indices.tolist()]
+        return {"offsets": self.offsets[indices], "sizes": self.sizes[indices], "paths": paths}
 
 
 def stratified_indices(labels: Tensor, num_images: int, seed: int) -> Tensor:

@@ -23,7 +23,7 @@ from lgfast.ops.reference.augment_plan import augment_plan as reference_plan
 from lgfast.ops.reference.augment_plan import eval_plan
 from lgfast.ops.teacher_input import teacher_input
 
-__all__ = ["augment", "augment_plan", "check_source_sizes", "eval_plan"]
+__all__ = ["augment", "augment_plan", "check_source_sizes", "eval_plan", "largest_source_side"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -137,6 +137,13 @@ def _check_spec(op: str, spec: AugmentSpec) -> None:
         raise ValueError(f"{op}: spec must be an AugmentSpec, got {type(spec).__name__}")
 
 
+def largest_source_side(spec: AugmentSpec) -> int:
+    """The longest side of an image of which the native kernels make every view; needs them."""
+    return importlib.import_module("lgfast._C").augment_largest_side(
+        spec.image_size, INTERPOLATIONS.index(spec.resample)
+    )
+
+
 def check_source_sizes(spec: AugmentSpec, sizes: Tensor, device: torch.device) -> None:
     """Refuse images with crops that are too large for `augment` on a GPU, where it cannot say so.
 
@@ -149,9 +156,7 @@ def check_source_sizes(spec: AugmentSpec, sizes: Tensor, device: torch.device) -
     """
     if device.type != "cuda" or not _extension.has_native() or len(sizes) == 0:
         return
-    limit = importlib.import_module("lgfast._C").augment_largest_side(
-        spec.image_size, INTERPOLATIONS.index(spec.resample)
-    )
+    limit = largest_source_side(spec)
     height, width = sizes[sizes.amax(dim=1).argmax()].tolist()
     if max(height, width) > limit:
         raise ValueError(

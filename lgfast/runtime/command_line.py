@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import select
 import signal
@@ -29,6 +30,8 @@ def command_line(main: Main) -> Main:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         format_before, warnings.formatwarning = warnings.formatwarning, format_warning
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no text
         try:
             try:
                 return answer(main, argv)
@@ -83,4 +86,4 @@ def log_traceback(error: Exception) -> None:
     folder = Path("runs")
     if folder.is_dir():
         text = "".join(traceback.format_exception(error))
-        (folder / "last_error.txt").write_text(text)
+        (folder / "last_error.txt").write_text(text, errors="backslashreplace")

@@ -63,6 +63,10 @@ def test_replace_converts_text_to_the_field_type():
         ("model.drop_path_rate", 1.5, "model.drop_path_rate: expected 0 to 1, got 1.5"),
         ("distill.temperature", 0, "distill.temperature: expected 0.01 to 1000, got 0"),
         ("augment.crop_scale", "0.5", r"augment\.crop_scale: expected 2 values, got \(0\.5,\)"),
+        ("data.stored_side", -1, "data.stored_side: expected 0 to 2147483647, got -1"),
+        ("data.max_pixels", 0, "data.max_pixels: expected 1 to 178956970, got 0"),
+        ("data.max_pixels", 178_956_971, "data.max_pixels: expected 1 to 178956970, got 178956971"),
+        ("run_dir", "runs/caf\\udce9", "run_dir: expected a path in UTF-8, got 'runs/caf"),
         ("optim.per_step", "maybe", "optim.per_step: expected true or false, got 'maybe'"),
     ],
 )

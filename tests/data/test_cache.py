@@ -27,7 +27,7 @@ def cache_path(tree):
 
 
 def forbid_decoding(monkeypatch):
-    def decode(path):
+    def decode(path, decoding):
         raise AssertionError(f"decoded {path} again")
 
     monkeypatch.setattr(cache, "decode_image", decode)
@@ -158,11 +158,11 @@ def test_killed_writer_neither_blocks_nor_corrupts(tree, tmp_path, monkeypatch):
     real_decode, context = cache.decode_image, multiprocessing.get_context("fork")
     reached = context.Event()
 
-    def decode_until_killed(path):
+    def decode_until_killed(path, decoding):
         if path.name == "2.png":
             reached.set()
             time.sleep(60)
-        return real_decode(path)
+        return real_decode(path, decoding)
 
     with monkeypatch.context() as patch:
         patch.setattr(cache, "decode_image", decode_until_killed)

@@ -1,14 +1,17 @@
 """The dali loader on real JPEG files: the timm loader's batches, resume, shards, broken files. Runs without a GPU."""
 
-import numpy as np
+import os
+
 import pytest
 import torch
 from PIL import Image
 
 from lgfast.augment_spec import AugmentSpec
-from lgfast.data import build_train_loader, load_dataset, load_files
+from lgfast.data import EvalLoader, build_train_loader, load_dataset, load_files
 from lgfast.data.dali_loader import DaliDecoder
+from lgfast.data.decode import AS_STORED, Decoding
 from tests.data.layouts import write_folder
+from tests.data.pictures import kinds, turned_jpeg
 from tests.ops.real_images import photographs
 
 Pipeline = pytest.importorskip("nvidia.dali.pipeline", reason="needs the extra [dali]").Pipeline
@@ -112,20 +115,35 @@ def test_rejects_what_is_not_files(root):
         load_files("folder", root, "val")
 
 
-def test_rejects_gifs(tmp_path):
+@pytest.mark.parametrize(
+    "decoding", [AS_STORED, Decoding(exif_orientation=True, stored_side=40)], ids=["as stored", "turned and reduced"]
+)
+def test_every_kind_of_file_is_the_resident_loader_s(tmp_path, decoding):
+    folder = tmp_path / "train" / "picture"
+    folder.mkdir(parents=True)
+    for name, content in kinds().items():
+        (folder / name).write_bytes(content)
+    for orientation in range(1, 9):
+        (folder / f"turned{orientation}.jpg").write_bytes(turned_jpeg(orientation))
+    decoded = load_dataset("folder", tmp_path, decoding=decoding)
+    files = load_files("folder", tmp_path, decoding=decoding)
+    assert len(files) == len(decoded) == len(kinds()) + 8
+    assert (files.content_hash == load_files("folder", tmp_path).content_hash) == (decoding == AS_STORED)
+    batches = list(build_train_loader("dali", files, SPEC, len(files), workers=1))
+    assert len(batches) == 1
+    assert_same_batches(batches, build_train_loader("resident", decoded, SPEC, len(files)))
+    evaluated = [batch.images for batch in EvalLoader(files, SPEC)]
+    assert torch.equal(torch.cat(evaluated), torch.cat([batch.images for batch in EvalLoader(decoded, SPEC)]))
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_is_named(tmp_path):
     write_folder(tmp_path)
-    image = tmp_path / "train" / "cat" / "0.png"
-    Image.open(image).save(tmp_path / "train" / "cat" / "moving.GIF")
-    with pytest.raises(ValueError, match=r"dali decodes no GIF, and 1 files are \(.*moving\.GIF\)"):
-        build_train_loader("dali", load_files("folder", tmp_path), SPEC, BATCH)
-
-
-def test_sixteen_bits_are_the_resident_loader_s(tmp_path):
-    write_folder(tmp_path, train=BATCH // 2)
-    pixels = np.random.default_rng(0).integers(0, 65536, (30, 40), dtype=np.uint16)
-    Image.fromarray(pixels).save(tmp_path / "train" / "cat" / "0.png")
-    batches = build_train_loader("resident", load_dataset("folder", tmp_path), SPEC, BATCH)
-    assert_same_batches(build_train_loader("dali", load_files("folder", tmp_path), SPEC, BATCH, workers=1), batches)
+    files = load_files("folder", tmp_path)
+    files.paths[1].unlink()
+    os.mkfifo(files.paths[1])
+    with pytest.raises(ValueError, match=r"1\.png: is no file but a pipe"):
+        list(build_train_loader("dali", files, SPEC, len(files), workers=1))
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 2), ("cuda:1", 1), ("cuda:0", 0)])

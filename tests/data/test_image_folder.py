@@ -1,12 +1,16 @@
 """Class-per-folder trees: what is read, and what each broken tree is told."""
 
+import os
+import shutil
+import sys
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lgfast.data import load_dataset
+from lgfast.data import formats, load_dataset, load_files
+from lgfast.data.read import UnreadableError
 from tests.data.layouts import write_folder
 
 
@@ -107,3 +111,111 @@ def test_unknown_test_class_is_named(tmp_path):
     (tmp_path / "test" / "images").mkdir()
     with pytest.raises(ValueError, match=r"class folders \['images'\] are not among the 2 classes .*tiny_imagenet"):
         load_dataset("folder", tmp_path, "test")
+
+
+def labels_of(root, **options):
+    return load_dataset("folder", root, **options).labels.tolist()
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    """A folder that is not below the class, one that is, one above it (a loop), and one that leads nowhere."""
+    write_folder(tmp_path / "tree")
+    cat, elsewhere = tmp_path / "tree" / "train" / "cat", tmp_path / "elsewhere"
+    shutil.copytree(cat, elsewhere / "deeper")
+    (cat / "a_link").symlink_to(elsewhere)
+    assert labels_of(tmp_path / "tree") == [0] * 6 + [1] * 3
+    (cat / "own").mkdir()
+    shutil.copy(cat / "0.png", cat / "own")
+    (cat / "another_way").symlink_to(cat / "own")
+    (cat / "own" / "loop").symlink_to(cat)
+    (elsewhere / "deeper" / "loop").symlink_to(elsewhere)
+    (cat / "nowhere").symlink_to(tmp_path / "absent")
+    assert labels_of(tmp_path / "tree") == [0] * 7 + [1] * 3
+    paths = [str(path.relative_to(cat)) for path in load_files("folder", tmp_path / "tree").paths[:7]]
+    assert paths == ["0.png", "1.png", "2.png", *(f"a_link/deeper/{i}.png" for i in range(3)), "own/0.png"]
+
+
+def test_a_class_may_be_a_link(tmp_path):
+    write_folder(tmp_path / "tree")
+    shutil.move(tmp_path / "tree" / "train" / "cat", tmp_path / "cats")
+    (tmp_path / "tree" / "train" / "cat").symlink_to(tmp_path / "cats")
+    assert labels_of(tmp_path / "tree") == [0] * 3 + [1] * 3
+
+
+def test_hidden_folders_inside_a_class_are_no_part_of_it(tmp_path):
+    write_folder(tmp_path)
+    hidden = tmp_path / "train" / "cat" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    shutil.copy(tmp_path / "train" / "cat" / "0.png", hidden / "0-checkpoint.png")
+    assert labels_of(tmp_path) == [0] * 3 + [1] * 3
+
+
+@pytest.fixture
+def fresh_formats():
+    """What is read is found out anew."""
+    formats.formats.cache_clear()
+    yield
+    formats.formats.cache_clear()
+
+
+def test_pictures_that_are_not_read_are_named(tmp_path, monkeypatch, fresh_formats):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    write_folder(tmp_path)
+    for name in ("one.HEIC", "two.heic", "three.heif"):
+        (tmp_path / "train" / "cat" / name).write_bytes(b"x")
+    for load in (load_dataset, load_files):
+        with pytest.warns(UserWarning, match=r"left out 3 pictures .*\.heic, \.heif; .*pip install pillow-heif"):
+            assert len(load("folder", tmp_path)) == 6
+    (tmp_path / "test" / "dog" / "raw.CR2").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"left out 1 pictures .*raw.CR2\): convert them"):
+        load_dataset("folder", tmp_path, "test")
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"train: no images .*; 3 pictures of kinds .*pip install pillow-heif"):
+        load_dataset("folder", tmp_path)
+
+
+def test_heic_is_read_where_the_package_for_it_is(tmp_path, monkeypatch, fresh_formats):
+    class Package:
+        """Reads HEIC as far as a test needs: any of Pillow's own formats under that name."""
+
+        @staticmethod
+        def register_heif_opener():
+            Image.init()
+            monkeypatch.setitem(Image.OPEN, "HEIF", Image.OPEN["PNG"])
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", Package)
+    write_folder(tmp_path)
+    path = tmp_path / "train" / "cat" / "0.png"
+    path.rename(path.with_suffix(".HEIC"))
+    assert labels_of(tmp_path) == [0] * 3 + [1] * 3
+
+
+@pytest.mark.parametrize("load", [load_dataset, load_files])
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch, load):
+    write_folder(tmp_path)
+    inner, listed = tmp_path / "train" / "cat" / "inner", os.scandir
+    inner.mkdir()
+
+    def scandir(path="."):
+        if os.fspath(path) == str(inner):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UnreadableError, match=r"cat/inner: cannot be read \(Permission denied\)"):
+        load("folder", tmp_path)
+
+
+@pytest.mark.parametrize("load", [load_dataset, load_files])
+def test_names_need_not_be_utf8(tmp_path, load):
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    classes = (os.fsdecode(b"caf\xe9"), os.fsdecode(b"th\xe9"))
+    write_folder(root, classes=classes)
+    os.rename(root / "train" / classes[0] / "0.png", root / "train" / classes[0] / os.fsdecode(b"\xff.png"))
+    for _ in range(2):
+        images = load("folder", root)
+        assert images.class_names == classes and len(images) == 6
+    (root / "train" / classes[1] / "1.png").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match=r"skipped 1 broken images: .*th.*1\.png"):
+        assert len(load("folder", root, skip_broken=True)) == 5

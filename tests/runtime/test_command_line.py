@@ -65,3 +65,20 @@ def test_a_warning_of_the_package_is_one_line(place, expected, capsys):
     assert main([]) == 0
     assert capsys.readouterr().err == expected
     assert warnings.formatwarning is before
+
+
+def test_names_that_are_no_text_can_be_printed(tmp_path, monkeypatch):
+    """As of a file on a disk of another encoding, where the terminal takes UTF-8 alone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+
+    @command_line
+    def main(argv=None):
+        print("caf\udce9")
+        raise ValueError("caf\udce9: no such class")
+
+    with (tmp_path / "out").open("w", encoding="utf-8", errors="strict") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        assert main([]) == 2
+    assert (tmp_path / "out").read_text() == "caf\\udce9\n"
+    assert r"ValueError: caf\udce9: no such class" in (tmp_path / "runs" / "last_error.txt").read_text()

@@ -1,11 +1,11 @@
 """Chaoyang, colon tissue (https://bupt-ai-cz.github.io/HSA-NRL/); train.json and test.json list its images."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lgfast.data.sources.source import Records, Source, check_labels, find_folder, require_files
+from lgfast.data.read import read_text
+from lgfast.data.sources.source import Source, check_labels, file_source, find_folder, require_files
 
 CLASS_NAMES = ("normal", "serrated", "adenocarcinoma", "adenoma")
 HELP = (
@@ -22,13 +22,13 @@ def chaoyang_source(root: Path, split: str) -> Source:
     images, labels = [folder / entry["name"] for entry in entries], [entry["label"] for entry in entries]
     check_labels(labels, len(CLASS_NAMES), index)
     require_files(images, HELP)
-    return Source(f"chaoyang-{split}", folder, [index, *images], CLASS_NAMES, partial(Records, images, labels))
+    return file_source(f"chaoyang-{split}", folder, images, labels, CLASS_NAMES, lists=[index])
 
 
 def load_entries(index: Path) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(index.read_text())
-    except ValueError as error:
+        entries = json.loads(read_text(index))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{index}: truncated or damaged JSON ({error}); {HELP}") from error
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{index}: expected a list of images, got {type(entries).__name__}; {HELP}")

@@ -3,14 +3,13 @@
 Train is the official train and validation parts together (2,040 images), as in the papers on tiny datasets.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lgfast.data.errors import one_line
-from lgfast.data.sources.source import Records, Source, find_folder, locate, require_files
+from lgfast.data.sources.source import Source, file_source, find_folder, locate, require_files
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 FOLDERS = ("flowers-102", "flowers")
@@ -37,8 +36,8 @@ def flowers_source(root: Path, split: str, download: bool = False) -> Source:
     images = [folder / "jpg" / f"image_{number:05d}.jpg" for number in ids.tolist()]
     require_files(images, help_text)
     class_names = tuple(str(number) for number in range(1, NUM_CLASSES + 1))  # the official files have no names
-    records = partial(Records, images, labels[ids - 1].tolist())
-    return Source(f"flowers102-{split}", folder, [label_file, split_file, *images], class_names, records)
+    lists = [label_file, split_file]
+    return file_source(f"flowers102-{split}", folder, images, labels[ids - 1].tolist(), class_names, lists)
 
 
 def load_numbers(path: Path, key: str, low: int, high: int, help_text: str) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Any class-per-folder tree: <root>/train/<class>/*.jpg and <root>/test/<class>/*.jpg (or val/)."""
 
 import os
-from functools import partial
 from pathlib import Path
 
-from lgfast.data.sources.source import Records, Source
+from lgfast.data.formats import image_suffixes, unread_suffixes
+from lgfast.data.read import UnreadableError
+from lgfast.data.sources.source import Source, describe_unread, file_source
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 EXPECTED = "expected <root>/train/<class>/<image> and <root>/test/<class>/<image> (or val/ in place of test/)"
 
 
@@ -22,14 +22,17 @@ def folder_source(root: Path, split: str) -> Source:
             f"{folder}: class folders {unknown[:5]} are not among the {len(class_names)} classes of {root / 'train'}; "
             "rename them, or for Tiny ImageNet as published use the dataset name tiny_imagenet"
         )
-    files, labels = [], []
+    files, labels, unread = [], [], []
+    kinds, other_kinds = image_suffixes(), unread_suffixes()
     for label, class_name in enumerate(class_names):
-        found = list_images(folder / class_name)
-        files += found
-        labels += [label] * len(found)
+        found = list_files(folder / class_name)
+        images = [path for path in found if has_suffix(path, kinds)]
+        unread += [path for path in found if has_suffix(path, other_kinds)]
+        files += images
+        labels += [label] * len(images)
     if not files:
-        raise FileNotFoundError(f"{folder}: no images in its class folders; {EXPECTED}")
-    return Source(f"{root.name}-{split}", folder, files, tuple(class_names), partial(Records, files, labels))
+        raise FileNotFoundError(f"{folder}: no images in its class folders; {describe_unread(unread) or EXPECTED}")
+    return file_source(f"{root.name}-{split}", folder, files, labels, tuple(class_names), unread=unread)
 
 
 def split_folder(root: Path, split: str) -> Path:
@@ -48,9 +51,36 @@ def list_classes(folder: Path) -> list[str]:
 
 def list_images(folder: Path) -> list[Path]:
     """Image files under `folder`, sorted by path; a class that a split lacks gives none."""
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )
+    kinds = image_suffixes()
+    return [path for path in list_files(folder) if has_suffix(path, kinds)]
+
+
+def has_suffix(path: Path, suffixes: set[str]) -> bool:
+    return path.suffix.lower() in suffixes
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Every file under `folder`, sorted by path, hidden files and folders apart; none where there is no such folder.
+
+    Links to folders are followed. A folder that several ways lead to is read once, on a way without a link if there
+    is one, so that a link to a folder above ends.
+    Raises:
+        UnreadableError: a folder cannot be listed, so that images might be missing.
+    """
+    found, seen = [], set()
+    waiting = [folder] if folder.is_dir() else []
+    for top in waiting:  # grows: links are followed after all that needs none
+        for parent, folders, names in os.walk(top, onerror=refuse):
+            status = os.stat(parent)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            waiting += [Path(parent, name) for name in folders if os.path.islink(os.path.join(parent, name))]
+            found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def refuse(error: OSError) -> None:
+    raise UnreadableError(error.filename, error.strerror) from error

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from lgfast.data.errors import some
+from lgfast.data.formats import HEIF_SUFFIXES
 
 SPLITS = ("train", "test")
 
@@ -30,6 +34,36 @@ class Source:
     files: Sequence[Path]
     class_names: tuple[str, ...]
     read: Callable[[], Records]
+    images: Sequence[Path] = ()  # those of `files` that the records name, in their order; (): records are decoded
+    unread: Sequence[Path] = ()  # pictures beside the images, of kinds that are not read
+
+
+def file_source(
+    name: str,
+    folder: Path,
+    images: Sequence[Path],
+    labels: Sequence[int],
+    class_names: tuple[str, ...],
+    lists: Sequence[Path] = (),
+    unread: Sequence[Path] = (),
+) -> Source:
+    """A split of image files.
+
+    Args:
+        lists: files that say which images there are, or their labels.
+    """
+    read = partial(Records, images, labels)
+    return Source(name, folder, [*lists, *images], class_names, read, images, unread)
+
+
+def describe_unread(unread: Sequence[Path]) -> str:
+    """What was left out because its kind is not read, and the way on; "" where nothing was."""
+    if not unread:
+        return ""
+    suffixes = sorted({path.suffix.lower() for path in unread})
+    is_heif = set(suffixes) <= HEIF_SUFFIXES
+    fix = "pip install pillow-heif, and they are" if is_heif else "convert them, e.g. to PNG"
+    return f"{len(unread)} pictures of kinds that are not read ({', '.join(suffixes)}; {some(unread)}): {fix}"
 
 
 def locate(root: Path, names: Sequence[str], marker: str) -> Path | None:

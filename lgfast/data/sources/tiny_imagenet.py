@@ -5,11 +5,11 @@ instead. Both give the same images in the same order. `test` is the labelled val
 """
 
 import re
-from functools import partial
 from pathlib import Path
 
+from lgfast.data.read import read_text
 from lgfast.data.sources.image_folder import list_images
-from lgfast.data.sources.source import Records, Source, find_folder, require_files
+from lgfast.data.sources.source import Source, file_source, find_folder, require_files
 
 FOLDERS = ("tiny-imagenet-200", "tiny-imagenet")
 HELP = (
@@ -36,8 +36,8 @@ def tiny_imagenet_source(root: Path, split: str) -> Source:
     images = [path for path, _ in samples]
     if not images:
         raise FileNotFoundError(f"{folder}: no images in the {split} part; {HELP}")
-    records = partial(Records, images, [label for _, label in samples])
-    return Source(f"tiny_imagenet-{split}", folder, [*extra, *images], class_names, records)
+    labels = [label for _, label in samples]
+    return file_source(f"tiny_imagenet-{split}", folder, images, labels, class_names, extra)
 
 
 def wnid_folders(folder: Path) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def annotated_samples(folder: Path, class_names: tuple[str, ...]) -> list[tuple[
     require_files([annotations], HELP)
     label_of = {name: label for label, name in enumerate(class_names)}
     samples = []
-    for number, line in enumerate(annotations.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(annotations).splitlines(), start=1):
         fields = line.split()
         if len(fields) < 2:
             raise ValueError(f"{annotations}, line {number}: expected a file name and a wnid, got {line!r}; {HELP}")

@@ -1,0 +1,40 @@
+"""Kinds of image files: what is read, and what is named where it is left out."""
+
+import functools
+
+from PIL import Image
+
+# Pillow tries these whatever a file is called; others of its formats start programs
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+SUFFIXES = {
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
+    ".tif", ".tiff", ".webp",
+}  # fmt: skip
+HEIF_SUFFIXES = {".heic", ".heif"}
+OTHER_SUFFIXES = {
+    ".arw", ".cr2", ".cr3", ".dng", ".eps", ".exr", ".hdr", ".j2k", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2",
+    ".svg", ".xcf",
+}  # fmt: skip
+
+
+@functools.cache
+def formats() -> list[str]:
+    """Those of FORMATS that this Pillow reads; with the package pillow-heif, HEIF too."""
+    try:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    except ImportError:
+        pass
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def image_suffixes() -> set[str]:
+    """Lower-case suffixes of the files that are taken for images."""
+    return SUFFIXES | HEIF_SUFFIXES if "HEIF" in formats() else SUFFIXES
+
+
+def unread_suffixes() -> set[str]:
+    """Those of pictures that are not read."""
+    return (OTHER_SUFFIXES | HEIF_SUFFIXES) - image_suffixes()
