@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from lgfast.assembly.device import resolve_precision
+from lgfast.assembly.images import stored_side
 from lgfast.assembly.networks import load_trained
 from lgfast.config import Config, digest, load_recipe, to_dict
 from lgfast.data.image_set import LabelledImages
@@ -22,6 +24,24 @@ from lgfast.runtime.interrupt import Interrupted
 from lgfast.runtime.locks import file_lock
 from lgfast.runtime.paths import cache_home, user_path
 
+# section -> the keys that teachers were hashed by at first
+FIRST_KEYS = {
+    "config": ("epochs", "max_steps", "seed", "precision"),
+    "data": ("dataset", "skip_broken", "seed", "views", "batch_size", "train_limit", "test_limit"),
+    "augment": (
+        "image_size", "teacher_size", "crop_scale", "crop_ratio", "interpolation", "flip_prob", "rand_augment",
+        "erase_prob", "erase_mode", "mean", "std", "weak", "mixup_alpha", "cutmix_alpha",
+    ),
+    "model": ("name", "drop_path_rate", "patch_size", "embed_dim", "depth", "num_heads", "attention"),
+    "guidance": ("weight", "student_layers", "transform"),
+    "optim": (
+        "name", "lr", "min_lr", "weight_decay", "momentum", "warmup_epochs", "warmup_factor", "per_step",
+        "label_smoothing", "clip_norm",
+    ),
+    "step": ("graph", "streams", "compile", "fused_layers", "accumulate", "ema_decay"),
+    "eval": ("protocol", "holdout_fraction", "every_epochs"),
+}  # fmt: skip
+IN_THE_IMAGES = ("exif_orientation", "stored_side", "max_pixels")  # keys that the hash of the images tells
 SAME_COMMAND = "continue with the same command: the teacher goes on where it stands, then the student begins"
 
 
@@ -56,7 +76,7 @@ def teacher_config(config: Config) -> Config:
     model = dataclasses.replace(teacher.model, name=config.teacher.name or teacher.model.name)
     augment = dataclasses.replace(teacher.augment, image_size=config.augment.teacher_size, teacher_size=0)
     own = {name: getattr(teacher.data, name) for name in ("batch_size", "seed", "views")}
-    data = dataclasses.replace(config.data, **own)
+    data = dataclasses.replace(config.data, **own, stored_side=stored_side(config))
     log = dataclasses.replace(teacher.log, tensorboard=config.log.tensorboard)
     if teacher.precision == "auto":  # then the student's
         teacher = dataclasses.replace(teacher, precision=resolve_precision(config).precision)
@@ -81,13 +101,25 @@ def cache_folder(config: Config) -> Path:
 
 
 def teacher_digest(teacher: Config, images: LabelledImages) -> str:
-    """Hash of what decides the teacher's weights: the images and the recipe, not where they lie or who runs it."""
-    tree = to_dict(teacher)
-    for name in ("root", "download", "loader", "workers", "eval_batch_size"):
-        del tree["data"][name]
+    """Hash of what decides the teacher's weights: the images and the recipe, not where they lie or who runs it.
+
+    A key that this package gained after it began to keep teachers counts only where it is set, so that they are found.
+    """
+    tree, usual = to_dict(teacher), to_dict(Config())
     for name in ("name", "device", "run_dir", "log", "teacher", "distill"):
         del tree[name]
+    for name in ("root", "download", "loader", "workers", "eval_batch_size", *IN_THE_IMAGES):
+        del tree["data"][name]
+    drop_usual(tree, usual, FIRST_KEYS["config"] + tuple(FIRST_KEYS))
+    for section in set(tree) & set(FIRST_KEYS):
+        drop_usual(tree[section], usual[section], FIRST_KEYS[section])
     return digest([tree, images.content_hash])
+
+
+def drop_usual(node: dict[str, Any], usual: dict[str, Any], first: Sequence[str]) -> None:
+    """Takes out of `node` what has its usual value, apart from the keys in `first`."""
+    for name in [name for name, value in node.items() if name not in first and value == usual[name]]:
+        del node[name]
 
 
 def load_teacher(config: Config, source: Path, images: LabelledImages, device: torch.device) -> Teacher:

@@ -47,7 +47,7 @@ class DataConfig(Section):
     download: bool = False  # fetch the files where torchvision can
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
     exif_orientation: bool = False  # turn image files as their EXIF tag says
-    stored_side: Count | None = 0  # reduce images of a longer short side to it; 0: never; none: to what the views can use
+    stored_side: Count | None = 0  # reduce images of a longer short side to it; 0: never; none: to what views use
     max_pixels: Pixels = 89_478_485  # refuse images of more, which fill the memory; at most 178,956,970
     # resident (native, images in memory), dali (NVIDIA DALI reads image files), timm (Pillow workers)
     loader: Literal["resident", "dali", "timm"] = "resident"

@@ -1,8 +1,11 @@
 """The parts of a run's images belong together."""
 
+import math
+
 import pytest
 
 from lgfast.assembly import images
+from lgfast.assembly.teachers import teacher_config
 from lgfast.config import Config, replace
 from lgfast.data import load_dataset
 from tests.data.layouts import write_folder
@@ -21,3 +24,13 @@ def test_parts_that_were_read_with_other_classes_are_refused(tmp_path, monkeypat
     config = replace(Config(), {"data.dataset": "folder", "data.root": str(tmp_path)})
     with pytest.raises(ValueError, match=r"data.root: .*-train and .*-test were read with other classes \(ant\)"):
         images.load_splits(config)
+
+
+def test_images_are_stored_no_larger_than_the_views_can_use():
+    config = replace(Config(), {"data.stored_side": "none", "augment.image_size": 32})
+    assert images.stored_side(Config()) == 0
+    side = images.stored_side(config)
+    smallest = min(config.augment.crop_scale[0] * side**2 * ratio for ratio in config.augment.crop_ratio)
+    assert math.sqrt(smallest) >= 32 > math.sqrt(smallest) * (side - 1) / side
+    assert images.stored_side(replace(config, {"augment.weak": "true"})) == 32
+    assert teacher_config(config).data.stored_side == side

@@ -66,7 +66,7 @@ def test_replace_converts_text_to_the_field_type():
         ("data.stored_side", -1, "data.stored_side: expected 0 to 2147483647, got -1"),
         ("data.max_pixels", 0, "data.max_pixels: expected 1 to 178956970, got 0"),
         ("data.max_pixels", 178_956_971, "data.max_pixels: expected 1 to 178956970, got 178956971"),
-        ("run_dir", "runs/caf\\udce9", "run_dir: expected a path in UTF-8, got 'runs/caf"),
+        ("run_dir", "runs/caf\udce9", "run_dir: expected a path in UTF-8, got 'runs/caf"),
         ("optim.per_step", "maybe", "optim.per_step: expected true or false, got 'maybe'"),
     ],
 )

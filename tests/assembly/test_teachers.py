@@ -1,0 +1,34 @@
+"""Kept teachers are found again."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from lgfast.assembly.teachers import teacher_config, teacher_digest
+from lgfast.config import load_recipe, replace
+
+IMAGES = SimpleNamespace(content_hash="0")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "digest"),
+    [
+        ("digits", "b599982ba6c9e6d6"),
+        ("cifar100-deit-ti-guided", "2240d8ce04ae66bc"),
+        ("flowers102-deit-ti-guided", "f965fe2eb6e14260"),
+    ],
+)
+def test_a_teacher_has_the_name_that_it_was_first_kept_under(recipe, digest):
+    """Whatever keys the configuration has gained since; hours of training stand behind each."""
+    config = replace(load_recipe(recipe), {"precision": "fp32"})
+    assert teacher_digest(teacher_config(config), IMAGES) == digest
+
+
+def test_what_changes_a_teacher_changes_its_name():
+    config = replace(load_recipe("digits"), {"precision": "fp32"})
+    teacher = teacher_config(config)
+    changes = {"optim.lr": 0.5, "model.init": "mimetic", "epochs": 7, "augment.weak": "true", "data.train_limit": 9}
+    digests = {teacher_digest(replace(teacher, {key: value}), IMAGES) for key, value in changes.items()}
+    assert len(digests | {teacher_digest(teacher, IMAGES)}) == len(changes) + 1
+    moved = replace(teacher, {"data.root": "elsewhere", "device": "cpu", "log.every_steps": 3})
+    assert teacher_digest(moved, IMAGES) == teacher_digest(teacher, IMAGES)
