@@ -5,23 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-import tyro
 
-from lgfast.config import (
-    Config,
-    check_key,
-    dump_yaml,
-    load_recipe,
-    load_yaml,
-    recipe_names,
-    replace,
-    split_assignment,
-    to_dict,
-    valid_keys,
-)
+from lgfast.config import Config, dump_yaml, load_recipe, load_yaml, recipe_names, replace
+from lgfast.config.flags import Parser, add_key_flags, check_no_leftover, key_changes
 from lgfast.config.pycls import read_pycls_config
 from lgfast.runtime import ranks, threads
 from lgfast.runtime.command_line import command_line
@@ -43,11 +32,9 @@ def not_empty(text: str) -> str:
     return text
 
 
-def launch_parser() -> argparse.ArgumentParser:
-    """The few options that are not configuration keys."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lgfast.train", description=DESCRIPTION, add_help=False, allow_abbrev=False
-    )
+def command_parser() -> argparse.ArgumentParser:
+    """The options of a run and of a sweep, and a flag for every configuration key."""
+    parser = Parser(prog="python -m lgfast.train", description=DESCRIPTION, add_help=False, allow_abbrev=False)
     parser.add_argument(
         "--recipe", type=not_empty, help=f"recipe of the package ({', '.join(recipe_names())}) or a YAML file"
     )
@@ -62,31 +49,34 @@ def launch_parser() -> argparse.ArgumentParser:
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("-h", "--help", action="store_true", help="show this text and every configuration key")
     add_sweep_options(parser)
+    add_key_flags(parser)
     return parser
 
 
-def parse(argv: list[str]) -> tuple[Config, argparse.Namespace]:
-    """The configuration and the launch options of a command line."""
-    parser = launch_parser()
-    options, rest = parser.parse_known_args(argv)
-    return read_config(parser, options, rest), options
+def parse(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """The parser, and the options of a command line."""
+    parser = command_parser()
+    options, leftover = parser.parse_known_args(argv)
+    check_no_leftover(leftover)
+    return parser, options
 
 
-def read_config(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> Config:
-    """The configuration of a command line; `rest` are the arguments that set configuration keys."""
-    if options.help:
-        parser.print_help()
-        print("\nconfiguration keys (--data.batch-size 64 and --set data.batch_size=64 mean the same):\n", flush=True)
-        rest = ["--help"]
-    changes = dict(split_assignment(text) for text in options.set)
+def read_config(options: argparse.Namespace) -> Config:
+    """The configuration of a command line."""
     if options.resume:
         from lgfast.assembly.run import resume_config
 
-        return resume_config(options.resume, changes | key_values(rest))
-    base = base_config(options)
-    check_flags(rest)
-    base = replace(base, changes)
-    return tyro.cli(Config, default=base, args=rest, prog="python -m lgfast.train", description=DESCRIPTION)
+        return resume_config(options.resume, key_changes(options))
+    return replace(base_config(options), key_changes(options))
+
+
+def print_help(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """The options, and every configuration key with its comment and its value in the recipe."""
+    import tyro  # reads the comments beside the fields
+
+    parser.print_help()
+    print("\nconfiguration keys (--data.batch-size 64 and --set data.batch_size=64 mean the same):\n", flush=True)
+    tyro.cli(Config, default=base_config(options), args=["--help"], prog=parser.prog, description=DESCRIPTION)
 
 
 def base_config(options: argparse.Namespace) -> Config:
@@ -105,35 +95,6 @@ def base_config(options: argparse.Namespace) -> Config:
     return load_recipe(options.recipe or DEFAULT_RECIPE)
 
 
-def check_flags(arguments: list[str]) -> None:
-    """An unknown flag fails with the nearest valid key."""
-    for argument in arguments:
-        if not argument.startswith("--") or argument == "--help":
-            continue
-        name = argument[2:].partition("=")[0].replace("-", "_")
-        head, _, leaf = name.rpartition(".")
-        negated = f"{head}.{leaf[3:]}" if leaf.startswith("no_") and head else name.removeprefix("no_")
-        if negated not in valid_keys():
-            check_key(name)
-
-
-def key_values(arguments: list[str]) -> dict[str, Any]:
-    """Flags given beside --resume, as key -> value."""
-    check_flags(arguments)
-    if not arguments:
-        return {}
-    given = to_dict(tyro.cli(Config, args=arguments, prog="python -m lgfast.train"))
-    changes = {}
-    for argument in arguments:
-        if argument.startswith("--"):
-            key = argument[2:].partition("=")[0].replace("-", "_").replace(".no_", ".").removeprefix("no_")
-            value: Any = given
-            for part in key.split("."):
-                value = value[part]
-            changes[key] = value
-    return changes
-
-
 def print_result(result: Result) -> None:
     if result.teacher_test_top1 is not None:
         print(f"teacher test accuracy   {result.teacher_test_top1:6.2f} %   {result.teacher_run}")
@@ -143,7 +104,7 @@ def print_result(result: Result) -> None:
     print(f"{result.seconds:.0f} s; metrics, curves and weights are in {result.run_dir}", flush=True)
 
 
-def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> int:
+def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Start, join or continue a sweep."""
     if ranks.was_launched_by_torchrun():
         raise ValueError("--sweep starts its own processes; run it without torchrun, with --workers-per-gpu K")
@@ -152,21 +113,22 @@ def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: li
     from lgfast.sweep import command  # needs Optuna
 
     if options.sweep or options.sweep_space:
-        return command.start(read_config(parser, options, rest), options)
+        return command.start(read_config(options), options)
     check_join_options(parser, options)
-    return command.join(options, dict(split_assignment(text) for text in options.set) | key_values(rest))
+    return command.join(options, key_changes(options))
 
 
 @command_line
 def main(argv: Sequence[str] | None = None) -> int:
     interrupt = InterruptFlag()
     try:
-        parser = launch_parser()
-        options, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-        if is_sweep(options) and not options.help:
-            return sweep(parser, options, rest)
+        parser, options = parse(sys.argv[1:] if argv is None else argv)
+        if options.help:
+            print_help(parser, options)
+        if is_sweep(options):
+            return sweep(parser, options)
         check_no_sweep_options(parser, options)
-        config = read_config(parser, options, rest)
+        config = read_config(options)
         if options.print_config or options.from_pycls:
             print(dump_yaml(config), end="", flush=True)
         if options.print_config:

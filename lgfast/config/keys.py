@@ -121,7 +121,7 @@ def parse(value: Any, hint: Any) -> Any:
     if origin is Literal and isinstance(value, bool):  # YAML reads a bare on or off as a truth value
         return "on" if value else "off"
     if hint is bool:
-        return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+        return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
     return number(value, hint) if hint in (int, float) else value
 
 

@@ -7,8 +7,18 @@ import sys
 import pytest
 import yaml
 
-from lgfast.config import Config, dump_yaml, from_dict, load_recipe, load_yaml, recipe_names, replace, to_dict
-from lgfast.train import parse
+from lgfast.config import (
+    Config,
+    dump_yaml,
+    from_dict,
+    get,
+    load_recipe,
+    load_yaml,
+    recipe_names,
+    replace,
+    valid_keys,
+)
+from lgfast.train import main, parse, read_config
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -157,25 +167,93 @@ def test_section_that_is_not_a_mapping_is_refused():
         from_dict({"optim": 3})
 
 
-def test_command_line_flags_and_set_agree():
-    by_flag, _ = parse(["--recipe", "digits", "--optim.lr", "0.01", "--model.patch-size", "4"])
-    by_set, _ = parse(["--recipe", "digits", "--set", "optim.lr=0.01", "--set", "model.patch_size=4"])
-    assert by_flag == by_set
-    assert by_flag.optim.lr == 0.01
-    assert to_dict(by_flag)["model"]["patch_size"] == 4
+def from_arguments(*arguments):
+    return read_config(parse(arguments)[1])
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "value"),
+    [
+        (["--optim.lr", "0.01"], "optim.lr", 0.01),
+        (["--optim.lr=1e-2"], "optim.lr", 0.01),
+        (["--optim.weight_decay", "0.1"], "optim.weight_decay", 0.1),
+        (["--model.patch-size", "4"], "model.patch_size", 4),
+        (["--model.patch-size", "None"], "model.patch_size", None),
+        (["--guidance.student-layers", "0", "-1", "3"], "guidance.student_layers", (0, -1, 3)),
+        (["--guidance.student-layers", "0,2,4"], "guidance.student_layers", (0, 2, 4)),
+        (["--guidance.student-layers"], "guidance.student_layers", ()),
+        (["--augment.crop-scale", "0.3", "1", "--seed", "3"], "augment.crop_scale", (0.3, 1.0)),
+        (["--data.download"], "data.download", True),
+        (["--data.download", "false"], "data.download", False),
+        (["--log.no-tensorboard"], "log.tensorboard", False),
+        (["--log.no_tensorboard", "--log.tensorboard"], "log.tensorboard", True),
+        (["--teacher.bn", "running"], "teacher.bn", "running"),
+        (["--seed", "-5"], "seed", -5),
+    ],
+)
+def test_a_flag_says_what_set_says(flags, key, value):
+    config = from_arguments("--recipe", "digits", *flags)
+    assert get(config, key) == value
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+    also = ["--set", "seed=3"] if "--seed" in flags[:-1] and key != "seed" else []
+    assert from_arguments("--recipe", "digits", "--set", f"{key}={text}", *also) == config
+
+
+def test_a_flag_goes_before_set():
+    assert from_arguments("--set", "epochs=3", "--epochs", "4", "--set", "epochs=5").epochs == 4
+
+
+@pytest.mark.parametrize("is_hyphened", [True, False])
+def test_every_key_is_a_flag(is_hyphened):
+    expected, arguments = replace(load_recipe("digits-resnet8"), {"data.download": True, "seed": 7}), []
+    for key in valid_keys():
+        value = get(expected, key)
+        texts = [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+        arguments += [f"--{key.replace('_', '-') if is_hyphened else key}", *texts]
+    assert from_arguments(*arguments) == expected
 
 
 @pytest.mark.parametrize("option", ["--recipe", "--config", "--from-pycls", "--resume"])
-def test_an_empty_option_is_not_taken_for_the_default(option, capsys):
-    with pytest.raises(SystemExit):
-        parse([option, ""])
-    assert f"argument {option}: expected a value, got an empty one" in capsys.readouterr().err
+def test_an_empty_option_is_not_taken_for_the_default(option):
+    with pytest.raises(ValueError, match=f"argument {option}: expected a value, got an empty one"):
+        from_arguments(option, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "-1"], "epochs: expected 1 to 2147483647, got -1"),
+        (["--set", "epochs=-1"], "epochs: expected 1 to 2147483647, got -1"),
+        (["--optim.lr", "fast"], "optim.lr: expected a number, got 'fast'"),
+        (["--optim.lr"], "argument --optim.lr: expected one argument"),
+        (["--optim.lr", "1", "2"], "expected an option such as --optim.lr 1e-3, got '2'"),
+        (["digits"], "expected an option such as --optim.lr 1e-3, got 'digits'"),
+        (["--teacher.bn", "none"], "teacher.bn: expected one of batch, synced, running, got 'none'"),
+        (["--data.download", "maybe"], "data.download: expected true or false, got 'maybe'"),
+        (["--augment.mean", "0.5"], r"augment.mean: expected 3 values, got (0.5,)"),
+        (["--set", "epochs"], "--set: expected KEY=VALUE, got 'epochs'"),
+        (["--trials", "many"], "argument --trials: invalid int value: 'many'"),
+        (["--recipe", "digits", "--config", "x"], "--recipe and --config each name a configuration; give one"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr() == ("", f"error: {message}\n")
 
 
 @pytest.mark.parametrize("flag", ["--optim.lrr=3", "--optm.lr", "--optim.warmup"])
 def test_unknown_flag_names_the_nearest(flag):
     with pytest.raises(ValueError, match=r"unknown configuration key .* did you mean 'optim\."):
         parse([flag, "1"])
+
+
+def test_help_lists_every_key_with_its_comment(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help", "--recipe", "cifar100-deit-ti-base"])
+    assert stop.value.code in (None, 0)
+    shown = capsys.readouterr().out
+    assert all(f"--{key.replace('_', '-')}" in shown for key in valid_keys() if valid_keys()[key] is not bool)
+    assert "continue the run or the sweep" in shown and "ranks" in shown
 
 
 def test_yaml_truth_values_mean_on_and_off(tmp_path):

@@ -11,7 +11,7 @@ from lgfast.config import DistillConfig, load_recipe, pycls, replace
 from lgfast.config.pycls import equivalent, plain, read_pycls_config
 from lgfast.config.pycls_keys import KEYS
 from lgfast.models import create_model
-from lgfast.train import parse
+from lgfast.train import parse, read_config
 from tests.config.paper_files import FILES, flat, nested, resnet_file, student_file, whole_file
 
 DEIT, GUIDED = FILES["cifar100-deit-ti-base"], FILES["cifar100-deit-ti-guided"]
@@ -203,7 +203,8 @@ def test_dropped_keys_are_named_with_the_reason(tmp_path):
 def test_the_command_line_prints_the_equivalent_as_yaml_with_what_is_not_in_it(tmp_path, capsys):
     path = tmp_path / "paper.yaml"
     path.write_text(yaml.safe_dump(with_keys(DEIT, {"RNG_SEED": 7})))
-    config, _ = parse(["--from-pycls", str(path), "--epochs", "2"])
+    _, options = parse(["--from-pycls", str(path), "--epochs", "2"])
+    config = read_config(options)
     assert (config.name, config.seed, config.epochs) == ("paper", 7, 2)
     printed = capsys.readouterr().out
     assert "# dropped, speed and machine only: CUDNN.BENCHMARK\n" in printed
