@@ -31,8 +31,7 @@ def add_layer_norm(
         x: [B, ..., C], the branch; float32, bfloat16 or float16 (on CPU also float64), CPU or CUDA.
         residual: like x. weight, bias: [C]. All of one dtype; under autocast they are brought to the widest.
         eps: added to the variance.
-        drop_scale: [B], one factor a sample, as timm's DropPath draws it (0 or 1 / keep probability); a constant.
-            None: 1.
+        drop_scale: [B], one factor a sample, as timm's DropPath draws it (0 or 1 / keep probability). None: 1.
     Returns:
         y and out, like x. Sums are taken in float32 (float64 for float64) of y as it is stored. The gradient of y takes
         up both uses. Two runs of forward and backward agree bit for bit. The kernels take C that are multiples of 8 up
@@ -108,9 +107,9 @@ def _(dout, dy, y, weight, drop_scale, mean, rstd):
 
 
 def _setup_context(ctx, inputs, output):
-    _, _, weight, _, drop_scale, _ = inputs
+    x, _, weight, _, drop_scale, _ = inputs
     y, _, mean, rstd = output
-    ctx.save_for_backward(y, weight, drop_scale, mean, rstd)
+    ctx.save_for_backward(y, weight, drop_scale, mean, rstd, x if ctx.needs_input_grad[4] else None)
     ctx.mark_non_differentiable(mean, rstd)
     ctx.set_materialize_grads(False)
 
@@ -120,10 +119,14 @@ def _backward(ctx, dy, dout, *_):
         raise RuntimeError("add_layer_norm has no second derivative; call backward without create_graph=True")
     if dy is None and dout is None:
         return (None,) * 6
-    y, weight, drop_scale, mean, rstd = ctx.saved_tensors
+    y, weight, drop_scale, mean, rstd, x = ctx.saved_tensors
     dout = torch.zeros_like(y) if dout is None else dout
     dx, dresidual, dparams = torch.ops.lgfast.add_layer_norm_bwd(dout, dy, y, weight, drop_scale, mean, rstd)
-    return dresidual if drop_scale is None else dx, dresidual, *dparams.unbind(), None, None
+    ddrop_scale = None
+    if x is not None:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        ddrop_scale = (dresidual.to(dtype) * x).flatten(1).sum(1).to(x.dtype)
+    return dresidual if drop_scale is None else dx, dresidual, *dparams.unbind(), ddrop_scale, None
 
 
 _add_layer_norm_fwd = register_gradient("add_layer_norm_fwd", _backward, _setup_context)

@@ -41,7 +41,7 @@ def feature_mse(
     for k, (student, teacher, grid) in enumerate(zip(student_maps, teacher_maps, grids, strict=True)):
         _check_pair(k, student, teacher, grid, student_maps[0])
     if is_differentiated():
-        return reference.feature_mse(student_maps, teacher_maps, grids)
+        return reference.feature_mse(student_maps, [teacher.detach() for teacher in teacher_maps], grids)
     hides_leaves = is_transformed()  # torch.vmap: its tensors do not say who wants a gradient
     wants_grad = torch.is_grad_enabled() and (hides_leaves or any(student.requires_grad for student in student_maps))
     flat_grids = [size for grid in grids for size in grid]

@@ -8,7 +8,7 @@ from lgfast import _extension
 from lgfast.ops import reference
 from lgfast.ops.gradient import register_gradient
 from lgfast.ops.inputs import check_floating, is_autocast
-from lgfast.ops.transforms import is_differentiated
+from lgfast.ops.transforms import is_differentiated, vmap_loop
 
 HEAD_DIMS = (32, 48, 64)
 MAX_TOKENS = 1024
@@ -227,8 +227,13 @@ def _vmap_over_batch(op):
     return rule
 
 
+_qkvpacked_fwd_loop = vmap_loop("short_attention_qkvpacked_fwd")
+
+
 def _qkvpacked_fwd_over_batch(info, in_dims, qkv, added_bias, softmax_scale):
-    op = _vmap_over_batch(lambda x: torch.ops.lgfast.short_attention_qkvpacked_fwd(x, None, softmax_scale))
+    if in_dims[1] is not None:  # a bias for each element, each with a gradient of its own
+        return _qkvpacked_fwd_loop(info, in_dims, qkv, added_bias, softmax_scale)
+    op = _vmap_over_batch(lambda x: torch.ops.lgfast.short_attention_qkvpacked_fwd(x, added_bias, softmax_scale))
     return op(info, in_dims[:1], qkv)
 
 

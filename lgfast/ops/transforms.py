@@ -1,5 +1,7 @@
 """The operations under torch.func: which transforms they serve, and their rule for torch.vmap."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
@@ -24,7 +26,7 @@ def is_differentiated() -> bool:
     return forward_ad._current_level >= 0 or any(one.key() != TransformType.Vmap for one in transforms)
 
 
-def register_vmap_loop(op_name: str) -> None:
+def vmap_loop(op_name: str) -> Callable:
     """The rule for torch.vmap of an operation whose results do not begin with the batch: one call per element."""
     op = getattr(torch.ops.lgfast, op_name)
 
@@ -42,4 +44,8 @@ def register_vmap_loop(op_name: str) -> None:
         stacked = tuple(map(torch.stack, zip(*results, strict=True)))
         return stacked, (0,) * len(stacked)
 
-    torch.library.register_vmap(f"lgfast::{op_name}", rule)
+    return rule
+
+
+def register_vmap_loop(op_name: str) -> None:
+    torch.library.register_vmap(f"lgfast::{op_name}", vmap_loop(op_name))

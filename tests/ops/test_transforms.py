@@ -23,16 +23,39 @@ def add_then_norm(x, residual, weight, bias):
 
 def squared_difference(student, teacher):
     maps = F.interpolate(student.transpose(1, 2).unflatten(2, (4, 4)), (8, 8), mode="bilinear")
-    return F.mse_loss(maps, teacher)
+    return F.mse_loss(maps, teacher.detach())  # a constant
 
 
-# name: the operation, what it computes, and the shapes of its arguments
+def packed_with_bias(qkv, bias):
+    """The bias is added without its gradient, which the operation gives it."""
+    return short_attention_qkvpacked(qkv + bias.detach().view(qkv.shape[2:]), added_bias=bias)
+
+
+def attention_with_bias(qkv, bias):
+    return attention(*(qkv + bias.view(qkv.shape[2:])).unbind(2)).flatten(2)
+
+
+def add_scaled_layer_norm(x, residual, weight, bias, drop_scale):
+    return add_layer_norm(x, residual, weight, bias, drop_scale=drop_scale)
+
+
+def add_scaled_then_norm(x, residual, weight, bias, drop_scale):
+    return add_then_norm(x * drop_scale[:, None, None], residual, weight, bias)
+
+
+# name: the operation, what it computes, and the shapes of its arguments, with each optional tensor and without
 CASES = {
     "short_attention": (short_attention, attention, [(2, 17, 2, 32)] * 3),
     "short_attention_qkvpacked": (
         short_attention_qkvpacked,
         lambda qkv: attention(*qkv.unbind(2)).flatten(2),
         [(2, 17, 3, 2, 32)],
+    ),
+    "short_attention_qkvpacked, added_bias": (packed_with_bias, attention_with_bias, [(2, 17, 3, 2, 32), (192,)]),
+    "add_layer_norm, drop_scale": (
+        add_scaled_layer_norm,
+        add_scaled_then_norm,
+        [(2, 5, 16), (2, 5, 16), (16,), (16,), (2,)],
     ),
     "add_layer_norm": (add_layer_norm, add_then_norm, [(2, 5, 16), (2, 5, 16), (16,), (16,)]),
     "bias_gelu": (bias_gelu, lambda x, bias: F.gelu(x + bias), [(2, 5, 16), (16,)]),
@@ -69,8 +92,10 @@ def weighted(function):
 
 def test_func_grad_equals_that_of_the_composition(case):
     op, composition, inputs = case
-    for grad, expected in zip(*(torch.func.grad(weighted(f), 0)(*inputs) for f in (op, composition)), strict=True):
-        torch.testing.assert_close(grad, expected)
+    arguments = tuple(range(len(inputs)))
+    grads, expected = (torch.func.grad(weighted(f), arguments)(*inputs) for f in (op, composition))
+    for grad, expected_grad in zip(grads, expected, strict=True):
+        torch.testing.assert_close(grad, expected_grad)
 
 
 def test_forward_mode_is_that_of_the_composition(case):
@@ -92,17 +117,44 @@ def test_vmap_equals_a_loop(case):
     many = [torch.stack([x, x.flip(0), 2 * x]).requires_grad_() for x in inputs]
     with no_vmap_fallback(), sdpa_kernel(SDPBackend.MATH):  # SDPA runs where there are no kernels
         loss = torch.vmap(weighted(op))(*many)
-        grads = torch.autograd.grad(loss.sum(), many[0])
+        grads = torch.autograd.grad(loss.sum(), many, allow_unused=True)
     expected = torch.stack([weighted(op)(*elements) for elements in zip(*many, strict=True)])
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(grads, torch.autograd.grad(expected.sum(), many[0]))
+    for grad, expected_grad in zip(grads, torch.autograd.grad(expected.sum(), many, allow_unused=True), strict=True):
+        torch.testing.assert_close(grad, expected_grad)
 
 
-def test_vmap_over_the_second_argument_alone():
-    x, biases = torch.randn(2, 5, 16), torch.randn(16, 3)
-    with no_vmap_fallback():
-        out = torch.vmap(bias_gelu, in_dims=(None, 1))(x, biases)
-    torch.testing.assert_close(out, torch.stack([bias_gelu(x, bias) for bias in biases.T]))
+def test_vmap_over_one_argument_alone(case):
+    """Of each in turn, in its last dimension; the others are shared, and their gradients are sums."""
+    op, composition, inputs = case
+    for batched in range(len(inputs)):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        leaves[batched] = torch.stack([inputs[batched], 2 * inputs[batched]], dim=-1).requires_grad_()
+        dims = tuple(-1 if k == batched else None for k in range(len(inputs)))
+        with no_vmap_fallback(), sdpa_kernel(SDPBackend.MATH):
+            loss = torch.vmap(weighted(op), in_dims=dims)(*leaves)
+            grads = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+        elements = leaves[batched].unbind(-1)
+        expected = torch.stack(
+            [weighted(composition)(*leaves[:batched], one, *leaves[batched + 1 :]) for one in elements]
+        )
+        torch.testing.assert_close(loss, expected)
+        expected_grads = torch.autograd.grad(expected.sum(), leaves, allow_unused=True)
+        for grad, expected_grad in zip(grads, expected_grads, strict=True):
+            torch.testing.assert_close(grad, expected_grad)
+
+
+def test_eager_and_compiled_gradients_are_those_of_the_composition(case):
+    op, composition, inputs = case
+    compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
+    found = []
+    for function in (op, compiled, composition):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        loss = weighted(function)(*leaves)
+        found.append(torch.autograd.grad(loss, leaves, allow_unused=True))
+    for eager, traced, expected in zip(*found, strict=True):
+        torch.testing.assert_close(eager, expected)
+        torch.testing.assert_close(traced, expected)
 
 
 def test_grad_per_sample(case):
