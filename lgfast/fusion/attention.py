@@ -4,7 +4,7 @@
     print(report)
 
 A fused module is the same module with another class: weights, state-dict keys and hooks stay. On inputs the kernels do
-not take (`ops.unsupported_reason`: float32 on CUDA, a mask) it runs its original forward, bit for bit.
+not take (`ops.short_attention_unsupported_reason`: float32 on CUDA, a mask) it runs its original forward, bit for bit.
 """
 
 from collections.abc import Callable
@@ -120,7 +120,7 @@ class FusedVitAttention(VitAttention):
             qkv = F.linear(x, self.qkv.weight, None if bias is None else bias.detach())
             return short_attention_qkvpacked(qkv.unflatten(2, (3, self.num_heads, -1)), added_bias=bias)
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).unbind(2)
-        return short_attention(self.q_norm(q), self.k_norm(k), v).flatten(2)
+        return short_attention(self.q_norm(q), self.k_norm(k), v, layout="bnhd").flatten(2)
 
 
 @register_fused(pvt_v2.Attention)
@@ -132,7 +132,7 @@ class FusedPvtAttention(pvt_v2.Attention):
             return super().forward(x, feat_size)
         q = self.q(x).unflatten(2, (self.num_heads, -1))
         k, v = self.kv(self._reduce(x, feat_size)).unflatten(2, (2, self.num_heads, -1)).unbind(2)
-        return self.proj_drop(self.proj(short_attention(q, k, v).flatten(2)))
+        return self.proj_drop(self.proj(short_attention(q, k, v, layout="bnhd").flatten(2)))
 
     def _num_keys(self, x: Tensor, feat_size: tuple[int, int]) -> int:
         if self.pool is not None:
@@ -149,11 +149,6 @@ class FusedPvtAttention(pvt_v2.Attention):
         return x if self.act is None else self.act(x)
 
 
-def _attention_of_heads(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """short_attention in scaled_dot_product_attention's layout, [B, H, N, D]."""
-    return short_attention(*(x.transpose(1, 2) for x in (q, k, v)), scale).transpose(1, 2)
-
-
 @register_fused(cvt.Attention)
 class FusedCvtAttention(cvt.Attention):
     """CvT: projections by convolution, half as many keys each way as queries.
@@ -162,7 +157,7 @@ class FusedCvtAttention(cvt.Attention):
     """
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = _attention_of_heads(*self.project_qkv(x, grid), self.scale)
+        x = short_attention(*self.project_qkv(x, grid), self.scale, layout="bhnd")
         return self.proj_drop(self.proj(merge_heads(x)))
 
 
@@ -172,7 +167,7 @@ class FusedConvitAttention(convit.Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(third, self.num_heads) for third in self.qkv(x).chunk(3, dim=-1))
-        return self.proj_drop(self.proj(merge_heads(_attention_of_heads(q, k, v, self.scale))))
+        return self.proj_drop(self.proj(merge_heads(short_attention(q, k, v, self.scale, layout="bhnd"))))
 
 
 @register_fused(convit.PositionalAttention)
@@ -180,7 +175,7 @@ class FusedPositionalAttention(convit.PositionalAttention):
     """ConViT's gated attention: its content part; the position part is one [H, N, N] matrix for all images."""
 
     def content_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _attention_of_heads(q, k, v, self.scale)
+        return short_attention(q, k, v, self.scale, layout="bhnd")
 
 
 @register_fused(timm_convit.MHSA)

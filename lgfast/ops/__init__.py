@@ -1,7 +1,7 @@
 """Fused operations, each usable alone: `from lgfast.ops import feature_mse`.
 
-Inputs that the kernels of an operation do not take run its composition in PyTorch. Why, says `unsupported_reason` for
-short_attention, and for the others a function of their name.
+Inputs that the kernels of an operation do not take run its composition in PyTorch; why, says a function of its name
+and `_unsupported_reason`.
 """
 
 from lgfast.augment_spec import AugmentSpec
@@ -11,7 +11,12 @@ from lgfast.ops.bias_gelu import bias_gelu, bias_gelu_unsupported_reason
 from lgfast.ops.feature_mse import feature_mse
 from lgfast.ops.flat_adamw import flat_adamw
 from lgfast.ops.mix import mix_images, mix_labels, mix_plan
-from lgfast.ops.short_attention import short_attention, short_attention_qkvpacked, unsupported_reason
+from lgfast.ops.short_attention import (
+    short_attention,
+    short_attention_qkvpacked,
+    short_attention_unsupported_reason,
+    unsupported_reason,
+)
 
 __all__ = [
     "AugmentSpec",
@@ -29,5 +34,6 @@ __all__ = [
     "mix_plan",
     "short_attention",
     "short_attention_qkvpacked",
+    "short_attention_unsupported_reason",
     "unsupported_reason",
 ]

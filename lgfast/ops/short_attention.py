@@ -8,6 +8,7 @@ from lgfast import _extension
 from lgfast.ops import reference
 from lgfast.ops.gradient import register_gradient
 from lgfast.ops.inputs import check_floating, is_autocast
+from lgfast.ops.once import warn_once
 from lgfast.ops.transforms import is_differentiated, vmap_loop
 
 HEAD_DIMS = (32, 48, 64)
@@ -17,7 +18,9 @@ _SWITCHED_OFF = [name for name in ("short_attention_fwd", "short_attention_bwd")
 SMALL_SMEM_GPUS = ((8, 6), (8, 9), (12, 0), (12, 1))  # 99 KB of shared memory a block; forward takes up to 112 KB
 
 
-def short_attention(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None) -> Tensor:
+def short_attention(
+    q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None, *, layout: str | None = None
+) -> Tensor:
     """Softmax attention for 1 to about 1,000 tokens.
 
         out = softmax(softmax_scale * q k^T) v
@@ -25,24 +28,35 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None
     Args:
         q: [B, N, H, D]. k, v: [B, M, H, D], of q's dtype and device. bfloat16 or float16 (on CPU float32 too) with D
             in {32, 48, 64} and N, M up to 1,024 (N up to 4,096 for M up to 64) run lgfast's kernels;
-            `unsupported_reason` says what keeps other inputs from them, which run PyTorch's
+            `short_attention_unsupported_reason` says what keeps other inputs from them, which run PyTorch's
             scaled_dot_product_attention. Any strides; where D is contiguous and the other strides are multiples of 8
             nothing is copied. Under autocast, cast to its dtype. torch.func.grad and forward mode run SDPA too.
         softmax_scale: positive; default D**-0.5.
+        layout: "bnhd", as above, or "bhnd": q, k, v and the result are [B, H, N, D], as scaled_dot_product_attention's.
+            None: "bnhd", with a warning where there are more heads than tokens, as in tensors made for SDPA.
     Returns:
         [B, N, H, D] in the dtype of q. Products are summed and the softmax taken in float32. Deterministic: two runs of
         forward and backward agree bit for bit.
     Raises:
-        ValueError: shapes, dtypes or devices do not match.
+        ValueError: shapes, dtypes or devices do not match, or the layout is neither.
         RuntimeError: backward through the kernels with create_graph=True; they have no second derivative.
     Source: FlashAttention-2 (arXiv 2307.08691), for sequences whose keys fit on chip.
     """
-    _check(q, k, v)
-    q, k, v = (x.to(compute_dtype(x)) for x in (q, k, v))
-    if unsupported_reason(q, k, v, softmax_scale) is not None or is_differentiated():
+    _check(q, k, v, layout)
+    if layout == "bhnd":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, scale=softmax_scale).transpose(1, 2)
-    return _short_attention_fwd(q, k, v, _scale(q, softmax_scale))[0]
+    elif layout is None and q.shape[2] > max(q.shape[1], k.shape[1]):
+        warn_once(
+            f"short_attention takes [B, N, H, D], got q {list(q.shape)} with more heads than tokens; pass "
+            'layout="bhnd" for tensors as scaled_dot_product_attention takes them, layout="bnhd" if they are right'
+        )
+    q, k, v = (x.to(compute_dtype(x)) for x in (q, k, v))
+    if short_attention_unsupported_reason(q, k, v, softmax_scale) is not None or is_differentiated():
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, scale=softmax_scale)
+        return out if layout == "bhnd" else out.transpose(1, 2)
+    out = _short_attention_fwd(q, k, v, _scale(q, softmax_scale))[0]
+    return out.transpose(1, 2) if layout == "bhnd" else out
 
 
 def short_attention_qkvpacked(
@@ -65,7 +79,7 @@ def short_attention_qkvpacked(
     _check_packed(qkv, added_bias)
     qkv = qkv.to(compute_dtype(qkv))
     q, k, v = qkv.unbind(2)
-    if unsupported_reason(q, k, v, softmax_scale) is None and not is_differentiated():
+    if short_attention_unsupported_reason(q, k, v, softmax_scale) is None and not is_differentiated():
         return _short_attention_qkvpacked_fwd(qkv, added_bias, _scale(qkv, softmax_scale))[0]
     if added_bias is not None:  # adds zero and takes the gradient
         qkv = qkv + (added_bias - added_bias.detach()).view(qkv.shape[2:]).to(qkv.dtype)
@@ -73,17 +87,22 @@ def short_attention_qkvpacked(
     return F.scaled_dot_product_attention(q, k, v, scale=softmax_scale).transpose(1, 2).flatten(2)
 
 
-def unsupported_reason(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None) -> str | None:
+def short_attention_unsupported_reason(
+    q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None
+) -> str | None:
     """Why the kernels of `short_attention` do not take q [B, N, H, D], k and v [B, M, H, D], or None where they do."""
     if softmax_scale is not None and not softmax_scale > 0:
         return f"softmax_scale must be positive, got {softmax_scale}"
     return unsupported_shape_reason(q.device, q.dtype, q.shape[1], k.shape[1], q.shape[3])
 
 
+unsupported_reason = short_attention_unsupported_reason  # its name of before
+
+
 def unsupported_shape_reason(
     device: torch.device, dtype: torch.dtype, num_queries: int, num_keys: int, head_dim: int
 ) -> str | None:
-    """As `unsupported_reason`, of what it looks at."""
+    """As `short_attention_unsupported_reason`, of what it looks at."""
     if dtype not in (torch.bfloat16, torch.float16) and (device.type, dtype) != ("cpu", torch.float32):
         return f"dtype must be bfloat16 or float16{', or float32 on CPU' if device.type == 'cpu' else ''}, got {dtype}"
     if head_dim not in HEAD_DIMS:
@@ -127,12 +146,17 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type) if x.dtype != torch.float64 and is_autocast(x) else x.dtype
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, layout: str | None) -> None:
     check_floating("short_attention", q=q, k=k, v=v)
-    if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or q.shape[::2] != k.shape[::2] or q.shape[3] != k.shape[3]:
+    if layout not in (None, "bnhd", "bhnd"):
+        raise ValueError(f'short_attention: layout must be "bnhd" or "bhnd", got {layout!r}')
+    heads, other = (1, "bnhd") if layout == "bhnd" else (2, "bhnd")
+    shared = (0, heads, 3)
+    if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or any(q.shape[i] != k.shape[i] for i in shared):
+        expected = "[B, H, N, D] and k, v [B, H, M, D]" if layout == "bhnd" else "[B, N, H, D] and k, v [B, M, H, D]"
         raise ValueError(
-            "short_attention: q must be [B, N, H, D] and k, v [B, M, H, D], "
-            f"got {list(q.shape)}, {list(k.shape)} and {list(v.shape)}"
+            f"short_attention: q must be {expected}, got {list(q.shape)}, {list(k.shape)} and {list(v.shape)}; "
+            f'layout="{other}" takes the other order'
         )
     if q.device != k.device or q.device != v.device:
         raise ValueError(f"short_attention: one device expected, got q {q.device}, k {k.device}, v {v.device}")

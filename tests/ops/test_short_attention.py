@@ -1,5 +1,6 @@
 """short_attention: the public functions, and the registration of the ops with their reference as CPU kernel."""
 
+import functools
 import importlib
 import warnings
 from contextlib import nullcontext
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lgfast import _extension
-from lgfast.ops import reference, short_attention, short_attention_qkvpacked, unsupported_reason
+from lgfast.ops import once, reference, short_attention, short_attention_qkvpacked, short_attention_unsupported_reason
 from tests.cpu_levels import FLOAT_LEVELS, held_to
 from tests.helpers import assert_as_exact_as_plain
 
@@ -291,7 +292,7 @@ def test_second_derivative_is_refused(kernels_on_cpu):
     ],
 )
 def test_unsupported_reason_says_why(change, words):
-    assert unsupported_reason(*make_qkv(**change)) == words
+    assert short_attention_unsupported_reason(*make_qkv(**change)) == words
 
 
 @pytest.mark.parametrize(
@@ -322,19 +323,57 @@ def test_float32_is_for_the_cpu(kernels_on_cpu):
 
 def test_the_cpu_kernels_must_be_built(monkeypatch):
     monkeypatch.setattr(_extension, "has_native", lambda: False)
-    assert unsupported_reason(*make_qkv()) == "lgfast was built without its CPU kernels"
+    assert short_attention_unsupported_reason(*make_qkv()) == "lgfast was built without its CPU kernels"
     meta = [x.to("meta") for x in make_qkv()]
-    assert unsupported_reason(*meta) == "the kernels run on CUDA and CPU, got tensors on meta"
+    assert short_attention_unsupported_reason(*meta) == "the kernels run on CUDA and CPU, got tensors on meta"
 
 
 def test_scale_that_is_not_positive_is_left_to_pytorch(kernels_on_cpu):
     q, k, v = make_qkv()
-    assert unsupported_reason(q, k, v) is None
-    assert unsupported_reason(q, k, v, -1.0) == "softmax_scale must be positive, got -1.0"
+    assert short_attention_unsupported_reason(q, k, v) is None
+    assert short_attention_unsupported_reason(q, k, v, -1.0) == "softmax_scale must be positive, got -1.0"
     assert torch.equal(short_attention(q, k, v, -1.0), sdpa(q, k, v, -1.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # by the kernels, and by SDPA
+@pytest.mark.parametrize("m", [17, 9])
+def test_the_layout_of_sdpa(m, dtype):
+    """The same values and gradients in either order, equal to SDPA's in its own."""
+    q, k, v = make_qkv(m=m, heads=3, dtype=dtype)
+    swapped = [x.detach().transpose(1, 2).contiguous().requires_grad_() for x in (q, k, v)]
+    out, swapped_out = short_attention(q, k, v, layout="bnhd"), short_attention(*swapped, layout="bhnd")
+    assert swapped_out.shape == (2, 3, 17, 32)
+    assert torch.equal(swapped_out.transpose(1, 2), out) and torch.equal(out, short_attention(q, k, v))
+    torch.testing.assert_close(swapped_out, F.scaled_dot_product_attention(*swapped), rtol=1e-4, atol=1e-5)
+    dout = torch.randn_like(out)
+    grads = torch.autograd.grad(out, (q, k, v), dout)
+    swapped_grads = torch.autograd.grad(swapped_out, swapped, dout.transpose(1, 2))
+    assert all(torch.equal(a.transpose(1, 2), b) for a, b in zip(grads, swapped_grads, strict=True))
+
+
+def test_what_looks_swapped_is_said_once(monkeypatch):
+    monkeypatch.setattr(once, "_warn", functools.cache(once._warn.__wrapped__))
+    q, k, v = (x.transpose(1, 2) for x in make_qkv())  # 17 heads of 2 tokens
+    with pytest.warns(
+        UserWarning, match=r'got q \[2, 2, 17, 32\] with more heads than tokens; pass layout="bhnd"'
+    ) as seen:
+        short_attention(q, k, v)
+    assert seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        short_attention(q, k, v)  # it was said
+        once._warn.cache_clear()
+        short_attention(q, k, v, layout="bnhd")  # the caller knows
+        short_attention(q, k, v, layout="bhnd")
+        short_attention(q[:, :1], *make_qkv(heads=17)[1:])  # one query over many keys
+        short_attention(*make_qkv())
+
+
 def test_rejects_what_does_not_fit_together():
+    with pytest.raises(ValueError, match=r"layout must be .*, got 'nhd'"):
+        short_attention(*make_qkv(), layout="nhd")
+    with pytest.raises(ValueError, match=r'q must be \[B, H, N, D\] .*; layout="bnhd" takes the other order'):
+        short_attention(*make_qkv(m=9), layout="bhnd")
     q, k, v = make_qkv()
     with pytest.raises(
         ValueError, match=r"q must be \[B, N, H, D\].*got \[2, 17, 2, 32\], \[2, 17, 2, 32\] and \[2, 16"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lgfast.ops import short_attention, short_attention_qkvpacked, unsupported_reason
+from lgfast.ops import short_attention, short_attention_qkvpacked, short_attention_unsupported_reason
 from tests.attention_truth import (
     DTYPES,
     HEAD_DIMS,
@@ -27,7 +27,7 @@ def gradients(out, dout, *leaves):
 
 
 def run(q, k, v, scale=None):
-    assert unsupported_reason(q, k, v, scale) is None
+    assert short_attention_unsupported_reason(q, k, v, scale) is None
     out = short_attention(q, k, v, scale)
     dout = torch.randn_like(out)
     return gradients(out, dout, q, k, v), dout
@@ -166,5 +166,5 @@ def test_empty_batch():
 @pytest.mark.parametrize("n, m, dim", [(17, 17, 40), (17, 1025, 32), (1025, 65, 32), (4097, 64, 32), (0, 3, 32)])
 def test_native_op_refuses_in_the_words_of_unsupported_reason(n, m, dim):
     q, k, v = (x.detach() for x in make_qkv(n, m, dim))
-    with pytest.raises(RuntimeError, match=f"lgfast::short_attention: {unsupported_reason(q, k, v)}"):
+    with pytest.raises(RuntimeError, match=f"lgfast::short_attention: {short_attention_unsupported_reason(q, k, v)}"):
         torch.ops.lgfast.short_attention_fwd(q, k, v, 0.2)
