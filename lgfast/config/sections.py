@@ -138,11 +138,13 @@ class DistillConfig(Section):
 class OptimConfig(Section):
     """Optimizer and learning-rate schedule."""
 
-    name: NotEmpty = "adamw"  # adamw: this package's flat one; otherwise any name of timm's optimizer factory
+    # adamw: this package's flat one; muon: matrices of blocks, adamw for the rest; otherwise any name of timm's factory
+    name: NotEmpty = "adamw"
     lr: Positive = 5e-4
     min_lr: Amount = 5e-6
     weight_decay: Amount = 0.05
     momentum: Decay = 0.9  # of SGD
+    muon_momentum: Decay = 0.95  # of the matrices under optim.name=muon
     warmup_epochs: Count = 20
     warmup_factor: Share = 1e-3  # first learning rate of the warm-up, as a share of lr
     # after the warm-up: cosine as the paper's code has it; onecycle, step and wsd as lgfast/optim/schedule.py says

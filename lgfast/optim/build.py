@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +13,11 @@ from torch import nn
 from lgfast.config import OptimConfig
 from lgfast.optim.device_numbers import DeviceNumbers
 from lgfast.optim.flat_adamw import FlatAdamW
+from lgfast.optim.muon import Muon
 from lgfast.runtime.suggestions import did_you_mean, nearest
 
+# Names of what belongs to a block of a transformer; ConViT's pos_proj [heads, 3] maps positions, not features.
+IN_BLOCK = re.compile(r"(^|\.)blocks\.\d+\.(?!.*pos_proj)")
 NO_DECAY_NAMES = ("cls_token", "pos_embed", "distill_token", "dist_token")
 
 
@@ -76,13 +80,14 @@ def clips_itself(optimizer: torch.optim.Optimizer) -> bool:
 def build_optimizer(
     named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig, skip_nonfinite: bool = False
 ) -> torch.optim.Optimizer:
-    """`adamw` and `sgd` are those that a CUDA graph can hold; every other name is timm's factory's.
+    """`adamw`, `muon` and `sgd` are those that a CUDA graph can hold; every other name is timm's factory's.
 
     Args:
         skip_nonfinite: gradients may overflow (fp16-amp), which undoes the step.
     Raises:
         ValueError: an unknown name, or that of an optimizer of NVIDIA apex, which is not installed.
     """
+    named = list(named)
     groups = param_groups(named, config.weight_decay)
     if config.name == "adamw":
         return FlatAdamW(
@@ -92,6 +97,8 @@ def build_optimizer(
             max_norm=config.clip_norm,
             skip_nonfinite=skip_nonfinite,
         )
+    if config.name == "muon":
+        return build_muon(named, config)
     if config.name == "sgd":
         return DeviceSGD(groups, lr=config.lr, momentum=config.momentum)
     from timm.optim import create_optimizer_v2
@@ -101,6 +108,17 @@ def build_optimizer(
     return create_optimizer_v2(
         groups, config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
     )
+
+
+def build_muon(named: Sequence[tuple[str, nn.Parameter]], config: OptimConfig) -> Muon:
+    """Muon for the matrices within blocks, AdamW for embeddings, heads, projections, norms and biases."""
+    matrices = [p for name, p in named if p.requires_grad and p.ndim == 2 and IN_BLOCK.search(name)]
+    chosen = set(map(id, matrices))
+    rest = param_groups([(name, p) for name, p in named if id(p) not in chosen], config.weight_decay)
+    try:
+        return Muon(matrices, rest, lr=config.lr, weight_decay=config.weight_decay, momentum=config.muon_momentum)
+    except ValueError as error:
+        raise ValueError(f"optim.name=muon: {error}") from error
 
 
 def check_name(name: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from lgfast.data.batch import Batch
 from lgfast.optim.build import DeviceSGD
 from lgfast.optim.flat_adamw import FlatAdamW
+from lgfast.optim.muon import Muon
 from lgfast.runtime import ranks
 
 # Eager steps before the capture: lazy state (cuBLAS workspaces, autotuning, loss scale) must exist by then.
@@ -24,9 +25,9 @@ def graph_obstacle(device: torch.device, optimizer: torch.optim.Optimizer) -> st
         return f"CUDA graphs need a CUDA device, got {device}"
     if ranks.world() > 1:
         return "a step of several ranks exchanges gradients, which is not captured"
-    if not isinstance(optimizer, (FlatAdamW, DeviceSGD)):
+    if not isinstance(optimizer, (FlatAdamW, Muon, DeviceSGD)):
         name = type(optimizer).__name__
-        return f"{name} keeps numbers on the host, which a graph would freeze (optim.name=adamw and sgd fit)"
+        return f"{name} keeps numbers on the host, which a graph would freeze (optim.name=adamw, muon and sgd fit)"
     return None
 
 
