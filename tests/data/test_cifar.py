@@ -139,16 +139,3 @@ def test_labels_may_be_numpy_s(tmp_path):
     write_cifar100(tmp_path)
     edit_train(tmp_path, fine_labels=[*np.arange(20) % 5])
     assert load_dataset("cifar100", tmp_path).labels.tolist() == [*range(5)] * 4
-
-
-def test_download_is_asked_for_only_when_files_are_missing(tmp_path, monkeypatch):
-    asked = []
-
-    def download(layout, root):
-        asked.append(layout.archive)
-        write_cifar100(root)
-
-    monkeypatch.setattr("lgfast.data.sources.cifar.download_official", download)
-    for _ in range(2):
-        assert len(load_dataset("cifar100", tmp_path, download=True)) == 20
-    assert asked == ["cifar-100-python.tar.gz"]

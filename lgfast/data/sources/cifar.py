@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lgfast.data.errors import one_line
+from lgfast.data.sources.download import Remote, fetch_missing
 from lgfast.data.sources.source import Records, Source, check_labels, find_folder, locate, require_files
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -51,11 +53,13 @@ LAYOUTS = {
 def cifar_source(name: str, root: Path, split: str, download: bool = False) -> Source:
     """The split of CIFAR-10 or CIFAR-100 found in root/<official folder name>, or downloaded there when asked."""
     layout = LAYOUTS[name]
-    help_text = f"download it (--data.download, or download=True), or unpack {layout.archive} from {PAGE} into {root}"
-    if download and locate(root, [layout.folder], layout.meta) is None:
-        download_official(layout, root)
+    by_hand = f"unpack {layout.archive} from {PAGE} into {root}"
+    help_text = f"download it (--data.download, or download=True), or {by_hand}"
+    names = (*layout.splits[split], layout.meta)
+    if download:
+        fetch_missing(name, root, official_files(layout), lambda: not is_complete(root, layout, names), by_hand)
     folder = find_folder(root, [layout.folder], layout.meta, help_text)
-    files = [folder / file for file in (*layout.splits[split], layout.meta)]
+    files = [folder / file for file in names]
     require_files(files, help_text)
     *batch_files, meta_file = files
     class_names = read_class_names(layout, meta_file, help_text)
@@ -63,10 +67,16 @@ def cifar_source(name: str, root: Path, split: str, download: bool = False) -> S
     return Source(f"{name}-{split}", folder, files, class_names, read)
 
 
-def download_official(layout: Layout, root: Path) -> None:
+def is_complete(root: Path, layout: Layout, names: Sequence[str]) -> bool:
+    folder = locate(root, [layout.folder], layout.meta)
+    return folder is not None and all((folder / name).is_file() for name in names)
+
+
+def official_files(layout: Layout) -> list[Remote]:
     import torchvision
 
-    getattr(torchvision.datasets, layout.torchvision_name)(root, download=True)
+    dataset = getattr(torchvision.datasets, layout.torchvision_name)
+    return [Remote(dataset.url, dataset.tgz_md5, is_archive=True)]
 
 
 def read_cifar(layout: Layout, batch_files: list[Path], meta_file: Path, num_classes: int, help_text: str) -> Records:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lgfast.data.errors import one_line
+from lgfast.data.sources.download import Remote, fetch_missing
 from lgfast.data.sources.source import Source, file_source, find_folder, locate, require_files
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
@@ -19,25 +20,34 @@ SPLIT_KEYS = {"train": ("trnid", "valid"), "test": ("tstid",)}
 
 def flowers_source(root: Path, split: str, download: bool = False) -> Source:
     """The split of Flowers-102 in root/flowers-102 or root/flowers: jpg/, imagelabels.mat and setid.mat."""
-    help_text = (
-        "download it (--data.download, or download=True), or put 102flowers.tgz (unpacked: jpg/), imagelabels.mat "
-        f"and setid.mat from {PAGE} into {root / FOLDERS[0]}"
-    )
-    if download and locate(root, FOLDERS, "setid.mat") is None:
-        import torchvision
-
-        torchvision.datasets.Flowers102(root, download=True)
+    place = locate(root, FOLDERS, "setid.mat") or root / FOLDERS[0]
+    by_hand = f"put 102flowers.tgz (unpacked: jpg/), imagelabels.mat and setid.mat from {PAGE} into {place}"
+    help_text = f"download it (--data.download, or download=True), or {by_hand}"
+    label_file, split_file = place / "imagelabels.mat", place / "setid.mat"
+    if download:
+        lists, pictures = official_files()
+        fetch_missing("flowers102", place, lists, lambda: not (label_file.is_file() and split_file.is_file()), by_hand)
     folder = find_folder(root, FOLDERS, "setid.mat", help_text)
-    label_file, split_file = folder / "imagelabels.mat", folder / "setid.mat"
     require_files([label_file], help_text)
 
     labels = load_numbers(label_file, "labels", 1, NUM_CLASSES, help_text) - 1
     ids = np.concatenate([load_numbers(split_file, key, 1, len(labels), help_text) for key in SPLIT_KEYS[split]])
     images = [folder / "jpg" / f"image_{number:05d}.jpg" for number in ids.tolist()]
+    if download:
+        fetch_missing("flowers102", folder, pictures, lambda: not all(map(Path.is_file, images)), by_hand)
     require_files(images, help_text)
     class_names = tuple(str(number) for number in range(1, NUM_CLASSES + 1))  # the official files have no names
     lists = [label_file, split_file]
     return file_source(f"flowers102-{split}", folder, images, labels[ids - 1].tolist(), class_names, lists)
+
+
+def official_files() -> tuple[list[Remote], list[Remote]]:
+    """What lists the images, and the images."""
+    from torchvision.datasets import Flowers102
+
+    files = {key: (Flowers102._download_url_prefix + name, md5) for key, (name, md5) in Flowers102._file_dict.items()}
+    lists = [Remote(*files[key], is_archive=False) for key in ("label", "setid")]
+    return lists, [Remote(*files["image"], is_archive=True)]
 
 
 def load_numbers(path: Path, key: str, low: int, high: int, help_text: str) -> np.ndarray:
