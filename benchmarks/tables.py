@@ -1,4 +1,4 @@
-"""Writes the README's tables of measurements from benchmarks/results/.
+"""Writes the README's tables: of measurements from benchmarks/results/, of kernels by GPU from their plan.
 
     python benchmarks/tables.py            # rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
     python benchmarks/tables.py --check    # fails where the README says something else than the results
@@ -15,12 +15,16 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # in place of benchmarks/
 
+from lgfast import _extension  # noqa: E402
+from lgfast.doctor.gpus import GPUS, STUDENT_ATTENTIONS, attention_kernels  # noqa: E402
+from lgfast.ops.short_attention import FIRST_CAPABILITY  # noqa: E402
 from lgfast.reports.spread import Spread  # noqa: E402
 from lgfast.reports.table import Table  # noqa: E402
 
@@ -288,11 +292,33 @@ def accuracy_line(setting: Setting, where: str, rows: dict[str, Row]) -> list[st
     return [setting.text, where, top1("base"), top1("guided"), published, seeds, minutes, setting.command]
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"throughput": throughput, "accuracy": accuracy}
+def attention_by_gpu(results: Path) -> str | None:
+    """Which of short_attention's kernels run on which GPU; None where lgfast._C, which knows, is not built."""
+    if not _extension.has_native():
+        return None
+    limits: dict[int, list[str]] = {}
+    for capability, gpu in sorted(GPUS.items(), key=lambda item: (item[1].block_smem, item[0])):
+        if capability >= FIRST_CAPABILITY:
+            limits.setdefault(gpu.block_smem, []).append("{}.{}".format(*capability))
+    lines = []
+    for student, attentions in STUDENT_ATTENTIONS.items():
+        for cells, alike in groupby(attentions, lambda one: [attention_kernels(limit, one) for limit in limits]):
+            alike = list(alike)
+            tokens = ", ".join(one.tokens for one in alike)
+            lines.append([f"{student}: {tokens} tokens", str(alike[0].head_dim), *cells])
+    gpus = [f"{', '.join(names)} ({limit >> 10} KB)" for limit, names in limits.items()]
+    return Table(["attention at 224", "head dim", *gpus], lines).markdown()
+
+
+TABLES: dict[str, Callable[[Path], str | None]] = {
+    "throughput": throughput,
+    "accuracy": accuracy,
+    "attention_by_gpu": attention_by_gpu,
+}
 
 
 def render(text: str, results: Path) -> str:
-    """The text with every table made anew.
+    """The text with every table made anew, but those that cannot be made here.
 
     Raises:
         ValueError: a table is unknown, or not ended.
@@ -301,7 +327,8 @@ def render(text: str, results: Path) -> str:
     def table(found: re.Match) -> str:
         if found[2] not in TABLES:
             raise ValueError(f"README: unknown table {found[2]!r}; known: {', '.join(TABLES)}")
-        return f"{found[1]}\n{TABLES[found[2]](results)}\n<!-- end -->"
+        made = TABLES[found[2]](results)
+        return found[0] if made is None else f"{found[1]}\n{made}\n<!-- end -->"
 
     made, count = re.subn(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", table, text, flags=re.DOTALL)
     if count != text.count("<!-- table:"):

@@ -9,7 +9,7 @@
 #include "augment/augment_layout.h"
 #include "common/cpu_level.h"
 #include "feature_mse/feature_mse.h"
-#include "short_attention/short_attention_plan.h"
+#include "short_attention/short_attention_limits.h"
 
 namespace py = pybind11;
 
@@ -57,10 +57,13 @@ py::dict build_info() {
   return info;
 }
 
-py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, int head_dim, bool has_bias,
+py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, int head_dim, int max_smem, bool has_bias,
                               int multiprocessors) {
-  const auto fwd = lgfast::plan_short_attention_fwd(batch_heads, num_queries, num_keys, head_dim, multiprocessors);
-  const auto bwd = lgfast::plan_short_attention_bwd(num_queries, num_keys, head_dim, has_bias);
+  if (const auto refusal = lgfast::short_attention_refusal(num_queries, num_keys, head_dim, max_smem); !refusal.empty())
+    throw py::value_error("short_attention: " + refusal);
+  const auto fwd =
+      lgfast::plan_short_attention_fwd(batch_heads, num_queries, num_keys, head_dim, multiprocessors, max_smem);
+  const auto bwd = lgfast::plan_short_attention_bwd(num_queries, num_keys, head_dim, has_bias, max_smem);
   py::dict fwd_plan, bwd_plan, plan;
   fwd_plan["row_capacity"] = fwd.row_capacity;
   fwd_plan["warps"] = fwd.warps;
@@ -72,6 +75,7 @@ py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, in
   bwd_plan["warps"] = bwd.warps;
   bwd_plan["key_rows"] = bwd.key_rows;
   bwd_plan["query_rows"] = bwd.query_rows;
+  bwd_plan["parts"] = bwd.parts;
   bwd_plan["blocks"] = bwd.resident ? std::min(batch_heads, multiprocessors) : batch_heads;
   bwd_plan["smem_bytes"] = bwd.smem_bytes;
   plan["fwd"] = fwd_plan;
@@ -93,7 +97,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("feature_mse_plan", &feature_mse_plan, py::arg("channels"), py::arg("grid_h"), py::arg("grid_w"),
         py::arg("acc_bytes") = 4, py::arg("max_smem") = lgfast::kFeatureMseMaxSmem,
         "How feature_mse's kernel cuts one pair: channels of a block, blocks, shared memory.");
-  m.def("short_attention_plan", &short_attention_plan, py::arg("batch_heads"), py::arg("num_queries"),
-        py::arg("num_keys"), py::arg("head_dim"), py::arg("has_bias") = false, py::arg("multiprocessors") = 132,
-        "How short_attention's kernels cut a shape: warps, rows in shared memory, blocks, shared memory in bytes.");
+  m.def(
+      "short_attention_plan", &short_attention_plan, py::arg("batch_heads"), py::arg("num_queries"),
+      py::arg("num_keys"), py::arg("head_dim"), py::arg("max_smem"), py::arg("has_bias") = false,
+      py::arg("multiprocessors") = 132,
+      "How short_attention's kernels cut a shape on a GPU whose block can have max_smem bytes of shared memory: warps, "
+      "rows in shared memory, blocks, shared memory in bytes. ValueError where no kernel takes it.");
+  m.def("short_attention_refusal", &lgfast::short_attention_refusal, py::arg("num_queries"), py::arg("num_keys"),
+        py::arg("head_dim"), py::arg("max_smem"), "Why no kernel of short_attention takes a shape there, or ''.");
+  m.attr("SHORT_ATTENTION_SMEM_FOR_EVERY_SHAPE") = lgfast::short_attention_smem_for_every_shape();
 }

@@ -61,11 +61,11 @@ def test_a_name_that_no_kernel_has_is_refused():
 def test_the_streamed_backward_steps_in_for_the_resident_one(monkeypatch):
     from lgfast import _C
 
-    assert _C.short_attention_plan(768, 197, 197, 64)["bwd"]["resident"]
+    assert _C.short_attention_plan(768, 197, 197, 64, 227 << 10)["bwd"]["resident"]
     monkeypatch.setenv("LGFAST_DISABLE", "augment,short_attention_bwd_resident")
-    assert not _C.short_attention_plan(768, 197, 197, 64)["bwd"]["resident"]
+    assert not _C.short_attention_plan(768, 197, 197, 64, 227 << 10)["bwd"]["resident"]
     monkeypatch.setenv("LGFAST_DISABLE", "short_attention_bwd")  # another name
-    assert _C.short_attention_plan(768, 197, 197, 64)["bwd"]["resident"]
+    assert _C.short_attention_plan(768, 197, 197, 64, 227 << 10)["bwd"]["resident"]
 
 
 def test_the_names_of_variants_are_those_that_the_sources_ask_for():

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "common/arithmetic.h"
+
 namespace lgfast {
 
 constexpr int kAddLayerNormMaxChannels = 512;
@@ -56,9 +58,9 @@ inline AddLayerNormPlan add_layer_norm_plan(int64_t rows, int channels) {
   const int units = channels / 8;
   plan.lanes = 1;
   while (plan.lanes < 32 && plan.lanes < units) plan.lanes *= 2;
-  plan.units_per_lane = (units + plan.lanes - 1) / plan.lanes;
+  plan.units_per_lane = ceil_div(units, plan.lanes);
   plan.rows_per_block = kAddLayerNormThreads / plan.lanes;
-  const int64_t blocks = (rows + plan.rows_per_block - 1) / plan.rows_per_block;
+  const int64_t blocks = ceil_div(rows, plan.rows_per_block);
   plan.fwd_blocks = static_cast<int>(blocks < kAddLayerNormMaxFwdBlocks ? blocks : kAddLayerNormMaxFwdBlocks);
   plan.blocks = static_cast<int>(blocks < kAddLayerNormMaxBlocks ? blocks : kAddLayerNormMaxBlocks);
   plan.bwd_smem_bytes = plan.rows_per_block * 2 * channels * static_cast<int>(sizeof(float));

@@ -14,6 +14,7 @@
 
 #include "augment/augment_image.h"
 #include "augment/augment_plan.h"
+#include "common/arithmetic.h"
 #include "common/device.cuh"
 
 namespace lgfast {
@@ -99,7 +100,7 @@ const char* launch_augment_kernel(const AugmentParams& params, const AugmentLaun
 }
 
 inline const char* launch_augment_plan_kernel(const AugmentPlanParams& params, void* stream) {
-  const int blocks = int((params.batch + kPlanThreads - 1) / kPlanThreads);
+  const int blocks = int(ceil_div(params.batch, kPlanThreads));
   return launch(augment_plan_kernel, Grid{blocks, 1}, kPlanThreads, 0, stream, params);
 }
 

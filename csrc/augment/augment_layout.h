@@ -2,6 +2,7 @@
 #pragma once
 
 #include "augment/resize_axis.h"
+#include "common/arithmetic.h"
 
 namespace lgfast {
 
@@ -24,7 +25,7 @@ struct AugmentLayout {
 LGFAST_HOST_DEVICE AugmentLayout augment_layout(int size) {
   AugmentLayout l;
   l.size = size;
-  l.pitch = (size + kPlaneAlignment - 1) / kPlaneAlignment * kPlaneAlignment;
+  l.pitch = round_up(size, kPlaneAlignment);
   const int64_t plane = int64_t(size) * l.pitch;
   const int64_t spare_bytes = plane > kMinSpareBytes ? plane : kMinSpareBytes;
   l.spare_rows = int(spare_bytes / (3 * l.pitch));

@@ -4,6 +4,7 @@
 
 #include "augment/resize_axis.h"
 #include "augment/working_image.h"
+#include "common/arithmetic.h"
 
 namespace lgfast {
 
@@ -80,7 +81,7 @@ LGFAST_TEAM void resize_rows(const WorkingImage<Team>& image, const ResizeAxis& 
 template <class Team>
 LGFAST_TEAM void enlarge_columns(const WorkingImage<Team>& image, int low, int num_rows, int first, int shift) {
   constexpr int kStrip = Team::kStrip, kRows = Team::kHeldRows > 0 ? Team::kHeldRows : 1;
-  image.each_strip((num_rows + kRows - 1) / kRows, [&](int c, int group, int s) {
+  image.each_strip(ceil_div(num_rows, kRows), [&](int c, int group, int s) {
     int source[kEnlargingTaps][kStrip], held = -1;
     const int end = (group + 1) * kRows < num_rows ? (group + 1) * kRows : num_rows;
     LGFAST_NO_UNROLL

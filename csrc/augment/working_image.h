@@ -4,6 +4,7 @@
 
 #include "augment/augment_layout.h"
 #include "augment/team.h"
+#include "common/arithmetic.h"
 
 namespace lgfast {
 
@@ -46,7 +47,7 @@ struct WorkingImage {
   }
 
   LGFAST_TEAM int plan_int(int column) const { return int(row[column]); }
-  LGFAST_TEAM int num_strips() const { return (size + kStrip - 1) / kStrip; }
+  LGFAST_TEAM int num_strips() const { return ceil_div(size, kStrip); }
 
   LGFAST_TEAM uint8_t* plane(int c) const { return planes + c * (size * pitch); }
   LGFAST_TEAM uint8_t* spare_channel(int c) const { return plane(3) + c * spare_rows * pitch; }

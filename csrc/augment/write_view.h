@@ -3,6 +3,7 @@
 
 #include "augment/noise.h"
 #include "augment/working_image.h"
+#include "common/arithmetic.h"
 #include "common/float16.h"
 
 namespace lgfast {
@@ -49,7 +50,7 @@ LGFAST_TEAM void erase(const WorkingImage<Team>& image, T* view) {
   if (height == 0 || width == 0) return;
   const uint32_t key0 = uint32_t(image.row[kNoiseKey0]), key1 = uint32_t(image.row[kNoiseKey1]);
   T* corner = view + image.plan_int(kEraseTop) * p.row_stride + image.plan_int(kEraseLeft) * p.column_stride;
-  image.team.grid(height, (width + kStrip - 1) / kStrip, [&](int y, int s) {
+  image.team.grid(height, ceil_div(width, kStrip), [&](int y, int s) {
     float noise[3][kStrip] = {};
     if (p.erase_mode != EraseMode::kConst) {
       const uint32_t first = y * width + s * kStrip, step = p.erase_mode == EraseMode::kPixel;

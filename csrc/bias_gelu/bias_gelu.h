@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "common/arithmetic.h"
+
 namespace lgfast {
 
 constexpr int kBiasGeluThreads = 256;
@@ -29,10 +31,10 @@ struct BiasGeluPlan {
 inline BiasGeluPlan bias_gelu_plan(int64_t rows, int channels) {
   constexpr int kRowsAtOnce = kBiasGeluThreads / 32, kMaxFwdBlocks = 1024;
   BiasGeluPlan plan{};
-  const int64_t fwd_blocks = (rows * (channels / 8) + kBiasGeluThreads - 1) / kBiasGeluThreads;
+  const int64_t fwd_blocks = ceil_div(rows * (channels / 8), kBiasGeluThreads);
   plan.fwd_blocks = static_cast<int>(fwd_blocks < kMaxFwdBlocks ? fwd_blocks : kMaxFwdBlocks);
-  plan.column_blocks = (channels + kBiasGeluColumns - 1) / kBiasGeluColumns;
-  const int64_t row_blocks = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
+  plan.column_blocks = ceil_div(channels, kBiasGeluColumns);
+  const int64_t row_blocks = ceil_div(rows, kRowsAtOnce);
   const int64_t most = plan.column_blocks < kBiasGeluMaxBlocks ? kBiasGeluMaxBlocks / plan.column_blocks : 1;
   plan.row_blocks = static_cast<int>(row_blocks < most ? row_blocks : most);
   return plan;

@@ -4,6 +4,7 @@
 // shared memory. The order of additions depends on the sizes alone.
 #pragma once
 
+#include "common/arithmetic.h"
 #include "common/device.cuh"
 
 namespace lgfast {
@@ -34,8 +35,8 @@ __global__ void __launch_bounds__(kColumnSumThreads)
 template <typename T>
 const char* launch_column_sum(const float* partials, int rows, int columns, void* out, void* stream) {
   const int smem_bytes = kColumnSumThreads * static_cast<int>(sizeof(float));
-  return launch(column_sum_kernel<T>, Grid{(columns + kWarpSize - 1) / kWarpSize}, kColumnSumThreads, smem_bytes,
-                stream, partials, rows, columns, static_cast<T*>(out));
+  return launch(column_sum_kernel<T>, Grid{ceil_div(columns, kWarpSize)}, kColumnSumThreads, smem_bytes, stream,
+                partials, rows, columns, static_cast<T*>(out));
 }
 
 }  // namespace lgfast

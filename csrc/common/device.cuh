@@ -24,7 +24,9 @@
 // Doubles       add_down(a, b): the sum rounded towards minus infinity
 // Arithmetic    fast_exp2(x) fast_log2(x) fast_reciprocal(x): the hardware's approximations
 // Launch        launch(kernel, Grid{x, y, z}, block, smem_bytes, stream, args...) -> nullptr or the error's text
-// Host          of the current GPU: num_multiprocessors(), by default one in the emulation; max_smem_bytes() of a block
+// Host          of the current GPU: num_multiprocessors(), by default one in the emulation; max_smem_bytes() that a
+// block
+//               can have, by default sm_90's there
 #pragma once
 
 #include "common/float16.h"

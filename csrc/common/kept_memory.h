@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <vector>
 
+#include "common/arithmetic.h"
+
 namespace lgfast {
 
 // Pieces of memory, given back in the reverse order of their taking.
@@ -19,7 +21,7 @@ class KeptMemory {
   void* take(size_t bytes) {
     if (used_ == pieces_.size()) pieces_.emplace_back();
     std::vector<Line>& piece = pieces_[used_];
-    piece.assign((bytes + sizeof(Line) - 1) / sizeof(Line), Line{});
+    piece.assign(ceil_div(bytes, sizeof(Line)), Line{});
     ++used_;
     return piece.data();
   }

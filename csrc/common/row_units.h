@@ -8,12 +8,13 @@
 #include <vector>
 
 #include "common/accumulate.h"
+#include "common/arithmetic.h"
 
 namespace lgfast {
 
 constexpr int64_t kUnitRows = 64;
 
-inline int64_t num_row_units(int64_t rows) { return (rows + kUnitRows - 1) / kUnitRows; }
+inline int64_t num_row_units(int64_t rows) { return ceil_div(rows, kUnitRows); }
 
 // f(unit, first row, end) for every unit, in parallel.
 template <typename F>

@@ -3,8 +3,6 @@
 
 namespace lgfast {
 
-int feature_mse_max_smem() { return max_smem_bytes(); }
-
 template const char* launch_feature_mse_fwd<float>(const FeatureMseParams&, void*, void*);
 template const char* launch_feature_mse_fwd<double>(const FeatureMseParams&, void*, void*);
 template const char* launch_feature_mse_fwd<fp16>(const FeatureMseParams&, void*, void*);

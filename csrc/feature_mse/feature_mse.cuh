@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "common/accumulate.h"
+#include "common/arithmetic.h"
 #include "common/reduce.cuh"
 #include "feature_mse/bilinear.h"
 #include "feature_mse/feature_mse.h"
@@ -246,7 +247,7 @@ const char* launch_feature_mse_bwd(const void* grad, const void* dloss, void* ou
   using Acc = typename Accumulate<T>::type;
   if (n == 0) return nullptr;
   const int64_t per_block = kFeatureMseThreads * (16 / static_cast<int>(sizeof(T)));
-  const int64_t blocks = (n + per_block - 1) / per_block;
+  const int64_t blocks = ceil_div(n, per_block);
   return launch(feature_mse_bwd_kernel<T>, Grid{static_cast<int>(blocks < 4096 ? blocks : 4096)}, kFeatureMseThreads, 0,
                 stream, static_cast<const T*>(grad), static_cast<const Acc*>(dloss), static_cast<T*>(out), n, scale);
 }

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "common/arithmetic.h"
+
 namespace lgfast {
 
 // One guided pair. Strides count elements; channels are contiguous in every map.
@@ -74,7 +76,7 @@ inline int64_t plan_feature_mse(FeatureMseParams& params, int64_t batch, int acc
     if (bytes > max_smem) return bytes;
     if (bytes > params.smem_bytes) params.smem_bytes = static_cast<int>(bytes);
     params.slab_log2[k] = slab_log2;
-    params.first_block[k + 1] = params.first_block[k] + static_cast<int>(batch) * ((p.channels + slab - 1) / slab);
+    params.first_block[k + 1] = params.first_block[k] + static_cast<int>(batch) * ceil_div(p.channels, slab);
   }
   return 0;
 }
@@ -99,8 +101,6 @@ inline bool takes_vectors(const FeatureMseParams& params, int vector, size_t ele
   }
   return fits;
 }
-
-int feature_mse_max_smem();  // of the current GPU
 
 // T: float, double, fp16, bf16. Both return nullptr or the text of the launch error.
 // loss: one element on the device, float (double for double maps).

@@ -7,6 +7,7 @@
 
 #include "common/cuda_stream.h"
 #include "common/dispatch.h"
+#include "common/gpu.h"
 #include "common/packed.h"
 #include "feature_mse/feature_mse_inputs.h"
 
@@ -22,7 +23,7 @@ FeatureMseParams feature_mse_params(const FeatureMseInputs& in, bool is_double) 
   FeatureMseParams params{};
   params.num_pairs = static_cast<int>(in.pairs.size());
   std::copy(in.pairs.begin(), in.pairs.end(), params.pairs);
-  const int max_smem = feature_mse_max_smem();
+  const int max_smem = gpu_smem_bytes();
   const int64_t needed = plan_feature_mse(params, in.batch, is_double ? 8 : 4, max_smem);
   LGFAST_CHECK(needed == 0, "feature_mse", "one channel of the larger grid must fit in this GPU's shared memory, ",
                max_smem, " bytes a block, got ", needed, " bytes; resize the maps first");

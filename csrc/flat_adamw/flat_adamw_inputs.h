@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "common/arithmetic.h"
 #include "common/check.h"
 #include "flat_adamw/flat_adamw.h"
 
@@ -65,7 +66,7 @@ inline void add_flat_adamw_tensors(FlatAdamWInputs& in, const std::vector<std::o
     is_first = false;
     check_same_device(op, "every gradient", grad, "params", params);
     const int64_t numel = grad.numel();
-    const int64_t padded = (numel + kFlatAdamWAlign - 1) / kFlatAdamWAlign * kFlatAdamWAlign;
+    const int64_t padded = round_up(numel, kFlatAdamWAlign);
     LGFAST_CHECK(grad.scalar_type() == in.grad_type, op, "grads must share one dtype, got ", toString(in.grad_type),
                  " and ", toString(grad.scalar_type()), " at ", k);
     LGFAST_CHECK(offsets[k] >= 0 && offsets[k] % kFlatAdamWAlign == 0 && offsets[k] + padded <= total, op, "offsets[",

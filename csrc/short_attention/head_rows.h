@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/arithmetic.h"
 #include "common/kept_memory.h"
 #include "short_attention/short_attention.h"
 
@@ -32,8 +33,6 @@ Rows<T> head_rows(const HeadsOutput& view, int batch, int head) {
   return {static_cast<T*>(view.data) + batch * view.batch_stride + head * view.head_stride, view.token_stride};
 }
 
-constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 // Zeroed room for a matrix, its rows padded to whole vectors; a power of two between rows would map them all to the
 // same few cache lines.
 template <typename T>
@@ -56,8 +55,8 @@ struct Room {
 };
 
 inline int queries_of_block(int queries, int keys) {
-  const int most = std::max(6, kBlockScores / round_up(keys, 8)), blocks = (queries + most - 1) / most;
-  return (queries + blocks - 1) / blocks;
+  const int most = std::max(6, kBlockScores / round_up(keys, 8)), blocks = ceil_div(queries, most);
+  return ceil_div(queries, blocks);
 }
 
 }  // namespace lgfast

@@ -8,9 +8,10 @@
 
 #include "common/cuda_stream.h"
 #include "common/float16.h"
+#include "common/gpu.h"
 #include "common/packed.h"
 #include "short_attention/short_attention_entry.h"
-#include "short_attention/short_attention_plan.h"
+#include "short_attention/short_attention_limits.h"
 
 namespace lgfast {
 namespace {
@@ -21,15 +22,11 @@ using torch::stable::accelerator::DeviceGuard;
 
 constexpr const char* kOp = "short_attention";
 
-// The sentences of unsupported_shape_reason in lgfast/ops/short_attention.py.
 void check_limits(const AttentionShape& s, ScalarType dtype) {
   LGFAST_CHECK(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, kOp,
                "dtype must be bfloat16 or float16, got ", toString(dtype));
-  LGFAST_CHECK(s.head_dim == 32 || s.head_dim == 48 || s.head_dim == 64, kOp, "head dim must be 32, 48 or 64, got ",
-               s.head_dim);
-  LGFAST_CHECK(s.keys <= kMaxSequence, kOp, "at most ", kMaxSequence, " keys, got ", s.keys);
-  const int most = s.keys <= kFewKeys ? kMaxQueriesFewKeys : kMaxSequence;
-  LGFAST_CHECK(s.queries <= most, kOp, "at most ", most, " queries for ", s.keys, " keys, got ", s.queries);
+  const std::string refusal = short_attention_refusal(s.queries, s.keys, s.head_dim, gpu_smem_bytes());
+  LGFAST_CHECK(refusal.empty(), kOp, refusal);
 }
 
 // Calls launcher(T{}, head dim as a constant).

@@ -1,32 +1,32 @@
 // out = softmax(softmax_scale * q k^T) v and lse = log sum exp, for short sequences.
 //
 // A block owns one (batch, head), or a share of its queries; K and V of the head lie in shared memory, all of them
-// where they fit. A warp owns 32 queries at a time, so that each read of a key serves two products, and walks slabs of
-// keys with online softmax: scores = q k^T in registers, out += p v. The next queries are copied while these are
-// computed. Slabs are as large as registers allow: up to 128 keys are one slab, which needs no rescaling, up to 256
-// two. Kernels are compiled for a few capacities; tiles of 16 keys that the last slab of a length does not need are
-// skipped by a branch all lanes take alike. Numerics: products of T summed in float32, softmax in float32 by exp2 with
-// log2(e) in the scale, p rounded to T, out rounded once. Deterministic. Follows FlashAttention-2 (arXiv 2307.08691),
-// and NVIDIA apex's contrib fmha for the one-block-per-head structure.
+// where they fit, else in chunks, which pass by once a round of queries. A warp owns 32 queries at a time, so that each
+// read of a key serves two products, and walks slabs of keys with online softmax: scores = q k^T in registers, out += p
+// v. The next queries are copied while these are computed. Slabs are as large as registers allow: up to 128 keys are
+// one slab, which needs no rescaling, up to 256 two. Kernels are compiled for a few capacities; tiles of 16 keys that
+// the last slab of a length does not need are skipped by a branch all lanes take alike. Numerics: products of T summed
+// in float32, softmax in float32 by exp2 with log2(e) in the scale, p rounded to T, out rounded once. Deterministic.
+// Follows FlashAttention-2 (arXiv 2307.08691), and NVIDIA apex's contrib fmha for the one-block-per-head structure.
 #pragma once
 
 #include "short_attention/tiles.cuh"
 
 namespace lgfast {
 
-// kRowCapacity: one of kRowCapacities, or kSlabs.
+// kRowCapacity: one of kRowCapacities, or kAnyLength.
 template <typename T, int kHeadDim, int kRowCapacity>
 struct ShortAttentionFwdTraits {
   using Element = T;
   static constexpr int kD = kHeadDim;
-  static constexpr bool kIsManySlabs = kRowCapacity == kSlabs;
+  static constexpr bool kIsLoop = kRowCapacity == kAnyLength;
   static constexpr int kRowTiles = kFwdRowTiles;
-  static constexpr int kRows = kRowTiles * kTileRows;
-  // Keys of the slab before the last, or 0; of many slabs, those of each.
-  static constexpr int kSlabKeys = kIsManySlabs ? lgfast::kSlabKeys : kRowCapacity > 128 ? kFirstSlabKeys : 0;
+  static constexpr int kRows = kFwdWarpRows;
+  // Keys of every slab before the last; 0: the last is the only one.
+  static constexpr int kFullSlabKeys = kIsLoop ? kLoopSlabKeys : kRowCapacity > 128 ? kFirstOfTwoSlabsKeys : 0;
   // Tiles of the last slab.
-  static constexpr int kMostTiles = (kIsManySlabs ? kSlabKeys : kRowCapacity - kSlabKeys) / kTileRows;
-  static constexpr int kSureTiles = kIsManySlabs ? 1 : fewest_tiles(kRowCapacity) - kSlabKeys / kTileRows;
+  static constexpr int kMostTiles = (kIsLoop ? kLoopSlabKeys : kRowCapacity - kFullSlabKeys) / kTileRows;
+  static constexpr int kSureTiles = kIsLoop ? 1 : fewest_tiles(kRowCapacity) - kFullSlabKeys / kTileRows;
   static constexpr int kMaxThreads = fwd_max_warps(kRowCapacity, kHeadDim) * kWarpSize;
   static constexpr int kMinBlocks = fwd_blocks(kRowCapacity, kHeadDim);
 };
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
   const Tile keys{smem_address(dynamic_smem())};
   const Tile values = keys.below(key_rows), queries = values.below(key_rows + warp * kRows);  // queries: this warp's
 
-  const int chunks = Traits::kIsManySlabs ? ceil_div(params.num_keys, key_rows) : 1;
+  const int chunks = Traits::kIsLoop ? ceil_div(params.num_keys, key_rows) : 1;
   const int first_base = block_index_z() * num_warps() * kRows, step = grid_size_z() * num_warps() * kRows;
   const auto load_queries = [&](int first) {
     load_rows_async(queries, head_rows<T>(params.q, b, h), params.q.token_stride, first, kRows, params.num_queries,
@@ -233,22 +233,22 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
         sync_warp();  // the other lanes' copies of the queries
       }
       const int keys_here = smaller(params.num_keys - chunk * key_rows, key_rows);
-      constexpr int kSlabKeys = Traits::kSlabKeys, kTiles = kSlabKeys / kTileRows;
-      int last = Traits::kIsManySlabs ? 0 : kSlabKeys;  // where the last slab begins
+      constexpr int kFullKeys = Traits::kFullSlabKeys, kTiles = kFullKeys / kTileRows;
+      int last = Traits::kIsLoop ? 0 : kFullKeys;  // where the last slab begins
       const auto nothing = [] {};
-      if constexpr (Traits::kIsManySlabs) {
+      if constexpr (Traits::kIsLoop) {
 #pragma unroll 1
-        for (; last + kSlabKeys < keys_here; last += kSlabKeys) {
-          fwd_slab<Traits, kTiles, kTiles, false>(rows, queries, keys.below(last), values.below(last), kSlabKeys,
+        for (; last + kFullKeys < keys_here; last += kFullKeys) {
+          fwd_slab<Traits, kTiles, kTiles, false>(rows, queries, keys.below(last), values.below(last), kFullKeys,
                                                   scale_log2, nothing);
         }
-      } else if constexpr (kSlabKeys > 0) {
+      } else if constexpr (kFullKeys > 0) {
         // Always so; but the compiler, not knowing, keeps the slabs apart, and so their scores out of each other's way.
-        if (keys_here > kSlabKeys) {
-          fwd_slab<Traits, kTiles, kTiles, true>(rows, queries, keys, values, kSlabKeys, scale_log2, nothing);
+        if (keys_here > kFullKeys) {
+          fwd_slab<Traits, kTiles, kTiles, true>(rows, queries, keys, values, kFullKeys, scale_log2, nothing);
         }
       }
-      fwd_slab<Traits, Traits::kMostTiles, Traits::kSureTiles, kSlabKeys == 0>(
+      fwd_slab<Traits, Traits::kMostTiles, Traits::kSureTiles, kFullKeys == 0>(
           rows, queries, keys.below(last), values.below(last), keys_here - last, scale_log2, [&] {
             if (chunk < chunks - 1) return;
             sync_warp();
@@ -271,13 +271,13 @@ const char* launch_fwd(const ShortAttentionFwdParams& params, const ShortAttenti
 template <typename T, int kHeadDim>
 const char* launch_short_attention_fwd(const ShortAttentionFwdParams& params, void* stream) {
   const auto plan = plan_short_attention_fwd(params.batch * params.heads, params.num_queries, params.num_keys, kHeadDim,
-                                             num_multiprocessors());
+                                             num_multiprocessors(), max_smem_bytes());
   switch (plan.row_capacity) {
     case 64: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 64>>(params, plan, stream);
     case 128: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 128>>(params, plan, stream);
     case 192: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 192>>(params, plan, stream);
     case 208: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, 208>>(params, plan, stream);
-    default: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, kSlabs>>(params, plan, stream);
+    default: return launch_fwd<ShortAttentionFwdTraits<T, kHeadDim, kAnyLength>>(params, plan, stream);
   }
 }
 

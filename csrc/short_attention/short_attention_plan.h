@@ -1,11 +1,12 @@
-// How short_attention cuts a shape into blocks and shared memory. Plain host arithmetic, so that the CPU build, the
-// tests and the documentation read the same numbers the launch uses.
+// How short_attention cuts a shape into blocks and shared memory, on a GPU whose block can have `max_smem` bytes of it.
+// Plain host arithmetic, and the only place that knows: the launch, the operation's refusals, the tests, the doctor and
+// the documentation read the same numbers.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
-#include "common/host_device.h"
+#include "common/arithmetic.h"
 #include "common/switches.h"
 
 namespace lgfast {
@@ -15,29 +16,37 @@ constexpr int kMaxSequence = 1024;  // queries and keys
 constexpr int kFewKeys = 64;        // up to here, kMaxQueriesFewKeys queries are taken
 constexpr int kMaxQueriesFewKeys = 4096;
 
-LGFAST_HOST_DEVICE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-LGFAST_HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
-LGFAST_HOST_DEVICE constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
-
 // Bytes of one row of D 16-bit values in shared memory. D = 48 is padded by 16 bytes: an odd number of 16-byte chunks a
 // row spreads eight rows over all banks; D = 32 and 64 do it by swizzling (SmemTile in tiles.cuh).
 LGFAST_HOST_DEVICE constexpr int smem_row_bytes(int head_dim) { return head_dim == 48 ? 112 : 2 * head_dim; }
+
+// Blocks of `smem_bytes` that the shared memory of a multiprocessor holds. CUDA keeps 1 KB for itself beside each, and
+// a multiprocessor has that much more than a block can have, on every GPU from sm_80 on.
+constexpr int kReservedSmemBytes = 1024;
+constexpr int blocks_in_smem(int smem_bytes, int max_smem) {
+  return (max_smem + kReservedSmemBytes) / (smem_bytes + kReservedSmemBytes);
+}
+constexpr int block_share_of_smem(int blocks, int max_smem) {
+  return (max_smem + kReservedSmemBytes) / blocks - kReservedSmemBytes;
+}
 
 // The scores of a slab of keys stay in registers. Up to 208 keys are one slab of at most 128, and a second one of the
 // rest. A kernel is compiled for each of these capacities; one of them takes the lengths above the capacity before it,
 // and counts the tiles of its last slab at run time. 208 is for 193 to 208 keys alone, 14 x 14 + 1 tokens of a ViT,
 // whose number of tiles is thereby a constant.
 constexpr int kRowCapacities[] = {64, 128, 192, 208};
-constexpr int kFirstSlabKeys = 112;
-constexpr int kSlabs = 0;  // in place of a capacity: more keys, in slabs of kSlabKeys
-constexpr int kSlabKeys = 64;
+constexpr int kFirstOfTwoSlabsKeys = 112;
+// In place of a capacity: a kernel that loops over slabs of kLoopSlabKeys, of any number of keys, which need not be in
+// shared memory at once.
+constexpr int kAnyLength = 0;
+constexpr int kLoopSlabKeys = 64;
 
-// The smallest capacity that holds the keys, or kSlabs.
+// The smallest capacity that holds the keys, or kAnyLength.
 constexpr int row_capacity(int num_keys) {
   for (const int capacity : kRowCapacities) {
     if (num_keys <= capacity) return capacity;
   }
-  return kSlabs;
+  return kAnyLength;
 }
 
 // Tiles of keys that every length served by a capacity has.
@@ -50,23 +59,31 @@ constexpr int fewest_tiles(int capacity) {
 }
 
 constexpr int kFwdRowTiles = 2;  // tiles of queries a warp holds, so that each key read serves two products
+constexpr int kFwdWarpRows = kFwdRowTiles * kTileRows;
 // What the kernels are compiled for (__launch_bounds__): warps of a block, and blocks on a multiprocessor at once.
 // Four blocks of four warps leave a thread 128 registers, three 168, two 255; which kernels fit is the compiler's
 // report.
+constexpr int kFwdWarps = 4;
 constexpr int fwd_blocks(int capacity, int head_dim) {
-  if (capacity > 64 || capacity == kSlabs) return 2;
+  if (capacity > 64 || capacity == kAnyLength) return 2;
   return head_dim == 32 ? 4 : 3;
 }
-constexpr int fwd_max_warps(int capacity, int head_dim) { return capacity == kSlabs && head_dim == 32 ? 6 : 4; }
+constexpr int fwd_max_warps(int capacity, int head_dim) {
+  return capacity == kAnyLength && head_dim == 32 ? 6 : kFwdWarps;
+}
 
 struct ShortAttentionFwdPlan {
-  int row_capacity;   // keys of the longest row the kernel takes, or kSlabs
+  int row_capacity;   // keys of the longest row the kernel takes, or kAnyLength
   int warps;          // of a block
   int rows_per_warp;  // queries one warp holds at a time
-  int key_rows;       // keys in shared memory at a time; all of them where they fit
+  int key_rows;       // keys in shared memory at a time
   int query_splits;   // blocks that share one (batch, head)
-  int smem_bytes;     // K, V, and a buffer of queries a warp
+  int smem_bytes;     // K, V, and a buffer of queries a warp; more than the GPU has: no kernel takes the shape
 };
+
+constexpr int fwd_smem_bytes(int head_dim, int key_rows, int warps) {
+  return smem_row_bytes(head_dim) * (2 * key_rows + warps * kFwdWarpRows);
+}
 
 // Into how many blocks to divide the queries of a head: more blocks fill the last wave better, and copy K and V more
 // often. Counted in rows copied by the multiprocessor that has most to do.
@@ -83,23 +100,37 @@ inline int fwd_query_splits(const ShortAttentionFwdPlan& plan, int batch_heads, 
   return best;
 }
 
-inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_queries, int num_keys, int head_dim,
-                                                      int multiprocessors) {
-  constexpr int kMostKeyBytes = 96 * 1024;
-  const int row_bytes = smem_row_bytes(head_dim);
+// Keys at a time, in chunks of one size, of a block of at most `smem_bytes`; not less than a slab, even where that is
+// more.
+inline int fwd_chunk_rows(int num_keys, int head_dim, int warps, int smem_bytes) {
   const int padded = round_up(num_keys, kTileRows);
-  const int chunks = ceil_div(padded, kMostKeyBytes / (2 * row_bytes) / kTileRows * kTileRows);
+  const int rows = smem_bytes / smem_row_bytes(head_dim) - warps * kFwdWarpRows;
+  const int most = std::max(rows / (2 * kTileRows) * kTileRows, kLoopSlabKeys);
+  return round_up(ceil_div(padded, ceil_div(padded, most)), kTileRows);
+}
+
+// The kernels with a capacity have all keys in shared memory. The loop takes so many at a time that two blocks have
+// room on a multiprocessor, one of which computes while the other waits for keys; one block where two have no room.
+inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_queries, int num_keys, int head_dim,
+                                                      int multiprocessors, int max_smem) {
   ShortAttentionFwdPlan plan{};
+  plan.rows_per_warp = kFwdWarpRows;
   plan.row_capacity = row_capacity(num_keys);
-  plan.rows_per_warp = kFwdRowTiles * kTileRows;
-  plan.key_rows = round_up(ceil_div(padded, chunks), kTileRows);
-  // Keys that leave room for two blocks only: more warps in each.
-  const bool is_large = 2 * plan.key_rows * row_bytes > kMostKeyBytes / 2;
-  plan.warps = is_large ? fwd_max_warps(plan.row_capacity, head_dim) : 4;
+  plan.key_rows = round_up(num_keys, kTileRows);
+  plan.warps = kFwdWarps;
+  const int all_keys_bytes = fwd_smem_bytes(head_dim, plan.key_rows, kFwdWarps);
+  if (all_keys_bytes > max_smem) plan.row_capacity = kAnyLength;
+  if (plan.row_capacity == kAnyLength) {
+    // Where less than three blocks have room: more warps in each of two.
+    if (blocks_in_smem(all_keys_bytes, max_smem) < 3) plan.warps = fwd_max_warps(kAnyLength, head_dim);
+    const int share = block_share_of_smem(fwd_blocks(kAnyLength, head_dim), max_smem);
+    const bool has_room_for_two = fwd_smem_bytes(head_dim, kLoopSlabKeys, plan.warps) <= share;
+    plan.key_rows = fwd_chunk_rows(num_keys, head_dim, plan.warps, has_room_for_two ? share : max_smem);
+  }
   plan.warps = std::min(plan.warps, ceil_div(num_queries, plan.rows_per_warp));
-  const int slots = multiprocessors * fwd_blocks(plan.row_capacity, head_dim);
-  plan.query_splits = fwd_query_splits(plan, batch_heads, num_queries, slots);
-  plan.smem_bytes = row_bytes * (2 * plan.key_rows + plan.warps * plan.rows_per_warp);
+  plan.smem_bytes = fwd_smem_bytes(head_dim, plan.key_rows, plan.warps);
+  const int blocks = std::min(fwd_blocks(plan.row_capacity, head_dim), blocks_in_smem(plan.smem_bytes, max_smem));
+  plan.query_splits = fwd_query_splits(plan, batch_heads, num_queries, multiprocessors * std::max(blocks, 1));
   return plan;
 }
 
@@ -111,7 +142,7 @@ struct ShortAttentionBwdPlan {
   int key_groups;  // resident: groups of 32 keys
   int parts;       // resident: groups of 32 queries in a slab; a key group has a warp for each
   int slabs;       // resident: of queries, walked for every head
-  int smem_bytes;
+  int smem_bytes;  // more than the GPU has: no kernel takes the shape
 };
 
 constexpr int kBwdWarps = 4;                    // streamed
@@ -124,7 +155,6 @@ constexpr int kResidentGroup = 2 * kTileRows;  // keys of a key warp, and querie
 constexpr int kResidentSlabs = 4;              // of queries in shared memory: at work, next, and two on their way
 constexpr int kMaxParts = 3;
 constexpr int kFewestKeyWarps = 5;  // fewer leave a multiprocessor idle: two blocks of the streamed kernel do more
-constexpr int kBwdSmemBytes = 163 * 1024;  // of a block on sm_80; sm_90 and sm_100 have more
 
 // False where the keys need more warps, or shared memory, than a block has, or too few warps.
 inline bool plan_resident_bwd(ShortAttentionBwdPlan& plan, int num_queries, int num_keys, int head_dim, bool has_bias,
@@ -155,14 +185,9 @@ inline bool plan_resident_bwd(ShortAttentionBwdPlan& plan, int num_queries, int 
   return false;
 }
 
-inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_keys, int head_dim, bool has_bias,
-                                                      int max_smem = kBwdSmemBytes) {
-  ShortAttentionBwdPlan plan{};
-  if (!is_switched_off("short_attention_bwd_resident") &&
-      plan_resident_bwd(plan, num_queries, num_keys, head_dim, has_bias, std::min(max_smem, kBwdSmemBytes)))
-    return plan;
+inline ShortAttentionBwdPlan plan_streamed_bwd(int num_queries, int num_keys, int head_dim, bool has_bias) {
   const int row_bytes = smem_row_bytes(head_dim), keys_per_warp = bwd_keys_per_warp(head_dim);
-  plan = {};
+  ShortAttentionBwdPlan plan{};
   plan.warps = kBwdWarps;
   plan.key_rows = kBwdWarps * keys_per_warp;
   plan.query_rows = kBwdWarps * kBwdRowsPerWarp;
@@ -173,6 +198,35 @@ inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_k
   const int bias_bytes = has_bias ? kBwdWarps * 3 * head_dim * 4 : 0;
   plan.smem_bytes = 2 * row_bytes * (plan.key_rows + plan.query_rows) + stats_bytes + bias_bytes + scratch_bytes;
   return plan;
+}
+
+inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_keys, int head_dim, bool has_bias,
+                                                      int max_smem) {
+  ShortAttentionBwdPlan plan{};
+  if (!is_switched_off("short_attention_bwd_resident") &&
+      plan_resident_bwd(plan, num_queries, num_keys, head_dim, has_bias, max_smem))
+    return plan;
+  return plan_streamed_bwd(num_queries, num_keys, head_dim, has_bias);
+}
+
+// The least shared memory a block must be able to have for both passes of a shape: the forward loop with a slab of keys
+// at a time, and the streamed backward.
+inline int short_attention_needed_smem(int num_queries, int num_keys, int head_dim) {
+  const auto fwd = plan_short_attention_fwd(1, num_queries, num_keys, head_dim, 1, 0);
+  const auto bwd = plan_streamed_bwd(num_queries, num_keys, head_dim, true);
+  return std::max(fwd.smem_bytes, bwd.smem_bytes);
+}
+
+// The most that any shape needs, in bytes; more queries need no less.
+inline int short_attention_smem_for_every_shape() {
+  int most = 0;
+  for (const int head_dim : {32, 48, 64}) {
+    for (int keys = 1; keys <= kMaxSequence; ++keys) {
+      const int queries = keys <= kFewKeys ? kMaxQueriesFewKeys : kMaxSequence;
+      most = std::max(most, short_attention_needed_smem(queries, keys, head_dim));
+    }
+  }
+  return most;
 }
 
 }  // namespace lgfast

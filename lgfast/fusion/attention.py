@@ -12,6 +12,7 @@ from collections.abc import Callable
 import lgfast.models  # noqa: F401  before timm, for what it says where torchvision does not fit torch
 
 # isort: split
+import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention as VitAttention
 from timm.models import convit as timm_convit
@@ -28,6 +29,7 @@ from lgfast.ops.short_attention import (
     MAX_QUERIES_FEW_KEYS,
     MAX_TOKENS,
     compute_dtype,
+    unsupported_device_reason,
     unsupported_shape_reason,
 )
 
@@ -82,13 +84,18 @@ def _refusal(module: nn.Module) -> str | None:
     return None
 
 
-_swap = ClassSwap(
-    "attention modules use lgfast.ops.short_attention",
-    _is_attention,
-    _refusal,
-    limits=f"its kernels take bfloat16 or float16, on CPU also float32, {MAX_TOKENS} keys and {MAX_TOKENS} queries at "
-    f"most ({MAX_QUERIES_FEW_KEYS} queries over {FEW_KEYS} keys); on a larger input a module runs PyTorch's attention",
-)
+def _limits(model: nn.Module) -> str:
+    limits = (
+        f"its kernels take bfloat16 or float16, on CPU also float32, {MAX_TOKENS} keys and {MAX_TOKENS} queries at "
+        f"most ({MAX_QUERIES_FEW_KEYS} queries over {FEW_KEYS} keys); on a larger input a module runs PyTorch's "
+        "attention"
+    )
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    reason = unsupported_device_reason(device) if device.type in ("cpu", "cuda") else None
+    return limits if reason is None else f"{limits}; but on {device}: {reason}"
+
+
+_swap = ClassSwap("attention modules use lgfast.ops.short_attention", _is_attention, _refusal, _limits)
 
 
 def _head_dim(module: nn.Module) -> int:

@@ -42,7 +42,7 @@ class ClassSwap:
         claim: what a report says of the fused modules.
         is_candidate: whether a module without a registered class deserves a line in the report.
         refusal: why a candidate must stay as it is, or None.
-        limits: on which inputs the fused modules use the operations, a line of the report.
+        limits: on which inputs the fused modules of a model use the operations, a line of the report.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ClassSwap:
         claim: str,
         is_candidate: Callable[[nn.Module], bool],
         refusal: Callable[[nn.Module], str | None],
-        limits: str = "",
+        limits: Callable[[nn.Module], str] = lambda model: "",
     ) -> None:
         self.claim, self.is_candidate, self.refusal, self.limits = claim, is_candidate, refusal, limits
         self.fused_classes: dict[type, type] = {}
@@ -89,7 +89,7 @@ class ClassSwap:
                     fused.append(name)
                 else:
                     refused.append((name, type(module).__name__, reason))
-        return FuseReport(tuple(fused), tuple(refused), self.claim, self.limits)
+        return FuseReport(tuple(fused), tuple(refused), self.claim, self.limits(model))
 
     def undo(self, model: nn.Module) -> None:
         """Gives every module its plain class back."""

@@ -1,5 +1,7 @@
 """short_attention: softmax attention for short sequences, forward and backward each in one kernel."""
 
+import importlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +17,7 @@ HEAD_DIMS = (32, 48, 64)
 MAX_TOKENS = 1024
 FEW_KEYS, MAX_QUERIES_FEW_KEYS = 64, 4096
 _SWITCHED_OFF = [name for name in ("short_attention_fwd", "short_attention_bwd") if _extension.is_switched_off(name)]
-SMALL_SMEM_GPUS = ((8, 6), (8, 9), (12, 0), (12, 1))  # 99 KB of shared memory a block; forward takes up to 112 KB
+FIRST_CAPABILITY = (8, 0)  # of a GPU: asynchronous copies, products of bfloat16
 
 
 def short_attention(
@@ -114,7 +116,7 @@ def unsupported_shape_reason(
     most = MAX_QUERIES_FEW_KEYS if num_keys <= FEW_KEYS else MAX_TOKENS
     if num_queries > most:
         return f"at most {most} queries for {num_keys} keys, got {num_queries}"
-    return _unavailable_reason(device)
+    return _unavailable_reason(device) or _lack_of_smem(device, num_queries, num_keys, head_dim)
 
 
 def _unavailable_reason(device: torch.device) -> str | None:
@@ -127,14 +129,43 @@ def _unavailable_reason(device: torch.device) -> str | None:
     if _SWITCHED_OFF:
         return f"LGFAST_DISABLE switches {' and '.join(_SWITCHED_OFF)} off"
     gpu = torch.cuda.get_device_properties(device)
-    if gpu.major < 8:
+    return unsupported_gpu_reason((gpu.major, gpu.minor))
+
+
+def unsupported_device_reason(device: torch.device) -> str | None:
+    """Why the kernels take nothing on a CPU or GPU, or less than they take elsewhere, or None."""
+    largest = [(MAX_TOKENS, MAX_TOKENS), (MAX_QUERIES_FEW_KEYS, FEW_KEYS)]
+    lacks = (_lack_of_smem(device, *lengths, head_dim) for lengths in largest for head_dim in HEAD_DIMS)
+    return _unavailable_reason(device) or next(filter(None, lacks), None)
+
+
+def unsupported_gpu_reason(capability: tuple[int, int]) -> str | None:
+    """As `unsupported_reason`, of the compute capability of a GPU, for which lgfast._cuda may lack code."""
+    if capability < FIRST_CAPABILITY:
         return "the GPU must be of compute capability 8.0 or later"
-    unserved = _extension.unserved_gpu_reason((gpu.major, gpu.minor))
-    if unserved is not None:
-        return unserved
-    if (gpu.major, gpu.minor) in SMALL_SMEM_GPUS:
-        return f"the GPU must give a block 112 KB of shared memory, which {gpu.major}.{gpu.minor} does not"
-    return None
+    return _extension.unserved_gpu_reason(capability)
+
+
+def _lack_of_smem(device: torch.device, num_queries: int, num_keys: int, head_dim: int) -> str | None:
+    if device.type != "cuda" or not _extension.has_native():
+        return None
+    max_smem = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    if max_smem >= _smem_for_every_shape():  # every GPU known; token counts stay symbolic in torch.compile
+        return None
+    return lack_of_smem(max_smem, num_queries, num_keys, head_dim)
+
+
+@torch.compiler.assume_constant_result
+def _smem_for_every_shape() -> int:
+    return importlib.import_module("lgfast._C").SHORT_ATTENTION_SMEM_FOR_EVERY_SHAPE
+
+
+@torch.compiler.assume_constant_result
+def lack_of_smem(max_smem: int, num_queries: int, num_keys: int, head_dim: int) -> str | None:
+    """As `unsupported_reason`, of a GPU that gives a block max_smem bytes of shared memory; asks the kernels' plan."""
+    return (
+        importlib.import_module("lgfast._C").short_attention_refusal(num_queries, num_keys, head_dim, max_smem) or None
+    )
 
 
 def _scale(q: Tensor, softmax_scale: float | None) -> float:

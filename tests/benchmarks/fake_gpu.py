@@ -62,7 +62,9 @@ DRIVER = {
     "memory_allocated": lambda *args: 0,
     "max_memory_allocated": lambda *args: 1 << 20,
     "get_device_name": lambda *args: NAME,
-    "get_device_properties": lambda *args: types.SimpleNamespace(L2_cache_size=50 << 20, major=9, minor=0),
+    "get_device_properties": lambda *args: types.SimpleNamespace(
+        L2_cache_size=50 << 20, major=9, minor=0, shared_memory_per_block_optin=227 << 10
+    ),
 }
 
 

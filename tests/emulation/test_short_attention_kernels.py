@@ -3,9 +3,12 @@
 Every run is under AddressSanitizer and UBSan; outputs start as NaN, so an element that is not written fails.
 """
 
+import importlib
+
 import pytest
 import torch
 
+from lgfast import _extension
 from tests.attention_truth import (
     DTYPES,
     HEAD_DIMS,
@@ -75,6 +78,37 @@ def test_blocks_take_head_after_head(n, m, dim, multiprocessors, tmp_path, monke
     """15 heads, five an image: a block's next one is in the same image, in the next, or images further on."""
     monkeypatch.setenv("LGFAST_EMULATED_MULTIPROCESSORS", str(multiprocessors))
     run_plain_case(n, m, dim, torch.bfloat16, tmp_path, batch=3, heads=5, has_bias=True)
+
+
+def cut(kb, n, m, dim):
+    """How the kernels cut a shape on a GPU that gives a block so many KB of shared memory."""
+    plan = importlib.import_module("lgfast._C").short_attention_plan(1, n, m, dim, kb << 10, has_bias=True)
+    fwd, bwd = plan["fwd"], plan["bwd"]
+    return dim, fwd["row_capacity"], fwd["key_rows"], fwd["warps"], bwd["resident"], bwd["key_rows"], bwd["parts"]
+
+
+def cases_cut_otherwise(*limits):
+    """(KB, n, m, dim): a shape of the matrix for every way of cutting that the GPU of the other tests has not."""
+    if not _extension.has_native():
+        return []
+    shapes = [*((n, n) for n in LENGTHS), *((20, m) for m in ROW_CAPACITY_EDGES), *UNEQUAL]
+    cases = [(kb, n, m, dim) for kb in limits for n, m in shapes for dim in HEAD_DIMS]
+    known = {cut(227, *case[1:]) for case in cases}
+    first_of = {cut(*case): case for case in reversed(cases)}
+    return [case for how, case in first_of.items() if how not in known]
+
+
+@pytest.mark.parametrize("kb, n, m, dim", cases_cut_otherwise(99, 163, 66))
+def test_what_gpus_with_less_shared_memory_run_matches_float64(kb, n, m, dim, tmp_path, monkeypatch):
+    """Blocks of 99 KB: 8.6, 8.9, 12.0; 163: 8.0; 66: none that is served, so that the loop takes short rows too."""
+    monkeypatch.setenv("LGFAST_EMULATED_SMEM_BYTES", str(kb << 10))
+    run_plain_case(n, m, dim, torch.bfloat16, tmp_path, has_bias=True)
+
+
+def test_a_gpu_without_the_memory_is_refused_by_the_launch(tmp_path, monkeypatch):
+    monkeypatch.setenv("LGFAST_EMULATED_SMEM_BYTES", str(48 << 10))
+    with pytest.raises(AssertionError, match="invalid shared memory size"):
+        run_plain_case(197, 197, 64, torch.bfloat16, tmp_path)
 
 
 @pytest.mark.parametrize("n", [17, 197])

@@ -16,6 +16,7 @@ import lgfast
 from lgfast import fuse, unfuse
 from lgfast.assembly.networks import build_model
 from lgfast.config import from_dict
+from lgfast.doctor.gpus import STUDENT_ATTENTIONS
 from lgfast.models import create_model
 from lgfast.ops.short_attention import unsupported_shape_reason
 from tests.helpers import assert_as_exact_as_plain
@@ -99,12 +100,15 @@ def test_kernels_are_called(kernels_on_cpu, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, count, left, too_large",
-    [("deit_tiny_patch16_224", 12, {}, []), ("pit_ti_224", 12, {}, []), ("pvt_tiny", 8, {}, []),
-     ("pvt_v2_b0", 8, {}, []), ("convit_tiny", 12, {}, []), ("t2t_vit_7", 7, {"PerformerLayer": 2}, []),
-     ("cvt_13", 13, {}, ["at most 1024 queries for 784 keys, got 3136"])],
+    "name, listed_as, count, left, too_large",
+    [("deit_tiny_patch16_224", "DeiT-Ti, ViT-S, T2T-ViT", 12, {}, []), ("pit_ti_224", "PiT-Ti", 12, {}, []),
+     ("pvt_tiny", "PVT-Ti", 8, {}, []), ("pvt_v2_b0", "PVTv2-B0", 8, {}, []),
+     ("convit_tiny", "ConViT-Ti", 12, {}, []), ("t2t_vit_7", "DeiT-Ti, ViT-S, T2T-ViT", 7, {"PerformerLayer": 2}, []),
+     ("cvt_13", "CvT-13", 13, {}, ["at most 1024 queries for 784 keys, got 3136"])],
 )  # fmt: skip
-def test_every_softmax_attention_of_the_students_is_fused(name, count, left, too_large, kernels_on_cpu, monkeypatch):
+def test_every_softmax_attention_of_the_students_is_fused(
+    name, listed_as, count, left, too_large, kernels_on_cpu, monkeypatch
+):
     """And at 224 the kernels take all of them but CvT's first stage."""
     model = create_model(name, num_classes=3)
     keys = list(model.state_dict())
@@ -113,10 +117,11 @@ def test_every_softmax_attention_of_the_students_is_fused(name, count, left, too
     assert Counter(class_name for _, class_name, _ in report.refused) == left
     assert list(model.state_dict()) == keys
 
-    reasons = []
+    reasons, shapes = [], set()
 
     def recorded(*args):
         reasons.append(unsupported_shape_reason(*args))
+        shapes.add(args[2:])
         return reasons[-1]
 
     module = importlib.import_module("lgfast.ops.short_attention")
@@ -125,6 +130,7 @@ def test_every_softmax_attention_of_the_students_is_fused(name, count, left, too
         model.bfloat16()(torch.empty(2, 3, 224, 224, dtype=torch.bfloat16))
     assert len(reasons) == count
     assert [reason for reason in reasons if reason] == too_large
+    assert shapes == set(STUDENT_ATTENTIONS[listed_as])  # the README's table of kernels by GPU
 
 
 def test_fusing_twice_and_unfusing():
@@ -239,6 +245,12 @@ def test_the_report_says_up_to_which_size_the_kernels_run(kernels_on_cpu):
 
     assert takes(max_queries, max_keys) and takes(most_queries, few_keys)
     assert not takes(1, max_keys + 1) and not takes(max_queries + 1, few_keys + 1) and not takes(most_queries + 1, 1)
+
+
+def test_the_report_says_what_the_kernels_lack_on_the_model_s_device(monkeypatch):
+    monkeypatch.setattr(lgfast._extension, "has_native", lambda: False)
+    assert str(fuse(vit())).endswith("attention; but on cpu: lgfast was built without its CPU kernels")
+    assert str(fuse(vit().to("meta"))).endswith("on a larger input a module runs PyTorch's attention")
 
 
 def test_report_gives_examples_of_what_stays():

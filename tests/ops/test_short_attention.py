@@ -16,6 +16,7 @@ from tests.cpu_levels import FLOAT_LEVELS, held_to
 from tests.helpers import assert_as_exact_as_plain
 
 module = importlib.import_module("lgfast.ops.short_attention")
+needs_native = pytest.mark.skipif(not _extension.has_native(), reason="needs lgfast._C")
 ops = torch.ops.lgfast
 
 
@@ -300,18 +301,54 @@ def test_unsupported_reason_says_why(change, words):
     [
         ((7, 5), "the GPU must be of compute capability 8.0 or later"),
         ((8, 0), None),
-        ((8, 9), "the GPU must give a block 112 KB of shared memory, which 8.9 does not"),
+        ((8, 9), None),
         ((9, 0), None),
-        ((10, 0), None),
-        ((12, 0), "the GPU must give a block 112 KB of shared memory, which 12.0 does not"),
+        ((12, 0), None),
     ],
 )
 def test_unsupported_reason_knows_the_gpu(capability, words, monkeypatch):
-    gpu = SimpleNamespace(major=capability[0], minor=capability[1])
+    use_gpu(monkeypatch, *capability)
+    assert module.unsupported_shape_reason(torch.device("cuda"), torch.bfloat16, 197, 197, 64) == words
+
+
+def use_gpu(monkeypatch, major=9, minor=0, smem_kb=99):
+    gpu = SimpleNamespace(major=major, minor=minor, shared_memory_per_block_optin=smem_kb << 10)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(module._extension, "has_cuda_kernels", lambda: True)
     monkeypatch.setattr(module._extension, "_cuda_architectures", ((8, 0, "", "virtual"),))
+
+
+@needs_native
+def test_unsupported_reason_asks_the_plan_of_the_kernels(monkeypatch):
+    use_gpu(monkeypatch, smem_kb=48)
+    words = "197 queries and 197 keys need 57 KB of shared memory a block, of which the GPU gives 48"
     assert module.unsupported_shape_reason(torch.device("cuda"), torch.bfloat16, 197, 197, 64) == words
+    assert module.unsupported_shape_reason(torch.device("cuda"), torch.bfloat16, 197, 197, 32) is None
+
+
+@needs_native
+def test_the_question_of_shared_memory_is_compiled_for_any_length(monkeypatch, counted_compiles):
+    use_gpu(monkeypatch)
+
+    def has_kernel(x):
+        reason = module.unsupported_shape_reason(torch.device("cuda"), torch.bfloat16, x.shape[0], x.shape[1], 64)
+        return x + (reason is None)
+
+    compiled = torch.compile(has_kernel, fullgraph=True, dynamic=True)
+    for n, m in ((197, 196), (65, 100), (33, 300)):
+        assert torch.equal(compiled(torch.zeros(n, m)), torch.ones(n, m))
+    assert counted_compiles.frame_count == 1
+    assert torch.equal(compiled(torch.zeros(1025, 300)), torch.zeros(1025, 300))
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "n, m, dim", [(17, 17, 32), (17, 17, 40), (17, 1025, 32), (1025, 65, 32), (4097, 64, 32), (0, 3, 32), (3, 0, 32)]
+)
+def test_the_kernels_refuse_in_the_words_of_unsupported_reason(n, m, dim, monkeypatch):
+    use_gpu(monkeypatch)
+    reason = module.unsupported_shape_reason(torch.device("cuda"), torch.bfloat16, n, m, dim)
+    assert module.lack_of_smem(99 << 10, n, m, dim) == reason
 
 
 def test_float32_is_for_the_cpu(kernels_on_cpu):

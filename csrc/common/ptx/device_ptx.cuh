@@ -158,13 +158,15 @@ inline const char* describe_launch_error(cudaError_t error) {
 }
 
 // Returns nullptr, or the text of the launch error. Blocks above 48 KB of shared memory ask for it first: on every
-// launch, since the answer is kept by kernel and GPU; it is no stream operation, so a graph may be capturing.
+// launch, since the answer is kept by kernel and GPU; it is no stream operation, so a graph may be capturing. They ask
+// for all that a block can have, never for their own: a smaller answer would take away what another launch of the same
+// kernel, from another thread or captured in a graph, was given.
 template <typename... Params, typename... Args>
 const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_bytes, void* stream, Args... args) {
   constexpr int kDefaultSmemBytes = 48 * 1024;
   cudaError_t error = cudaSuccess;
   if (smem_bytes > kDefaultSmemBytes) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes);
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, max_smem_bytes());
   }
   if (error == cudaSuccess) {
     kernel<<<dim3(grid.x, grid.y, grid.z), block, smem_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
