@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks import bench_augment, bench_feature_mse, bench_fused_layers
 from lgfast.ops import augment, augment_plan, feature_mse, flat_adamw
+from lgfast.ops.flat_adamw import hyperparameter_row
 from tests import attention_truth
 from tests.helpers import error_bound
 
@@ -130,7 +131,8 @@ def adamw(device: torch.device, sizes: tuple[int, ...]) -> Trial:
     start = torch.empty(2, total, device=device)
     params, m, v = torch.empty(3, total, device=device).unbind()
     low = torch.zeros(total, dtype=torch.bfloat16, device=device)
-    lr, step = torch.tensor([ADAMW["lr"]], device=device), torch.zeros(1, device=device)
+    row = hyperparameter_row(ADAMW["lr"], ADAMW["weight_decay"], (ADAMW["beta1"], ADAMW["beta2"]), ADAMW["eps"])
+    numbers, steps = torch.tensor([row], dtype=torch.float64, device=device), torch.zeros(len(sizes), device=device)
     num_skipped = torch.zeros(1, dtype=torch.int64, device=device)
 
     def renew() -> None:
@@ -139,12 +141,11 @@ def adamw(device: torch.device, sizes: tuple[int, ...]) -> Trial:
             start[:, offset + size : offset + -(-size // 8) * 8] = 0
 
     def reset() -> None:
-        params.copy_(start[0]), m.copy_(start[1]), v.copy_(start[1].square()), step.fill_(3)
+        params.copy_(start[0]), m.copy_(start[1]), v.copy_(start[1].square()), steps.fill_(3)
 
     def call() -> list[Tensor]:
-        places = (offsets, [0] * len(sizes), lr, [ADAMW["weight_decay"]], step, num_skipped)
-        flat_adamw(params, grads, m, v, *places, low=low, betas=(0.9, 0.999), eps=ADAMW["eps"])
-        return [params, m, v, low, step]
+        flat_adamw(params, grads, m, v, offsets, [0] * len(sizes), numbers, steps, num_skipped, low=low)
+        return [params, m, v, low, steps]
 
     def truth() -> list[Truth]:
         p, moment = start.double().unbind()
@@ -160,7 +161,7 @@ def adamw(device: torch.device, sizes: tuple[int, ...]) -> Trial:
         float32 = 4 * torch.finfo(torch.float32).eps
         roundings = [(x, float32 * size) for x, size in zip((exact, new_m, new_v), largest, strict=True)]
         cast = (exact, torch.finfo(torch.bfloat16).eps * largest[0])
-        return [*roundings, cast, (torch.full((1,), 4.0, dtype=torch.float64, device=device), 0.0)]
+        return [*roundings, cast, (torch.full_like(steps, 4.0, dtype=torch.float64), 0.0)]
 
     renew()
     return Trial(call, truth, renew, reset)
