@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import platform
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ import torch
 
 from lgfast import _extension
 from lgfast._native import switched_off
-from lgfast.runtime.environment import git_commit
+from lgfast.runtime.environment import cpu_name, git_commit
 
 RESULTS = Path(__file__).parent / "results"
 # What a bench of single operations runs of lgfast's kernels; others may run any.
@@ -53,9 +52,7 @@ def hardware(device: torch.device) -> str:
     """The GPU's name, or the CPU's with the number of threads torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return f"{found[1].strip() if found else platform.machine()} x{torch.get_num_threads()}"
+    return f"{cpu_name()} x{torch.get_num_threads()}"
 
 
 def slug(hardware: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +86,16 @@ def read_run(folder: Path) -> Run:
     is_at_end = bool(epochs) and epochs[-1].epoch >= config.epochs
     is_trained = result is not None or is_at_end or (folder / "last.safetensors").is_file()
     return Run(folder, config.seed, telling, epochs, is_trained, result)
+
+
+def read_hardware(folder: Path | str) -> str | None:
+    """What a run was computed on, as its environment.json has it; None where it is not there or cannot be read."""
+    try:
+        told = json.loads((Path(folder) / "environment.json").read_text())
+        where = told["gpu"] or f"{told.get('cpu') or told['platform']}, {told['cpu_threads']} threads"
+        return f"{where}; torch {told['torch']}, lgfast {told['lgfast']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

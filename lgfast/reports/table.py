@@ -21,7 +21,7 @@ class Column:
     """A column for people: its title, and what it says of a row."""
 
     title: str
-    cell: Callable[[Row], str]
+    cell: Callable[[Any], str]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Table:
     links: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: Iterable[Row], columns: Sequence[Column]) -> Table:
+    def of(cls, rows: Iterable[Any], columns: Sequence[Column]) -> Table:
         return cls([column.title for column in columns], [[column.cell(row) for column in columns] for row in rows])
 
     @property

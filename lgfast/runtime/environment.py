@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -26,11 +27,19 @@ def describe_environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "timm": package_version("timm"),
         "platform": platform.platform(),
+        "cpu": cpu_name(),
         "cpu_threads": torch.get_num_threads(),
         "cpu_waiting": os.environ.get("OMP_WAIT_POLICY"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda,
     }
+
+
+def cpu_name() -> str:
+    """As the processor calls itself; its architecture where that is not known."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1].strip() if found else platform.machine()
 
 
 def package_version(name: str) -> str | None:

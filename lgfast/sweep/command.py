@@ -1,10 +1,9 @@
-"""`python -m lgfast.train --sweep ...`: start, join or continue a sweep, and say what came of it."""
+"""`python -m lgfast.train --sweep ...`: start, join or continue a sweep."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,22 +11,21 @@ from typing import Any
 
 from lgfast.assembly.device import resolve_precision
 from lgfast.config import FREE_ON_RESUME, Config
-from lgfast.records.checkpoint import WriteError, atomic_path
+from lgfast.records.checkpoint import atomic_path
 from lgfast.runtime.passwords import without_password
+from lgfast.runtime.paths import user_path
+from lgfast.sweep.display import Display
+from lgfast.sweep.dry_run import dry_run
+from lgfast.sweep.ending import conclude, join_command
 from lgfast.sweep.launch import start_workers, supervise, worker_environments
 from lgfast.sweep.options import SWEEP_FILE
-from lgfast.sweep.page import write_page
-from lgfast.sweep.probe import predict
-from lgfast.sweep.results import find_winner, measure_winner, write_results
-from lgfast.sweep.space import Space, read_space
-from lgfast.sweep.storage import SECRET_PLACE, unwritable, with_password
+from lgfast.sweep.space import read_space
+from lgfast.sweep.storage import SECRET_PLACE, is_url, unwritable, with_password
 from lgfast.sweep.study import Plan, Study
-from lgfast.sweep.table import Display, describe, failures, score, table
-from lgfast.sweep.worker import StopFlag, Worker
+from lgfast.sweep.worker import StopFlag, Worker, may_pass
 
 JOURNAL = "study.journal"
 GROUP = 8  # trials that share a process, where --group does not say
-DRY_RUN_SHOWN = 20
 
 
 def start(config: Config, options: argparse.Namespace) -> int:
@@ -37,22 +35,50 @@ def start(config: Config, options: argparse.Namespace) -> int:
     if options.dry_run:
         return dry_run(plan, len(environments))
     out = Path(options.out or default_folder(config, options))
-    place = options.study or str(out / JOURNAL)
-    if not options.study and Path(place).exists():
+    study = start_shared(plan, options) if options.study else start_own(plan, out, options)
+    return work(study, out, {}, environments, options)
+
+
+def start_own(plan: Plan, out: Path, options: argparse.Namespace) -> Study:
+    """A study in the sweep's own folder, which remembers it first: whatever ends the start, `--resume` goes on."""
+    place = out / JOURNAL
+    study = Study(str(place), options.study_name)
+    if stored := other_study(out, study):
+        raise ValueError(f"--out: {out} holds the sweep kept in {stored}; continue it with --resume {out}")
+    if study.find_plan(0):
         raise ValueError(f"--out: {out} already holds a sweep; continue or join it with --resume {out}")
-    study = Study(place, options.study_name)
+    try:
+        open_folder(out, study)
+        study.create(plan)
+    except OSError as error:
+        for path in (out / SWEEP_FILE, place):  # half a plan, in files of our own
+            path.unlink(missing_ok=True)
+        raise unwritable(str(place), error) from None
+    return study
+
+
+def other_study(out: Path, study: Study) -> str | None:
+    """The place of another study that the folder remembers, if it does."""
+    try:
+        named = json.loads((out / SWEEP_FILE).read_text())["study"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return named if named != stored_place(study.place) else None
+
+
+def start_shared(plan: Plan, options: argparse.Namespace) -> Study:
+    """A study that others may start at the same moment."""
+    study = Study(options.study, options.study_name)
     try:
         is_new = study.create(plan)
     except OSError as error:
-        if not options.study:
-            Path(place).unlink()  # half a plan, in a file of our own
-        raise unwritable(place, error) from None
+        raise unwritable(study.place, error) from None
     if not is_new and study.join().to_dict() != plan.to_dict():
         raise ValueError(
             f"--study: {study.place} holds another sweep named {options.study_name!r}; "
             "join it without --sweep, or give another --study-name"
         )
-    return work(study, out, {}, environments, options)
+    return study
 
 
 def join(options: argparse.Namespace, changes: dict[str, Any]) -> int:
@@ -63,7 +89,7 @@ def join(options: argparse.Namespace, changes: dict[str, Any]) -> int:
                 f"--study: {key} is fixed by the sweep; only where data lies and what it runs on may differ"
             )
     out, place, name = named_study(options)
-    if "://" not in place and not Path(place).is_file():
+    if not is_url(place) and not user_path(place).exists():
         missing = "the sweep's journal is gone" if options.resume else "start a sweep with --sweep"
         raise ValueError(f"--study: no journal file {place}; {missing}")
     environments = worker_environments(options.workers, options.workers_per_gpu)
@@ -104,7 +130,7 @@ def open_folder(out: Path, study: Study) -> None:
 
 def stored_place(place: str) -> str:
     """What a folder remembers of its study's place: an absolute path, or the URL without its password."""
-    return without_password(place) if "://" in place else str(Path(place).resolve())
+    return without_password(place) if is_url(place) else str(user_path(place).resolve())
 
 
 def read_plan(config: Config, options: argparse.Namespace) -> Plan:
@@ -129,8 +155,8 @@ def read_plan(config: Config, options: argparse.Namespace) -> Plan:
 
 def default_folder(config: Config | None, options: argparse.Namespace) -> str:
     """Beside a journal file; by the study's name for a database; by name and time otherwise."""
-    if options.study and "://" not in options.study:
-        return str(Path(options.study).parent)
+    if options.study and not is_url(options.study):
+        return str(user_path(options.study).parent)
     if options.study:
         return f"runs/sweep-{options.study_name}"
     return f"runs/sweep-{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -142,27 +168,25 @@ def work(
     """Work on the study in this process or in several, then write the results."""
     open_folder(out, study)
     interrupt = StopFlag(options.budget).install()
+    study.should_stop = lambda: interrupt.was_asked
     if options.worker:
         study.expected_workers = options.worker
         run_worker(study, out, here, interrupt, lambda: None)
         return 0
     print(f"sweep in {out}; another process or machine joins with: {join_command(study, out)}", flush=True)
     try:
-        with Display(study) as display:
+        study.fill()
+        with Display(study, budget_s=interrupt.left_s) as display:
             if len(environments) == 1:
                 run_worker(study, out, here, interrupt, display.update)
             else:
                 run_workers(study, out, here, interrupt, display, environments)
             display.update(force=True)
         return conclude(study, out, here, interrupt)
-    except (WriteError, OSError) as error:
-        raise ValueError(f"{error}; make room for it, then continue with: {join_command(study, out)}") from error
-
-
-def join_command(study: Study, out: Path) -> str:
-    if "://" in study.place:
-        return f"python -m lgfast.train --study {study.place} --study-name {study.name}"
-    return f"python -m lgfast.train --resume {out}"
+    except Exception as error:
+        if not may_pass(error):
+            raise
+        raise ValueError(f"{error}; mend that, then continue with: {join_command(study, out)}") from error
 
 
 def run_worker(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag, on_change) -> None:
@@ -184,72 +208,3 @@ def run_workers(study: Study, out: Path, here: dict[str, Any], interrupt: StopFl
             log = out / "workers" / f"worker-{number}.log"
             last = (log.read_text(errors="replace").splitlines() or ["no output"])[-1]
             print(f"worker {number} ended with code {code}: {last}; see {log}", file=sys.stderr)
-
-
-def conclude(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag) -> int:
-    """Write tables, page and best configuration; test the winner once, unless the user stopped the sweep."""
-    runs, settings = write_results(study, out)
-    keys = [axis.key for axis in study.plan.space.axes]
-    was_stopped = interrupt.requested and not interrupt.is_out_of_time
-    winner = find_winner(settings)
-    test = None
-    if winner and not was_stopped:
-        base = study.plan.base
-        root, device = here.get("data.root", base.data.root), here.get("device", base.device)
-        test = measure_winner(study, winner, runs, root, device)
-        write_results(study, out)
-    columns = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else None
-    print("\n" + "\n".join([*table(settings, keys, columns=columns), *failures(runs)]))
-    print(describe_winner(winner, test, out))
-    for line in write_page(study, runs, settings, out):
-        print(line)
-    if interrupt.requested:
-        print(f"stopped; continue with: {join_command(study, out)}", file=sys.stderr)
-        return 128 + interrupt.signal_number if was_stopped else 0
-    if any(run.state in ("waiting", "running", "saved") for run in runs):  # every worker ended before its time
-        print(f"not finished; continue with: {join_command(study, out)}", file=sys.stderr)
-        return 1
-    if winner is None:
-        print("no trial succeeded; their errors are listed above", file=sys.stderr)
-        return 1
-    return 0
-
-
-def describe_winner(winner, test: dict[str, Any] | None, out: Path) -> str:
-    if winner is None:
-        return "no setting is complete yet"
-    text = f"\nbest: setting {winner.setting}, validation {score(winner.mean, winner.seeds, winner.spread)} %"
-    if test:
-        seeds = len(test["top1"])
-        text += f", test {score(test['mean'], seeds, test['spread'])} % ({seeds} seed{'s' * (seeds > 1)})"
-    return f"{text}\ntrain it again with: python -m lgfast.train --config {out}/best.yaml; all runs in {out}/sweep.csv"
-
-
-def dry_run(plan: Plan, workers: int) -> int:
-    """Print the trials and the predicted time; nothing is kept."""
-    settings = preview(plan.space, plan)
-    configs = [plan.config_of(changes, seed) for changes in settings for seed in plan.space.seeds]
-    print(f"{len(settings)} settings x {len(plan.space.seeds)} seeds = {len(configs)} trials")
-    for number, changes in enumerate(settings[:DRY_RUN_SHOWN]):
-        print(f"  setting {number}: {describe(changes)}")
-    if len(settings) > DRY_RUN_SHOWN:
-        print(f"  ... and {len(settings) - DRY_RUN_SHOWN} more")
-    prediction = predict(configs, plan.group)
-    print(
-        f"{prediction.groups} groups of up to {plan.group}; predicted {prediction.total(workers) / 60:.1f} min with "
-        f"{workers} worker(s), from {len(configs)} trials of {plan.base.epochs} epochs"
-        + (f"; {prediction.teacher / 60:.1f} min of it train the teacher" if prediction.teacher else "")
-    )
-    return 0
-
-
-def preview(space: Space, plan: Plan) -> list[dict[str, Any]]:
-    """The settings of a grid; of a sampled space the first, and random ones in the number of the others."""
-    if space.is_grid:
-        return space.grid()
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.enqueue_trial(space.own_values(plan.base))
-    return [space.sample(study.ask(), plan.base) for _ in range(plan.trials or plan.group)]

@@ -55,8 +55,8 @@ def check_join_options(parser: argparse.ArgumentParser, options: argparse.Namesp
 
 
 def seconds(text: str) -> float:
-    """ "90s", "30m", "2h" or a plain number of seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    """ "90s", "30m" or "2h"; a number without its unit could be any of them."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"expected a time such as 90s, 30m or 2h, got {text!r}")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+        raise argparse.ArgumentTypeError(f"expected a time with its unit, such as 90s, 30m or 2h, got {text!r}")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]

@@ -1,37 +1,29 @@
-"""One HTML file with a sweep's best setting, its table and its plots; it refers to no other file."""
+"""One HTML file with a sweep's best setting, its tables and its plots; its pictures are inside, its runs are linked."""
 
 from __future__ import annotations
 
-import base64
-import html
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
-from lgfast.sweep.plots import plot_curves, plot_importance, plot_parallel
+from lgfast.config import Config
+from lgfast.records.checkpoint import atomic_path
+from lgfast.reports.html import render
+from lgfast.reports.runs import read_hardware
+from lgfast.reports.spread import Spread
+from lgfast.reports.table import Column, Table
+from lgfast.sweep.importance import Importance, find_importance
+from lgfast.sweep.plots import plot_curves, plot_heat_map, plot_importance, plot_parallel
 from lgfast.sweep.results import RunRow, SettingRow, find_winner, test_of
+from lgfast.sweep.space import Axis
 from lgfast.sweep.study import Study
-from lgfast.sweep.table import cells, counts, describe, failures, number_columns, score
+from lgfast.sweep.table import counts, describe, failures, settings_table
+from lgfast.training.console import duration
 
-MAX_ROWS = 200  # settings in the page's table
-STYLE = """
-:root{color-scheme:light dark;--text:#222;--back:#fff;--line:#ddd;--best:#e3f0ff;--soft:#667}
-@media(prefers-color-scheme:dark){
-  :root{--text:#ddd;--back:#16181c;--line:#363a42;--best:#1d3550;--soft:#9aa}
-  img{border-radius:6px}
-}
-body{font:15px/1.45 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:var(--text);
-  background:var(--back);overflow-wrap:anywhere}
-h1{font-size:1.6em;line-height:1.2}h2{font-size:1.2em;margin:1.8em 0 .5em}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-td,th{padding:.25em .8em;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}
-td.number,th.number{text-align:right}
-tr.best{background:var(--best);font-weight:600}
-.soft{color:var(--soft)}
-img{max-width:100%;height:auto;display:block}
-"""
+MAX_ROWS = 200  # of each of the page's tables
 
 
 class Picture(NamedTuple):
@@ -42,7 +34,7 @@ class Picture(NamedTuple):
 
 def write_page(study: Study, runs: Sequence[RunRow], settings: Sequence[SettingRow], out: Path) -> list[str]:
     """Write the PNGs and index.html into `out`; lines that say where, or what is missing."""
-    scored = [row for row in settings if row.mean is not None]
+    scored = [row for row in settings if row.best_known is not None]
     if not scored:
         return []
     try:
@@ -52,21 +44,47 @@ def write_page(study: Study, runs: Sequence[RunRow], settings: Sequence[SettingR
     matplotlib.use("Agg")
     with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign in a value is a dollar sign
         pictures = draw(study, runs, scored, out)
-    (out / "index.html").write_text(page(study, runs, settings, pictures, out), encoding="utf-8")
+    with atomic_path(out / "index.html") as temporary:
+        temporary.write_text(page(study, runs, settings, pictures, out), encoding="utf-8")
     return [f"plots in {out}/index.html"]
 
 
 def draw(study: Study, runs: Sequence[RunRow], scored: Sequence[SettingRow], out: Path) -> list[Picture]:
-    keys = [axis.key for axis in study.plan.space.axes]
-    curves = plot_curves(runs, scored, out / "curves.png")
-    pictures = [Picture("Validation accuracy over epochs", "A line per run; the best settings in color.", curves)]
-    if keys and len(scored) > 1:
+    axes = study.plan.space.axes
+    caption = "A colour for each of the best settings: a thin line a run, a thick one their mean."
+    pictures = [Picture("Validation accuracy over epochs", caption, plot_curves(runs, scored, out / "curves.png"))]
+    importance = find_importance(study, scored)
+    if len(axes) > 1 and len(scored) > 3:
+        x, y = two_axes(axes, importance)
+        path, is_grid = plot_heat_map(scored, x, y, out / "heat_map.png")
+        mean = ", the mean over the other keys" if is_grid and len(axes) > 2 else ""
+        mark = "In brackets" if is_grid else "A cross"
+        caption = f"Validation accuracy (%) by {x.key} and {y.key}{mean}. {mark}: not complete, the best so far."
+        pictures.append(Picture("Two keys", caption, path))
+    if axes and len(scored) > 1:
         caption = "A line per setting, from violet (worst) to yellow (best, thick). Values are spaced by rank."
-        pictures.append(Picture("Values of each setting", caption, plot_parallel(scored, keys, out / "parallel.png")))
-    if importance := plot_importance(study, out / "importance.png"):
-        caption = "How much of the differences between complete runs each key explains."
-        pictures.append(Picture("Importance of the keys", caption, importance))
+        path = plot_parallel(scored, [axis.key for axis in axes], out / "parallel.png")
+        pictures.append(Picture("Values of each setting", caption, path))
+    if importance:
+        path = plot_importance(importance, out / "importance.png")
+        pictures.append(Picture("Importance of the keys", importance_caption(importance), path))
     return pictures
+
+
+def two_axes(axes: Sequence[Axis], importance: Importance | None) -> tuple[Axis, Axis]:
+    """The two that matter most, as far as that is known, else the first two."""
+    known = list(importance.alone) if importance else []
+    first, second = sorted(axes, key=lambda axis: known.index(axis.key) if axis.key in known else len(known))[:2]
+    return first, second
+
+
+def importance_caption(importance: Importance) -> str:
+    how = "exact over the whole grid" if importance.is_exact else "of a random forest fitted to the complete runs"
+    left_out = f" Not weighed, as not every run has them: {', '.join(importance.left_out)}." * bool(importance.left_out)
+    return (
+        "Functional ANOVA: the share of the variance of validation accuracy that each key explains alone, "
+        f"and what only combinations explain; {how}.{left_out}"
+    )
 
 
 def page(
@@ -76,57 +94,73 @@ def page(
     pictures: Sequence[Picture],
     out: Path,
 ) -> str:
-    title, seeds = html.escape(f"Sweep of {study.plan.base.name}"), len(study.plan.space.seeds)
+    seeds, hidden = len(study.plan.space.seeds), len(settings) - MAX_ROWS
     spread = f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        "<meta name=viewport content='width=device-width,initial-scale=1'>",
-        f"<title>{title}</title><style>{STYLE}</style>",
-        f"<h1>{title}</h1><p>{html.escape(counts(runs))}. Selected on validation{spread}.</p>",
-        *best(study, settings, out),
-        "<h2>Settings, best first</h2>",
-        *settings_table(study, settings),
-        *(f"<p>{html.escape(line)}</p>" for line in failures(runs)),
-        *map(figure, pictures),
-        f"<p class=soft>Continue or join this sweep with <code>{command('--resume', out)}</code>.</p>",
-    ]
-    return "\n".join(parts) + "\n"
+    more = [f"... and {hidden} more in sweep.csv."] if hidden > 0 else []
+    return render(
+        "sweep.html",
+        title=f"Sweep of {study.plan.base.name}",
+        summary=f"{counts(runs)}. Selected on validation{spread}.",
+        facts=facts(study, runs),
+        best=best(study, settings, out),
+        settings=settings_table(settings, [axis.key for axis in study.plan.space.axes]).head(MAX_ROWS),
+        notes=[*more, *failures(runs)],
+        pictures=pictures,
+        runs=runs_table(runs[:MAX_ROWS], out),
+        more_runs=max(0, len(runs) - MAX_ROWS),
+        resume=command("--resume", out),
+    )
 
 
-def best(study: Study, settings: Sequence[SettingRow], out: Path) -> list[str]:
+def facts(study: Study, runs: Sequence[RunRow]) -> dict[str, str]:
+    """Data set, date and hardware."""
+    trials = [trial for trial in study.optuna.get_trials(deepcopy=False) if trial.datetime_start]
+    told = {"data set": data_set(study.plan.base)}
+    if trials:
+        first = min(trial.datetime_start for trial in trials)
+        last = max(trial.datetime_complete or trial.datetime_start for trial in trials)
+        told["date"] = f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}"
+    machines = dict.fromkeys(filter(None, (read_hardware(run.run_dir) for run in runs if run.run_dir)))
+    return told | ({"hardware": "; ".join(machines)} if machines else {})
+
+
+def data_set(config: Config) -> str:
+    """E.g. "cifar100 at 32 px, at most 6000 training images"."""
+    limit = f", at most {config.data.train_limit} training images" if config.data.train_limit else ""
+    place = f" in {config.data.root}" if config.data.dataset == "folder" else ""
+    return f"{config.data.dataset}{place} at {config.augment.image_size} px{limit}; {config.epochs} epochs"
+
+
+def best(study: Study, settings: Sequence[SettingRow], out: Path) -> dict[str, Any] | None:
     winner = find_winner(settings)
     if winner is None:
-        return ["<p>No setting is complete yet.</p>"]
-    validation, test = score(winner.mean, winner.seeds, winner.spread), test_of(study, winner)
-    tested = f", test {score(test['mean'], len(test['top1']), test['spread'])} %" if test else ""
-    return [
-        f"<p><b>Best: setting {winner.setting}</b> ({html.escape(describe(winner.changes))}), "
-        f"validation {validation} %{tested}.<br>"
-        f"Train it again with <code>{command('--config', out / 'best.yaml')}</code></p>"
-    ]
+        return None
+    test = test_of(study, winner)
+    return {
+        "setting": winner.setting,
+        "changes": describe(winner.changes),
+        "validation": winner.val_top1,
+        "test": Spread.of(test["top1"]) if test else None,
+        "command": command("--config", out / "best.yaml"),
+    }
 
 
 def command(option: str, path: Path) -> str:
-    return html.escape(f"python -m lgfast.train {option} {shlex.quote(str(path))}")
+    return f"python -m lgfast.train {option} {shlex.quote(str(path))}"
 
 
-def settings_table(study: Study, settings: Sequence[SettingRow]) -> list[str]:
-    rows = cells(settings[:MAX_ROWS], [axis.key for axis in study.plan.space.axes])
-    are_numbers = number_columns(rows)
-    winner, parts = find_winner(settings), ["<div class=wide><table>"]
-    for number, row in enumerate(rows):
-        tag = "td" if number else "th"
-        mark = " class=best" if winner and row[0] == str(winner.setting) else ""
-        parts.append(f"<tr{mark}>" + "".join(map(cell, row, are_numbers, [tag] * len(row))) + "</tr>")
-    hidden = len(settings) - MAX_ROWS
-    return [*parts, "</table></div>", *([f"<p>... and {hidden} more in sweep.csv.</p>"] if hidden > 0 else [])]
-
-
-def cell(text: str, is_number: bool, tag: str) -> str:
-    return f"<{tag}{' class=number' if is_number else ''}>{html.escape(text)}</{tag}>"
-
-
-def figure(picture: Picture) -> str:
-    title, data = html.escape(picture.title), base64.b64encode(picture.path.read_bytes()).decode()
-    caption = html.escape(picture.caption)
-    return f'<h2>{title}</h2><p class=soft>{caption}</p><img alt="{title}" src="data:image/png;base64,{data}">'
+def runs_table(runs: Sequence[RunRow], out: Path) -> Table:
+    """A row per run, linked to its folder where that is here."""
+    columns = [
+        Column("setting", lambda run: str(run.setting)),
+        Column("seed", lambda run: str(run.seed)),
+        Column("state", lambda run: run.state),
+        Column("val top-1 (%)", lambda run: "-" if run.val_top1 is None else f"{run.val_top1:.2f}"),
+        Column("epochs", lambda run: str(run.epoch)),
+        Column("time", lambda run: "-" if run.seconds is None else duration(run.seconds)),
+        Column("folder", lambda run: Path(run.run_dir).name if run.run_dir else "-"),
+    ]
+    table = Table.of(runs, columns)
+    here = [(row, run.run_dir) for row, run in enumerate(runs) if run.run_dir and Path(run.run_dir).is_dir()]
+    links = {(row, len(columns) - 1): quote(os.path.relpath(folder, out)) for row, folder in here}
+    return Table(table.titles, table.rows, links=links)

@@ -2,42 +2,116 @@
 
 from __future__ import annotations
 
-import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+from lgfast.reports.curves import OTHERS, PALETTE, Curves, write_curves
+from lgfast.reports.table import shorten
+from lgfast.sweep.importance import Importance
 from lgfast.sweep.results import RunRow, SettingRow
-from lgfast.sweep.study import Study
-from lgfast.sweep.table import describe, shorten, show
+from lgfast.sweep.space import Axis
+from lgfast.sweep.table import describe, show
 
 SHOWN = 5  # settings with a color and a name in the plot of the curves
-LABEL = 90  # characters of a setting's name in it
 MISSING = -0.15  # height of settings that do not have a key, below the others
+MAX_CELLS, FILLED = 150, 0.6  # a grid of cells has at most so many, and values in at least this share; else points
 
 
 def plot_curves(runs: Sequence[RunRow], settings: Sequence[SettingRow], path: Path) -> Path:
-    """A line per run, the best settings in color; a cross where a run was pruned."""
-    from matplotlib import pyplot, ticker
-
-    figure, axes = pyplot.subplots(figsize=(8, 5.2), layout="constrained")
-    colors = {row.setting: f"C{rank}" for rank, row in enumerate(settings[:SHOWN])}
+    """The best settings in colour, the others behind them; a cross where a run was pruned."""
+    by_setting = defaultdict(list)
     for run in runs:
-        epochs, top1 = list(run.curve), list(run.curve.values())
-        marker = {"marker": "x" if run.state == "pruned" else "o" if len(epochs) == 1 else None, "markevery": [-1]}
-        style = {"color": colors.get(run.setting, "0.75"), "zorder": 2 if run.setting in colors else 1}
-        axes.plot(epochs, top1, linewidth=1.2, markersize=5, **(marker if epochs else {}), **style)
-    for row in settings[:SHOWN]:
-        axes.plot([], [], color=colors[row.setting], label=shorten(f"{row.setting}: {describe(row.changes)}", LABEL))
-    if len(settings) > SHOWN:
-        axes.plot([], [], color="0.75", label="others")
-    if any(run.state == "pruned" for run in runs):
-        axes.plot([], [], color="0.4", marker="x", markersize=5, linestyle="", label="pruned")
-    axes.set(xlabel="epoch", ylabel="validation top-1 (%)")
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
+        if run.curve:
+            by_setting[run.setting].append(run)
+    groups = []
+    for rank, row in reversed(list(enumerate(settings))):
+        members = by_setting[row.setting]
+        curves = [(list(run.curve), list(run.curve.values())) for run in members]
+        stopped = frozenset(number for number, run in enumerate(members) if run.state == "pruned")
+        color = PALETTE[rank] if rank < SHOWN else OTHERS
+        groups.append(Curves(f"{row.setting}: {describe(row.changes)}", curves, color, rank < SHOWN, stopped))
+    return write_curves({"": groups[::-1]}, path, "validation top-1 (%)")
+
+
+def plot_heat_map(settings: Sequence[SettingRow], x: Axis, y: Axis, path: Path) -> tuple[Path, bool]:
+    """Accuracy by two keys: cells where the values make a grid (then the second is True), else points."""
+    from matplotlib import pyplot
+
+    both = [row for row in settings if x.key in row.changes and y.key in row.changes]
+    columns, rows = (ordered([row.changes[axis.key] for row in both]) for axis in (x, y))
+    found = defaultdict(list)
+    for row in both:
+        found[repr(row.changes[y.key]), repr(row.changes[x.key])].append(row)
+    is_grid = len(rows) * len(columns) <= MAX_CELLS and len(found) >= FILLED * len(rows) * len(columns)
+    size = (2.5 + 0.95 * len(columns), 1.8 + 0.5 * len(rows)) if is_grid else (7, 5)
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    if is_grid:
+        draw_cells(axes, found, rows, columns)
+    else:
+        draw_points(axes, both, x, y)
+    axes.set(xlabel=x.key, ylabel=y.key)
+    return save(figure, path), is_grid
+
+
+def draw_cells(axes: Any, found: dict[tuple[str, str], list[SettingRow]], rows: list[Any], columns: list[Any]) -> None:
+    members = [[found.get((repr(row), repr(column)), []) for column in columns] for row in rows]
+    values = [[mean(one.best_known for one in cell) if cell else float("nan") for cell in line] for line in members]
+    image = axes.imshow(values, cmap="viridis", aspect="auto", origin="lower")
+    for number, line in enumerate(members):
+        for place, cell in enumerate(line):
+            if cell:
+                text = f"{values[number][place]:.1f}"
+                text = text if all(row.is_complete for row in cell) else f"({text})"
+                color = "black" if image.norm(values[number][place]) > 0.6 else "white"
+                axes.text(place, number, text, ha="center", va="center", color=color, fontsize=9)
+    axes.set_xticks(range(len(columns)), [shorten(show(value), 16) for value in columns])
+    axes.set_yticks(range(len(rows)), [shorten(show(value), 24) for value in rows])
+    axes.figure.colorbar(image, label="validation top-1 (%)")
+
+
+def draw_points(axes: Any, settings: Sequence[SettingRow], x: Axis, y: Axis) -> None:
+    (across, x_labels), (up, y_labels) = (coordinates([row.changes[axis.key] for row in settings]) for axis in (x, y))
+    scores = [row.best_known for row in settings]
+    for is_complete, marker in ((False, "x"), (True, "o")):
+        chosen = [number for number, row in enumerate(settings) if row.is_complete is is_complete]
+        points = axes.scatter(
+            [across[n] for n in chosen],
+            [up[n] for n in chosen],
+            c=[scores[n] for n in chosen],
+            marker=marker,
+            s=60,
+            vmin=min(scores),
+            vmax=max(scores),
+        )
+    for axis, labels, scale in ((x, x_labels, "x"), (y, y_labels, "y")):
+        if labels:
+            axes.set(**{f"{scale}ticks": range(len(labels)), f"{scale}ticklabels": [shorten(t, 24) for t in labels]})
+        elif axis.log:
+            axes.set(**{f"{scale}scale": "log"})
+            getattr(axes, f"{scale}axis").set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower left", fontsize=9, title="setting, best first", alignment="left", frameon=False)
-    return save(figure, path)
+    axes.figure.colorbar(points, label="validation top-1 (%)")
+
+
+def coordinates(values: Sequence[Any]) -> tuple[list[float], list[str]]:
+    """Where values lie on an axis: numbers as they are, others by their place among the labels."""
+    if all(map(is_number, values)):
+        return list(values), []
+    labels = ordered(values)
+    return [labels.index(value) for value in values], [show(value) for value in labels]
+
+
+def ordered(values: Sequence[Any]) -> list[Any]:
+    """Each once: numbers by size, others by their text."""
+    distinct = {repr(value): value for value in values}.values()
+    return sorted(distinct) if all(map(is_number, values)) else sorted(distinct, key=repr)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Path) -> Path:
@@ -46,11 +120,11 @@ def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Pat
 
     columns = [[row.changes.get(key) for row in settings] for key in keys]
     scaled = [positions(column) for column in columns]
-    means = [row.mean for row in settings]
-    low, width = min(means), (max(means) - min(means)) or 1.0
+    scores = [row.best_known for row in settings]
+    low, width = min(scores), (max(scores) - min(scores)) or 1.0
     figure, axes = pyplot.subplots(figsize=(2.5 + 2.0 * len(keys), 4.5), layout="constrained")
     for number in reversed(range(len(settings))):
-        share = (means[number] - low) / width
+        share = (scores[number] - low) / width
         line = [heights[number] for heights, _ in scaled] + [share]
         color = pyplot.get_cmap("viridis")(0.95 * share)  # the end of the scale is too pale on white
         axes.plot(range(len(line)), line, color=color, linewidth=3 if number == 0 else 1.5, alpha=0.9)
@@ -59,9 +133,8 @@ def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Pat
         axes.axvline(x, color="0.8", linewidth=0.8, zorder=0)
         for text, y in labels.items():
             box = {"facecolor": "white", "edgecolor": "0.8", "pad": 2}
-            axes.text(x, y, shorten(text, 24), fontsize=9, ha="center", va="center", bbox=box, zorder=3).set_in_layout(
-                False
-            )
+            label = axes.text(x, y, shorten(text, 24), fontsize=9, ha="center", va="center", bbox=box, zorder=3)
+            label.set_in_layout(False)
     axes.set_xticks(range(len(keys) + 1), [*keys, "val top-1 (%)"])
     axes.set_yticks([])
     axes.set_xlim(-0.3, len(keys) + 0.3)
@@ -72,34 +145,26 @@ def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Pat
 
 def positions(values: Sequence[Any]) -> tuple[list[float], dict[str, float]]:
     """Height in [0, 1] of each value, or `MISSING`, and the labels with their heights. Values are spaced by rank."""
-    present = [value for value in values if value is not None]
-    is_numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present)
-    distinct = sorted(set(map(repr, present)), key=float if is_numeric else None)
-    ranks = {text: rank / max(1, len(distinct) - 1) for rank, text in enumerate(distinct)}
-    by_text = {repr(value): show(value) for value in present}
+    distinct = ordered([value for value in values if value is not None])
+    ranks = {repr(value): rank / max(1, len(distinct) - 1) for rank, value in enumerate(distinct)}
     shown = distinct if len(distinct) <= 12 else [distinct[0], distinct[len(distinct) // 2], distinct[-1]]
     heights = [MISSING if value is None else ranks[repr(value)] for value in values]
-    return heights, {by_text[text]: ranks[text] for text in shown} | ({"-": MISSING} if None in values else {})
+    labels = {show(value): ranks[repr(value)] for value in shown}
+    return heights, labels | ({"-": MISSING} if None in values else {})
 
 
-def plot_importance(study: Study, path: Path) -> Path | None:
-    """fANOVA importance of each key; None with too few finished trials or a single key."""
-    import optuna
+def plot_importance(importance: Importance, path: Path) -> Path:
+    """A bar per key, and one for what keys explain together."""
     from matplotlib import pyplot
 
-    complete = study.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna marks some of this experimental
-        importance = optuna.importance.get_param_importances(study.optuna)
-    if len(importance) < 2:
-        return None
-    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.45 * len(importance)), layout="constrained")
-    names = list(importance)[::-1]
-    bars = axes.barh(names, [importance[name] for name in names])
-    axes.bar_label(bars, fmt="%.2f", padding=3)
+    shares = importance.alone | {"combinations": importance.together}
+    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.45 * len(shares)), layout="constrained")
+    names = list(shares)[::-1]
+    colors = ["0.6" if name == "combinations" else "C0" for name in names]
+    bars = axes.barh(names, [shares[name] for name in names], color=colors)
+    axes.bar_label(bars, labels=[f"{100 * shares[name]:.0f} %" for name in names], padding=3)
     axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
     axes.set(xlabel="share of the variance of validation accuracy (fANOVA)")
     return save(figure, path)
 

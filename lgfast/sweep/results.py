@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ from typing import Any
 from lgfast.config import dump_yaml
 from lgfast.evaluate import evaluate_checkpoint
 from lgfast.records.checkpoint import atomic_path
+from lgfast.reports.spread import Spread
+from lgfast.reports.table import write_csv
 from lgfast.sweep.study import Study, is_live, is_outstanding
 
 
@@ -41,13 +41,22 @@ class SettingRow:
     setting: int
     changes: dict[str, Any]
     states: tuple[str, ...]
-    mean: float | None  # of val_top1 over the seeds that have one
-    spread: float  # sample standard deviation; 0 for one seed
-    seeds: int  # runs with a value
+    val_top1: Spread  # over the seeds that are complete
+    so_far: float | None  # the best of those that are not, which have seen fewer epochs
 
     @property
     def is_complete(self) -> bool:
         return all(state == "complete" for state in self.states)
+
+    @property
+    def seeds(self) -> int:
+        """How many are complete."""
+        return self.states.count("complete")
+
+    @property
+    def best_known(self) -> float | None:
+        """Mean of the complete runs, else the best so far: where to put the setting while that is all there is."""
+        return self.so_far if self.val_top1.mean is None else self.val_top1.mean
 
 
 def read_runs(study: Study) -> list[RunRow]:
@@ -70,7 +79,8 @@ def read_runs(study: Study) -> list[RunRow]:
 
 
 def by_setting(runs: Sequence[RunRow], seeds: int) -> list[SettingRow]:
-    """Settings in order of their mean, best first; those without a value come last.
+    """Settings by the mean of their complete runs, best first; then those without one by their best so far, then the
+    rest.
 
     Args:
         seeds: how many each setting has, so that one whose other seeds are not queued yet is not complete.
@@ -81,12 +91,11 @@ def by_setting(runs: Sequence[RunRow], seeds: int) -> list[SettingRow]:
             groups[run.setting].append(run)
     rows = []
     for setting, members in groups.items():
-        values = [run.val_top1 for run in members if run.val_top1 is not None]
-        mean = statistics.mean(values) if values else None
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        complete = [run.val_top1 for run in members if run.state == "complete"]
+        others = [run.val_top1 for run in members if run.state != "complete" and run.val_top1 is not None]
         states = tuple(run.state for run in members) + ("waiting",) * (seeds - len(members))
-        rows.append(SettingRow(setting, members[0].changes, states, mean, spread, len(values)))
-    return sorted(rows, key=lambda row: (row.mean is None, -(row.mean or 0), row.setting))
+        rows.append(SettingRow(setting, members[0].changes, states, Spread.of(complete), max(others, default=None)))
+    return sorted(rows, key=lambda row: (row.val_top1.mean is None, -(row.best_known or 0), row.setting))
 
 
 def find_winner(settings: Sequence[SettingRow]) -> SettingRow | None:
@@ -94,15 +103,15 @@ def find_winner(settings: Sequence[SettingRow]) -> SettingRow | None:
     return next((row for row in settings if row.is_complete), None)
 
 
-def write_csv(runs: Sequence[RunRow], keys: Sequence[str], path: Path) -> None:
+def write_runs(runs: Sequence[RunRow], keys: Sequence[str], path: Path) -> None:
     """sweep.csv: one line per run."""
-    names = ("setting", "seed", "state", "val_top1", "epoch", "seconds", "run_dir", "error")
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*names[:2], *keys, *names[2:]])
-        for run in runs:
-            head, tail = (run.setting, run.seed), [getattr(run, name) for name in names[2:]]
-            writer.writerow([*head, *((run.changes or {}).get(key, "") for key in keys), *tail])
+    names = ("state", "val_top1", "epoch", "seconds", "run_dir", "error")
+    rows = []
+    for run in runs:
+        changes = {key: (run.changes or {}).get(key) for key in keys}
+        told = {name: getattr(run, name) for name in names}
+        rows.append({"setting": run.setting, "seed": run.seed} | changes | told)
+    write_csv(path, rows, ["setting", "seed", *keys, *names])
 
 
 def write_best(study: Study, winner: SettingRow, path: Path) -> None:
@@ -122,8 +131,8 @@ def measure_winner(
     if not all(Path(folder).is_dir() for folder in folders):
         return None
     top1 = [evaluate_checkpoint(folder, root=root, device=device)["top1"] for folder in folders]
-    spread = statistics.stdev(top1) if len(top1) > 1 else 0.0
-    test = {"setting": winner.setting, "top1": top1, "mean": statistics.mean(top1), "spread": spread}
+    mean, spread = Spread.of(top1)
+    test = {"setting": winner.setting, "top1": top1, "mean": mean, "spread": spread}
     study.optuna.set_user_attr("test", test)
     return test
 
@@ -138,11 +147,17 @@ def write_results(study: Study, out: Path) -> tuple[list[RunRow], list[SettingRo
     """Bring sweep.csv, best.yaml and results.json in `out` up to date."""
     runs = read_runs(study)
     settings = by_setting(runs, len(study.plan.space.seeds))
-    write_csv(runs, [axis.key for axis in study.plan.space.axes], out / "sweep.csv")
+    write_runs(runs, [axis.key for axis in study.plan.space.axes], out / "sweep.csv")
     winner = find_winner(settings)
     if winner:
         write_best(study, winner, out / "best.yaml")
-    tree = {"settings": [dataclasses.asdict(row) for row in settings], "test": study.optuna.user_attrs.get("test")}
+    tree = {"settings": list(map(json_row, settings)), "test": study.optuna.user_attrs.get("test")}
     with atomic_path(out / "results.json") as temporary:
         temporary.write_text(json.dumps(tree, indent=2) + "\n")
     return runs, settings
+
+
+def json_row(row: SettingRow) -> dict[str, Any]:
+    """As results.json has it."""
+    found = {"mean": row.val_top1.mean, "spread": row.val_top1.deviation, "seeds": row.seeds, "so_far": row.so_far}
+    return {"setting": row.setting, "changes": row.changes, "states": row.states} | found

@@ -211,12 +211,16 @@ def check_sweepable(key: str) -> None:
 
 
 def check_space(space: Space, base: Config) -> None:
-    """Every value must make a valid configuration."""
-    if base.eval.protocol == "paper":
+    """Every value must make a valid configuration, and all must be judged on the same images."""
+    by_key = {axis.key: axis for axis in space.axes}
+    protocols = by_key["eval.protocol"].choices if "eval.protocol" in by_key else (base.eval.protocol,)
+    if "paper" in protocols:
         raise ValueError(
             "eval.protocol: paper selects on the test images, and a sweep selects on validation; "
-            "add --eval.protocol holdout"
+            "add --eval.protocol holdout, or drop paper from the values"
         )
+    if "eval.holdout_fraction" in by_key and len(by_key["eval.holdout_fraction"].choices) != 1:
+        raise ValueError("eval.holdout_fraction: its settings would be judged on different images; give it one value")
     for axis in space.axes:
         for value in axis.choices or (axis.low, axis.high):
             replace(base, {axis.key: value})

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from lgfast.runtime.passwords import without_password
+from lgfast.runtime.paths import user_path
+from lgfast.sweep.journal_lock import JournalLock
 
 RETRY_S = 1.0  # before a database that failed to open is tried again
+# What begins like a URL: a scheme and one slash, or the name of a database; it may hold a password.
+LIKE_A_URL = re.compile(
+    r"([a-z][a-z0-9+.-]*):/(?!/)|((?:sqlite|postgres(?:ql)?|mysql|mariadb|oracle|mssql|redis)(?:\+\w+)?):(?!//)", re.I
+)
 SECRET_PLACE = "LGFAST_STUDY"  # a worker process finds its study's URL here, with the password its arguments lack
 
 
@@ -23,27 +31,53 @@ def with_password(place: str) -> str:
     return secret if without_password(secret) == place else place
 
 
+def is_url(place: str) -> bool:
+    """Whether a study's place is a database, not a journal file.
+
+    Raises:
+        ValueError: it is a URL with a slash too few, which must not become the name of a file.
+    """
+    if found := LIKE_A_URL.match(place):
+        scheme = found[1] or found[2]
+        raise ValueError(f"--study: a URL that begins with {scheme}: goes on with two slashes, as in {scheme}://...")
+    return "://" in place
+
+
 def open_storage(place: str) -> optuna.storages.BaseStorage:
     """Storage of a journal file's path or of a database URL.
 
     Raises:
         ValueError: it cannot be opened; the message holds no password.
     """
-    return open_database(place) if "://" in place else open_journal(place)
+    return open_database(place) if is_url(place) else open_journal(place)
+
+
+class Journal(optuna.storages.journal.JournalFileBackend):
+    """A journal whose errors name it."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file_path) from error
 
 
 def open_journal(place: str) -> optuna.storages.JournalStorage:
-    if Path(place).is_dir():
+    path = user_path(place).resolve()
+    if path.is_dir():
         raise ValueError(f"--study: {place} is a folder; name a journal file, e.g. {Path(place) / 'study.journal'}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"--study: {place} is a device or a pipe; name a journal file")
+    lock = JournalLock(path)
     try:
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
-        drop_half_line(Path(place))
-        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(place))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drop_half_line(path, lock)
+        return optuna.storages.JournalStorage(Journal(str(path), lock))
     except OSError as error:
         raise unwritable(place, error) from None
     except (ValueError, KeyError, TypeError):
         raise ValueError(
-            f"--study: {place} is damaged or no journal of a sweep: line {damaged_line(Path(place))} cannot be read; "
+            f"--study: {place} is damaged or no journal of a sweep: line {damaged_line(path)} cannot be read; "
             "keep a copy, remove that line, and join again"
         ) from None
 
@@ -52,11 +86,10 @@ def unwritable(place: str, error: OSError) -> ValueError:
     return ValueError(f"--out or --study: cannot write {place}: {error.strerror}; name a place that can be written")
 
 
-def drop_half_line(path: Path) -> None:
+def drop_half_line(path: Path, lock: JournalLock) -> None:
     """Take away what a full disk left of a last line. Readers ignore it, but the next line would be glued to it."""
     if not path.exists() or path.read_bytes()[-1:] in (b"", b"\n"):
         return
-    lock = optuna.storages.journal.JournalFileSymlinkLock(str(path))
     lock.acquire()  # perhaps another process is still writing that line
     try:
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)

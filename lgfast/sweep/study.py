@@ -8,10 +8,12 @@ number wins when it is claimed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +23,26 @@ from lgfast.sweep.group import group_key
 from lgfast.sweep.liveness import Heartbeat, Observer
 from lgfast.sweep.space import Space, label
 
+
+def missing(error: ImportError) -> str:
+    """What to install, by the module that was not found."""
+    name = (error.name or "optuna").partition(".")[0]
+    if name == "optuna":
+        return "sweeps need Optuna: pip install 'lgfast[sweep]' (or: pip install 'optuna>=5')"
+    return f"sweeps need the Python module {name!r}, which Optuna imports and this Python lacks ({error})"
+
+
 try:
     import optuna
     from optuna.trial import FrozenTrial, Trial, TrialState
 
     from lgfast.sweep.storage import open_storage
 except ImportError as error:
-    raise ValueError("sweeps need Optuna: pip install 'lgfast[sweep]' (or: pip install 'optuna>=5')") from error
+    raise ValueError(missing(error)) from error
 
 MAX_LOST = 3  # a run whose worker died this often is given up
 READY_S = 60.0  # how long a joining process waits for the plan to be written
+ADOPT_S = 5.0  # how long one that brings a plan waits for that of a study without one, whose process may have died
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class Run:
     setting: int
     seed: int
     changes: dict[str, Any]
+    lost: int = 0  # workers that were not heard of any more while they ran it
 
 
 class Study:
@@ -80,33 +93,42 @@ class Study:
         self.observer = Observer()
         self.heartbeat: Heartbeat | None = None
         self.expected_workers = 1  # known to take part, also before they have announced themselves
+        self.should_stop: Callable[[], bool] = lambda: False  # asked between trials that are queued
 
     def exists(self) -> bool:
         return self.name in optuna.get_all_study_names(self.storage)
 
     def create(self, plan: Plan) -> bool:
-        """Write a new study; False if the storage has one of this name already."""
+        """Write a new study, as yet without trials; False if the storage has one of this name already."""
         try:
             self.optuna = optuna.create_study(study_name=self.name, storage=self.storage, direction="maximize")
         except optuna.exceptions.DuplicatedStudyError:
-            return False
+            if self.find_plan(ADOPT_S):
+                return False
+            self.optuna = optuna.load_study(study_name=self.name, storage=self.storage)
         self.optuna.set_user_attr("plan", plan.to_dict())
         self.use(plan)
-        self.fill()
         return True
 
     def join(self) -> Plan:
         """Open the existing study and return its plan."""
-        deadline = time.monotonic() + READY_S
-        while time.monotonic() < deadline:
+        plan = self.find_plan(READY_S)
+        if plan is None:
+            raise ValueError(f"--study: {self.place} holds no sweep named {self.name!r}; start one with --sweep")
+        self.use(plan)
+        return plan
+
+    def find_plan(self, patience_s: float) -> Plan | None:
+        """The plan of the existing study, if it is there within this time."""
+        deadline = time.monotonic() + patience_s
+        while True:
             if self.exists():
                 self.optuna = optuna.load_study(study_name=self.name, storage=self.storage)
-                tree = self.optuna.user_attrs.get("plan")
-                if tree:
-                    self.use(Plan.from_dict(tree))
-                    return self.plan
+                if tree := self.optuna.user_attrs.get("plan"):
+                    return Plan.from_dict(tree)
+            if time.monotonic() >= deadline:
+                return None
             time.sleep(0.2)
-        raise ValueError(f"--study: {self.place} holds no sweep named {self.name!r}; start one with --sweep")
 
     def use(self, plan: Plan) -> None:
         self.plan = plan
@@ -133,6 +155,8 @@ class Study:
                 if is_outstanding(by_run[setting, seed]):
                     outstanding.append((setting, seed, changes))
         for setting, seed, changes in self.in_groups(outstanding):
+            if self.should_stop():  # whoever goes on queues the rest
+                return
             self.queue(setting, seed, changes)
 
     def in_groups(self, runs: list[tuple[int, int, dict | None]]) -> list[tuple[int, int, dict | None]]:
@@ -201,7 +225,8 @@ class Study:
         changes = self.plan.space.sample(trial, self.plan.base)
         if "changes" not in attrs:
             trial.set_user_attr("changes", changes)
-        return Run(trial, attrs["setting"], attrs["seed"], changes)
+        before = self.by_run()[attrs["setting"], attrs["seed"]]
+        return Run(trial, attrs["setting"], attrs["seed"], changes, reasons(before).count("lost"))
 
     def is_duplicate(self, trial: Trial) -> bool:
         run = trial.user_attrs["setting"], trial.user_attrs["seed"]
@@ -227,15 +252,30 @@ class Study:
     # ---- what came of it ---------------------------------------------------------------------------------------------
 
     def complete(self, trial: Trial, val_top1: float) -> None:
-        self.optuna.tell(trial, val_top1)
+        self.optuna.tell(trial, val_top1, skip_if_finished=True)
 
     def prune(self, trial: Trial) -> None:
-        self.optuna.tell(trial, state=TrialState.PRUNED)
+        self.optuna.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
     def fail(self, trial: Trial, reason: str) -> None:
         """End a trial without a value: `saved` (to be continued), `duplicate`, or the error of the run."""
-        trial.set_user_attr("reason", reason)
-        self.optuna.tell(trial, state=TrialState.FAIL)
+        self.note(trial, "reason", reason)
+        self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+    def note(self, trial: Trial, name: str, value: Any) -> None:
+        """Keep something with a trial, unless it was given to another worker."""
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            trial.set_user_attr(name, value)
+
+    def report(self, trial: Trial, top1: float, epoch: int) -> None:
+        """Pass a validation accuracy on, unless the trial was given to another worker."""
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            trial.report(top1, epoch)
+
+    def is_lost(self, trial: Trial) -> bool:
+        """Whether the trial was given to another worker, as this one was not heard of for a while."""
+        (found,) = (own for own in self.optuna.get_trials(deepcopy=False) if own.number == trial.number)
+        return found.state != TrialState.RUNNING
 
 
 def is_live(trial: FrozenTrial) -> bool:
@@ -244,9 +284,14 @@ def is_live(trial: FrozenTrial) -> bool:
 
 def is_outstanding(trials: list[FrozenTrial]) -> bool:
     """Whether a run has to be queued (again), given its trials so far."""
-    reasons = [trial.user_attrs.get("reason", "lost") for trial in trials if trial.state == TrialState.FAIL]
-    has_error = any(reason not in ("lost", "saved", "duplicate") for reason in reasons)
-    return not any(map(is_live, trials)) and not has_error and reasons.count("lost") < MAX_LOST
+    ends = reasons(trials)
+    has_error = any(reason not in ("lost", "saved", "duplicate") for reason in ends)
+    return not any(map(is_live, trials)) and not has_error and ends.count("lost") < MAX_LOST
+
+
+def reasons(trials: list[FrozenTrial]) -> list[str]:
+    """Why those ended that have no value."""
+    return [trial.user_attrs.get("reason", "lost") for trial in trials if trial.state == TrialState.FAIL]
 
 
 def build_pruner(plan: Plan) -> optuna.pruners.BasePruner:

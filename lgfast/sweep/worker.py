@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import math
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import OperationalError
 
 from lgfast.config import Config, replace
 from lgfast.records.checkpoint import WriteError
@@ -19,7 +22,8 @@ from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.group import Student, group_key, run_group
 from lgfast.sweep.study import Run, Study
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # ends the worker, and no trial: another place may do
+# What a file says again however often it is asked; any other error of a disk or a network may pass.
+LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 POLL_S = 1.0  # how often an idle worker looks for new or abandoned trials
 
 
@@ -39,8 +43,28 @@ class StopFlag(InterruptFlag):
         self._requested = value
 
     @property
+    def was_asked(self) -> bool:
+        """Whether a signal came."""
+        return self._requested
+
+    @property
     def is_out_of_time(self) -> bool:
         return not self._requested and self.requested
+
+    def left_s(self) -> float | None:
+        """Of the budget; None where there is none."""
+        return None if math.isinf(self._deadline) else max(0.0, self._deadline - time.monotonic())
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is of a disk, a network or a database, and not of the run itself."""
+    while error is not None:
+        if isinstance(error, (WriteError, StorageInternalError, OperationalError)):
+            return True
+        if isinstance(error, OSError) and error.errno is not None and error.errno not in LASTING:
+            return True
+        error = error.__cause__
+    return False
 
 
 class Worker:
@@ -83,13 +107,24 @@ class Worker:
 
     def config_of(self, run: Run) -> Config:
         """The run's configuration, quiet and in its own folder."""
-        folder = self.out / "runs" / f"{run.setting:03d}-seed{run.seed}"
-        fixed = {"run_dir": str(folder), "log.print_epochs": False}
+        fixed = {"run_dir": str(self.folder_of(run)), "log.print_epochs": False}
         return replace(self.study.plan.config_of(run.changes, run.seed), self.here | fixed)
+
+    def folder_of(self, run: Run) -> Path:
+        """Where the run is kept. That of a lost run is moved: its worker, if it was only frozen and wakes up, cannot
+        write into it."""
+        names = [f"{run.setting:03d}-seed{run.seed}" + (f"-{lost + 1}" if lost else "") for lost in range(run.lost + 1)]
+        *older, folder = [self.out / "runs" / name for name in names]
+        if not folder.exists():
+            for place in reversed(older):
+                with contextlib.suppress(FileNotFoundError):
+                    place.rename(folder)
+                    break
+        return folder
 
     def train(self, runs: list[Run], configs: list[Config]) -> None:
         started = time.monotonic()
-        reporters = {c.run_dir: Reporter(run, Path(c.run_dir)) for run, c in zip(runs, configs, strict=True)}
+        reporters = {c.run_dir: Reporter(self.study, r, Path(c.run_dir)) for r, c in zip(runs, configs, strict=True)}
 
         def on_epoch(student: Student, row: dict[str, float]) -> bool:
             is_losing = reporters[student.config.run_dir].report(row) and not student.trainer.is_finished()
@@ -102,23 +137,31 @@ class Worker:
                 raise Interrupted(self.out, self.out)
             students = run_group(configs, self.interrupt, on_epoch)
             for run, student in zip(runs, students, strict=True):
+                if student.status == "complete":
+                    reporters[student.config.run_dir].report_past()
                 self.tell(run, student, time.monotonic() - started)
         except Interrupted:  # before the first step
             self.give_back(runs)
-        except OSError as error:
-            if error.errno not in UNWRITABLE:
-                self.fail(runs, error)
-            else:
-                self.give_back(runs)
-                raise
-        except WriteError:
-            self.give_back(runs)
-            raise
         except torch.OutOfMemoryError as error:
             self.make_room(runs, error)
         except Exception as error:
-            self.fail(runs, error)
+            self.settle(runs, error)
         self.on_change()
+
+    def settle(self, runs: list[Run], error: Exception) -> None:
+        """End the runs of a group that an error ended. One that may pass ends no run, but this worker."""
+        try:
+            own = [run for run in runs if not self.study.is_lost(run.trial)]
+            if len(own) < len(runs):  # then their folders are gone too, which is an error in itself
+                print(f"{len(runs) - len(own)} runs were given to another worker, as this one stood still", flush=True)
+                self.give_back(own)
+            elif may_pass(error):
+                self.give_back(own)
+                raise error
+            else:
+                self.fail(own, error)
+        except (StorageInternalError, OperationalError):  # the study is away, perhaps as the first error said
+            raise error from None
 
     def make_room(self, runs: list[Run], error: torch.OutOfMemoryError) -> None:
         """Give back a group that does not fit the memory and take half as many trials from now on; a trial that does
@@ -143,7 +186,8 @@ class Worker:
         trial = run.trial
         if student.trainer is not None:
             progress = dataclasses.asdict(student.progress)
-            trial.set_user_attr("result", progress | {"seconds": seconds, "run_dir": student.config.run_dir})
+            result = progress | {"seconds": seconds, "run_dir": student.config.run_dir}
+            self.study.note(trial, "result", result)
         if student.status == "complete":
             self.study.complete(trial, student.progress.best_top1)
         elif student.status == "pruned":
@@ -155,16 +199,21 @@ class Worker:
 class Reporter:
     """Passes a run's validation accuracy on to its trial, with the epochs before a resume."""
 
-    def __init__(self, run: Run, run_dir: Path) -> None:
-        self.trial, self.run_dir = run.trial, run_dir
+    def __init__(self, study: Study, run: Run, run_dir: Path) -> None:
+        self.study, self.trial, self.run_dir = study, run.trial, run_dir
         self._has_past = False
 
     def report(self, row: dict[str, float]) -> bool:
-        """Returns whether the pruner would stop the trial."""
+        """Returns whether to stop the run: the pruner would, or another worker was given it."""
         if "val_top1" not in row:
             return False
-        past = [] if self._has_past else list(zip(*read_curve(self.run_dir), strict=True))
-        self._has_past = True
-        for epoch, top1 in past or [(row["epoch"], row["val_top1"])]:
-            self.trial.report(top1, epoch)
-        return self.trial.should_prune()
+        if not self.report_past():
+            self.study.report(self.trial, row["val_top1"], row["epoch"])
+        return self.study.is_lost(self.trial) or self.trial.should_prune()
+
+    def report_past(self) -> bool:
+        """Pass all epochs on that the run's files have, this one among them, if none was yet."""
+        is_first, self._has_past = not self._has_past, True
+        for epoch, top1 in zip(*read_curve(self.run_dir), strict=True) if is_first else ():
+            self.study.report(self.trial, top1, epoch)
+        return is_first

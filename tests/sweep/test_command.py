@@ -2,17 +2,19 @@
 
 import csv
 import errno
+import itertools
 import json
 import signal
 import subprocess
 
 import pytest
 import torch
+from optuna.storages.journal import JournalFileBackend
 
 from lgfast.config import dump_yaml, load_recipe, load_yaml, replace
 from lgfast.records import checkpoint
 from lgfast.sweep import results, worker
-from lgfast.sweep.command import preview
+from lgfast.sweep.dry_run import preview
 from lgfast.sweep.space import read_space
 from lgfast.sweep.study import Plan, Study
 from lgfast.train import main
@@ -127,6 +129,12 @@ def test_trials_that_do_not_fit_together_run_in_smaller_groups(base, tmp_path, c
     assert all(("out of memory" in row["error"]) == (not fits) for row in rows(out))
 
 
+@pytest.mark.parametrize("text", ["5", "5 m", "1d", "-3s", "m", ""])
+def test_a_budget_without_its_unit_is_refused(base, tmp_path, capsys, text):
+    assert main(["--config", base, *GRID, "--out", str(tmp_path / "out"), f"--budget={text}"]) == 2
+    assert f"expected a time with its unit, such as 90s, 30m or 2h, got {text!r}" in capsys.readouterr().err
+
+
 def test_a_sampled_sweep_is_previewed_with_the_bases_own_values_first(tmp_path):
     path = tmp_path / "space.yaml"
     path.write_text("optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\noptim.name: [sgd, adamw]\n")
@@ -161,6 +169,13 @@ def test_dry_run_prints_trials_and_time_and_leaves_nothing(base, tmp_path, capsy
         (["--sweep", "optim.lr=1e-3,,2e-3"], "a value between the commas is missing in 'optim.lr=1e-3,,2e-3'"),
         (["--sweep", "optim.lr=1e-3,0.001"], "optim.lr: the value 0.001 is given twice"),
         ([*GRID, "--resume", "somewhere"], "--resume continues a sweep as it was started; drop --sweep"),
+        ([*GRID, "--study", "/dev/full"], "--study: /dev/full is a device or a pipe; name a journal file"),
+        (["--study", "/dev/zero"], "--study: /dev/zero is a device or a pipe; name a journal file"),
+        (
+            [*GRID, "--study", "postgresql:/me:s3cret@host/base"],
+            "URL that begins with postgresql: goes on with two slashes",
+        ),
+        (["--study", "mysql+pymysql:me:s3cret@host"], "URL that begins with mysql+pymysql: goes on with two slashes"),
         ([*GRID, "--study", "."], "--study: . is a folder; name a journal file, e.g. study.journal"),
         (["--study", "x.journal", "--trials", "4"], "--trials is fixed when a sweep is started"),
         (["--study", "x.journal", "--group", "8"], "--group is fixed when a sweep is started"),
@@ -171,8 +186,9 @@ def test_mistakes_fail_before_anything_starts(base, tmp_path, capsys, monkeypatc
     monkeypatch.setattr("lgfast.sweep.study.READY_S", 0.1)
     config = [] if arguments[0] == "--study" else ["--config", base, "--out", "out"]
     assert main([*config, *arguments]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out" / "runs").exists()
+    err = capsys.readouterr().err
+    assert message in err and "s3cret" not in err
+    assert not (tmp_path / "out" / "runs").exists() and not list(tmp_path.rglob("*s3cret*"))
 
 
 @pytest.mark.parametrize(
@@ -219,13 +235,65 @@ def test_half_a_last_line_is_dropped_and_the_sweep_goes_on(base, tmp_path):
     assert all(json.loads(line) for line in journal.read_text().splitlines())
 
 
-def test_a_disk_too_full_to_start_leaves_nothing_in_the_way(base, tmp_path, capsys):
-    start = ["--config", base, *GRID, "--budget", "0s", "--out", str(tmp_path / "out")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Study, "fill", lambda _: fail(OSError(errno.ENOSPC, "No space left on device")))
+@pytest.mark.parametrize("writes", range(6))
+def test_a_disk_too_full_to_start_is_named_with_the_way_on(base, tmp_path, capsys, monkeypatch, writes):
+    """The journal's first lines: study, direction, plan, trials."""
+    out, count, append = tmp_path / "out", itertools.count(), JournalFileBackend.append_logs
+    full = OSError(errno.ENOSPC, "No space left on device")
+    start = ["--config", base, *GRID, "--budget", "0s", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", lambda *a: append(*a) if next(count) < writes else fail(full))
         assert main(start) == 2
-    assert f"cannot write {tmp_path}/out/study.journal: No space left on device" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "No space left on device" in err and f"{out}/study.journal" in err and err.count("\n") == 1
+    again = start if writes < 2 else ["--resume", str(out), "--budget", "0s"]
+    assert (f"then continue with: python -m lgfast.train --resume {out}" in err) is (writes >= 2)
+    assert main(again) == 0
+    assert [row["state"] for row in rows(out)] == ["waiting"] * 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_sweep_stopped_while_its_trials_are_queued_goes_on(base, tmp_path, capsys, monkeypatch, count):
+    """Ctrl-C, and what a killed process leaves, which wrote its folder, its study, or part of the trials."""
+    out, queue, queued = tmp_path / "out", Study.queue, []
+
+    def queue_and_press_ctrl_c(*arguments):
+        queue(*arguments)
+        queued.append(arguments)
+        if len(queued) == count:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "queue", queue_and_press_ctrl_c)
+        assert main(["--config", base, *GRID, "--out", str(out)]) == 128 + signal.SIGINT
+    assert len(queued) == count and len(rows(out)) == count
+    assert f"stopped; continue with: python -m lgfast.train --resume {out}" in capsys.readouterr().err
+    assert main(["--config", base, *GRID, "--out", str(out)]) == 2
+    assert f"already holds a sweep; continue or join it with --resume {out}" in capsys.readouterr().err
+    assert main(["--resume", str(out), "--budget", "0s"]) == 0
+    assert [row["state"] for row in rows(out)] == ["waiting"] * 4
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_a_start_that_was_killed_before_the_plan_was_written_can_be_repeated(base, tmp_path, monkeypatch, lines):
+    monkeypatch.setattr("lgfast.sweep.study.ADOPT_S", 0.0)
+    out = tmp_path / "out"
+    start = ["--config", base, *GRID, "--out", str(out), "--budget", "0s"]
     assert main(start) == 0
+    journal = out / "study.journal"
+    whole = journal.read_text().splitlines(keepends=True)
+    plan = next(number for number, line in enumerate(whole) if '"plan"' in line)
+    journal.write_text("".join(whole[: min(lines, plan)]))
+    assert main(start) == 0
+    assert [row["state"] for row in rows(out)] == ["waiting"] * 4
+
+
+def test_a_folder_of_another_study_is_not_started_in(base, tmp_path, capsys):
+    out = tmp_path / "out"
+    url = f"sqlite:///{tmp_path}/study.db"
+    assert main(["--config", base, *GRID, "--out", str(out), "--study", url, "--budget", "0s"]) == 0
+    assert main(["--config", base, *GRID, "--out", str(out)]) == 2
+    assert f"--out: {out} holds the sweep kept in {url}; continue it with --resume {out}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["file", "file/inside"])

@@ -152,3 +152,23 @@ def test_malformed_files_fail_with_the_fix(tmp_path, text, message):
     with pytest.raises(ValueError) as error:
         space(tmp_path, text)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("eval.protocol=paper,holdout", "eval.protocol: paper selects on the test images"),
+        ("eval.protocol=paper", "eval.protocol: paper selects on the test images"),
+        ("eval.holdout_fraction=0.1,0.2", "would be judged on different images"),
+    ],
+)
+def test_scores_on_different_images_are_not_compared(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        read_space([assignment], None, BASE)
+
+
+def test_a_base_of_the_papers_protocol_is_swept_where_the_sweep_says_holdout():
+    base = replace(BASE, {"eval.protocol": "paper"})
+    assert read_space(["eval.protocol=holdout", "optim.lr=1e-3,2e-3"], None, base).is_grid
+    with pytest.raises(ValueError, match=r"add --eval\.protocol holdout"):
+        read_space(["optim.lr=1e-3,2e-3"], None, base)

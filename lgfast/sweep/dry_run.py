@@ -1,0 +1,44 @@
+"""`--dry-run`: the trials of a sweep and the time that it would take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lgfast.sweep.probe import predict
+from lgfast.sweep.space import Space
+from lgfast.sweep.study import Plan
+from lgfast.sweep.table import describe
+from lgfast.training.console import duration
+
+SHOWN = 20
+
+
+def dry_run(plan: Plan, workers: int) -> int:
+    """Print the trials and the predicted time; nothing is kept."""
+    settings = preview(plan.space, plan)
+    configs = [plan.config_of(changes, seed) for changes in settings for seed in plan.space.seeds]
+    print(f"{len(settings)} settings x {len(plan.space.seeds)} seeds = {len(configs)} trials")
+    for number, changes in enumerate(settings[:SHOWN]):
+        print(f"  setting {number}: {describe(changes)}")
+    if len(settings) > SHOWN:
+        print(f"  ... and {len(settings) - SHOWN} more")
+    print("measuring some steps of them ...", flush=True)
+    prediction = predict(configs, plan.group)
+    print(
+        f"{prediction.groups} groups of up to {plan.group}; predicted {duration(prediction.total(workers))} with "
+        f"{workers} worker(s), from {len(configs)} trials of {plan.base.epochs} epochs"
+        + (f"; {duration(prediction.teacher)} of it train the teacher" if prediction.teacher else "")
+    )
+    return 0
+
+
+def preview(space: Space, plan: Plan) -> list[dict[str, Any]]:
+    """The settings of a grid; of a sampled space the first, and random ones in the number of the others."""
+    if space.is_grid:
+        return space.grid()
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial(space.own_values(plan.base))
+    return [space.sample(study.ask(), plan.base) for _ in range(plan.trials or plan.group)]

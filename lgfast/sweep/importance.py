@@ -1,0 +1,61 @@
+"""Which keys matter: functional ANOVA (Hutter et al., 2014), the share of the variance that each key explains alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, pvariance
+
+from lgfast.sweep.results import SettingRow
+from lgfast.sweep.space import Space
+from lgfast.sweep.study import Study
+
+FEWEST = 8  # settings that a random forest is fitted to
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Shares of the variance of validation accuracy over the space; they and `together` add up to 1."""
+
+    alone: dict[str, float]  # key -> its main effect, the largest first
+    together: float  # what only combinations of keys explain
+    left_out: list[str]  # keys that some settings do not have
+    is_exact: bool  # of the whole grid; else of a random forest fitted to the settings that were tried
+
+
+def find_importance(study: Study, settings: Sequence[SettingRow]) -> Importance | None:
+    """Of the settings whose every seed is complete; None where they are too few, alike, or differ in a single key."""
+    complete = [row for row in settings if row.is_complete]
+    space = study.plan.space
+    if len({row.val_top1.mean for row in complete}) < 2 or len(space.axes) < 2:
+        return None
+    if space.is_grid and len(complete) == len(space.grid()):
+        return of_grid(space, complete)
+    return of_forest(study) if len(complete) >= FEWEST else None
+
+
+def of_grid(space: Space, settings: Sequence[SettingRow]) -> Importance:
+    """Exact: the variance of the mean over all other keys, as a share of that over the whole grid."""
+    total = pvariance([row.val_top1.mean for row in settings])
+    alone = {}
+    for axis in space.axes:
+        by_value = defaultdict(list)
+        for row in settings:
+            by_value[repr(row.changes[axis.key])].append(row.val_top1.mean)
+        alone[axis.key] = pvariance([mean(values) for values in by_value.values()]) / total
+    return Importance(ordered(alone), max(0.0, 1 - sum(alone.values())), [], is_exact=True)
+
+
+def of_forest(study: Study) -> Importance:
+    """Optuna's fANOVA of the complete runs, as shares of the forest's variance (Optuna would scale them to add up)."""
+    from optuna.importance import FanovaImportanceEvaluator
+
+    found = FanovaImportanceEvaluator(seed=0).evaluate(study.optuna)
+    alone = {key: float(share) for key, share in found.items()}
+    left_out = [axis.key for axis in study.plan.space.axes if axis.key not in alone]
+    return Importance(ordered(alone), max(0.0, 1 - sum(alone.values())), left_out, is_exact=False)
+
+
+def ordered(alone: dict[str, float]) -> dict[str, float]:
+    return dict(sorted(alone.items(), key=lambda item: -item[1]))

@@ -1,0 +1,130 @@
+"""Workers whose disk fails for a moment, and workers that are thought dead while they only stand still."""
+
+import csv
+import errno
+
+import pytest
+
+from lgfast.config import replace
+from lgfast.records.checkpoint import WriteError
+from lgfast.runtime.interrupt import InterruptFlag
+from lgfast.sweep import liveness, worker
+from lgfast.sweep.results import read_runs
+from lgfast.sweep.space import read_space
+from lgfast.sweep.study import Plan, Study
+from lgfast.sweep.worker import Worker, may_pass
+from tests.runs import metrics, tiny_config
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two runs of three epochs that form one group."""
+    base = replace(
+        tiny_config(tmp_path),
+        {"run_dir": "", "epochs": 3, "eval.every_epochs": 1, "data.seed": 0, "guidance.weight": 0},
+    )
+    study = Study(str(tmp_path / "study.journal"), "test")
+    study.create(Plan(base, read_space(["optim.lr=1e-3,2e-3"], None, base), None, "none", 8))
+    study.fill()
+    study.announce()
+    yield study
+    study.heartbeat.stop()
+
+
+def second(study):
+    """Another worker of the study, on another machine as it seems."""
+    other = Study(study.secret_place, "test")
+    other.join()
+    other.announce()
+    return other
+
+
+def work(study, out, on_change=lambda: None):
+    Worker(study, out, {}, InterruptFlag(), on_change).work()
+
+
+def states(study):
+    return [run.state for run in read_runs(study)]
+
+
+PASSING = [errno.EIO, errno.ESTALE, errno.EFBIG, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.ETIMEDOUT, errno.EROFS]
+
+
+@pytest.mark.parametrize("number", PASSING)
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_an_error_that_may_pass_ends_the_worker_and_no_run(study, tmp_path, monkeypatch, number, is_wrapped):
+    def broken(*_):
+        try:
+            raise OSError(number, "as the system says")
+        except OSError as error:
+            if is_wrapped:
+                raise ValueError("something cannot be read") from error
+            raise
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "run_group", broken)
+        with pytest.raises((OSError, ValueError)):
+            work(study, tmp_path)
+    assert states(study) == ["saved", "saved"]
+    study.repair()
+    assert states(study) == ["waiting", "waiting"]
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "gone"), ValueError("diverged"), OSError("no number")]
+)
+def test_an_error_of_the_runs_own_fails_them(study, tmp_path, monkeypatch, error):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(worker, "run_group", broken)
+    work(study, tmp_path)
+    assert states(study) == ["failed", "failed"]
+
+
+def test_what_may_pass_is_known_by_its_cause():
+    wrapped = ValueError("b")
+    wrapped.__cause__ = OSError(errno.EIO, "a")
+    assert may_pass(wrapped) and may_pass(WriteError("full"))
+    assert not may_pass(ValueError("c")) and not may_pass(OSError(errno.ENOENT, "d"))
+
+
+def test_a_worker_that_wakes_up_leaves_its_runs_to_who_took_them(study, tmp_path, monkeypatch, capsys):
+    """It stood still for longer than the grace time, between two epochs; the other one ran on from its checkpoint."""
+    taken = []
+
+    def stand_still():
+        if taken or not any(run.epoch for run in read_runs(study)):
+            return
+        taken.append(True)
+        with monkeypatch.context() as patch:
+            patch.setattr(liveness, "machine", lambda: "another machine")
+            patch.setattr(liveness, "GRACE_S", -1.0)
+            other = second(study)
+            other.observer.is_fresh = lambda *_: False
+            patch.setattr(other.observer, "is_alive", lambda name, attrs: name == other.heartbeat.id)
+            work(other, tmp_path)
+            other.heartbeat.stop()
+
+    work(study, tmp_path, stand_still)
+    assert taken and "2 runs were given to another worker" in capsys.readouterr().out
+    assert states(study) == ["complete", "complete"]
+    for run in read_runs(study):
+        with open(f"{run.run_dir}/summary.csv") as file:
+            assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+        epochs = [row["step"] for row in metrics(run.run_dir) if row["kind"] == "epoch"]
+        assert len(epochs) == len(set(epochs)) == 3
+        assert run.run_dir.endswith("-2")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["000-seed1-2", "001-seed1-2"]
+
+
+def test_a_run_that_was_killed_at_its_end_keeps_its_curve(study, tmp_path, monkeypatch):
+    """Its last checkpoint was written, and its trial not yet told."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "tell", lambda *_: None)
+        Worker(study, tmp_path, {}, InterruptFlag(), lambda: None).run(study.claim())
+    study.heartbeat.stop()
+    other = second(study)
+    work(other, tmp_path)
+    other.heartbeat.stop()
+    assert [list(run.curve) for run in read_runs(study)] == [[1, 2, 3], [1, 2, 3]]
