@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import numbers
 import re
 import reprlib
@@ -122,7 +121,7 @@ def misfit_scalar(value: Any, hint: type) -> str | None:
         return None if is_int else "a whole number"
     if hint is float:
         is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        is_finite = is_real and not math.isnan(value) and abs(value) <= FLOAT_MAX
+        is_finite = is_real and abs(value) <= FLOAT_MAX  # not so for not-a-number
         return None if is_finite else "a finite number" if is_real else "a number"
     if hint is str:
         if not isinstance(value, str):
