@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lgfast._extension import refusal
+from lgfast.runtime.compilation import compiler_failure
 
 PACKAGE = Path(__file__).parents[1]
 Main = Callable[[Sequence[str] | None], int]
@@ -63,7 +64,7 @@ def answer(main: Main, argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, OSError, RuntimeError) as error:
-        message = refusal(error) if isinstance(error, RuntimeError) else str(error)
+        message = (refusal(error) or compiler_failure(error)) if isinstance(error, RuntimeError) else str(error)
         if not message:
             raise
         log_traceback(error)

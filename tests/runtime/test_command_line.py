@@ -45,6 +45,32 @@ def test_other_errors_keep_their_traceback(error, tmp_path, monkeypatch):
         main([])
 
 
+DAMAGED_CACHE = """
+import torch
+from lgfast.runtime.command_line import command_line
+
+@command_line
+def main(argv=None):
+    print(torch.compile(lambda x: x.sin() + x.cos())(torch.ones(64)).sum())
+    return 0
+
+raise SystemExit(main([]))
+"""
+
+
+def test_a_damaged_file_of_torchs_compiler_is_named_with_its_folder(tmp_path):
+    command = [sys.executable, "-c", DAMAGED_CACHE]
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    first = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr
+    for library in (tmp_path / "cache").rglob("*.so"):
+        os.truncate(library, 100)
+    second = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    (line,) = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
+    assert f"remove {tmp_path / 'cache'}, or use step.compile=off" in line
+
+
 @pytest.mark.parametrize(
     ("place", "expected"),
     [(module.__file__, "warning: 3 images skipped\n"), ("torch/x.py", "torch/x.py:7: UserWarning: 3 images skipped\n")],
