@@ -3,8 +3,10 @@
     report = lgfast.fuse(model)
     print(report)
 
-A fused module is the same module with another class: weights, state-dict keys and hooks stay. On inputs the kernels do
-not take (`ops.short_attention_unsupported_reason`: float32 on CUDA, a mask) it runs its original forward, bit for bit.
+A fused module is the same module with another class: weights, state-dict keys and hooks stay. It calls its projection
+where that is more than a plain one, as with hooks, pruned, parametrized or replaced by an adapter. It runs its original
+forward, bit for bit, on inputs the kernels do not take (`ops.short_attention_unsupported_reason`: float32 on CUDA, a
+mask), and where its own switches ask for it: `fused_attn` off, a changed `scale`, attention dropout.
 """
 
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from timm.models import pvt_v2, swin_transformer, swin_transformer_v2
 from torch import Tensor, nn
 
 from lgfast.fusion.class_swap import ClassSwap, FuseReport
+from lgfast.fusion.plain import is_plain, warn_of_original
 from lgfast.models import convit, cvt, t2t
 from lgfast.models.layers import merge_heads, split_heads
 from lgfast.ops import short_attention, short_attention_qkvpacked
@@ -33,7 +36,6 @@ from lgfast.ops.short_attention import (
     unsupported_shape_reason,
 )
 
-_PROJECTIONS = ("qkv", "qk", "kv", "q", "k", "v")
 _refusals: dict[type, str] = {  # attention classes that short_attention cannot compute
     swin_transformer.WindowAttention: "adds a relative position bias to the scores",
     swin_transformer_v2.WindowAttention: "its scores are cosines plus a relative position bias",
@@ -77,10 +79,21 @@ def _refusal(module: nn.Module) -> str | None:
         return "no fused form is registered (lgfast.fusion.register_fused)"
     if _head_dim(module) not in HEAD_DIMS:
         return f"head dim must be 32, 48 or 64, got {_head_dim(module)}"
-    if module.attn_drop.p > 0:
-        return f"attention dropout {module.attn_drop.p} needs the probabilities, which the kernels do not keep"
-    if any(type(part) is not nn.Linear for name, part in module.named_children() if name in _PROJECTIONS):
-        return "a projection is not a plain nn.Linear"
+    if _dropout(module) > 0:
+        return f"attention dropout {_dropout(module)} needs the probabilities, which the kernels do not keep"
+    return _switch_reason(module)
+
+
+def _switch_reason(module: nn.Module) -> str | None:
+    """Why a module's own switches keep the kernels from it, or None."""
+    if not getattr(module, "fused_attn", True):
+        return "its fused_attn is off"
+    if isinstance(module, (VitAttention, pvt_v2.Attention)) and module.scale != module.head_dim**-0.5:
+        return f"its scale is {module.scale}, not head_dim**-0.5"  # which these give to SDPA
+    if module.training and _dropout(module) > 0:
+        return "attention dropout needs the probabilities, which the kernels do not keep"
+    if isinstance(module, (timm_convit.MHSA, timm_convit.GPSA)) and not is_plain(module.attn_drop, nn.Dropout):
+        return "its attn_drop has hooks or is not nn.Dropout, and sees the probabilities"
     return None
 
 
@@ -102,9 +115,24 @@ def _head_dim(module: nn.Module) -> int:
     return getattr(module, "head_dim", None) or module.proj.in_features // module.num_heads
 
 
-def _is_served(module: nn.Module, x: Tensor, num_keys: int) -> bool:
-    """Whether the kernels take the attention of tokens x [B, N, C] over `num_keys` keys."""
-    return unsupported_shape_reason(x.device, compute_dtype(x), x.shape[1], num_keys, _head_dim(module)) is None
+def _dropout(module: nn.Module) -> float:
+    return getattr(module.attn_drop, "p", 0.0)
+
+
+def _allows_kernels(module: nn.Module) -> bool:
+    """Whether its switches leave this call to the kernels; where they do not, it is said once."""
+    reason = _switch_reason(module)
+    if reason is not None:
+        warn_of_original(module, reason)
+    return reason is None
+
+
+def _is_served(module: nn.Module, x: Tensor, num_keys: int | None) -> bool:
+    """Whether the kernels compute a module's attention of tokens x [B, N, C] over `num_keys` keys (None: unknown)."""
+    if num_keys is None or not _allows_kernels(module):
+        return False
+    head_dim = getattr(module, "head_dim", None) or x.shape[2] // module.num_heads  # a wrapped proj may not know
+    return unsupported_shape_reason(x.device, compute_dtype(x), x.shape[1], num_keys, head_dim) is None
 
 
 @register_fused(VitAttention)
@@ -121,13 +149,16 @@ class FusedVitAttention(VitAttention):
         return self.proj_drop(self.proj(out))
 
     def _attend(self, x: Tensor) -> Tensor:
+        has_norms = not (is_plain(self.q_norm, nn.Identity) and is_plain(self.k_norm, nn.Identity))
+        if has_norms:
+            q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+            return merge_heads(short_attention(self.q_norm(q), self.k_norm(k), v, layout="bhnd"))
+        if not is_plain(self.qkv, nn.Linear):
+            return short_attention_qkvpacked(self.qkv(x).unflatten(2, (3, self.num_heads, -1)))
+        # The attention kernel sums the bias gradient, so the projection's own backward need not.
         bias = self.qkv.bias
-        if isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity):
-            # The attention kernel sums the bias gradient, so the projection's own backward need not.
-            qkv = F.linear(x, self.qkv.weight, None if bias is None else bias.detach())
-            return short_attention_qkvpacked(qkv.unflatten(2, (3, self.num_heads, -1)), added_bias=bias)
-        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).unbind(2)
-        return short_attention(self.q_norm(q), self.k_norm(k), v, layout="bnhd").flatten(2)
+        qkv = F.linear(x, self.qkv.weight, None if bias is None else bias.detach())
+        return short_attention_qkvpacked(qkv.unflatten(2, (3, self.num_heads, -1)), added_bias=bias)
 
 
 @register_fused(pvt_v2.Attention)
@@ -141,11 +172,13 @@ class FusedPvtAttention(pvt_v2.Attention):
         k, v = self.kv(self._reduce(x, feat_size)).unflatten(2, (2, self.num_heads, -1)).unbind(2)
         return self.proj_drop(self.proj(short_attention(q, k, v, layout="bnhd").flatten(2)))
 
-    def _num_keys(self, x: Tensor, feat_size: tuple[int, int]) -> int:
+    def _num_keys(self, x: Tensor, feat_size: tuple[int, int]) -> int | None:
         if self.pool is not None:
             return 49
         if self.sr is None:
             return x.shape[1]
+        if not isinstance(self.sr, nn.Conv2d):
+            return None
         return (feat_size[0] // self.sr.stride[0]) * (feat_size[1] // self.sr.stride[1])
 
     def _reduce(self, x: Tensor, feat_size: tuple[int, int]) -> Tensor:
@@ -164,6 +197,8 @@ class FusedCvtAttention(cvt.Attention):
     """
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        if not _allows_kernels(self):
+            return super().forward(x, grid)
         x = short_attention(*self.project_qkv(x, grid), self.scale, layout="bhnd")
         return self.proj_drop(self.proj(merge_heads(x)))
 

@@ -5,9 +5,10 @@
 
 A fused module is the same module with another class: weights, state-dict keys and the block's own hooks stay, and a
 block still returns the residual stream. In a block the addition of the attention branch, its stochastic depth and the
-second norm become `ops.add_layer_norm`; in an MLP the first bias and the activation become `ops.bias_gelu`. Hooks on
-those inner modules (drop_path1, norm2, fc1, act) no longer run, so modules that have some are left as they are. A
-convolution whose windows tile its map (patch embeddings, the key reduction of PVT) becomes one matrix product on CUDA.
+second norm become `ops.add_layer_norm`; in an MLP the first bias and the activation become `ops.bias_gelu`. Where those
+inner modules (drop_path1, norm2, fc1, act) are more than plain ones, as with hooks, pruned, parametrized or replaced by
+an adapter, before fusing or after, they run as they are. A convolution whose windows tile its map (patch embeddings,
+the key reduction of PVT) becomes one matrix product on CUDA.
 """
 
 import lgfast.models  # noqa: F401  before timm, for what it says where torchvision does not fit torch
@@ -19,6 +20,7 @@ from timm.models import pvt_v2, vision_transformer
 from torch import Tensor, nn
 
 from lgfast.fusion.class_swap import ClassSwap, FuseReport
+from lgfast.fusion.plain import not_plain_reason, warn_of_original
 from lgfast.models import cvt, pvt
 from lgfast.ops import add_layer_norm, bias_gelu
 from lgfast.ops.add_layer_norm import add_layer_norm_channels_reason
@@ -55,23 +57,27 @@ _swap = ClassSwap(
 
 
 def _block_refusal(block: nn.Module) -> str | None:
+    """Why a block cannot be fused, or in this call not; None where it can."""
     norm = block.norm2
-    if not isinstance(norm, nn.LayerNorm) or type(norm).forward not in _PLAIN_NORMS:
-        return f"norm2 must be a plain LayerNorm, got {type(norm).__name__}"
+    reason = not_plain_reason(norm, nn.LayerNorm, vision_transformer.LayerNorm)
+    if reason is not None:
+        return f"norm2 must be a plain LayerNorm, {reason}"
     if norm.weight is None or norm.bias is None or getattr(norm, "_fast_norm", False):
         return "norm2 must have weight and bias, and not timm's fast norm"
-    if _has_hooks(norm) or _has_hooks(block.drop_path1):
-        return "norm2 or drop_path1 has hooks"
+    reason = not_plain_reason(block.drop_path1, DropPath, nn.Identity)
+    if reason is not None:
+        return f"drop_path1 must be timm's DropPath, {reason}"
     return add_layer_norm_channels_reason(norm.normalized_shape[-1])
 
 
 def _mlp_refusal(mlp: Mlp) -> str | None:
-    if type(mlp.fc1) is not nn.Linear or mlp.fc1.bias is None:
-        return "fc1 must be a plain nn.Linear with a bias"
-    if type(mlp.act) not in (nn.GELU, GELU) or getattr(mlp.act, "approximate", "none") != "none":
-        return f"its activation must be the exact GELU, got {mlp.act}"
-    if _has_hooks(mlp.fc1) or _has_hooks(mlp.act):
-        return "fc1 or act has hooks"
+    """Likewise of an MLP."""
+    reason = not_plain_reason(mlp.fc1, nn.Linear)
+    if reason is not None or mlp.fc1.bias is None:
+        return f"fc1 must be a plain nn.Linear with a bias, {reason or 'got one without'}"
+    reason = not_plain_reason(mlp.act, nn.GELU, GELU)
+    if reason is not None or getattr(mlp.act, "approximate", "none") != "none":
+        return f"its activation must be the exact GELU, {reason or 'got an approximation'}"
     return bias_gelu_channels_reason(mlp.fc1.out_features)
 
 
@@ -79,13 +85,6 @@ def _tiles_its_map(conv: nn.Conv2d) -> bool:
     """Whether the windows neither overlap nor leave gaps, so that each pixel is read once."""
     is_plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding in ((0, 0), "valid")
     return is_plain and conv.kernel_size == conv.stride != (1, 1)
-
-
-_PLAIN_NORMS = (nn.LayerNorm.forward, vision_transformer.LayerNorm.forward)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def drop_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
@@ -99,7 +98,11 @@ def drop_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
 
 def _add_and_normalise(block: nn.Module, branch: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """The residual stream after the attention branch, and its norm."""
-    norm = block.norm2
+    norm, reason = block.norm2, _block_refusal(block)
+    if reason is not None:
+        warn_of_original(block, reason)
+        x = x + block.drop_path1(branch)
+        return x, norm(x)
     return add_layer_norm(branch, x, norm.weight, norm.bias, norm.eps, drop_scale(block.drop_path1, branch))
 
 
@@ -143,6 +146,10 @@ class FusedMlp(Mlp):
     """timm's MLP."""
 
     def forward(self, x: Tensor) -> Tensor:
+        reason = _mlp_refusal(self)
+        if reason is not None:
+            warn_of_original(self, reason)
+            return super().forward(x)
         x = bias_gelu(F.linear(x, self.fc1.weight), self.fc1.bias)
         return self.drop2(self.fc2(self.norm(self.drop1(x))))
 

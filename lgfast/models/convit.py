@@ -21,7 +21,7 @@ class PositionalAttention(GPSA):
 
     def position_weights(self) -> Tensor:
         """g softmax(pos_proj(r)) as [H, N, N]."""
-        with torch.autocast(self.pos_proj.weight.device.type, enabled=False):
+        with torch.autocast(self.gating_param.device.type, enabled=False):
             scores = self.pos_proj(self.rel_indices)[0].permute(2, 0, 1)
             return torch.sigmoid(self.gating_param)[:, None, None] * scores.softmax(dim=-1)
 
