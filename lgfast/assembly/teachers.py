@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lgfast.records.checkpoint import CheckpointError
 from lgfast.runtime.interrupt import Interrupted
 from lgfast.runtime.locks import file_lock
 from lgfast.runtime.paths import cache_home, user_path
+from lgfast.runtime.shared_files import StrangerError, check_owner, owners
 
 # section -> the keys that teachers were hashed by at first
 FIRST_KEYS = {
@@ -56,6 +57,7 @@ def teacher_source(config: Config, images: LabelledImages, train: Callable[[Conf
         return user_path(config.teacher.checkpoint)
     teacher, run_dir = teacher_config(config), teacher_folder(config, images)
     run_dir.mkdir(parents=True, exist_ok=True)
+    refuse_strangers(run_dir, owners(cache_folder(config)))
     with file_lock(run_dir / "lock"):
         if not (run_dir / "result.json").exists():
             print(f"training the teacher ({teacher.name}) once; it is kept in {run_dir}", flush=True)
@@ -66,6 +68,18 @@ def teacher_source(config: Config, images: LabelledImages, train: Callable[[Conf
             except ValueError as error:
                 raise ValueError(f"teacher.recipe: {config.teacher.recipe} cannot be trained: {error}") from error
     return run_dir
+
+
+def refuse_strangers(run_dir: Path, trusted: Collection[int]) -> None:
+    """Raises ValueError where somebody else than the trusted users made a part of a kept teacher."""
+    for path in (run_dir, *run_dir.iterdir()):
+        try:
+            check_owner(path, trusted)
+        except StrangerError as error:
+            raise ValueError(
+                f"teacher.cache: {path} is not used: {error}; remove it, or set teacher.cache (or LGFAST_CACHE) to a "
+                "folder of your own"
+            ) from error
 
 
 def teacher_config(config: Config) -> Config:

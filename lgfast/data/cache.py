@@ -6,30 +6,42 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from lgfast.data.cache_file import DamagedCacheError, read_cache, read_footer, write_cache
+from lgfast.data.cache_file import UselessCacheError, explained, open_cache, read_cache, read_footer, write_cache
 from lgfast.data.decode import AS_STORED, Decoding, check_side, decode_image, map_in_order, show_progress
 from lgfast.data.errors import some
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.source import Records, Source, check_labels
 from lgfast.runtime.locks import file_lock
 from lgfast.runtime.paths import cache_home
+from lgfast.runtime.shared_files import owners, remove_leftovers
 
 
 def cache_folder(root: Path) -> Path:
     """$LGFAST_CACHE, else <root>/.lgfast_cache where that can be written, else ~/.cache/lgfast."""
     if not os.environ.get("LGFAST_CACHE") and os.access(root, os.W_OK):
-        return root / ".lgfast_cache"
+        return cache_beside(root)
     return cache_home()
 
 
-def cached(source: Source, folder: Path, skip_broken: bool = False, decoding: Decoding = AS_STORED) -> ImageSet:
+def cache_beside(root: Path) -> Path:
+    """The cache folder in the folder of a dataset."""
+    return root / ".lgfast_cache"
+
+
+def cached(
+    source: Source,
+    folder: Path,
+    skip_broken: bool = False,
+    decoding: Decoding = AS_STORED,
+    is_chosen: bool = True,
+) -> ImageSet:
     """The decoded images of `source`, from its cache file in `folder`.
 
     The file is rebuilt when the source has changed (its class names; path, size or time of any file), when it is
@@ -39,19 +51,26 @@ def cached(source: Source, folder: Path, skip_broken: bool = False, decoding: De
     Args:
         skip_broken: leave out images that cannot be decoded, with a warning that counts and names them.
         decoding: how files become pixels; each way has a cache file of its own, whatever `max_side` says.
+        is_chosen: whether the user named `folder`, and so trusts its owner as this user, root and the owner of the
+            images are trusted: a cache file of anybody else is rebuilt.
     Raises:
         ValueError: an image cannot be decoded, or a label is out of range.
         UnreadableError: a file cannot be read now; nothing is kept of that.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder, "the folder of image caches", "set LGFAST_CACHE"):
+        folder.mkdir(parents=True, exist_ok=True)
+    trusted = owners(source.folder, *([folder] if is_chosen else []))
     kept = replace(decoding, max_side=0)
     path, fingerprint = folder / cache_name(source, skip_broken, kept), fingerprint_files(source)
     with file_lock(path.with_name(path.name + ".lock")):
-        image_set = open_good_cache(path, source, fingerprint)
-        if image_set is None:
+        found = open_good_cache(path, source, fingerprint, trusted)
+        if found is None:
+            remove_leftovers(path)
             build_cache(path, source, fingerprint, skip_broken, kept)
-            image_set = read_cache(path, read_footer(path))
-    skipped = read_footer(path)["source"]["skipped"]
+            with open_cache(path, trusted) as file:
+                footer = read_footer(file)
+                found = read_cache(file, footer), footer["source"]["skipped"]
+    image_set, skipped = found
     warn_skipped(source.name, skipped)
     if source.images and len(image_set) == len(source.images):
         image_set = replace(image_set, paths=source.images)
@@ -92,20 +111,23 @@ def fingerprint_files(source: Source) -> str:
     return digest.hexdigest()
 
 
-def open_good_cache(path: Path, source: Source, fingerprint: str) -> ImageSet | None:
-    """The cached set, or None (with a line that says why) where it has to be built."""
-    if not path.exists():
-        return None
+def open_good_cache(
+    path: Path, source: Source, fingerprint: str, trusted: Collection[int]
+) -> tuple[ImageSet, list[str]] | None:
+    """The cached set and what it skipped, or None (with a line that says why) where it has to be built."""
     try:
-        footer = read_footer(path)
-        if footer["source"]["fingerprint"] != fingerprint:
-            reason = "its source files have changed"
-        elif tuple(footer["class_names"]) != source.class_names:
-            reason = "the class names have changed"
-        else:
-            return read_cache(path, footer)
-    except DamagedCacheError as error:
-        reason = f"it is damaged ({error})"
+        with open_cache(path, trusted) as file:
+            footer = read_footer(file)
+            if footer["source"]["fingerprint"] != fingerprint:
+                reason = "its source files have changed"
+            elif tuple(footer["class_names"]) != source.class_names or footer["name"] != source.name:
+                reason = "the class names have changed"
+            else:
+                return read_cache(file, footer), [str(text) for text in footer["source"]["skipped"]]
+    except FileNotFoundError:
+        return None
+    except UselessCacheError as error:
+        reason = str(error)
     print(f"rebuilding the image cache {path}: {reason}", file=sys.stderr)
     return None
 

@@ -8,21 +8,24 @@ The footer is written last, so a file without it is half-written. Pixels start a
 import errno
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
+from lgfast.data.errors import one_line
 from lgfast.data.image_set import ImageSet, hash_content, image_offsets
+from lgfast.runtime.shared_files import StrangerError, new_file, open_own
 
 MAGIC = b"LGFAST01"
 LENGTH_BYTES = 8
 
 
-class DamagedCacheError(Exception):
-    """The file is not a complete cache, or its content does not match its hash."""
+class UselessCacheError(Exception):
+    """The file cannot be used: it is damaged, or a stranger's. The message says why, after its name."""
 
 
 def write_cache(path: Path, name: str, decoded: Iterable, class_names: tuple[str, ...], source: dict[str, Any]) -> None:
@@ -32,35 +35,37 @@ def write_cache(path: Path, name: str, decoded: Iterable, class_names: tuple[str
         decoded: (image uint8 [h, w, 3], label) pairs, written as they come.
         source: JSON-able description of what was decoded; `read_footer` gives it back under this name.
     """
-    partial = path.with_name(path.name + ".partial")
+    with explained(path, "the image cache", "set LGFAST_CACHE"), new_file(path) as file:
+        sizes, labels = write_pixels(file, decoded)
+        file.flush()
+        content_hash = hash_content(map_pixels(file, file.tell()), sizes, labels, class_names)
+        header = {"name": name, "class_names": class_names, "content_hash": content_hash, "source": source}
+        footer = {**header, "num_images": len(labels), "num_bytes": file.tell()}
+        file.write(sizes.numpy().tobytes() + labels.numpy().tobytes())
+        append_footer(file, footer)
+
+
+@contextmanager
+def explained(path: Path, what: str, way_on: str) -> Iterator[None]:
+    """Says what could not be written, and the way on, where the disk is full or the folder another user's."""
     try:
-        with open(partial, "wb") as file:
-            sizes, labels = write_pixels(file, decoded)
-            file.flush()
-            content_hash = hash_content(map_pixels(partial, file.tell()), sizes, labels, class_names)
-            header = {"name": name, "class_names": class_names, "content_hash": content_hash, "source": source}
-            footer = {**header, "num_images": len(labels), "num_bytes": file.tell()}
-            file.write(sizes.numpy().tobytes() + labels.numpy().tobytes())
-            append_footer(file, footer)
-        os.replace(partial, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            message = f"no space left for the image cache {path}; free some, or set LGFAST_CACHE to a larger disk"
-            raise OSError(errno.ENOSPC, message) from error
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(f"no space left for {what} {path}; free some, or {way_on} to a larger disk") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            reason = f"{what} {path} cannot be written ({error.strerror})"
+            raise OSError(f"{reason}; {way_on} to a folder of your own") from error
         raise
 
 
-def append_footer(file, tree: dict[str, Any]) -> None:
-    """Ends a file with what `read_footer` reads, and brings all of it to the disk."""
+def append_footer(file: BinaryIO, tree: dict[str, Any]) -> None:
+    """Ends a file with what `read_footer` reads."""
     footer = json.dumps(tree).encode()
     file.write(footer + len(footer).to_bytes(LENGTH_BYTES, "little") + MAGIC)
-    file.flush()
-    os.fsync(file.fileno())
 
 
-def write_pixels(file, decoded: Iterable) -> tuple[torch.Tensor, torch.Tensor]:
+def write_pixels(file: BinaryIO, decoded: Iterable) -> tuple[torch.Tensor, torch.Tensor]:
     sizes, labels = [], []
     for image, label in decoded:
         file.write(np.ascontiguousarray(image).data)
@@ -69,52 +74,62 @@ def write_pixels(file, decoded: Iterable) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2), torch.tensor(labels, dtype=torch.int64)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename durable; a no-op where folders cannot be opened (Windows)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
-def map_pixels(path: Path, num_bytes: int) -> torch.Tensor:
+def map_pixels(file: BinaryIO, num_bytes: int) -> torch.Tensor:
     """uint8 [num_bytes] from the start of the file, read on first touch; writes to it never reach the file."""
     if num_bytes == 0:
         return torch.empty(0, dtype=torch.uint8)
-    return torch.from_numpy(np.memmap(path, np.uint8, mode="c", shape=(num_bytes,)))
+    return torch.from_numpy(np.memmap(file, np.uint8, mode="c", shape=(num_bytes,)))
 
 
-def read_footer(path: Path) -> dict[str, Any]:
+@contextmanager
+def open_cache(path: Path, trusted: Collection[int]) -> Iterator[BinaryIO]:
+    """A cache file for reading; whatever goes wrong inside the block, its content is at fault.
+
+    Args:
+        trusted: the users that may own it.
+    Raises:
+        FileNotFoundError: there is none.
+        UselessCacheError: it is damaged, or a stranger's.
+    """
+    try:
+        with open_own(path, trusted) as file:
+            yield file
+    except StrangerError as error:
+        raise UselessCacheError(str(error)) from error
+    except (FileNotFoundError, UselessCacheError, MemoryError):
+        raise
+    except PermissionError as error:
+        raise UselessCacheError("this user may not read it") from error
+    except Exception as error:  # a footer with a flipped bit can ask for anything
+        raise UselessCacheError(f"it is damaged ({one_line(error)})") from error
+
+
+def read_footer(file: BinaryIO) -> dict[str, Any]:
     """The JSON part of a cache file.
 
     Raises:
-        DamagedCacheError: half-written, truncated or not a cache.
+        UselessCacheError: half-written, truncated or not a cache. Other errors mean a damaged one too.
     """
-    try:
-        with open(path, "rb") as file:
-            file.seek(-LENGTH_BYTES - len(MAGIC), os.SEEK_END)
-            ending = file.read()
-            if not ending.endswith(MAGIC):
-                raise DamagedCacheError("its end is missing")
-            length = int.from_bytes(ending[:LENGTH_BYTES], "little")
-            file.seek(-len(ending) - length, os.SEEK_END)
-            return json.loads(file.read(length))
-    except (OSError, ValueError, OverflowError) as error:
-        raise DamagedCacheError(str(error)) from error
+    file.seek(-LENGTH_BYTES - len(MAGIC), os.SEEK_END)
+    ending = file.read()
+    if not ending.endswith(MAGIC):
+        raise UselessCacheError("it is damaged (its end is missing)")
+    length = int.from_bytes(ending[:LENGTH_BYTES], "little")
+    file.seek(-len(ending) - length, os.SEEK_END)
+    return json.loads(file.read(length))
 
 
-def read_cache(path: Path, footer: dict[str, Any]) -> ImageSet:
+def read_cache(file: BinaryIO, footer: dict[str, Any]) -> ImageSet:
     """The image set in a cache file, its pixels memory-mapped and checked against the stored hash.
 
     Raises:
-        DamagedCacheError: the content is not what was written.
+        UselessCacheError: the content is not what was written. Other errors mean a damaged file too.
     """
     num_images, num_bytes = footer["num_images"], footer["num_bytes"]
-    with open(path, "rb") as file:
-        file.seek(num_bytes)
-        sizes = torch.from_numpy(np.fromfile(file, np.int32, 2 * num_images)).reshape(-1, 2)
-        labels = torch.from_numpy(np.fromfile(file, np.int64, num_images))
-    pixels, class_names = map_pixels(path, num_bytes), tuple(footer["class_names"])
+    pixels, class_names = map_pixels(file, num_bytes), tuple(footer["class_names"])
+    file.seek(num_bytes)
+    sizes = torch.from_numpy(np.frombuffer(file.read(8 * num_images), np.int32).copy()).reshape(-1, 2)
+    labels = torch.from_numpy(np.frombuffer(file.read(8 * num_images), np.int64).copy())
     if len(labels) != num_images or hash_content(pixels, sizes, labels, class_names) != footer["content_hash"]:
-        raise DamagedCacheError("its content does not match its hash")
+        raise UselessCacheError("it is damaged (its content does not match its hash)")
     return ImageSet(footer["name"], pixels, image_offsets(sizes), sizes, labels, class_names, footer["content_hash"])

@@ -4,7 +4,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-from lgfast.data.cache import cache_folder, cached
+from lgfast.data.cache import cache_beside, cache_folder, cached
 from lgfast.data.decode import AS_STORED, Decoding
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.chaoyang import chaoyang_source
@@ -61,7 +61,8 @@ def load_dataset(
     root = user_path(root)
     source = find_source(name, root, split, download)
     warn_unread(source)
-    return cached(source, Path(cache_dir) if cache_dir else cache_folder(root), skip_broken, decoding)
+    folder = Path(cache_dir) if cache_dir else cache_folder(root)
+    return cached(source, folder, skip_broken, decoding, is_chosen=folder != cache_beside(root))
 
 
 def warn_unread(source: Source) -> None:

@@ -6,8 +6,8 @@ a crop.
 
 from __future__ import annotations
 
-import errno
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lgfast.augment_spec import PLAN_COLUMNS, AugmentSpec
 from lgfast.data.batch import Batch
-from lgfast.data.cache_file import DamagedCacheError, append_footer, map_pixels, read_footer
+from lgfast.data.cache_file import UselessCacheError, append_footer, explained, map_pixels, open_cache, read_footer
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.eval_loader import EvalLoader
 from lgfast.data.image_set import ImageSet, chunk_digests
@@ -26,6 +26,7 @@ from lgfast.guidance.rows import RowLayout, bring_rows, fits_device
 from lgfast.guidance.teacher import Teacher, TeacherOutputs, TeacherTargets
 from lgfast.ops.augment import augment_plan
 from lgfast.runtime.locks import file_lock
+from lgfast.runtime.shared_files import new_file, owners, remove_leftovers
 
 BLOCK = 200  # images whose batch statistics are shared, as in the paper's code
 
@@ -119,12 +120,14 @@ def stored_rows(
         Memory-mapped rows [n, F] and their layout.
     """
     path = folder / f"{images.name}-{targets_key(teacher, images, spec, dtype)}.rows"
+    trusted = owners(folder.parent)
     with file_lock(path.with_name(path.name + ".lock")):
-        found = open_rows(path, dtype)
+        found = open_rows(path, dtype, len(images), trusted)
         if found is None:
+            remove_leftovers(path)
             print(f"computing the teacher's maps of {len(images)} images once; they are kept in {path}", flush=True)
             write_rows(path, teacher, images, spec, dtype, device)
-            found = open_rows(path, dtype)
+            found = open_rows(path, dtype, len(images), trusted)
     return found
 
 
@@ -150,42 +153,39 @@ def write_rows(
 ) -> None:
     """Compute and write; `path` then holds the whole file or what it held before."""
     views = replace(spec, image_size=spec.teacher_size, teacher_size=0)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            for batch in EvalLoader(images, views, batch_size=BLOCK, device=device):
-                outputs = TeacherOutputs(teacher.features(batch.images), None)
-                layout = RowLayout.of(outputs)
-                file.write(layout.pack(outputs).to(dtype).cpu().view(torch.uint8).numpy().tobytes())
-            file.flush()
-            description = {"shapes": layout.shapes, "num_bytes": file.tell()}
-            description["content_hash"] = hash_rows(map_pixels(partial, file.tell()))
-            append_footer(file, description)
-        partial.replace(path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            message = f"no space left for the teacher's maps {path}; free some, or set teacher.cache to a larger disk"
-            raise OSError(errno.ENOSPC, message) from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+    with explained(path, "the teacher's maps", "set teacher.cache"), new_file(path) as file:
+        for batch in EvalLoader(images, views, batch_size=BLOCK, device=device):
+            outputs = TeacherOutputs(teacher.features(batch.images), None)
+            layout = RowLayout.of(outputs)
+            file.write(layout.pack(outputs).to(dtype).cpu().view(torch.uint8).numpy().tobytes())
+        file.flush()
+        description = {"shapes": layout.shapes, "num_bytes": file.tell()}
+        description["content_hash"] = hash_rows(map_pixels(file, file.tell()))
+        append_footer(file, description)
 
 
 def hash_rows(content: Tensor) -> str:
     return blake2b(b"".join(chunk_digests(content)), digest_size=16).hexdigest()
 
 
-def open_rows(path: Path, dtype: torch.dtype) -> tuple[Tensor, RowLayout] | None:
-    """The rows of a file, or None where it has to be made (with a line that says why, if it is there)."""
-    if not path.exists():
-        return None
+def open_rows(
+    path: Path, dtype: torch.dtype, num_images: int, trusted: Collection[int]
+) -> tuple[Tensor, RowLayout] | None:
+    """The rows of a file, or None where it has to be made (with a line that says why, if it is there).
+
+    Args:
+        trusted: the users that may own it.
+    """
     try:
-        footer = read_footer(path)
-        content = map_pixels(path, footer["num_bytes"])
-        if hash_rows(content) != footer["content_hash"]:
-            raise DamagedCacheError("its content does not match its hash")
-    except DamagedCacheError as error:
-        print(f"computing {path} again: it is damaged ({error})", flush=True)
+        with open_cache(path, trusted) as file:
+            footer = read_footer(file)
+            content = map_pixels(file, footer["num_bytes"])
+            if hash_rows(content) != footer["content_hash"]:
+                raise UselessCacheError("it is damaged (its content does not match its hash)")
+            layout = RowLayout(tuple((int(c), int(h), int(w)) for c, h, w in footer["shapes"]), 0)
+            return content.view(dtype).view(num_images, layout.num_values), layout
+    except FileNotFoundError:
         return None
-    layout = RowLayout(tuple(tuple(shape) for shape in footer["shapes"]), 0)
-    return content.view(dtype).view(-1, layout.num_values), layout
+    except UselessCacheError as error:
+        print(f"computing {path} again: {error}", flush=True)
+        return None

@@ -68,7 +68,10 @@ def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, Any])
 def write_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     try:
+        path.touch()  # with the mode that the umask gives; safetensors' own is for its owner alone
+        mode = path.stat().st_mode
         save_file(tensors, str(path), metadata={"lgfast": json.dumps(metadata)})
+        path.chmod(mode)
     except SafetensorError as error:  # safetensors reports I/O failures as its own type
         raise OSError(str(error)) from error
 

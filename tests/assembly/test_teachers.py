@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lgfast.assembly.teachers import teacher_config, teacher_digest
+from lgfast.assembly import teachers
+from lgfast.assembly.teachers import teacher_config, teacher_digest, teacher_folder, teacher_source
 from lgfast.config import load_recipe, replace
 
 IMAGES = SimpleNamespace(content_hash="0")
@@ -32,3 +33,15 @@ def test_what_changes_a_teacher_changes_its_name():
     assert len(digests | {teacher_digest(teacher, IMAGES)}) == len(changes) + 1
     moved = replace(teacher, {"data.root": "elsewhere", "device": "cpu", "log.every_steps": 3})
     assert teacher_digest(moved, IMAGES) == teacher_digest(teacher, IMAGES)
+
+
+def test_a_teacher_that_a_stranger_made_is_not_used(tmp_path, monkeypatch):
+    """Where anybody may write to the cache; here its files belong to one whom nobody trusts."""
+    config = replace(load_recipe("digits"), {"teacher.cache": str(tmp_path), "precision": "fp32"})
+    run_dir = teacher_folder(config, IMAGES)
+    run_dir.mkdir(parents=True)
+    (run_dir / "result.json").write_text("{}")
+    assert teacher_source(config, IMAGES, pytest.fail) == run_dir
+    monkeypatch.setattr(teachers, "owners", lambda *folders: frozenset({12345}))
+    with pytest.raises(ValueError, match=r"teacher.cache: .*digits-resnet8-.* is not used: it belongs to user \d+"):
+        teacher_source(config, IMAGES, pytest.fail)

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import shutil
+import stat
 import time
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from lgfast.data import cache, cache_file, load_dataset
 from lgfast.data.decode import map_in_order
+from lgfast.runtime.shared_files import owners
 from tests.data.layouts import write_folder, write_tiny_imagenet
 
 
@@ -43,9 +45,8 @@ def test_second_load_reads_the_cache(tree, monkeypatch):
 
 
 def test_writing_to_the_pixels_does_not_reach_the_file(tree):
-    before = cache_file.read_footer(cache_path(tree)) if load_dataset("folder", tree) else None
     load_dataset("folder", tree).pixels.zero_()
-    assert cache_file.read_cache(cache_path(tree), before).pixels.any()
+    assert load_dataset("folder", tree).pixels.any()
 
 
 @pytest.mark.parametrize("change", ["touch", "replace", "add", "remove"])
@@ -121,12 +122,98 @@ def test_full_disk_keeps_the_old_cache_and_says_so(tree, monkeypatch):
     assert load_dataset("folder", tree).content_hash == before.content_hash
 
 
-def test_interrupted_writer_is_replaced(tree):
+@pytest.mark.parametrize("name", [".{}.0123456789abcdef.partial", "{}.partial"])
+def test_what_a_killed_writer_leaves_is_removed(tree, name):
     load_dataset("folder", tree)
     path = cache_path(tree)
-    path.rename(path.with_name(path.name + ".partial"))  # what a killed process leaves
+    path.rename(path.with_name(name.format(path.name)))
     assert len(load_dataset("folder", tree)) == 6
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".lgfast", ".lock"]
+
+
+KEYS = ("source", "fingerprint", "skipped", "num_images", "num_bytes", "class_names", "name", "content_hash")
+
+
+@pytest.mark.parametrize("place", KEYS)
+def test_a_cache_whose_footer_lacks_a_key_or_lies_is_rebuilt(tree, place, capsys):
+    before = load_dataset("folder", tree)
+    path, content = cache_path(tree), cache_path(tree).read_bytes()
+    at = content.rindex(f'"{place}"'.encode()) + 1
+    value = at + len(place) + 3
+    for where, byte in [(at, b"?"), *((value, byte) for byte in (b"9", b"n", b"?"))]:
+        path.write_bytes(content[:where] + byte + content[where + 1 :])
+        after = load_dataset("folder", tree)
+        assert after.content_hash == before.content_hash and torch.equal(after.pixels, before.pixels)
+        assert "rebuilding the image cache" in capsys.readouterr().err
+
+
+def test_a_cache_of_a_stranger_is_not_believed(tree, monkeypatch, capsys):
+    """As where anybody may write to the folder: here all files belong to one whom nobody trusts."""
+    before = load_dataset("folder", tree)
+    planted = load_dataset("folder", tree)
+    planted.pixels.zero_()
+    path = cache_path(tree)
+    with path.open("r+b") as file:
+        file.write(bytes(8))
+    monkeypatch.setattr(cache, "owners", lambda *folders: frozenset({12345}))
+    built = []
+    monkeypatch.setattr(cache, "build_cache", lambda *a: built.append(a))
+    with pytest.raises(cache_file.UselessCacheError, match=r"it belongs to user \d+, who is not trusted with it"):
+        load_dataset("folder", tree)
+    assert built and "rebuilding the image cache" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert load_dataset("folder", tree).content_hash == before.content_hash
+
+
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_the_owner_of_a_chosen_folder_is_trusted(tree, tmp_path, monkeypatch, is_chosen):
+    asked = []
+    monkeypatch.setattr(cache, "owners", lambda *folders: asked.append(folders) or owners(*folders))
+    load_dataset("folder", tree, cache_dir=tmp_path / "chosen" if is_chosen else None)
+    assert asked == [(tree / "train", tmp_path / "chosen") if is_chosen else (tree / "train",)]
+
+
+@pytest.mark.parametrize("place", ["", ".lock"])
+def test_a_link_in_the_place_of_a_file_is_not_followed(tree, tmp_path, place):
+    load_dataset("folder", tree)
+    victim, path = tmp_path / "victim", cache_path(tree)
+    path.rename(victim)
+    before = victim.read_bytes()
+    path.with_name(path.name + place).unlink(missing_ok=True)
+    path.with_name(path.name + place).symlink_to(victim)
+    if place == ".lock":
+        with pytest.raises(OSError, match=r"\.lock: is a symbolic link; remove it"):
+            load_dataset("folder", tree)
+    else:
+        assert len(load_dataset("folder", tree)) == 6 and not path.is_symlink()
+    assert victim.read_bytes() == before
+
+
+def test_a_cache_has_the_mode_of_the_umask(tree):
+    before = os.umask(0o027)
+    try:
+        load_dataset("folder", tree)
+        assert stat.S_IMODE(cache_path(tree).stat().st_mode) == 0o640
+    finally:
+        os.umask(before)
+
+
+def test_a_readable_cache_of_another_user_is_read(tree, monkeypatch):
+    """Its folder and its lock may not be written to."""
+    before, opened = load_dataset("folder", tree).content_hash, os.open
+
+    def deny(path, flags, *arguments, **options):
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", deny)
+    assert load_dataset("folder", tree).content_hash == before
+    cache_path(tree).with_name(cache_path(tree).name + ".lock").unlink()
+    assert load_dataset("folder", tree).content_hash == before
+    os.utime(tree / "train" / "cat" / "0.png", ns=(0, 0))
+    with pytest.raises(OSError, match=r"the image cache .* cannot be written .*denied\); set LGFAST_CACHE"):
+        load_dataset("folder", tree)
 
 
 def test_two_processes_starting_at_once_decode_once(tree, tmp_path, monkeypatch):

@@ -5,9 +5,12 @@ A fixed seed damages each file in some ways: flipped bits, missing parts, repeat
 
 import numpy as np
 import pytest
+import torch
 
 from lgfast.data import load_dataset
+from lgfast.data.cache_file import UselessCacheError, open_cache, read_cache, read_footer
 from lgfast.data.decode import Decoding, decode_image
+from lgfast.runtime.shared_files import owners
 from tests.data.layouts import write_chaoyang, write_cifar10, write_cifar100, write_flowers, write_tiny_imagenet
 from tests.data.pictures import kinds
 
@@ -109,3 +112,20 @@ def draw_outside_pixels(content, count):
     start, middle, rest = content[:end], content[end : len(content) - end], content[len(content) - end :]
     half = count // 2
     return [part + middle + rest for part in draw(start, half)] + [start + middle + part for part in draw(rest, half)]
+
+
+def test_damaged_caches(tmp_path):
+    write_chaoyang(tmp_path)
+    before = load_dataset("chaoyang", tmp_path)
+    (path,) = (tmp_path / ".lgfast_cache").glob("*.lgfast")
+    whole = path.read_bytes()
+    for content in draw(whole, PER_FILE) + draw_outside_pixels(whole, PER_FILE):
+        path.write_bytes(content)
+        try:
+            with open_cache(path, owners()) as file:
+                images = read_cache(file, read_footer(file))
+        except UselessCacheError:
+            continue
+        assert images.content_hash == before.content_hash and images.class_names == before.class_names
+        assert torch.equal(images.pixels, before.pixels) and torch.equal(images.labels, before.labels)
+    assert load_dataset("chaoyang", tmp_path).content_hash == before.content_hash

@@ -121,6 +121,29 @@ def test_maps_are_computed_once_per_images_and_teacher(images, tmp_path, monkeyp
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.parametrize("key", ["shapes", "num_bytes", "content_hash"])
+def test_rows_whose_footer_lacks_a_key_or_lies_are_computed_again(images, tmp_path, key):
+    teacher, few = Teacher(make_teacher()), images.subset(torch.arange(20))
+    first, layout = stored_rows(teacher, few, SPEC, torch.float32, tmp_path, CPU)
+    (path,) = tmp_path.glob("*.rows")
+    content = path.read_bytes()
+    at = content.rindex(f'"{key}"'.encode()) + 1
+    value = at + len(key) + 3
+    for where, byte in [(at, b"?"), *((value, byte) for byte in (b"9", b"n", b"?"))]:
+        path.write_bytes(content[:where] + byte + content[where + 1 :])
+        again = stored_rows(teacher, few, SPEC, torch.float32, tmp_path, CPU)
+        assert torch.equal(first, again[0]) and again[1] == layout
+
+
+def test_rows_of_a_stranger_are_computed_again(images, tmp_path, monkeypatch, capsys):
+    teacher, few = Teacher(make_teacher()), images.subset(torch.arange(20))
+    stored_rows(teacher, few, SPEC, torch.float32, tmp_path, CPU)
+    capsys.readouterr()
+    monkeypatch.setattr(offline_module, "owners", lambda *folders: frozenset({12345}))
+    stored_rows(teacher, few, SPEC, torch.float32, tmp_path, CPU)
+    assert "it belongs to user" in capsys.readouterr().out
+
+
 def test_a_full_disk_leaves_no_half_file(images, tmp_path, monkeypatch):
     def fail(file, tree):
         raise OSError(errno.ENOSPC, "No space left on device")

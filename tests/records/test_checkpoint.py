@@ -1,5 +1,7 @@
 """Checkpoints are whole or absent, and what does not fit is named."""
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +111,13 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path):
     assert [path.name for path in store.folder.iterdir()] == ["step_00000001"]  # nothing half-written stays
     weights, _ = store.load_newest()
     assert weights["weight"].shape == (300, 300)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007])
+def test_weights_have_the_mode_of_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save_weights(tmp_path / "w.safetensors", nn.Linear(2, 2).state_dict(), {})
+        assert stat.S_IMODE((tmp_path / "w.safetensors").stat().st_mode) == 0o666 & ~umask
+    finally:
+        os.umask(before)
