@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lgfast"
 # From the ground up: a room may import from the rooms that stand before it, and from itself.
 ROOMS = (
     "_native", "version", "_extension", "fields", "augment_spec", "ops", "runtime", "config", "data", "models",
-    "fusion", "guidance", "optim", "records", "step", "training", "assembly", "evaluate", "reports",
-    "attention_distance", "report", "reproduce", "sweep", "doctor", "train",
+    "fusion", "guidance", "optim", "records", "step", "training", "assembly", "inference", "evaluate", "reports",
+    "attention_distance", "report", "reproduce", "sweep", "doctor", "train", "predict", "export",
 )  # fmt: skip
 
 

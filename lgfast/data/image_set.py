@@ -179,3 +179,12 @@ def image_set_from_arrays(name: str, images: np.ndarray, labels, class_names) ->
     class_names = tuple(class_names)
     content_hash = hash_content(pixels, sizes, labels, class_names)
     return ImageSet(name, pixels, image_offsets(sizes), sizes, labels, class_names, content_hash)
+
+
+def image_set_from_images(name: str, images: Sequence[np.ndarray]) -> ImageSet:
+    """Builds a set from images [h, w, 3] uint8 of any size, without labels to go by: all are 0 of one class."""
+    pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
+    sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int32)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    content_hash = hash_content(pixels, sizes, labels, ("",))
+    return ImageSet(name, pixels, image_offsets(sizes), sizes, labels, ("",), content_hash)

@@ -1,0 +1,123 @@
+"""A trained network that gives probabilities for images: of a run, of a weights file, or exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lgfast.assembly.networks import load_trained
+from lgfast.config import Config, from_dict, to_dict
+from lgfast.data import EvalLoader
+from lgfast.data.image_set import image_set_from_images
+from lgfast.records.checkpoint import CheckpointError
+
+DESCRIPTION = "lgfast.json"  # within a torch.export file: the configuration and the classes
+METADATA = "lgfast"  # likewise in an ONNX file
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Gives class probabilities for uint8 images, which it transforms as the run's evaluation did.
+
+    Attributes:
+        logits: normalised images [B, 3, S, S] float32 to logits [B, K].
+        class_names: K names.
+        config: of the run that trained it.
+        device: where `logits` computes.
+    """
+
+    logits: Callable[[Tensor], Tensor]
+    class_names: tuple[str, ...]
+    config: Config
+    device: torch.device
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[np.ndarray], flip: bool = False, batch_size: int = 100) -> Tensor:
+        """Probabilities [n, K] float32 on the CPU, one row an image.
+
+        Args:
+            images: uint8 [h, w, 3] each, of any size.
+            flip: average over the image and its mirror image.
+            batch_size: images computed at a time.
+        """
+        parts = [self._probabilities(batch, flip) for batch in self._batches(images, batch_size)]
+        return torch.cat(parts) if parts else torch.empty(0, len(self.class_names))
+
+    def _probabilities(self, batch: Tensor, flip: bool) -> Tensor:
+        found = self.logits(batch).float().softmax(dim=1)
+        if flip:
+            found = (found + self.logits(batch.flip(3)).float().softmax(dim=1)) / 2
+        return found.cpu()
+
+    def _batches(self, images: Sequence[np.ndarray], batch_size: int) -> Iterator[Tensor]:
+        if len(images):
+            loader = EvalLoader(
+                image_set_from_images("images", images), self.config.augment, batch_size=batch_size, device=self.device
+            )
+            for batch in loader:
+                yield batch.images
+
+
+def load_classifier(source: Path, device: torch.device) -> Classifier:
+    """The classifier in a run folder (its best epoch), a weights file, or a file that `lgfast.export` wrote.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one that lgfast did not write.
+    """
+    if source.suffix == ".pt2":
+        return load_program(source, device)
+    if source.suffix == ".onnx":
+        return load_onnx(source)
+    trained = load_trained(source)
+    model = trained.model.to(device).eval()
+    return Classifier(model, trained.class_names, trained.config, device)
+
+
+def describe(classifier: Classifier) -> str:
+    """What an exported file says of itself: enough to transform images and to name classes."""
+    return json.dumps({"config": to_dict(classifier.config), "class_names": list(classifier.class_names)})
+
+
+def read_description(source: Path, text: str | bytes | None) -> tuple[Config, tuple[str, ...]]:
+    """The configuration and the classes that `describe` wrote."""
+    try:
+        found: dict[str, Any] = json.loads(text or "")
+        return from_dict(found["config"]), tuple(found["class_names"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{source}: holds no description by lgfast; export it with lgfast.export") from error
+
+
+def load_program(source: Path, device: torch.device) -> Classifier:
+    """A torch.export file; its operations are PyTorch's own."""
+    extra = {DESCRIPTION: ""}
+    try:
+        program = torch.export.load(str(source), extra_files=extra)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{source}: cannot be read ({str(error).splitlines()[0]}); export it again") from error
+    config, class_names = read_description(source, extra[DESCRIPTION])
+    return Classifier(program.module().to(device), class_names, config, device)
+
+
+def load_onnx(source: Path) -> Classifier:
+    """An ONNX file, which onnxruntime computes on the CPU."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(f"{source}: ONNX files need onnxruntime; pip install 'lgfast[export]'") from error
+    try:
+        session = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base of their own
+        raise CheckpointError(f"{source}: cannot be read ({str(error).splitlines()[0]}); export it again") from error
+    config, class_names = read_description(source, session.get_modelmeta().custom_metadata_map.get(METADATA))
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    return Classifier(logits, class_names, config, torch.device("cpu"))

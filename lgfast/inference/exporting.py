@@ -1,0 +1,121 @@
+"""Files of a trained network for other programs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lgfast.augment_spec import AugmentSpec
+from lgfast.fusion import unfuse, unfuse_layers
+from lgfast.inference.classifier import DESCRIPTION, METADATA, Classifier, describe, load_onnx
+from lgfast.records.checkpoint import atomic_path
+
+ONNX_TOLERANCE = 1e-4  # of logits, relative to the largest
+OPSET = 18
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """The network in evaluation, float32, on the CPU, with PyTorch's operations alone."""
+    model = copy.deepcopy(model).cpu().float().eval()
+    unfuse(model)
+    unfuse_layers(model)
+    return model
+
+
+def example(spec: AugmentSpec) -> Tensor:
+    """Two images, so that the exporters see a batch whose size may change."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 3, spec.image_size, spec.image_size, generator=generator)
+
+
+def export_safetensors(model: nn.Module, classifier: Classifier, path: Path) -> None:
+    """Weights under timm's names, with the configuration and the classes in the header."""
+    tensors = {name: tensor.contiguous() for name, tensor in plain_copy(model).state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, str(temporary), metadata={"lgfast": describe(classifier)})
+
+
+def export_torch(model: nn.Module, classifier: Classifier, path: Path) -> None:
+    """A torch.export program (.pt2) of images [B, 3, S, S], normalised, to logits [B, K], for any B."""
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    program = torch.export.export(
+        plain_copy(model), (example(classifier.config.augment),), dynamic_shapes=({0: batch},)
+    )
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file, extra_files={DESCRIPTION: describe(classifier)})
+
+
+def export_onnx(model: nn.Module, classifier: Classifier, path: Path) -> None:
+    """An ONNX file of the same function, whose logits onnxruntime gives to 1e-4 of the largest; checked here.
+
+    Raises:
+        ValueError: onnx, onnxscript or onnxruntime is missing, or the file computes something else.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"--format onnx: {error.name} is missing; pip install 'lgfast[export]'") from error
+    plain, images = plain_copy(model), example(classifier.config.augment)
+    with atomic_path(path) as temporary:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, about itself
+            program = torch.onnx.export(
+                plain, (images,), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), verbose=False,
+            )  # fmt: skip
+        proto = program.model_proto
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = METADATA, describe(classifier)
+        onnx.save(proto, str(temporary))
+        check_onnx(plain, temporary, images)
+
+
+@torch.no_grad()
+def check_onnx(model: nn.Module, path: Path, images: Tensor) -> None:
+    """Compare onnxruntime with PyTorch, for a batch as exported and for a larger one."""
+    session = load_onnx(path)
+    for batch in (images, torch.cat((images, -images, 0.5 * images))):
+        expected, found = model(batch), session.logits(batch)
+        error = (found - expected).abs().max().item()
+        if not error <= ONNX_TOLERANCE * max(1.0, expected.abs().max().item()):
+            raise ValueError(
+                f"--format onnx: onnxruntime's logits differ from PyTorch's by {error:.2g}; nothing is kept"
+            )
+
+
+def export_hub_folder(model: nn.Module, classifier: Classifier, path: Path, card: str) -> None:
+    """A folder as the Hugging Face hub and timm know it: model.safetensors, config.json, README.md.
+
+    `timm.create_model("local-dir:FOLDER")` loads it.
+    """
+    config, spec = classifier.config, classifier.config.augment
+    overrides = config.model.shape_overrides()
+    described = {
+        "architecture": config.model.name,
+        "num_classes": len(classifier.class_names),
+        "label_names": list(classifier.class_names),
+        "model_args": overrides,
+        "pretrained_cfg": {
+            "num_classes": len(classifier.class_names),
+            "input_size": [3, spec.image_size, spec.image_size],
+            "fixed_input_size": True,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+        },
+    }
+    path.mkdir(parents=True, exist_ok=True)
+    export_safetensors(model, classifier, path / "model.safetensors")
+    for name, text in (("config.json", json.dumps(described, indent=2) + "\n"), ("README.md", card)):
+        with atomic_path(path / name) as temporary:
+            temporary.write_text(text)

@@ -1,0 +1,78 @@
+"""The README of an exported network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lgfast.inference.classifier import Classifier
+from lgfast.records.result import read_result
+
+CARD = """---
+library_name: timm
+tags:
+- image-classification
+- timm
+license: other
+license_name: FILL-IN
+license_link: FILL-IN
+---
+
+# {name}
+
+`{model}` trained from scratch on {dataset} ({num_classes} classes) at {size}x{size} by lgfast, {guidance}.
+
+## Use
+
+```python
+import timm
+model = timm.create_model("local-dir:FOLDER")
+```
+
+Pictures are resized to {size}x{size} by Pillow's bilinear filter, without a crop, and normalised with mean {mean} and
+standard deviation {std}. `python -m lgfast.predict FOLDER/model.safetensors PICTURES` does all of it.
+
+## Result
+
+{result}
+
+## Recipe
+
+{epochs} epochs, batches of {batch_size}, `{optimizer}` at learning rate {lr:g}, weight decay {weight_decay:g}. The
+header of `model.safetensors` holds the whole configuration.
+
+## Classes
+
+{classes}
+"""
+
+
+def model_card(classifier: Classifier, source: Path) -> str:
+    """Markdown with data, recipe, result, and fields for the licence.
+
+    Args:
+        classifier: what was exported.
+        source: the run's folder or a weights file; a run's result stands in the card.
+    """
+    config = classifier.config
+    result = read_result(source) if source.is_dir() else None
+    score = "Not recorded beside these weights."
+    if result is not None:
+        score = f"Top-1 accuracy on the test images: {result.test_top1:.2f} % (epoch chosen on {result.selected_on})."
+    weight = config.guidance.weight
+    return CARD.format(
+        name=config.name,
+        model=config.model.name,
+        dataset=config.data.dataset,
+        num_classes=len(classifier.class_names),
+        size=config.augment.image_size,
+        guidance=f"with locality guidance of weight {weight:g}" if weight else "without guidance",
+        mean=config.augment.mean,
+        std=config.augment.std,
+        result=score,
+        epochs=config.epochs,
+        batch_size=config.data.batch_size,
+        optimizer=config.optim.name,
+        lr=config.optim.lr,
+        weight_decay=config.optim.weight_decay,
+        classes=", ".join(classifier.class_names),
+    )

@@ -1,0 +1,65 @@
+"""Picture files that a user names: found, decoded in order, broken ones told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lgfast.data.cache import decode_or_error
+from lgfast.data.decode import Decoding, map_in_order
+from lgfast.data.read import UnreadableError
+from lgfast.data.sources.image_folder import list_images
+from lgfast.runtime.paths import user_path
+
+CHUNK = 100  # pictures in memory at a time
+
+
+def find_pictures(paths: Sequence[str]) -> list[Path]:
+    """The files that the arguments name: files, folders with all below them, and lists of paths after @.
+
+    Raises:
+        ValueError: an argument names nothing, or a folder without pictures.
+    """
+    found: list[Path] = []
+    for text in paths:
+        if text.startswith("@"):
+            found += find_pictures(read_list(user_path(text[1:])))
+            continue
+        path = user_path(text)
+        pictures = list_images(path) if path.is_dir() else [path]
+        if not path.exists():
+            raise ValueError(f"PATHS: {path} does not exist; name picture files, folders of them, or @LIST")
+        if not pictures:
+            raise ValueError(f"PATHS: {path} holds no pictures of a kind that is read")
+        found += pictures
+    return found
+
+
+def read_list(path: Path) -> list[str]:
+    """The paths in a text file, one a line."""
+    try:
+        lines = path.read_text(errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise ValueError(f"PATHS: cannot read the list {path}: {error.strerror}") from None
+    return [line for line in lines if line.strip()]
+
+
+def decode_pictures(
+    paths: Sequence[Path], decoding: Decoding, broken: list[str]
+) -> Iterator[tuple[list[Path], list[np.ndarray]]]:
+    """Chunks of paths and their images, in order; what cannot be decoded is left out, and why is added to `broken`."""
+
+    def decode(path: Path) -> np.ndarray | ValueError:
+        try:
+            return decode_or_error(path, decoding)
+        except (UnreadableError, OSError) as error:
+            return ValueError(f"{path}: cannot be read ({error})")
+
+    for start in range(0, len(paths), CHUNK):
+        chunk = paths[start : start + CHUNK]
+        results = list(map_in_order(decode, chunk))
+        broken += [str(result) for result in results if isinstance(result, ValueError)]
+        pairs = [(path, result) for path, result in zip(chunk, results, strict=True) if isinstance(result, np.ndarray)]
+        yield [path for path, _ in pairs], [image for _, image in pairs]

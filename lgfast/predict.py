@@ -1,0 +1,109 @@
+"""Command line: `python -m lgfast.predict RUN PATHS... [--out predictions.csv]`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from lgfast.assembly.device import resolve_device
+from lgfast.assembly.images import decoding
+from lgfast.data.decode import show_progress
+from lgfast.inference.classifier import Classifier, load_classifier
+from lgfast.inference.pictures import CHUNK, decode_pictures, find_pictures
+from lgfast.records.checkpoint import atomic_path
+from lgfast.runtime.command_line import command_line
+from lgfast.runtime.paths import user_path
+
+DESCRIPTION = "Name the classes of pictures, with their probabilities."
+FORMATS = (".csv", ".jsonl")
+
+
+class Prediction(NamedTuple):
+    """Of one picture: its most likely classes with their probabilities, the likeliest first."""
+
+    path: str
+    top: tuple[tuple[str, float], ...]
+
+
+def predict(
+    classifier: Classifier, paths: Sequence[Path], broken: list[str], top: int = 1, flip: bool = False
+) -> Iterator[Prediction]:
+    """Predictions in the order of the paths, without the pictures that cannot be decoded.
+
+    Args:
+        classifier: of `load_classifier`.
+        paths: picture files.
+        broken: receives why a picture was left out, a line each.
+        top: classes a picture.
+        flip: average over a picture and its mirror image.
+    """
+    top = min(top, len(classifier.class_names))
+    for kept, images in decode_pictures(paths, decoding(classifier.config), broken):
+        values, classes = classifier.probabilities(images, flip, CHUNK).topk(top, dim=1)
+        for path, row, labels in zip(kept, values.tolist(), classes.tolist(), strict=True):
+            names = (classifier.class_names[label] for label in labels)
+            yield Prediction(str(path), tuple(zip(names, row, strict=True)))
+
+
+def write_csv(predictions: Iterator[Prediction], file: TextIO, top: int) -> None:
+    """A row a picture: path, class, probability, then class_2, probability_2, ..."""
+    writer = csv.writer(file, lineterminator="\n")
+    places = ["", *(f"_{place}" for place in range(2, top + 1))]
+    writer.writerow(["path", *(f"{name}{place}" for place in places for name in ("class", "probability"))])
+    for path, found in predictions:
+        writer.writerow([path, *(value for name, share in found for value in (name, f"{share:.6f}"))])
+
+
+def write_jsonl(predictions: Iterator[Prediction], file: TextIO, top: int) -> None:
+    """An object a line: path, class, probability, and all that was asked for under `top`."""
+    for path, found in predictions:
+        row: dict[str, Any] = {"path": path, "class": found[0][0], "probability": found[0][1]}
+        row["top"] = [{"class": name, "probability": share} for name, share in found]
+        file.write(json.dumps(row) + "\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="python -m lgfast.predict", description=DESCRIPTION)
+    options.add_argument("model", metavar="RUN", help="run folder, .safetensors, or a .pt2 or .onnx file of export")
+    options.add_argument("paths", metavar="PATHS", nargs="+", help="pictures, folders of them, or @FILE with a list")
+    options.add_argument("--out", help="file to write, .csv or .jsonl (default: CSV on the terminal)")
+    options.add_argument("--top", type=int, default=1, metavar="K", help="classes a picture (default 1)")
+    options.add_argument("--tta", choices=("none", "flip"), default="none", help="flip: average with the mirror image")
+    options.add_argument("--device", default="auto")
+    return options
+
+
+@command_line
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 where every picture was read, 1 where some were left out."""
+    options = parser().parse_args(argv)
+    if options.top < 1:
+        raise ValueError(f"--top: expected 1 or more, got {options.top}")
+    out = user_path(options.out) if options.out else None
+    if out is not None and out.suffix not in FORMATS:
+        raise ValueError(f"--out: expected a name that ends in {' or '.join(FORMATS)}, got {out}")
+    paths = find_pictures(options.paths)
+    classifier = load_classifier(user_path(options.model), resolve_device(options.device))
+    top = min(options.top, len(classifier.class_names))
+    broken: list[str] = []
+    found = show_progress(predict(classifier, paths, broken, top, options.tta == "flip"), len(paths), "predicting")
+    if out is None:
+        write_csv(found, sys.stdout, top)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write = write_csv if out.suffix == ".csv" else write_jsonl
+        with atomic_path(out) as temporary, temporary.open("w", errors="surrogateescape", newline="") as file:
+            write(found, file, top)
+        print(f"{len(paths) - len(broken)} of {len(paths)} pictures in {out}", flush=True)
+    for line in broken:
+        print(f"left out: {line}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
