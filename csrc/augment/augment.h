@@ -5,7 +5,7 @@
 
 namespace lgfast {
 
-// RandAugment operations, in timm's order (lgfast/augment_spec.py); -1 in a plan: skipped.
+// RandAugment operations, in timm's order (lgfast/spec/augment.py); -1 in a plan: skipped.
 enum class AugmentOp : int {
   kSkip = -1,
   kAutoContrast,
@@ -26,7 +26,7 @@ enum class AugmentOp : int {
 };
 constexpr int kNumAugmentOps = 15;
 
-// Columns of a plan: PLAN_COLUMNS of augment_spec.py, then (op, argument) per slot.
+// Columns of a plan: PLAN_COLUMNS of lgfast/spec/augment.py, then (op, argument) per slot.
 enum PlanColumn {
   kCropTop,
   kCropLeft,

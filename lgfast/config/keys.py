@@ -9,8 +9,8 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from lgfast.config.sections import Config
-from lgfast.fields import field_types, misfit, shown
 from lgfast.runtime.suggestions import did_you_mean, nearest
+from lgfast.spec.fields import field_types, misfit, shown
 
 GONE = ("log.save_every_epochs",)  # in files that runs and teachers left earlier; what it said changes no result
 

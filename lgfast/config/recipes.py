@@ -11,8 +11,8 @@ import yaml
 from lgfast.config.keys import from_dict, to_dict
 from lgfast.config.sections import Config
 from lgfast.config.yaml_file import read_mapping
-from lgfast.fields import shown
 from lgfast.runtime.suggestions import did_you_mean, nearest
+from lgfast.spec.fields import shown
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from lgfast.augment_spec import AugmentSpec
-from lgfast.fields import (
+from lgfast.spec.augment import AugmentSpec
+from lgfast.spec.fields import (
     Amount,
     Count,
     CountFromOne,

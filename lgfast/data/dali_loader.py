@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data.ahead import ahead
 from lgfast.data.batch import Batch
 from lgfast.data.decode import Decoding, decode_image, exif_orientation, map_in_order, stored_size
@@ -26,6 +25,7 @@ from lgfast.data.read import read_file
 from lgfast.data.resident_images import native_device
 from lgfast.ops.augment import augment, augment_plan, check_source_sizes
 from lgfast.runtime.cores import num_cores
+from lgfast.spec.augment import AugmentSpec
 
 BATCHES_AHEAD = 2  # that DALI works on while the caller uses one
 JPEG_START = b"\xff\xd8\xff"

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data.batch import Batch
 from lgfast.data.image_set import LabelledImages
 from lgfast.data.permutation import epoch_permutation
 from lgfast.ops.mix import mix_images, mix_labels, mix_plan
 from lgfast.ops.teacher_input import teacher_input
+from lgfast.spec.augment import AugmentSpec
 
 
 class EpochLoader(ABC):

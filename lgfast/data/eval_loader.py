@@ -6,7 +6,6 @@ from dataclasses import replace
 import torch
 
 from lgfast import _extension
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data.ahead import ahead
 from lgfast.data.batch import Batch
 from lgfast.data.file_images import FileImages
@@ -15,6 +14,7 @@ from lgfast.data.image_set import ImageSet
 from lgfast.data.resident_images import ResidentImages, native_device
 from lgfast.data.timm_loader import PillowViews, Task, WorkerPool
 from lgfast.ops.augment import check_source_sizes
+from lgfast.spec.augment import AugmentSpec
 
 
 class EvalLoader:

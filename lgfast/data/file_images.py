@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data.batch import Batch
 from lgfast.data.decode import decode_image, map_in_order
 from lgfast.data.file_set import FileSet
 from lgfast.data.image_set import image_offsets
 from lgfast.ops.augment import augment, augment_plan, check_source_sizes, eval_plan
+from lgfast.spec.augment import AugmentSpec
 
 
 class FileImages:

@@ -2,13 +2,13 @@
 
 import torch
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data.dali_loader import DaliLoader
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.file_set import FileSet
 from lgfast.data.image_set import ImageSet
 from lgfast.data.resident_loader import ResidentLoader
 from lgfast.data.timm_loader import TimmLoader
+from lgfast.spec.augment import AugmentSpec
 
 # kind -> EpochLoader class
 TRAIN_LOADERS = {

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.ops.reference.augment import apply_plan
 from lgfast.ops.reference.augment_plan import augment_plan
+from lgfast.spec.augment import AugmentSpec
 
 
 def augment_image(pixels: np.ndarray, plan_row: Tensor, spec: AugmentSpec) -> tuple[Tensor, Tensor | None]:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lgfast import _extension
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data.batch import Batch
 from lgfast.data.image_set import ImageSet, image_offsets
 from lgfast.ops.augment import augment, augment_plan, eval_plan
+from lgfast.spec.augment import AugmentSpec
 
 LARGEST_PART = 0.5  # of the free device memory that pixels may take
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data.ahead import ahead
 from lgfast.data.batch import Batch
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.image_set import ImageSet
 from lgfast.data.resident_images import ResidentImages, native_device
 from lgfast.ops.augment import check_source_sizes
+from lgfast.spec.augment import AugmentSpec
 
 
 class ResidentLoader(EpochLoader):

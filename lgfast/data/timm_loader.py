@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data.batch import Batch
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.image_set import ImageSet
 from lgfast.data.pillow_augment import augment_image
 from lgfast.ops.reference.augment_plan import augment_plan, eval_plan
+from lgfast.spec.augment import AugmentSpec
 
 
 class Task(NamedTuple):

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lgfast.augment_spec import PLAN_COLUMNS, AugmentSpec
 from lgfast.data.batch import Batch
 from lgfast.data.cache_file import UselessCacheError, append_footer, explained, map_pixels, open_cache, read_footer
 from lgfast.data.epoch_loader import EpochLoader
@@ -27,6 +26,7 @@ from lgfast.guidance.teacher import Teacher, TeacherOutputs, TeacherTargets
 from lgfast.ops.augment import augment_plan
 from lgfast.runtime.locks import file_lock
 from lgfast.runtime.shared_files import new_file, owners, remove_leftovers
+from lgfast.spec.augment import PLAN_COLUMNS, AugmentSpec
 
 BLOCK = 200  # images whose batch statistics are shared, as in the paper's code
 

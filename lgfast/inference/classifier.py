@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,8 @@ def read_description(source: Path, text: str | bytes | None) -> tuple[Config, tu
 def load_program(source: Path, device: torch.device) -> Classifier:
     """A torch.export file; its operations are PyTorch's own."""
     extra = {DESCRIPTION: ""}
+    if not zipfile.is_zipfile(source):
+        raise CheckpointError(f"{source}: is no file of torch.export; export it again")
     try:
         program = torch.export.load(str(source), extra_files=extra)
     except (OSError, RuntimeError, ValueError, KeyError) as error:

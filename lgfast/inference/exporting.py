@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.fusion import unfuse, unfuse_layers
 from lgfast.inference.classifier import DESCRIPTION, METADATA, Classifier, describe, load_onnx
 from lgfast.records.checkpoint import atomic_path
+from lgfast.spec.augment import AugmentSpec
 
 ONNX_TOLERANCE = 1e-4  # of logits, relative to the largest
 OPSET = 18

@@ -4,7 +4,6 @@ Inputs that the kernels of an operation do not take run its composition in PyTor
 and `_unsupported_reason`.
 """
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.ops.add_layer_norm import add_layer_norm, add_layer_norm_unsupported_reason
 from lgfast.ops.augment import augment, augment_plan, eval_plan
 from lgfast.ops.bias_gelu import bias_gelu, bias_gelu_unsupported_reason
@@ -17,6 +16,7 @@ from lgfast.ops.short_attention import (
     short_attention_unsupported_reason,
     unsupported_reason,
 )
+from lgfast.spec.augment import AugmentSpec
 
 __all__ = [
     "AugmentSpec",

@@ -10,7 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from lgfast import _extension
-from lgfast.augment_spec import (
+from lgfast.ops.inputs import check_tensor
+from lgfast.ops.reference.augment_plan import augment_plan as reference_plan
+from lgfast.ops.reference.augment_plan import eval_plan
+from lgfast.ops.teacher_input import teacher_input
+from lgfast.spec.augment import (
     ERASE_MODES,
     INTERPOLATIONS,
     PLAN_COLUMNS,
@@ -18,10 +22,6 @@ from lgfast.augment_spec import (
     RandAugmentPolicy,
     plan_columns,
 )
-from lgfast.ops.inputs import check_tensor
-from lgfast.ops.reference.augment_plan import augment_plan as reference_plan
-from lgfast.ops.reference.augment_plan import eval_plan
-from lgfast.ops.teacher_input import teacher_input
 
 __all__ = ["augment", "augment_plan", "check_source_sizes", "eval_plan", "largest_source_side"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.ops import random as philox
 from lgfast.ops.inputs import check_floating
+from lgfast.spec.augment import AugmentSpec
 
 # Columns of a mix plan: weight of an image's own pixels outside the box (inside it is 0), the box, and the weight of
 # its own label.

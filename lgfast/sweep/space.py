@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lgfast.config import Config, check_key, convert, get, replace, valid_keys
 from lgfast.config.yaml_file import read_mapping
-from lgfast.fields import shown
+from lgfast.spec.fields import shown
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data import EvalLoader, build_train_loader, load_dataset, load_files
 from lgfast.data.dali_loader import DaliDecoder
 from lgfast.data.decode import AS_STORED, Decoding
+from lgfast.spec.augment import AugmentSpec
 from tests.data.layouts import write_folder
 from tests.data.pictures import kinds, turned_jpeg
 from tests.ops.real_images import photographs

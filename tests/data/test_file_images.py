@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data import EvalLoader, load_dataset, load_files
+from lgfast.spec.augment import AugmentSpec
 from tests.data.layouts import write_folder
 
 SPEC = AugmentSpec(image_size=28, teacher_size=4)

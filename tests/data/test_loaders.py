@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data import EvalLoader, build_train_loader, epoch_permutation, load_dataset
 from lgfast.data.image_set import image_set_from_arrays
 from lgfast.data.pillow_augment import augment_sample
+from lgfast.spec.augment import AugmentSpec
 
 SPEC = AugmentSpec(image_size=28, teacher_size=4)
 NUM_IMAGES, BATCH = 23, 6

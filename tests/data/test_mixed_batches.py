@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from lgfast.assembly.run import train_run
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.ops.mix import mix_plan
+from lgfast.spec.augment import AugmentSpec
 from lgfast.step import Losses, TrainMeter
 from tests.runs import metrics, tiny_config
 

@@ -11,11 +11,11 @@ from timm.data.transforms import MaybeToTensor
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from lgfast.augment_spec import RAND_AUGMENT_OPS, AugmentSpec
 from lgfast.data.pillow_augment import augment_image, augment_sample
 from lgfast.ops.reference.augment import erase_noise
 from lgfast.ops.reference.augment_plan import eval_plan
 from lgfast.ops.teacher_input import teacher_input
+from lgfast.spec.augment import RAND_AUGMENT_OPS, AugmentSpec
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from lgfast import _extension
-from lgfast.augment_spec import AugmentSpec
 from lgfast.data import EvalLoader, build_train_loader, split_holdout
 from lgfast.data.image_set import ImageSet, image_offsets
 from lgfast.data.resident_images import ResidentImages
 from lgfast.data.resident_loader import ResidentLoader
+from lgfast.spec.augment import AugmentSpec
 
 SPEC = AugmentSpec(image_size=28, teacher_size=4)
 NUM_IMAGES, BATCH = 23, 6

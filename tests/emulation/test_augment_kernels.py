@@ -5,8 +5,8 @@ import struct
 import pytest
 import torch
 
-from lgfast.augment_spec import ERASE_MODES, INTERPOLATIONS, PLAN_COLUMNS, RAND_AUGMENT_OPS, AugmentSpec
 from lgfast.ops.augment import augment, augment_plan, eval_plan
+from lgfast.spec.augment import ERASE_MODES, INTERPOLATIONS, PLAN_COLUMNS, RAND_AUGMENT_OPS, AugmentSpec
 from tests.emulation.build import build
 from tests.emulation.driver import DTYPES, raw, run_driver
 from tests.ops.real_images import pack, photographs, small_images

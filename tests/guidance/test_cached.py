@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from lgfast.assembly.run import train_run
-from lgfast.augment_spec import AugmentSpec
 from lgfast.config import Config, replace
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.guidance import Teacher, rows
@@ -16,6 +15,7 @@ from lgfast.guidance.teacher import TeacherOutputs
 from lgfast.models import create_model
 from lgfast.records.checkpoint import read_weights
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
+from lgfast.spec.augment import AugmentSpec
 from lgfast.sweep.group import run_group
 from tests.runs import StopAt, metrics, tiny_config
 from tests.step.test_step import HostReads

@@ -13,7 +13,6 @@ from torchvision.transforms import functional as TF
 from lgfast.assembly.run import train_run
 from lgfast.assembly.targets import target_source
 from lgfast.assembly.teachers import as_teacher
-from lgfast.augment_spec import IMAGENET_MEAN, IMAGENET_STD, AugmentSpec
 from lgfast.config import Config, replace
 from lgfast.data import FileSet, build_train_loader, load_dataset
 from lgfast.guidance import GuidedStudent, Teacher
@@ -23,6 +22,7 @@ from lgfast.guidance.rows import RowLoader
 from lgfast.models import create_model
 from lgfast.ops.augment import augment_plan
 from lgfast.runtime.interrupt import Interrupted
+from lgfast.spec.augment import IMAGENET_MEAN, IMAGENET_STD, AugmentSpec
 from lgfast.step import Objective, TrainMeter, TrainStep
 from tests.runs import StopAt, metrics, tiny_config
 from tests.step.test_step import HostReads

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.config import StepConfig
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.guidance import GuidedStudent, Teacher, offline, rows
@@ -12,6 +11,7 @@ from lgfast.guidance.offline import OfflineTeacher, crop_maps, stored_rows
 from lgfast.models import create_model
 from lgfast.ops.augment import augment_plan
 from lgfast.optim.flat_adamw import FlatAdamW
+from lgfast.spec.augment import AugmentSpec
 from lgfast.step import Objective, TrainMeter, TrainStep
 
 pytestmark = pytest.mark.gpu

@@ -81,7 +81,7 @@ def test_a_hub_folder_loads_in_timm_with_its_classes(folder, network, images):
     card = (path / "README.md").read_text()
     assert card.startswith("---\n") and "license:" in card and all(name in card for name in CLASSES)
     data = timm.data.resolve_model_data_config(model)
-    assert (data["mean"], data["input_size"][1]) == (tuple(CONFIG.augment.mean), SIZE)
+    assert (tuple(data["mean"]), data["input_size"][1]) == (tuple(CONFIG.augment.mean), SIZE)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("torch", "p.pt2"), ("onnx", "p.onnx"), ("safetensors", "p.safetensors")])

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.config import OptimConfig
 from lgfast.data import load_dataset
 from lgfast.data.loaders import build_train_loader
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model, default_layers, teacher_stages
 from lgfast.optim.build import build_optimizer
+from lgfast.spec.augment import AugmentSpec
 from lgfast.step import Objective, TrainMeter, TrainStep
 
 CLASSES = ("apple", "bicycle", "castle", "dolphin", "leopard", "mushroom", "sunflower", "tractor")

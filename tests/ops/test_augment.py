@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from lgfast import _extension
-from lgfast.augment_spec import PLAN_COLUMNS, AugmentSpec
 from lgfast.ops.augment import augment, augment_plan, check_source_sizes, eval_plan
 from lgfast.ops.reference.augment import apply_plan, erase_noise
 from lgfast.ops.reference.augment_plan import augment_plan as reference_plan
+from lgfast.spec.augment import PLAN_COLUMNS, AugmentSpec
 from tests.ops.real_images import pack, small_images
 
 NUM_IMAGES = 24

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lgfast import _extension
-from lgfast.augment_spec import AugmentSpec
 from lgfast.ops.augment import augment, augment_plan, eval_plan
+from lgfast.spec.augment import AugmentSpec
 from tests.ops.real_images import pack, photographs, small_images
 
 pytestmark = pytest.mark.gpu

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from timm.data.auto_augment import LEVEL_TO_ARG
 
-from lgfast.augment_spec import INTERPOLATIONS, RAND_AUGMENT_OPS, AugmentSpec
 from lgfast.ops.augment import augment, augment_plan, eval_plan
 from lgfast.ops.reference.augment import view_of
+from lgfast.spec.augment import INTERPOLATIONS, RAND_AUGMENT_OPS, AugmentSpec
 from tests.ops.real_images import pack, photographs, small_images
 
 NUM_IMAGES = 2000

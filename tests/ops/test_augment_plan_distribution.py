@@ -12,8 +12,8 @@ from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from lgfast.augment_spec import RAND_AUGMENT_OPS, AugmentSpec
 from lgfast.ops.reference.augment_plan import augment_plan
+from lgfast.spec.augment import RAND_AUGMENT_OPS, AugmentSpec
 
 NUM_DRAWS = 100_000
 SMALLEST_P = 1e-4  # per test; some 60 tests in this file, seeds fixed, so a pass is repeatable

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lgfast.augment_spec import PLAN_COLUMNS, AugmentSpec, RandAugmentPolicy, parse_rand_augment
+from lgfast.spec.augment import PLAN_COLUMNS, AugmentSpec, RandAugmentPolicy, parse_rand_augment
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_string_means_what_timm_reads(text):
 def test_operations_stand_in_timms_order():
     from timm.data.auto_augment import _RAND_INCREASING_TRANSFORMS
 
-    from lgfast.augment_spec import RAND_AUGMENT_OPS
+    from lgfast.spec.augment import RAND_AUGMENT_OPS
 
     names = [name.removesuffix("Increasing").removesuffix("Rel") for name in _RAND_INCREASING_TRANSFORMS]
     assert tuple(names) == RAND_AUGMENT_OPS

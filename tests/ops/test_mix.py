@@ -7,9 +7,9 @@ from scipy import stats
 from timm.data.mixup import Mixup
 from torch.nn import functional as F
 
-from lgfast.augment_spec import AugmentSpec
 from lgfast.ops import random as philox
 from lgfast.ops.mix import MIX_COLUMNS, mix_images, mix_labels, mix_plan
+from lgfast.spec.augment import AugmentSpec
 
 SIZE, BATCH, CLASSES, COUNTER = 28, 8, 5, torch.tensor([3, 1])
 NUM_DRAWS, SMALLEST_P = 100_000, 1e-4

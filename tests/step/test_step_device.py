@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lgfast import fuse, fuse_layers
-from lgfast.augment_spec import AugmentSpec
 from lgfast.config import DistillConfig, StepConfig
 from lgfast.data import build_train_loader
 from lgfast.data.batch import Batch
@@ -20,6 +19,7 @@ from lgfast.guidance import GuidedStudent, Teacher, cached
 from lgfast.models import create_model, default_layers
 from lgfast.optim.build import param_groups
 from lgfast.optim.flat_adamw import FlatAdamW
+from lgfast.spec.augment import AugmentSpec
 from lgfast.step import Objective, TrainMeter, TrainStep
 
 STUDENTS = (

@@ -9,7 +9,6 @@ import torch
 
 from lgfast.assembly.images import load_splits
 from lgfast.assembly.run import build_trainer, train_run
-from lgfast.augment_spec import AugmentSpec
 from lgfast.config import DistillConfig, StepConfig, replace
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.data.batch import Batch
@@ -19,6 +18,7 @@ from lgfast.models import create_model
 from lgfast.optim.build import DeviceSGD, set_learning_rate
 from lgfast.records.checkpoint import CheckpointStore
 from lgfast.runtime.interrupt import InterruptFlag
+from lgfast.spec.augment import AugmentSpec
 from lgfast.step import TrainMeter, TrainStep
 from lgfast.sweep import probe
 from lgfast.sweep.group import run_group

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lgfast.augment_spec import RAND_AUGMENT_OPS, AugmentSpec
 from lgfast.ops.random import philox_4x32
 from lgfast.ops.teacher_input import teacher_input
+from lgfast.spec.augment import RAND_AUGMENT_OPS, AugmentSpec
 
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,

@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from lgfast.augment_spec import RAND_AUGMENT_OPS, AugmentSpec, RandAugmentPolicy
 from lgfast.ops import random as philox
+from lgfast.spec.augment import RAND_AUGMENT_OPS, AugmentSpec, RandAugmentPolicy
 
 ERASE_AREA = (0.02, 1 / 3)  # of the output, timm's defaults
 ERASE_LOG_RATIO = (math.log(0.3), math.log(1 / 0.3))

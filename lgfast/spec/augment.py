@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
-from lgfast.fields import Range, Share, check_fields
+from lgfast.spec.fields import Range, Share, check_fields
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

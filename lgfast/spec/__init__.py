@@ -1,0 +1,1 @@
+"""What values a configuration may hold; needs the standard library alone."""
