@@ -67,6 +67,7 @@ class ClassSwap:
 
         def register(fused: type) -> type:
             self.fused_classes[plain], self.conditions[plain] = fused, only
+            fused.__prepare_scriptable__ = _refuse_script
             return fused
 
         return register
@@ -97,6 +98,14 @@ class ClassSwap:
         plain = {fused: plain for plain, fused in self.fused_classes.items()}
         for module in model.modules():
             module.__class__ = plain.get(type(module), type(module))
+
+
+def _refuse_script(module: nn.Module) -> nn.Module:
+    """What torch.jit.script asks a module before it compiles it."""
+    raise RuntimeError(
+        f"torch.jit.script cannot compile {type(module).__name__}; call lgfast.unfuse(model) and "
+        "lgfast.unfuse_layers(model) first, or use torch.jit.trace, torch.export or torch.onnx.export"
+    )
 
 
 def _check_module(model: nn.Module) -> None:

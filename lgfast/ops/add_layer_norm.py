@@ -10,7 +10,7 @@ from lgfast.ops import reference
 from lgfast.ops.gradient import register_gradient
 from lgfast.ops.inputs import check_floating, is_autocast
 from lgfast.ops.reference.add_layer_norm import add_layer_norm_bwd, add_layer_norm_fwd
-from lgfast.ops.transforms import is_differentiated, register_vmap_loop
+from lgfast.ops.transforms import needs_composition, register_vmap_loop
 
 MAX_CHANNELS = 512
 
@@ -50,7 +50,7 @@ def add_layer_norm(
     _check(*tensors)
     x, residual, weight, bias, *scales = tensors
     drop_scale = scales[0] if scales else None
-    if add_layer_norm_unsupported_reason(x) is not None or is_differentiated():
+    if add_layer_norm_unsupported_reason(x) is not None or needs_composition():
         with torch.autocast(x.device.type, enabled=False):
             return reference.add_layer_norm(x, residual, weight, bias, eps, drop_scale)
     y, out, _, _ = _add_layer_norm_fwd(x, residual, weight, bias, drop_scale, eps)

@@ -8,7 +8,7 @@ from lgfast.ops import reference
 from lgfast.ops.gradient import register_gradient
 from lgfast.ops.inputs import check_floating, is_autocast
 from lgfast.ops.reference.bias_gelu import bias_gelu_bwd, bias_gelu_fwd
-from lgfast.ops.transforms import is_differentiated, register_vmap_loop
+from lgfast.ops.transforms import needs_composition, register_vmap_loop
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, bias = (tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in (x, bias))
     _check(x, bias)
-    if bias_gelu_unsupported_reason(x) is not None or is_differentiated():
+    if bias_gelu_unsupported_reason(x) is not None or needs_composition():
         return reference.bias_gelu(x, bias)
     return _bias_gelu_fwd(x, bias)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from lgfast import _extension
 from lgfast.ops import reference
 from lgfast.ops.inputs import check_floating, is_autocast
-from lgfast.ops.transforms import is_differentiated, is_transformed, register_vmap_loop
+from lgfast.ops.transforms import is_transformed, needs_composition, register_vmap_loop
 
 
 def feature_mse(
@@ -40,7 +40,7 @@ def feature_mse(
     grids = student_grids or [_square_grid(student) for student in student_maps]
     for k, (student, teacher, grid) in enumerate(zip(student_maps, teacher_maps, grids, strict=True)):
         _check_pair(k, student, teacher, grid, student_maps[0])
-    if is_differentiated():
+    if needs_composition():
         return reference.feature_mse(student_maps, [teacher.detach() for teacher in teacher_maps], grids)
     hides_leaves = is_transformed()  # torch.vmap: its tensors do not say who wants a gradient
     wants_grad = torch.is_grad_enabled() and (hides_leaves or any(student.requires_grad for student in student_maps))

@@ -11,7 +11,7 @@ from lgfast.ops import reference
 from lgfast.ops.gradient import register_gradient
 from lgfast.ops.inputs import check_floating, is_autocast
 from lgfast.ops.once import warn_once
-from lgfast.ops.transforms import is_differentiated, vmap_loop
+from lgfast.ops.transforms import needs_composition, vmap_loop
 
 HEAD_DIMS = (32, 48, 64)
 MAX_TOKENS = 1024
@@ -53,7 +53,7 @@ def short_attention(
             'layout="bhnd" for tensors as scaled_dot_product_attention takes them, layout="bnhd" if they are right'
         )
     q, k, v = (x.to(compute_dtype(x)) for x in (q, k, v))
-    if short_attention_unsupported_reason(q, k, v, softmax_scale) is not None or is_differentiated():
+    if short_attention_unsupported_reason(q, k, v, softmax_scale) is not None or needs_composition():
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, scale=softmax_scale)
         return out if layout == "bhnd" else out.transpose(1, 2)
@@ -81,7 +81,7 @@ def short_attention_qkvpacked(
     _check_packed(qkv, added_bias)
     qkv = qkv.to(compute_dtype(qkv))
     q, k, v = qkv.unbind(2)
-    if short_attention_unsupported_reason(q, k, v, softmax_scale) is None and not is_differentiated():
+    if short_attention_unsupported_reason(q, k, v, softmax_scale) is None and not needs_composition():
         return _short_attention_qkvpacked_fwd(qkv, added_bias, _scale(qkv, softmax_scale))[0]
     if added_bias is not None:  # adds zero and takes the gradient
         qkv = qkv + (added_bias - added_bias.detach()).view(qkv.shape[2:]).to(qkv.dtype)

@@ -1,4 +1,4 @@
-"""The operations under torch.func: which transforms they serve, and their rule for torch.vmap."""
+"""The operations under torch.func and exporters: which they serve, and their rule for torch.vmap."""
 
 from collections.abc import Callable
 
@@ -14,16 +14,20 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and bool(get_interpreter_stack())
 
 
-def is_differentiated() -> bool:
-    """Whether torch.func.grad, torch.func.jvp or forward-mode autograd is at work.
+def needs_composition() -> bool:
+    """Whether PyTorch's own operations must do the work of lgfast's here.
 
-    Registered operations serve none of them (torch 2.14: the first fails, the others give zero in silence), so
-    their compositions in PyTorch take over.
+    torch.func.grad, torch.func.jvp and forward-mode autograd serve no registered operations (torch 2.14: the first
+    fails, the others give zero in silence), and what TorchScript's tracer and the exporters to ONNX write should run
+    elsewhere. torch.export keeps the operations.
     """
+    if torch.compiler.is_exporting():
+        return torch.onnx.is_in_onnx_export()
     if torch.compiler.is_compiling():
         return False
     transforms = get_interpreter_stack() or ()
-    return forward_ad._current_level >= 0 or any(one.key() != TransformType.Vmap for one in transforms)
+    is_differentiated = forward_ad._current_level >= 0 or any(one.key() != TransformType.Vmap for one in transforms)
+    return is_differentiated or torch.jit.is_tracing()
 
 
 def vmap_loop(op_name: str) -> Callable:
