@@ -72,13 +72,14 @@ def _block_refusal(block: nn.Module) -> str | None:
 
 def _mlp_refusal(mlp: Mlp) -> str | None:
     """Likewise of an MLP."""
-    reason = not_plain_reason(mlp.fc1, nn.Linear)
-    if reason is not None or mlp.fc1.bias is None:
+    fc1, act = mlp.fc1, mlp.act
+    reason = not_plain_reason(fc1, nn.Linear)
+    if reason is not None or fc1.bias is None:
         return f"fc1 must be a plain nn.Linear with a bias, {reason or 'got one without'}"
-    reason = not_plain_reason(mlp.act, nn.GELU, GELU)
-    if reason is not None or getattr(mlp.act, "approximate", "none") != "none":
+    reason = not_plain_reason(act, nn.GELU, GELU)
+    if reason is not None or getattr(act, "approximate", "none") != "none":
         return f"its activation must be the exact GELU, {reason or 'got an approximation'}"
-    return bias_gelu_channels_reason(mlp.fc1.out_features)
+    return bias_gelu_channels_reason(fc1.out_features)
 
 
 def _tiles_its_map(conv: nn.Conv2d) -> bool:

@@ -42,16 +42,22 @@ class DeviceSGD(torch.optim.SGD):
 
     def __init__(self, groups: list[dict], *, lr: float, momentum: float) -> None:
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
-        self.parameters = [p for group in self.param_groups for p in group["params"]]
-        self.numbers = DeviceNumbers(self._rows(), self.parameters[0].device, torch.float32)
-        self.rates = self.numbers.table[:, 0].unbind()
+        self._lay_out()
         if momentum > 0:
             self.state |= {p: {"momentum_buffer": torch.zeros_like(p)} for p in self.parameters}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+    def _lay_out(self) -> None:
+        self.parameters = [p for group in self.param_groups for p in group["params"]]
+        self.numbers = DeviceNumbers(self._rows(), self.parameters[0].device, torch.float32)
+        self.rates = self.numbers.table[:, 0].unbind()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `load_state_dict`, a copy or a pickle brings."""
+        super().__setstate__(state)
         for group in self.param_groups:
             group["lr"] = float(group["lr"])
+        if "numbers" not in self.__dict__:
+            self._lay_out()
 
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         self.send_hyperparameters()

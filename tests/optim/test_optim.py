@@ -144,6 +144,15 @@ def test_sgd_continues_from_its_state():
     assert restored.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
 
 
+def test_a_copy_of_sgd_goes_its_own_way():
+    parameter = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = DeviceSGD([{"params": [parameter]}], lr=0.2, momentum=0.9)
+    weights_after(optimizer, [parameter])
+    copied, copied_optimizer = copy.deepcopy((parameter, optimizer))
+    expected = weights_after(optimizer, [parameter])
+    assert torch.equal(*weights_after(copied_optimizer, [copied]), *expected)
+
+
 def test_sgd_survives_a_first_step_that_loss_scaling_skips():
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = build_optimizer([("w", parameter)], replace(load_recipe("digits"), {"optim.name": "sgd"}).optim)
