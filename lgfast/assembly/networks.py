@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from lgfast.config import Config, from_dict, to_dict
+from lgfast.assembly.cost import check_cost
+from lgfast.config import Config, GuidanceConfig, from_dict, to_dict
 from lgfast.data.image_set import LabelledImages
 from lgfast.fusion import fuse, fuse_layers
 from lgfast.guidance import GuidedStudent
 from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
 from lgfast.models.mimetic import init_mimetic
-from lgfast.models.taps import count_blocks, default_layers, resolve_layer
+from lgfast.models.patches import covered_sizes
+from lgfast.models.taps import ImageSizeError, count_blocks, default_layers, resolve_layer, run_zero_image
 from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 
 
@@ -31,10 +34,9 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
             **overrides,
         )
     except ValueError as error:
-        if not overrides:
-            raise
-        asked = ", ".join(f"model.{name}={value}" for name, value in overrides.items())
-        raise ValueError(f"{error} (asked for: {asked}; --set model.KEY=none leaves a key to the model)") from error
+        given = ", ".join(f"model.{name}={value}" for name, value in overrides.items())
+        hint = f" (asked for: {given}; --set model.KEY=none leaves a key to the model)" if overrides else ""
+        raise ValueError(f"model.name: {error}{hint}") from error
     if options.init == "mimetic":
         init_mimetic(model)
     if options.attention == "fused":
@@ -44,18 +46,41 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
 
 def build_student(config: Config, num_classes: int, teacher: TargetSource | None) -> GuidedStudent:
     """The network with its taps and projections; without them where there is no guidance."""
+    check_cost(config, num_classes)
     model = build_model(config, num_classes)
+    check_covered(config, model)
     compiled = config.step.compile == "on"
     if config.step.fused_layers == "on":
         fuse_model_layers(model)
     if config.distill.mode != "none" and hasattr(model, "set_distilled_training"):
         model.set_distilled_training(True)  # two heads in training, their mean in evaluation
-    if teacher is None or config.guidance.weight == 0:
-        return GuidedStudent(model, compiled=compiled)
-    layers = guided_layers(config, model)
-    channels = teacher.channels(config.augment.teacher_size)
     size, transform = config.augment.image_size, config.guidance.transform
-    return GuidedStudent(model, layers, channels, size, transform, compiled=compiled)
+    try:
+        if teacher is None or config.guidance.weight == 0:
+            run_zero_image(model, size)
+            return GuidedStudent(model, compiled=compiled)
+        layers = guided_layers(config, model)
+        channels = teacher.channels(config.augment.teacher_size)
+        return GuidedStudent(model, layers, channels, size, transform, compiled=compiled)
+    except ImageSizeError as error:
+        raise ValueError(f"augment.image_size: model.name={error}") from error
+
+
+def check_student(config: Config, num_classes: int) -> None:
+    """Raise the ValueError of a network that cannot be trained, where its teacher would be trained first."""
+    student = build_student(dataclasses.replace(config, guidance=GuidanceConfig(weight=0)), num_classes, None)
+    if config.guidance.weight > 0:
+        guided_layers(config, student.model)
+
+
+def check_covered(config: Config, model: nn.Module) -> None:
+    """Raise a ValueError where the patches leave rows and columns of every image out."""
+    size = config.augment.image_size
+    if near := covered_sizes(model, size):
+        raise ValueError(
+            f"augment.image_size: the patches of {config.model.name} leave rows and columns of images of {size}x{size} "
+            f"out; use {' or '.join(map(str, near))}, or another model.patch_size"
+        )
 
 
 def fuse_model_layers(model: nn.Module) -> None:

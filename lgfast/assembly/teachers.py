@@ -12,7 +12,7 @@ from torch import nn
 
 from lgfast.assembly.device import resolve_precision
 from lgfast.assembly.images import stored_side
-from lgfast.assembly.networks import load_trained
+from lgfast.assembly.networks import check_student, load_trained
 from lgfast.config import Config, digest, load_recipe, to_dict
 from lgfast.data.image_set import LabelledImages
 from lgfast.guidance import Teacher
@@ -56,6 +56,8 @@ def teacher_source(config: Config, images: LabelledImages, train: Callable[[Conf
     if config.teacher.checkpoint != "auto":
         return user_path(config.teacher.checkpoint)
     teacher, run_dir = teacher_config(config), teacher_folder(config, images)
+    if not (run_dir / "result.json").exists():
+        check_student(config, images.num_classes)
     run_dir.mkdir(parents=True, exist_ok=True)
     refuse_strangers(run_dir, owners(cache_folder(config)))
     with file_lock(run_dir / "lock"):

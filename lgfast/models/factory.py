@@ -78,13 +78,18 @@ def build(name: str, args: dict, drop_path_rate: float) -> nn.Module:
     if drop_path_rate > 0:
         try:
             return timm.create_model(name, drop_path_rate=drop_path_rate, **args)
-        except (TypeError, AssertionError) as error:  # an argument the model lacks, or a value it refuses
+        except Exception as error:  # an argument the model lacks, or a value it refuses
             if "drop_path_rate" not in str(error):
-                raise ValueError(f"create_model: {name}: {error}") from error
+                raise ValueError(refused(name, error)) from error
     try:
         return timm.create_model(name, **args)
-    except (TypeError, AssertionError) as error:
-        raise ValueError(f"create_model: {name}: {error}") from error
+    except Exception as error:
+        raise ValueError(refused(name, error)) from error
+
+
+def refused(name: str, error: Exception) -> str:
+    """The error text for what a constructor raised, of whatever kind, in one line."""
+    return f"create_model: {name}: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def unknown_model(name: str) -> str:

@@ -16,6 +16,10 @@ REORDERED = ("Hiera", "Nest")
 TokenMap = tuple[Tensor, tuple[int, int]]
 
 
+class ImageSizeError(ValueError):
+    """A model cannot take images of the size asked for."""
+
+
 class FeatureTaps:
     """Forward hooks that keep the outputs of chosen blocks until they are taken.
 
@@ -195,7 +199,7 @@ def run_zero_image(model: nn.Module, image_size: int, forward=None):
     """One evaluation-mode forward of zeros; modes, statistics and random state stay as they were.
 
     Raises:
-        ValueError: the model cannot take images of that size.
+        ImageSizeError: the model cannot take images of that size.
     """
     like = next(model.parameters())
     in_chans = getattr(model, "in_chans", 3)
@@ -203,8 +207,9 @@ def run_zero_image(model: nn.Module, image_size: int, forward=None):
     with evaluation_mode(model):
         try:
             return (forward or model)(images)
-        except RuntimeError as error:
-            raise ValueError(f"{architecture(model)}: cannot run at image size {image_size}: {error}") from error
+        except Exception as error:  # models check their input in many ways
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ImageSizeError(f"{architecture(model)}: cannot run at image size {image_size}: {reason}") from error
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""What a step costs where a configuration asks for an unusual size: said before it is paid.
+
+Counted by a forward pass on torch's meta device, which computes shapes alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lgfast.config import Config
+from lgfast.models import create_model
+
+MOST_FLOP = 1e17  # of a step: minutes on the fastest GPU, days on a CPU
+MUCH_FLOP = {"cpu": 1e13, "cuda": 1e15}  # of a step that is worth a word
+MUCH_BYTES = 4 << 30
+
+
+def check_cost(config: Config, num_classes: int) -> None:
+    """Warn of a step that takes long or much memory; a ValueError for one that no machine ends in reasonable time."""
+    if not is_unusual(config):
+        return
+    augment, batch = config.augment, config.data.batch_size
+    num_bytes = batch * 3 * augment.image_size**2 * 4
+    flop = 3 * batch * forward_flop(config, num_classes)  # the backward pass takes twice the forward
+    text = (
+        f"augment.image_size={augment.image_size}, model.name={config.model.name}"
+        + "".join(f", model.{name}={value}" for name, value in config.model.shape_overrides().items())
+        + f": a step of {batch} images (data.batch_size) takes about {flop / 1e12:,.1f} TFLOP, its images alone "
+        f"{num_bytes / 2**30:.1f} GiB in float32"
+    )
+    if flop > MOST_FLOP:
+        raise ValueError(f"{text}; no machine ends that in reasonable time: lower one of them")
+    device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
+    if flop > MUCH_FLOP[device] or num_bytes > MUCH_BYTES:
+        warnings.warn(text, stacklevel=2)
+
+
+def is_unusual(config: Config) -> bool:
+    """Beyond what models on small images have; counting takes a moment, which other runs need not wait for."""
+    model = config.model
+    tokens = (config.augment.image_size // (model.patch_size or 16)) ** 2
+    return tokens > 1024 or (model.depth or 0) > 48 or (model.embed_dim or 0) > 2048
+
+
+def forward_flop(config: Config, num_classes: int) -> float:
+    """Operations of one image's forward pass; 0 for a model that the meta device cannot run."""
+    size = config.augment.image_size
+    try:
+        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model = create_model(config.model.name, num_classes, size, **config.model.shape_overrides()).eval()
+            model(torch.zeros(1, getattr(model, "in_chans", 3), size, size))
+    except Exception:  # what does not fit is said where the model is built
+        return 0.0
+    return counter.get_total_flops()
