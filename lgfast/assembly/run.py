@@ -23,7 +23,7 @@ from lgfast.assembly.teachers import load_teacher, teacher_source
 from lgfast.config import FREE_ON_RESUME, Config, dump_yaml, load_yaml, replace
 from lgfast.guidance.teacher import TargetSource, Teacher
 from lgfast.optim.build import build_optimizer, clips_itself
-from lgfast.records.checkpoint import atomic_path, load_weights, read_weights
+from lgfast.records.checkpoint import WriteError, atomic_path, load_weights, read_weights
 from lgfast.records.result import Result, read_result
 from lgfast.runtime import ranks
 from lgfast.runtime.allocator import keep_freed_memory
@@ -63,8 +63,19 @@ def train_run(
             trainer = build_trainer(own, splits, targets, device, interrupt, loaders)
         if resume:
             continue_run(trainer)
-        trainer.fit()
-        return report(config, run_dir, trainer, splits, device, teacher_run, time.perf_counter() - started)
+        with contextlib.nullcontext() if alone else saying_how_to_go_on(run_dir):
+            trainer.fit()
+            return report(config, run_dir, trainer, splits, device, teacher_run, time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def saying_how_to_go_on(run_dir: Path) -> Iterator[None]:
+    """What could not be written is named with the command that goes on once there is room."""
+    try:
+        yield
+    except WriteError as error:
+        way_on = f"make room for it, then continue with: python -m lgfast.train --resume {run_dir}"
+        raise WriteError(error.fact, way_on) from error
 
 
 def continue_run(trainer: Trainer) -> None:

@@ -19,7 +19,7 @@ from lgfast.guidance import Teacher
 from lgfast.models.pycls_weights import model_from_pycls
 from lgfast.models.stages import teacher_stages
 from lgfast.models.taps import architecture
-from lgfast.records.checkpoint import CheckpointError
+from lgfast.records.checkpoint import CheckpointError, WriteError
 from lgfast.runtime.interrupt import Interrupted
 from lgfast.runtime.locks import file_lock
 from lgfast.runtime.paths import cache_home, user_path
@@ -67,6 +67,8 @@ def teacher_source(config: Config, images: LabelledImages, train: Callable[[Conf
                 train(dataclasses.replace(teacher, run_dir=str(run_dir)))
             except Interrupted as stop:
                 raise Interrupted(stop.checkpoint, stop.run_dir, SAME_COMMAND) from None
+            except WriteError as error:
+                raise WriteError(error.fact, f"make room for it, then {SAME_COMMAND}") from error
             except ValueError as error:
                 raise ValueError(f"teacher.recipe: {config.teacher.recipe} cannot be trained: {error}") from error
     return run_dir

@@ -25,7 +25,16 @@ class CheckpointError(ValueError):
 
 
 class WriteError(CheckpointError):
-    """A file could not be written: a full disk, or no permission. What was written before is intact."""
+    """A file could not be written: a full disk, or no permission. What was written before is intact.
+
+    Args:
+        fact: which file, and why not.
+        way_on: what to do, where that is known.
+    """
+
+    def __init__(self, fact: str, way_on: str = "") -> None:
+        super().__init__(f"{fact}; {way_on}" if way_on else fact)
+        self.fact = fact
 
 
 @contextlib.contextmanager
@@ -42,9 +51,7 @@ def atomic_path(path: Path):
             shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
-        raise WriteError(
-            f"could not write {path}: {error.strerror or error}; earlier checkpoints are intact"
-        ) from error
+        raise WriteError(f"could not write {path}: {error.strerror or error}; what was there is intact") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -74,6 +81,18 @@ def write_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, Any]
         path.chmod(mode)
     except SafetensorError as error:  # safetensors reports I/O failures as its own type
         raise OSError(str(error)) from error
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """torch.save, with an OSError where the disk fails; torch reports it as a RuntimeError without the reason."""
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__context__
+        raise reason or OSError(str(error).splitlines()[0]) from error
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -133,10 +152,7 @@ class CheckpointStore:
         with atomic_path(path) as temporary:
             temporary.mkdir()
             write_weights(temporary / "model.safetensors", model.state_dict(), metadata)
-            try:
-                torch.save(state, temporary / "resume.pt")
-            except RuntimeError as error:  # torch's writer reports I/O failures as RuntimeError
-                raise OSError(str(error).splitlines()[0]) from error
+            write_state(temporary / "resume.pt", state)
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old)
         return path

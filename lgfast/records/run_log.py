@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lgfast.records.checkpoint import WriteError
+from lgfast.records.events import EventFile
 
 EPOCH_COLUMNS = (
     "epoch", "lr", "loss", "cls_loss", "guidance_loss", "distill_loss", "train_top1", "val_top1", "val_top5",
@@ -27,26 +31,24 @@ class MetricsLog:
     def __init__(self, run_dir: Path, tensorboard: bool = True) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.jsonl, self.csv = run_dir / "metrics.jsonl", run_dir / "summary.csv"
-        self._writer = summary_writer(run_dir) if tensorboard else None
+        self._events = EventFile(run_dir / "tensorboard") if tensorboard else None
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append one line; non-finite numbers become null, which JSON can hold."""
         row = {"kind": kind, "step": step} | {k: finite_or_none(v) for k, v in values.items()}
-        with self.jsonl.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        if self._writer is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+        append(self.jsonl, json.dumps(row) + "\n")
+        if self._events is not None:
+            scalars = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
+            self._events.write(step, scalars)
 
     def write_epoch(self, row: dict[str, Any]) -> None:
         """Append one row; columns that an epoch does not have (no evaluation) stay empty."""
-        is_new = not self.csv.exists()
-        with self.csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=EPOCH_COLUMNS, lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=EPOCH_COLUMNS, lineterminator="\n")
+        if not self.csv.exists():
+            writer.writeheader()
+        writer.writerow(row)
+        append(self.csv, text.getvalue())
 
     def position(self) -> dict[str, int]:
         """Sizes in bytes, stored in a checkpoint so that a resumed run drops what was written after it."""
@@ -60,8 +62,8 @@ class MetricsLog:
                     path.unlink()
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._events is not None:
+            self._events.close()
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,14 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def summary_writer(run_dir: Path) -> Any:
-    """TensorBoard writer, or None where the package is missing."""
+def append(path: Path, text: str) -> None:
+    """Append to a file of a run.
+
+    Raises:
+        WriteError: it cannot be written; what the file had before is intact, perhaps with a part of the text after it.
+    """
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(run_dir / "tensorboard"))
+        with path.open("a", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise WriteError(f"could not write {path}: {error.strerror or error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from lgfast._extension import refusal
 from lgfast.runtime.compilation import compiler_failure
+from lgfast.runtime.printable import printable
 
 PACKAGE = Path(__file__).parents[1]
 Main = Callable[[Sequence[str] | None], int]
@@ -53,7 +55,7 @@ def format_warning(
 ) -> str:
     """What this package warns of, as one line; others keep the place in the code that they point at."""
     if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
-        return f"warning: {message}\n"
+        return f"warning: {lines(str(message))}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
@@ -68,8 +70,13 @@ def answer(main: Main, argv: Sequence[str] | None) -> int:
         if not message:
             raise
         log_traceback(error)
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {lines(message)}", file=sys.stderr)
         return 2
+
+
+def lines(message: str) -> str:
+    """A message as it may be printed, whatever names of files it holds."""
+    return "\n".join(map(printable, message.split("\n")))
 
 
 def is_stdout_closed() -> bool:
@@ -87,4 +94,5 @@ def log_traceback(error: Exception) -> None:
     folder = Path("runs")
     if folder.is_dir():
         text = "".join(traceback.format_exception(error))
-        (folder / "last_error.txt").write_text(text, errors="backslashreplace")
+        with contextlib.suppress(OSError):  # a full disk, perhaps the very error
+            (folder / "last_error.txt").write_text(text, errors="backslashreplace")

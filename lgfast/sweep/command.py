@@ -186,7 +186,9 @@ def work(
     except Exception as error:
         if not may_pass(error):
             raise
-        raise ValueError(f"{error}; mend that, then continue with: {join_command(study, out)}") from error
+        raise ValueError(
+            f"{getattr(error, 'fact', error)}; mend that, then continue with: {join_command(study, out)}"
+        ) from error
 
 
 def run_worker(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag, on_change) -> None:

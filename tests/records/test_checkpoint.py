@@ -105,7 +105,10 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path):
     run = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=True)
     lines = run.stdout.splitlines()
     assert len(lines) == 2
-    assert all("could not write" in line and "earlier checkpoints are intact" in line for line in lines)
+    for line, step in zip(lines, (2, 3), strict=True):
+        place = f"{tmp_path}/checkpoints/step_{step:08d}"
+        assert line.startswith(f"refused: could not write {place}: ") and "File too large" in line
+        assert line.endswith("what was there is intact")
     store = CheckpointStore(Path(tmp_path))
     assert [path.name for path in store.all()] == ["step_00000001"]
     assert [path.name for path in store.folder.iterdir()] == ["step_00000001"]  # nothing half-written stays

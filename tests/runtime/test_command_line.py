@@ -34,6 +34,20 @@ def test_an_error_that_can_be_mended_is_one_line(error, tmp_path, monkeypatch, c
     assert (tmp_path / "runs" / "last_error.txt").read_text().startswith("Traceback")
 
 
+def test_an_error_steers_no_terminal_and_needs_no_disk(tmp_path, monkeypatch, capsys):
+    """Its message may hold names of any files; the full disk may be what it says."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "last_error.txt").symlink_to("/dev/full")
+
+    @command_line
+    def main(argv=None):
+        raise ValueError("a\x1b[2Jb.png is broken\nlower it")
+
+    assert main([]) == 2
+    assert capsys.readouterr().err == "error: a\\x1b[2Jb.png is broken\nlower it\n"
+
+
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error"), KeyError("x"), BrokenPipeError("a worker's")])
 def test_other_errors_keep_their_traceback(error, tmp_path, monkeypatch):
     @command_line
