@@ -137,8 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from lgfast.records.result import read_result
 
         if options.resume and (done := read_result(options.resume)):
-            print(f"{options.resume} is already complete")
-            print_result(done)
+            if ranks.is_speaker():
+                print(f"{options.resume} is already complete")
+                print_result(done)
             return 0
         if options.resume:
             threads.compute_as_before(options.resume)

@@ -155,13 +155,14 @@ class Worker:
             if len(own) < len(runs):  # then their folders are gone too, which is an error in itself
                 print(f"{len(runs) - len(own)} runs were given to another worker, as this one stood still", flush=True)
                 self.give_back(own)
-            elif may_pass(error):
-                self.give_back(own)
-                raise error
-            else:
+                return
+            if not may_pass(error):
                 self.fail(own, error)
-        except (StorageInternalError, OperationalError):  # the study is away, perhaps as the first error said
-            raise error from None
+                return
+            self.give_back(own)
+        except (OSError, StorageInternalError, OperationalError) as away:  # the study too: then the runs count as lost
+            raise error from away
+        raise error
 
     def make_room(self, runs: list[Run], error: torch.OutOfMemoryError) -> None:
         """Give back a group that does not fit the memory and take half as many trials from now on; a trial that does

@@ -4,6 +4,7 @@ import csv
 import errno
 
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
 from lgfast.config import replace
 from lgfast.records.checkpoint import WriteError
@@ -80,6 +81,23 @@ def test_an_error_of_the_runs_own_fails_them(study, tmp_path, monkeypatch, error
     monkeypatch.setattr(worker, "run_group", broken)
     work(study, tmp_path)
     assert states(study) == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "first"), ValueError("first")])
+def test_the_first_error_is_told_though_the_study_is_away_too(study, tmp_path, monkeypatch, error):
+    def broken(*_):
+        raise error
+
+    def away(*_):
+        raise OSError(errno.EIO, "second")
+
+    runs = study.claim()
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "run_group", broken)
+        patch.setattr(JournalFileBackend, "append_logs", away)
+        with pytest.raises(type(error), match="first") as caught:
+            Worker(study, tmp_path, {}, InterruptFlag(), lambda: None).run(runs)
+        assert may_pass(caught.value)
 
 
 def test_what_may_pass_is_known_by_its_cause():

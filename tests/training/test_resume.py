@@ -106,10 +106,13 @@ def test_changed_images_are_refused(reference, monkeypatch):
         train_run(replace(config, {"teacher.checkpoint": str(reference[1].teacher_run)}), resume=True)
 
 
-def test_resuming_a_finished_run_says_so(reference, capsys):
+def test_resuming_a_finished_run_says_so(reference, capsys, monkeypatch):
     _, expected = reference
     assert main(["--resume", expected.run_dir]) == 0
     assert "already complete" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")  # of the ranks that torchrun starts the first one alone speaks
+    assert main(["--resume", expected.run_dir]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_resuming_a_folder_without_a_run_is_refused(tmp_path, capsys):
