@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lgfast.data.cache_file import UselessCacheError, explained, open_cache, read_cache, read_footer, write_cache
+from lgfast.data.cache_size import announcement
 from lgfast.data.decode import AS_STORED, Decoding, check_side, decode_image, map_in_order, show_progress
 from lgfast.data.errors import some
 from lgfast.data.image_set import ImageSet
@@ -135,6 +136,8 @@ def open_good_cache(
 def build_cache(path: Path, source: Source, fingerprint: str, skip_broken: bool, decoding: Decoding) -> None:
     records, skipped, start = source.read(), [], time.monotonic()
     check_labels(records.labels, len(source.class_names), source.folder)
+    if source.images:
+        print(announcement(source.name, source.images, decoding), file=sys.stderr)
     description = {"fingerprint": fingerprint, "skipped": skipped}  # `skipped` fills up while images are decoded
     decoded = decode_records(records, source.name, skipped if skip_broken else None, decoding)
     write_cache(path, source.name, decoded, source.class_names, description)

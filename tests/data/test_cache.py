@@ -9,9 +9,10 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 
-from lgfast.data import cache, cache_file, load_dataset
-from lgfast.data.decode import map_in_order
+from lgfast.data import cache, cache_file, cache_size, load_dataset
+from lgfast.data.decode import AS_STORED, Decoding, map_in_order
 from lgfast.runtime.shared_files import owners
 from tests.data.layouts import write_folder, write_tiny_imagenet
 
@@ -282,3 +283,34 @@ def test_progress_prints_lines_off_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr("lgfast.data.decode.SECONDS_BETWEEN_LINES", -1.0)
     assert list(cache.show_progress([1, 2], 2, "decoding x")) == [1, 2]
     assert capsys.readouterr().err == "decoding x: 1 of 2\ndecoding x: 2 of 2\n"
+
+
+@pytest.mark.parametrize("decoding", [AS_STORED, Decoding(stored_side=4)])
+def test_the_size_is_said_before_anything_is_written(tree, monkeypatch, capsys, decoding):
+    paths = sorted((tree / "train").rglob("*.png"))
+
+    def fail(*_):
+        raise OSError("nothing is written")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="nothing"):
+        patch.setattr(cache, "write_cache", fail)
+        load_dataset("folder", tree, decoding=decoding)
+    assert capsys.readouterr().err.startswith("decoding 6 images of tree-train, about 0 MB")
+    load = load_dataset("folder", tree, decoding=decoding)
+    assert cache_size.estimated_bytes(paths, decoding) == load.pixels.numel()
+    monkeypatch.setattr(cache_size, "MUCH", 0)
+    os.mkfifo(tree / "train" / "cat" / "pipe.png")
+    (tree / "train" / "cat" / "broken.png").write_bytes(b"broken")
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="skipped 2"):
+        load_dataset("folder", tree, decoding=decoding, skip_broken=True)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("decoding 8 images of tree-train, about 0 MB")
+    assert first.endswith("than the views can use)") == (decoding == AS_STORED)
+
+
+def test_some_sizes_stand_for_all(tmp_path):
+    """2,000 files of one size: a few are opened."""
+    path = tmp_path / "image.png"
+    Image.new("RGB", (100, 50)).save(path)
+    assert cache_size.estimated_bytes([path] * 2000, AS_STORED) == 2000 * 15_000

@@ -1,0 +1,42 @@
+"""How much a cache of decoded images will take, said before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from lgfast.data.decode import Decoding, stored_size
+from lgfast.data.formats import formats
+
+SAMPLE = 64  # files whose sizes stand for all
+MUCH = 1 << 30
+
+
+def announcement(name: str, paths: Sequence[Path], decoding: Decoding) -> str:
+    """What is going to be decoded and stored, in a line."""
+    num_bytes = estimated_bytes(paths, decoding)
+    text = f"decoding {len(paths)} images of {name}, about {num_bytes / 1e6:,.0f} MB"
+    if num_bytes > MUCH and decoding.stored_side == 0:
+        text += " (data.stored_side=none keeps no more of them than the views can use)"
+    return text
+
+
+def estimated_bytes(paths: Sequence[Path], decoding: Decoding) -> int:
+    """Bytes of all pixels, from the sizes that some of the files state; 0 where none does."""
+    sizes = [size for path in paths[:: max(1, len(paths) // SAMPLE)] if (size := stated_size(path)) is not None]
+    stored = [stored_size(size, decoding.stored_side) or size for size in sizes]
+    mean = sum(3 * width * height for width, height in stored) / max(1, len(stored))
+    return round(mean * len(paths))
+
+
+def stated_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) in the header of a file, which is not decoded; None where there is none to read."""
+    try:
+        if not path.is_file():
+            return None
+        with Image.open(path, formats=formats()) as image:
+            return image.size
+    except Exception:  # decoding says what is wrong
+        return None
