@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from lgfast.assembly.device import resolve_device
-from lgfast.assembly.images import load_images
+from lgfast.assembly.images import load_images, load_splits
 from lgfast.assembly.loaders import eval_loader
 from lgfast.assembly.networks import Trained, load_trained
 from lgfast.config import Config, replace
 from lgfast.data.errors import some
+from lgfast.data.sources.image_folder import is_flat
 from lgfast.models.pycls_weights import model_from_pycls, pycls_image_size, pycls_model_name
 from lgfast.records.checkpoint import CheckpointError
 from lgfast.runtime.command_line import command_line
@@ -59,8 +61,23 @@ def evaluate_trained(
             f"{checkpoint} was trained for {trained.num_classes} classes, {config.data.dataset} in {config.data.root} "
             f"has {images.num_classes}{which}; pass --dataset and --root of the data it was trained on"
         )
+    if split == "test":
+        warn_of_new_split(config, trained)
     target = resolve_device(device)
     return evaluate(trained.model.to(target), eval_loader(config, images.relabel(names), target), target)
+
+
+def warn_of_new_split(config: Config, trained: Trained) -> None:
+    """Says where the test part of a folder of classes alone is not the one that was kept from training."""
+    data = config.data
+    if data.dataset != "folder" or not trained.content_hash or not is_flat(user_path(data.root)):
+        return
+    if load_splits(config).train.content_hash != trained.content_hash:
+        warnings.warn(
+            f"{data.root} does not hold the images of the training, or no longer those alone: some that are tested now "
+            "may have been trained on, and only their share is tested; put new images into <root>/test/<class>",
+            stacklevel=2,
+        )
 
 
 def load_checkpoint(checkpoint: str, weights: str = "best") -> Trained:

@@ -101,7 +101,8 @@ def print_result(result: Result) -> None:
     chosen = f"(epoch {result.best_epoch}, chosen on {result.selected_on})"
     print(f"student test accuracy   {result.test_top1:6.2f} %   {chosen}")
     print(f"          last epoch    {result.last_test_top1:6.2f} %")
-    print(f"{result.seconds:.0f} s; metrics, curves and weights are in {result.run_dir}", flush=True)
+    print(f"{result.seconds:.0f} s; metrics, curves and weights are in {result.run_dir}")
+    print(result.verdict(), flush=True)
 
 
 def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 from lgfast import _extension
-from lgfast.config import Config
+from lgfast.config import Config, replace
 from lgfast.data import load_dataset, load_files, split_holdout
 from lgfast.data.dali_loader import require_dali
 from lgfast.data.decode import Decoding
 from lgfast.data.errors import some
 from lgfast.data.image_set import LabelledImages
 from lgfast.ops.augment import largest_source_side
+from lgfast.records.checkpoint import atomic_path
 
+FEWEST_EPOCHS = 20  # where their number follows from the number of images
 HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed
 
 
@@ -29,18 +33,27 @@ class DataSplits:
 
 def load_images(config: Config, split: str) -> LabelledImages:
     """One split of the dataset, cut to the configured number of images; nothing is decoded for the dali loader."""
+    return limited(config, split, load_whole(config, split))
+
+
+def limited(config: Config, split: str, images: LabelledImages) -> LabelledImages:
+    limit = config.data.train_limit if split == "train" else config.data.test_limit
+    return images.limit(limit) if 0 < limit < len(images) else images
+
+
+def load_whole(config: Config, split: str) -> LabelledImages:
+    """One split of the dataset with all its images."""
     data = config.data
     load = load_files if data.loader == "dali" else load_dataset
-    images = load(
+    return load(
         data.dataset,
         data.root,
         split,
         download=data.download,
         skip_broken=data.skip_broken,
         decoding=decoding(config),
+        test_fraction=data.test_fraction,
     )
-    limit = data.train_limit if split == "train" else data.test_limit
-    return images.limit(limit) if 0 < limit < len(images) else images
 
 
 def decoding(config: Config) -> Decoding:
@@ -64,19 +77,59 @@ def stored_side(config: Config) -> int:
 def load_splits(config: Config) -> DataSplits:
     if config.data.loader == "dali":
         require_dali()
-    train, test = load_images(config, "train"), load_images(config, "test")
-    if train.class_names != test.class_names:  # labels would mean one thing in training and another in the test
-        odd = sorted(set(train.class_names) ^ set(test.class_names))
-        raise ValueError(
-            f"data.root: {train.name} and {test.name} were read with other classes ({some(odd)}); start again when "
-            f"nothing changes in {config.data.root} any more"
-        )
+    train, test = load_whole(config, "train"), load_whole(config, "test")
+    check_classes(config, train, test)
+    train, test = limited(config, "train", train), limited(config, "test", test)
     select = test
     if config.eval.protocol == "holdout":
         train, select = split_holdout(train, config.eval.holdout_fraction, HOLDOUT_SEED)
     if empty := train.empty_classes():
         warnings.warn(f"{train.name}: {len(empty)} classes without a training image: {some(empty)}", stacklevel=2)
     return DataSplits(train, select, test)
+
+
+def check_classes(config: Config, train: LabelledImages, test: LabelledImages) -> None:
+    """Raises ValueError for parts that do not fit together; warns of a class that is not tested."""
+    if train.class_names != test.class_names:  # labels would mean one thing in training and another in the test
+        odd = sorted(set(train.class_names) ^ set(test.class_names))
+        raise ValueError(
+            f"data.root: {train.name} and {test.name} were read with other classes ({some(odd)}); start again when "
+            f"nothing changes in {config.data.root} any more"
+        )
+    if config.data.dataset != "folder":  # published sets are as they are
+        return
+    if empty := train.empty_classes():
+        raise ValueError(
+            f"data.root: {len(empty)} class folders of {config.data.root} have no image to train on ({some(empty)}); "
+            "add images of a kind that is read, or remove the folders"
+        )
+    if empty := test.empty_classes():
+        warnings.warn(f"{test.name}: {len(empty)} classes without a test image: {some(empty)}", stacklevel=2)
+
+
+def settle_epochs(config: Config, splits: DataSplits | None = None) -> Config:
+    """The configuration with a number of epochs, which follows from the number of images where epochs is 0."""
+    if config.epochs > 0:
+        return config
+    num_images = len((splits or load_splits(config)).train)
+    steps_per_epoch = max(1, num_images // config.data.batch_size)
+    return replace(config, {"epochs": max(FEWEST_EPOCHS, math.ceil(config.min_steps / steps_per_epoch))})
+
+
+def record_parts(run_dir: Path, splits: DataSplits) -> None:
+    """Writes which image file is in which part of a run, where the files are known, to images.csv."""
+    parts = {"train": splits.train, "test": splits.test}
+    if splits.select is not splits.test:
+        parts["validation"] = splits.select
+    with (
+        atomic_path(run_dir / "images.csv") as path,
+        path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        rows = csv.writer(file)
+        rows.writerow(("part", "class", "file"))
+        for part, images in parts.items():
+            for image_path, label in zip(images.paths or (), images.labels.tolist(), strict=False):
+                rows.writerow((part, images.class_names[label], image_path))
 
 
 def describe_splits(config: Config, splits: DataSplits) -> str:

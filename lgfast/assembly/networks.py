@@ -120,6 +120,7 @@ class Trained(NamedTuple):
     class_names: tuple[str, ...]  # (): the file holds none
     config: Config
     about: str = ""  # which weights these are, where a file holds several
+    content_hash: str = ""  # of the training images; "": not known
 
 
 def load_trained(source: Path | str) -> Trained:
@@ -143,7 +144,8 @@ def load_trained(source: Path | str) -> Trained:
     except ValueError as error:
         raise CheckpointError(f"{path}: the header's configuration is not one of this version: {error}") from error
     load_weights(model, weights, path)
-    return Trained(model, len(class_names), tuple(class_names), trained)
+    content_hash = str(header.get("content_hash", ""))
+    return Trained(model, len(class_names), tuple(class_names), trained, content_hash=content_hash)
 
 
 def is_names(value: Any) -> bool:

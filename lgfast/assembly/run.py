@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lgfast.assembly.device import resolve_device, resolve_precision
-from lgfast.assembly.images import DataSplits, describe_splits, load_splits
+from lgfast.assembly.images import DataSplits, describe_splits, load_splits, record_parts, settle_epochs
 from lgfast.assembly.loaders import Loaders, build_loaders, eval_loader
 from lgfast.assembly.networks import build_student, weights_metadata
 from lgfast.assembly.targets import target_source
@@ -31,7 +31,7 @@ from lgfast.runtime.environment import describe_environment
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.runtime.paths import user_path
 from lgfast.step import Objective, TrainMeter, TrainStep
-from lgfast.training.evaluation import evaluate
+from lgfast.training.evaluation import evaluate, evaluate_classes
 from lgfast.training.loop import Trainer
 
 
@@ -48,6 +48,7 @@ def train_run(
     started = time.perf_counter()
     device, config = resolve_device(config.device), resolve_precision(config)
     splits = load_splits(config)
+    config = settle_epochs(config, splits)
     if config.log.print_epochs and not alone and ranks.is_speaker():
         print(describe_splits(config, splits), flush=True)
     teacher, teacher_run = prepare_teacher(config, splits, device, interrupt)
@@ -64,6 +65,8 @@ def train_run(
         if resume:
             continue_run(trainer)
         with contextlib.nullcontext() if alone else saying_how_to_go_on(run_dir):
+            if config.data.dataset == "folder" and not resume and ranks.is_writer():
+                record_parts(run_dir, splits)
             trainer.fit()
             return report(config, run_dir, trainer, splits, device, teacher_run, time.perf_counter() - started)
 
@@ -190,7 +193,7 @@ def report(
     ranks.barrier()  # the writer has written
     best_path = run_dir / "best.safetensors"
     load_weights(model, read_weights(best_path)[0], best_path)
-    best = evaluate(model, loader, device)
+    best, by_class = evaluate_classes(model, loader, device, splits.test.class_names)
     result = Result(
         run_dir=str(run_dir),
         test_top1=best["top1"],
@@ -202,6 +205,7 @@ def report(
         seconds=seconds,
         teacher_run=str(teacher_run) if teacher_run else None,
         teacher_test_top1=teacher_test_top1(teacher_run),
+        class_top1=by_class,
     )
     if ranks.is_writer():
         with atomic_path(run_dir / "result.json") as temporary:

@@ -42,7 +42,8 @@ FIRST_KEYS = {
     "step": ("graph", "streams", "compile", "fused_layers", "accumulate", "ema_decay"),
     "eval": ("protocol", "holdout_fraction", "every_epochs"),
 }  # fmt: skip
-IN_THE_IMAGES = ("exif_orientation", "stored_side", "max_pixels")  # keys that the hash of the images tells
+# keys that the hash of the images tells
+IN_THE_IMAGES = ("exif_orientation", "stored_side", "test_fraction", "max_pixels")
 SAME_COMMAND = "continue with the same command: the teacher goes on where it stands, then the student begins"
 
 

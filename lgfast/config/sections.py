@@ -48,6 +48,7 @@ class DataConfig(Section):
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
     exif_orientation: bool = False  # turn image files as their EXIF tag says
     stored_side: Count | None = 0  # reduce images of a longer short side to it; 0: never; none: to what views use
+    test_fraction: Fraction = 0.2  # of each class, that is the test part of a folder without train/ and test/
     max_pixels: Pixels = 89_478_485  # refuse images of more, which fill the memory; at most 178,956,970
     # resident (native, images in memory), dali (NVIDIA DALI reads image files), timm (Pillow workers)
     loader: Literal["resident", "dali", "timm"] = "resident"
@@ -196,7 +197,8 @@ class Config(Section):
     """One training run."""
 
     name: FolderName = "digits"  # names the run folder
-    epochs: CountFromOne = 300
+    epochs: Count = 300  # 0: as many as make min_steps steps, but no fewer than 20
+    min_steps: CountFromOne = 4000
     max_steps: Count = 0  # stop after this many steps; 0: no limit
     seed: Seed = 1
     device: Device = "auto"  # auto, cpu, cuda, cuda:1

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -73,9 +74,23 @@ def cached(
                 found = read_cache(file, footer), footer["source"]["skipped"]
     image_set, skipped = found
     warn_skipped(source.name, skipped)
-    if source.images and len(image_set) == len(source.images):
-        image_set = replace(image_set, paths=source.images)
+    paths = without(source.images, skipped)
+    if len(paths) == len(image_set):  # else they are no image files
+        image_set = replace(image_set, paths=paths)
     return within_side(image_set, decoding.max_side, skip_broken)
+
+
+def without(paths: Sequence[Path], skipped: Sequence[str]) -> Sequence[Path]:
+    """The paths that no message of `skipped` begins with; both are in the order of the source."""
+    if not skipped:
+        return paths
+    kept, messages = [], deque(skipped)
+    for path in paths:
+        if messages and messages[0].startswith(f"{path}: "):
+            messages.popleft()
+        else:
+            kept.append(path)
+    return kept
 
 
 def cache_name(source: Source, skip_broken: bool, decoding: Decoding) -> str:

@@ -11,7 +11,7 @@ from lgfast.data.sources.chaoyang import chaoyang_source
 from lgfast.data.sources.cifar import cifar_source
 from lgfast.data.sources.digits import load_digits
 from lgfast.data.sources.flowers import flowers_source
-from lgfast.data.sources.image_folder import folder_source
+from lgfast.data.sources.image_folder import TEST_FRACTION, folder_source
 from lgfast.data.sources.source import SPLITS, Source, describe_unread
 from lgfast.data.sources.tiny_imagenet import tiny_imagenet_source
 from lgfast.runtime.paths import user_path
@@ -38,16 +38,18 @@ def load_dataset(
     skip_broken: bool = False,
     cache_dir: str | Path | None = None,
     decoding: Decoding = AS_STORED,
+    test_fraction: float = TEST_FRACTION,
 ) -> ImageSet:
     """One split of a dataset as decoded images.
 
     Args:
         name: one of DATASET_NAMES; "digits" needs no files.
-        root: folder that holds the dataset's official files (for "folder": train/ and test/ or val/).
+        root: folder that holds the dataset's official files (for "folder": train/ and test/ or val/, or classes alone).
         split: "train" or "test".
         download: fetch missing official files (CIFAR and Flowers-102; the others have no direct download).
         skip_broken: leave out images that cannot be decoded, with one warning that counts and names them.
         decoding: how image files become pixels; by default as they are stored.
+        test_fraction: share of every class that is the test part, in a "folder" that holds classes alone.
         cache_dir: where decoded images are kept; by default $LGFAST_CACHE, <root>/.lgfast_cache or ~/.cache/lgfast.
     Raises:
         FileNotFoundError: files are missing; the message says what is expected and where to get it.
@@ -59,7 +61,7 @@ def load_dataset(
     if name == "digits":
         return load_digits(split)
     root = user_path(root)
-    source = find_source(name, root, split, download)
+    source = find_source(name, root, split, download, test_fraction)
     warn_unread(source)
     folder = Path(cache_dir) if cache_dir else cache_folder(root)
     return cached(source, folder, skip_broken, decoding, is_chosen=folder != cache_beside(root))
@@ -71,10 +73,14 @@ def warn_unread(source: Source) -> None:
         warnings.warn(f"{source.name}: left out {describe_unread(source.unread)}", stacklevel=3)
 
 
-def find_source(name: str, root: Path, split: str, download: bool = False) -> Source:
+def find_source(
+    name: str, root: Path, split: str, download: bool = False, test_fraction: float = TEST_FRACTION
+) -> Source:
     """The files of a split, found and listed but not decoded."""
     if name not in SOURCES:
         raise ValueError(f"load_dataset: name must be one of {', '.join(DATASET_NAMES)}, got {name!r}")
+    if name == "folder":
+        return folder_source(root, split, test_fraction)
     if download and name in DOWNLOADABLE:
         return SOURCES[name](root, split, download=True)
     return SOURCES[name](root, split)

@@ -14,6 +14,7 @@ from lgfast.data.datasets import SPLITS, find_source, warn_unread
 from lgfast.data.decode import AS_STORED, Decoding, map_in_order, show_progress
 from lgfast.data.image_set import LabelledImages
 from lgfast.data.read import read_file
+from lgfast.data.sources.image_folder import TEST_FRACTION
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def load_files(
     download: bool = False,
     skip_broken: bool = False,
     decoding: Decoding = AS_STORED,
+    test_fraction: float = TEST_FRACTION,
 ) -> FileSet:
     """One split of a dataset of image files; arguments as `load_dataset`. Every file is read once, for the hash.
 
@@ -49,7 +51,7 @@ def load_files(
     """
     if split not in SPLITS:
         raise ValueError(f"load_files: split must be one of {', '.join(SPLITS)}, got {split!r}")
-    source = None if name == "digits" else find_source(name, Path(root).expanduser(), split, download)
+    source = None if name == "digits" else find_source(name, Path(root).expanduser(), split, download, test_fraction)
     if source is None or not source.images:
         raise ValueError(
             f"load_files: {name} is not stored as image files, which the dali loader reads; use data.loader=resident"

@@ -7,6 +7,10 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from lgfast.runtime.printable import printable
+
+MAX_NAMED = 3  # classes in a verdict
+
 
 @dataclass(frozen=True)
 class Result:
@@ -22,6 +26,18 @@ class Result:
     seconds: float
     teacher_run: str | None = None
     teacher_test_top1: float | None = None
+    class_top1: dict | None = None  # class -> test_top1 of its images, where it has some
+
+    def verdict(self) -> str:
+        """How the student stands to its teacher, and the classes that it knows least, in a line."""
+        text = f"student {self.test_top1:.2f} %"
+        if self.teacher_test_top1 is not None:
+            points = self.test_top1 - self.teacher_test_top1
+            stands = f"{abs(points):.2f} points {'ahead' if points > 0 else 'behind'}" if points else "as good"
+            text += f", its teacher {self.teacher_test_top1:.2f} %: {stands}"
+        below = [(top1, name) for name, top1 in (self.class_top1 or {}).items() if top1 < self.test_top1]
+        worst = ", ".join(f"{printable(name)} {top1:.0f} %" for top1, name in sorted(below)[:MAX_NAMED])
+        return text + (f"; worst classes: {worst}" if worst else "")
 
 
 def read_result(run_dir: Path | str) -> Result | None:

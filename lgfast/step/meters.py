@@ -82,10 +82,15 @@ class MeterReading(Reading):
 
 
 class EvalMeter:
-    """Top-1 and top-5 hits and the summed cross entropy, kept on the device."""
+    """Top-1 and top-5 hits and the summed cross entropy, kept on the device; hits of each class too, where asked.
 
-    def __init__(self, device: torch.device | str) -> None:
+    Args:
+        num_classes: of which `read_classes` tells the accuracy; 0: none.
+    """
+
+    def __init__(self, device: torch.device | str, num_classes: int = 0) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.classes = torch.zeros(2, num_classes, dtype=torch.float64, device=device)  # hits, images
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -96,9 +101,16 @@ class EvalMeter:
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         count = torch.full_like(loss, len(labels))
         self.sums += torch.stack([v.double() for v in (hits[:, 0].sum(), hits.any(1).sum(), loss, count)])
+        if self.classes.numel():
+            self.classes.index_add_(1, labels, torch.stack([hits[:, 0].double(), torch.ones_like(hits[:, 0]).double()]))
 
     def read(self) -> dict[str, float]:
         top1, top5, loss, count = ranks.total(self.sums).tolist()  # sync: once per evaluation
         if count == 0:
             raise ValueError("evaluation saw no image; check data.test_limit and the dataset's test split")
         return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "images": int(count)}
+
+    def read_classes(self) -> list[float]:
+        """Top-1 of each class in percent; not a number where it has no image."""
+        hits, images = ranks.total(self.classes)
+        return (100 * hits / images).tolist()  # sync: once per evaluation

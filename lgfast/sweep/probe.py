@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from lgfast.assembly.device import resolve_device, resolve_precision
-from lgfast.assembly.images import DataSplits, load_splits
+from lgfast.assembly.images import DataSplits, load_splits, settle_epochs
 from lgfast.assembly.loaders import build_loaders
 from lgfast.assembly.networks import build_model
 from lgfast.assembly.teachers import as_teacher, teacher_config, teacher_folder
@@ -75,6 +75,7 @@ def measure(configs: Sequence[Config]) -> float:
     device = resolve_device(configs[0].device)
     config = replace(most_demanding(configs), {"teacher.targets": "live"})  # the slowest
     splits = load_splits(config)
+    config = settle_epochs(config, splits)
     teacher = SharedTeacher(untrained_teacher(config, splits, device)) if config.needs_teacher else None
     loaders = build_loaders(config, splits, device)
     with tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,16 @@ def evaluate(
     return evaluate_all([model], loader, device, dtype)[0]
 
 
-@torch.no_grad()
+def evaluate_classes(
+    model: nn.Module, loader: Iterable[Batch], device: torch.device | str, class_names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """As `evaluate`, and the top-1 (percent) of every class that has an image, in float32."""
+    meter = EvalMeter(device, len(class_names))
+    judge([model], [meter], loader, device, torch.float32)
+    by_class = zip(class_names, meter.read_classes(), strict=True)
+    return meter.read(), {name: top1 for name, top1 in by_class if top1 == top1}
+
+
 def evaluate_all(
     models: Sequence[nn.Module],
     loader: Iterable[Batch],
@@ -30,8 +39,21 @@ def evaluate_all(
     dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, float]]:
     """`evaluate` of several models in one pass over the loader."""
-    was_training = [model.training for model in models]
     meters = [EvalMeter(device) for _ in models]
+    judge(models, meters, loader, device, dtype)
+    return [meter.read() for meter in meters]
+
+
+@torch.no_grad()
+def judge(
+    models: Sequence[nn.Module],
+    meters: Sequence[EvalMeter],
+    loader: Iterable[Batch],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> None:
+    """One pass over the loader, in eval mode; each model fills its meter."""
+    was_training = [model.training for model in models]
     autocast = torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
     for model in models:
         model.eval()
@@ -42,4 +64,3 @@ def evaluate_all(
             meter.update(logits, batch.labels)
     for model, training in zip(models, was_training, strict=True):
         model.train(training)
-    return [meter.read() for meter in meters]

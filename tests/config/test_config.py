@@ -222,8 +222,8 @@ def test_an_empty_option_is_not_taken_for_the_default(option):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epochs", "-1"], "epochs: expected 1 to 2147483647, got -1"),
-        (["--set", "epochs=-1"], "epochs: expected 1 to 2147483647, got -1"),
+        (["--epochs", "-1"], "epochs: expected 0 to 2147483647, got -1"),
+        (["--set", "epochs=-1"], "epochs: expected 0 to 2147483647, got -1"),
         (["--optim.lr", "fast"], "optim.lr: expected a number, got 'fast'"),
         (["--optim.lr"], "argument --optim.lr: expected one argument"),
         (["--optim.lr", "1", "2"], "expected an option such as --optim.lr 1e-3, got '2'"),

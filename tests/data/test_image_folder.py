@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lgfast.data import formats, load_dataset, load_files
@@ -89,7 +90,10 @@ def test_a_set_without_a_sound_image_is_refused(tmp_path):
 
 
 def test_missing_split_states_the_layout(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder train; expected <root>/train/<class>/<image>"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"no class folders; expected <root>/train/<class>/<image> .* or <root>/<class>",
+    ):
         load_dataset("folder", tmp_path)
     write_folder(tmp_path, test_name="elsewhere")
     with pytest.raises(FileNotFoundError, match="no folder test or val; expected"):
@@ -219,3 +223,62 @@ def test_names_need_not_be_utf8(tmp_path, load):
     (root / "train" / classes[1] / "1.png").write_bytes(b"broken")
     with pytest.warns(UserWarning, match=r"skipped 1 broken images: .*th.*1\.png"):
         assert len(load("folder", root, skip_broken=True)) == 5
+
+
+def write_flat(root, counts):
+    for name, count in counts.items():
+        (root / name / "sub").mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (4, 5), (i, len(name), 0)).save(root / name / ("sub" if i % 2 else "") / f"{i}.png")
+
+
+def files_of(root, split, **options):
+    files = load_files("folder", root, split, **options)
+    return [path.relative_to(root) for path in files.paths], files.labels.tolist()
+
+
+def test_classes_without_parts_are_split(tmp_path):
+    """Every image is in one part; each class gives its share, and one image at least where it has two."""
+    counts = {"ant": 20, "bee": 7, "cat": 2, "dog": 1, "eel": 50}
+    write_flat(tmp_path, counts)
+    (train, train_labels), (test, test_labels) = (files_of(tmp_path, split) for split in ("train", "test"))
+    assert sorted(train + test) == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png"))
+    assert np.bincount(test_labels, minlength=5).tolist() == [4, 1, 1, 0, 10]
+    assert np.bincount(train_labels, minlength=5).tolist() == [16, 6, 1, 1, 40]
+    assert load_dataset("folder", tmp_path, "test").labels.tolist() == test_labels
+    assert load_dataset("folder", tmp_path).class_names == tuple(counts)
+    _, half = files_of(tmp_path, "test", test_fraction=0.5)
+    assert np.bincount(half, minlength=5).tolist() == [10, 4, 1, 0, 25]
+
+
+def test_a_split_depends_on_names_alone_and_hardly_moves(tmp_path):
+    write_flat(tmp_path / "here", {"ant": 40, "bee": 40})
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    before, _ = files_of(tmp_path / "here", "test")
+    assert files_of(tmp_path / "there", "test")[0] == before
+    for i in range(5):
+        shutil.copy(tmp_path / "here" / "ant" / "0.png", tmp_path / "here" / "ant" / f"new{i}.png")
+    after, _ = files_of(tmp_path / "here", "test")
+    assert len(after) == len(before) + 1
+    old = {path for path in after if not path.name.startswith("new")}
+    assert len(old ^ set(before)) <= 3
+
+
+def test_a_split_is_cached_in_parts(tmp_path, monkeypatch):
+    write_flat(tmp_path, {"ant": 10, "bee": 10})
+    sizes = [len(load_dataset("folder", tmp_path, split)) for split in ("train", "test")]
+    monkeypatch.setattr("lgfast.data.cache.build_cache", pytest.fail)
+    assert sizes == [len(load_dataset("folder", tmp_path, split)) for split in ("train", "test")] == [16, 4]
+
+
+def test_paths_of_decoded_images_are_known_also_where_some_are_skipped(tmp_path):
+    write_folder(tmp_path)
+    paths = sorted((tmp_path / "train").rglob("*.png"))
+    for broken in (paths[0], paths[4]):
+        broken.write_bytes(b"broken")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="skipped 2"):
+            images = load_dataset("folder", tmp_path, skip_broken=True)
+        assert images.paths == [paths[i] for i in (1, 2, 3, 5)]
+        assert images.subset(torch.tensor([2, 0])).paths == [paths[3], paths[1]]
+    assert load_dataset("digits").paths is None

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -319,7 +320,14 @@ def test_classes_without_images_are_named(tmp_path, monkeypatch, loader):
         warnings.simplefilter("error")
         assert len(load_splits(config).train) == 8
     config = replace(config, {"data.root": str(lacking)})
-    with pytest.warns(UserWarning, match=r"4 classes without a training image: ant; bee; cow; \.\.\."):
+    with pytest.raises(ValueError, match=r"data.root: 4 class folders .* have no image .*\(ant; bee; cow; \.\.\."):
+        load_splits(config)
+    for name in ("ant", "bee", "cow", "emu"):
+        shutil.copy(lacking / "train" / "cat" / "0.png", lacking / "train" / name)
+    with (
+        pytest.warns(UserWarning, match=r"test: 4 classes without a test image: ant; bee; cow; \.\.\."),
+        pytest.warns(UserWarning, match=r"train: \d classes without a training image"),  # all in the holdout
+    ):
         load_splits(config)
 
 

@@ -1,6 +1,11 @@
-"""Any class-per-folder tree: <root>/train/<class>/*.jpg and <root>/test/<class>/*.jpg (or val/)."""
+"""Class-per-folder trees: <root>/train/<class>/*.jpg and <root>/test/<class>/*.jpg (or val/); or <root>/<class>/*.jpg.
 
+A tree without parts is split here: a share of every class, chosen by the names of the files, is the test part.
+"""
+
+import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lgfast.data.formats import image_suffixes, unread_suffixes
@@ -8,13 +13,22 @@ from lgfast.data.read import UnreadableError
 from lgfast.data.sources.source import Source, describe_unread, file_source
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
-EXPECTED = "expected <root>/train/<class>/<image> and <root>/test/<class>/<image> (or val/ in place of test/)"
+TEST_FRACTION = 0.2
+EXPECTED = (
+    "expected <root>/train/<class>/<image> and <root>/test/<class>/<image> (or val/ in place of test/), "
+    "or <root>/<class>/<image>"
+)
 
 
-def folder_source(root: Path, split: str) -> Source:
-    """A class-per-folder split; the classes are the sorted folder names under train/, or of a test part alone."""
-    folder = split_folder(root, split)
-    is_alone = split == "test" and not (root / "train").is_dir()
+def folder_source(root: Path, split: str, test_fraction: float = TEST_FRACTION) -> Source:
+    """A class-per-folder split; the classes are the sorted folder names under train/, or of a test part alone.
+
+    Args:
+        test_fraction: share of every class that is the test part of a tree without parts.
+    """
+    is_whole = is_flat(root)
+    folder = root if is_whole else split_folder(root, split)
+    is_alone = is_whole or (split == "test" and not (root / "train").is_dir())
     class_names = list_classes(folder if is_alone else root / "train")
     unknown = sorted(set(list_classes(folder)) - set(class_names))
     if unknown:
@@ -27,12 +41,34 @@ def folder_source(root: Path, split: str) -> Source:
     for label, class_name in enumerate(class_names):
         found = list_files(folder / class_name)
         images = [path for path in found if has_suffix(path, kinds)]
+        if is_whole:
+            images = part_of(images, root, split, test_fraction)
         unread += [path for path in found if has_suffix(path, other_kinds)]
         files += images
         labels += [label] * len(images)
     if not files:
         raise FileNotFoundError(f"{folder}: no images in its class folders; {describe_unread(unread) or EXPECTED}")
     return file_source(f"{root.name}-{split}", folder, files, labels, tuple(class_names), unread=unread)
+
+
+def is_flat(root: Path) -> bool:
+    """Whether the class folders lie in the root itself."""
+    return not any((root / name).is_dir() for names in SPLIT_FOLDERS.values() for name in names)
+
+
+def part_of(images: Sequence[Path], root: Path, split: str, test_fraction: float) -> list[Path]:
+    """The images of one class that belong to a part, at least one to each where there are two.
+
+    The hash of a file's path below the root decides, so that other places, seeds and orders change nothing, and images
+    that are added move few.
+    """
+
+    def place(path: Path) -> bytes:
+        return hashlib.blake2b(os.fsencode(path.relative_to(root))).digest()
+
+    num_test = min(max(1, round(len(images) * test_fraction)), len(images) - 1)
+    test = set(sorted(images, key=place)[: max(0, num_test)])
+    return [path for path in images if (path in test) == (split == "test")]
 
 
 def split_folder(root: Path, split: str) -> Path:
@@ -43,6 +79,8 @@ def split_folder(root: Path, split: str) -> Path:
 
 
 def list_classes(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; {EXPECTED}")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise FileNotFoundError(f"{folder}: no class folders; {EXPECTED}")
