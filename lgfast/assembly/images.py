@@ -98,6 +98,11 @@ def check_classes(config: Config, train: LabelledImages, test: LabelledImages) -
         )
     if config.data.dataset != "folder":  # published sets are as they are
         return
+    if train.num_classes < 2:
+        raise ValueError(
+            f"data.root: {config.data.root} has one class folder ({train.class_names[0]}), and nothing to tell "
+            "apart; name the folder that holds the class folders"
+        )
     if empty := train.empty_classes():
         raise ValueError(
             f"data.root: {len(empty)} class folders of {config.data.root} have no image to train on ({some(empty)}); "

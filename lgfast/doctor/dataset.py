@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lgfast.data.errors import some
+from lgfast.data.formats import image_suffixes, unread_suffixes
 from lgfast.data.sources import flowers, tiny_imagenet
+from lgfast.data.sources.image_folder import has_suffix, is_flat
 from lgfast.data.sources.source import SPLITS
 from lgfast.doctor.finding import Finding
 from lgfast.doctor.survey import Survey, survey_split
@@ -30,6 +32,7 @@ OFFICIAL = {
     "tiny_imagenet": Official(200, {"train": 100_000, "test": 10_000}, (64, 64), True),
     "chaoyang": Official(4, {"train": 4_021, "test": 2_139}, (512, 512), False),
 }
+UNEVEN, VERY_UNEVEN = 3, 10  # times as many images in the largest class as in the smallest
 DOWNLOAD_AGAIN = "download the official files again; a part is missing or this is another version"
 
 # name -> (folders it lives in, file that marks such a folder)
@@ -49,7 +52,15 @@ def find_datasets(root: Path) -> list[str]:
         for name, (folders, marker) in PLACES.items()
         if any((root / folder).is_dir() for folder in folders) or (root / marker).is_file()
     ]
-    return found or (["folder"] if (root / "train").is_dir() else [])
+    return found or (["folder"] if has_class_folders(root) else [])
+
+
+def has_class_folders(root: Path) -> bool:
+    """Whether the root holds parts with class folders, or folders with pictures."""
+    if not is_flat(root):
+        return True
+    pictures = image_suffixes() | unread_suffixes()
+    return any(has_suffix(path, pictures) for path in root.glob("[!.]*/*"))
 
 
 def inspect_dataset(name: str, root: Path) -> Iterator[Finding]:
@@ -58,13 +69,17 @@ def inspect_dataset(name: str, root: Path) -> Iterator[Finding]:
     for split in SPLITS:
         try:
             surveys.append(survey_split(name, root, split))
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             yield Finding("error", f"{split}: {error}")
+    if name == "folder" and surveys and is_flat(root):
+        yield Finding("note", "no train/ and test/: a fifth of each class is the test part, chosen by the files' names")
     for survey in surveys:
         yield from check_counts(survey, OFFICIAL.get(name))
+        yield from check_kinds(survey)
         yield from check_classes(survey, OFFICIAL.get(name))
         yield from check_broken(survey)
         yield from check_sizes(survey, OFFICIAL.get(name))
+        yield from check_orientation(survey)
         yield from check_repeats(survey, is_published=name in OFFICIAL)
     if len(surveys) == len(SPLITS):
         yield from check_overlap(*surveys, is_published=name in OFFICIAL)
@@ -94,24 +109,58 @@ def check_counts(survey: Survey, official: Official | None) -> Iterator[Finding]
 def check_classes(survey: Survey, official: Official | None) -> Iterator[Finding]:
     counts = survey.counts()
     empty = [name for name, count in zip(survey.class_names, counts, strict=True) if count == 0]
-    if empty:
-        level = "error" if survey.split == "train" else "warning"
-        yield Finding(level, f"{survey.split}: {len(empty)} classes have no image: {some(empty)}")
+    if empty and survey.split == "train":
+        fix = "add images of them, or remove their folders: they cannot be learnt"
+        yield Finding("error", f"train: {len(empty)} classes have no image: {some(empty)}", fix)
+    elif empty:
+        fix = "move some images of them from train, or their accuracy stays unknown"
+        yield Finding("warning", f"{survey.split}: {len(empty)} classes have no image: {some(empty)}", fix)
     low, high = int(counts.min()), int(counts.max())
     if official and official.is_balanced and low != high:
         text = f"{survey.split}: {low} to {high} images per class, published are equally many"
         yield Finding("error", text, DOWNLOAD_AGAIN)
-    elif low > 0 and high >= 10 * low:
-        yield Finding(
-            "note", f"{survey.split}: classes are uneven, {low} to {high} images each; top-1 favours the large ones"
+    else:
+        yield from check_balance(survey, is_published=official is not None)
+
+
+def check_balance(survey: Survey, is_published: bool) -> Iterator[Finding]:
+    counts = survey.counts()
+    present = np.flatnonzero(counts)
+    least, most = (int(present[place]) for place in (counts[present].argmin(), counts[present].argmax()))
+    if counts[most] < UNEVEN * counts[least]:
+        return
+    extremes = " to ".join(f"{counts[label]} ({survey.class_names[label]})" for label in (least, most))
+    text = f"{survey.split}: classes are uneven, {extremes} images each; top-1 favours the large ones"
+    if counts[most] < VERY_UNEVEN * counts[least]:
+        yield Finding("note", text)
+    else:
+        yield flaw(text, "add images to the small classes, and look at the accuracy of each class", is_published)
+
+
+def check_kinds(survey: Survey) -> Iterator[Finding]:
+    if survey.unread:
+        what, _, fix = survey.unread.rpartition(": ")
+        yield Finding("warning", f"{survey.split}: left out are {what}", fix)
+
+
+def check_orientation(survey: Survey) -> Iterator[Finding]:
+    turned = [name for name, look in zip(survey.image_names, survey.looks, strict=True) if look.is_turned]
+    if turned:
+        text = (
+            f"{survey.split}: {len(turned)} of {len(survey.looks)} images are turned by their EXIF tag: {some(turned)}"
         )
+        yield Finding("note", text, "--data.exif-orientation, as in the recipe photos, has them upright in training")
 
 
 def check_broken(survey: Survey) -> Iterator[Finding]:
-    broken = [look.error for look in survey.looks if look.error]
+    broken = [look.error for look in survey.looks if look.error and not look.is_unreadable]
     if broken:
         text = f"{survey.split}: {len(broken)} images cannot be decoded: {some(broken)}"
         yield Finding("error", text, "replace these files, or leave them out with --data.skip-broken")
+    unreadable = [look.error for look in survey.looks if look.is_unreadable]
+    if unreadable:
+        text = f"{survey.split}: {len(unreadable)} images cannot be read: {some(unreadable)}"
+        yield Finding("error", text, "let this user read these files, or look after their disk")
 
 
 def check_sizes(survey: Survey, official: Official | None) -> Iterator[Finding]:

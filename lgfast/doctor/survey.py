@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from lgfast.data.datasets import find_source
-from lgfast.data.decode import decode_image, map_in_order, show_progress
+from lgfast.data.decode import decode_image, exif_orientation, map_in_order, show_progress
+from lgfast.data.formats import formats
+from lgfast.data.read import UnreadableError
 from lgfast.data.sources.digits import load_digits
-from lgfast.data.sources.source import Records, Source
+from lgfast.data.sources.source import Records, Source, describe_unread
 
 
 class Look(NamedTuple):
@@ -20,6 +23,8 @@ class Look(NamedTuple):
     digest: bytes | None
     size: tuple[int, int]
     error: str = ""
+    is_unreadable: bool = False  # it may be sound
+    is_turned: bool = False  # its EXIF tag asks to be turned
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Survey:
     labels: Sequence[int]
     class_names: tuple[str, ...]
     image_names: Sequence[str]
+    unread: str = ""  # which pictures are left out because their kind is not read, and the way on
 
     def counts(self) -> np.ndarray:
         """Images per class."""
@@ -49,7 +55,8 @@ def survey_split(name: str, root: Path, split: str) -> Survey:
     looks = list(show_progress(look_at_all(records.images), total, f"looking at {name} {split}"))
     is_array = isinstance(records.images, np.ndarray)
     image_names = [f"image {i}" for i in range(total)] if is_array else [str(path) for path in records.images]
-    return Survey(split, looks, records.labels, source.class_names, image_names)
+    unread = describe_unread(source.unread)
+    return Survey(split, looks, records.labels, source.class_names, image_names, unread)
 
 
 def digits_source(split: str) -> Source:
@@ -64,9 +71,15 @@ def look_at_all(images: Iterable[Path] | np.ndarray) -> Iterator[Look]:
 
 def look_at(image: Path | np.ndarray) -> Look:
     try:
-        pixels = decode_image(image) if isinstance(image, Path) else image
-    except ValueError as error:
-        return Look(None, (0, 0), str(error))
+        pixels, is_turned = (decode_image(image), is_lying(image)) if isinstance(image, Path) else (image, False)
+    except (ValueError, UnreadableError) as error:
+        return Look(None, (0, 0), str(error), is_unreadable=isinstance(error, UnreadableError))
     height, width, _ = pixels.shape
     digest = hashlib.blake2b(f"{height}x{width}".encode() + np.ascontiguousarray(pixels).tobytes(), digest_size=16)
-    return Look(digest.digest(), (height, width))
+    return Look(digest.digest(), (height, width), is_turned=is_turned)
+
+
+def is_lying(path: Path) -> bool:
+    """Whether viewers turn an image that can be decoded before they show it."""
+    with Image.open(path, formats=formats()) as image:
+        return image.format != "TIFF" and exif_orientation(image) != 1  # Pillow turns a TIFF itself

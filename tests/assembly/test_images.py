@@ -34,3 +34,13 @@ def test_images_are_stored_no_larger_than_the_views_can_use():
     assert math.sqrt(smallest) >= 32 > math.sqrt(smallest) * (side - 1) / side
     assert images.stored_side(replace(config, {"augment.weak": "true"})) == 32
     assert teacher_config(config).data.stored_side == side
+
+
+def test_one_class_is_refused(tmp_path):
+    """As where the folder above the right one is named."""
+    write_folder(tmp_path / "photos" / "cat", train=5)
+    config = replace(Config(), {"data.dataset": "folder", "data.root": str(tmp_path / "photos" / "cat" / "train")})
+    images.load_splits(config)
+    config = replace(config, {"data.root": str(tmp_path / "photos")})
+    with pytest.raises(ValueError, match=r"data.root: .*photos has one class folder \(cat\)"):
+        images.load_splits(config)

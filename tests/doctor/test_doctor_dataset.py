@@ -1,12 +1,14 @@
 """The doctor says what is wrong with a dataset, and nothing about a sound one."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
+from lgfast.data.formats import formats
 from lgfast.doctor import dataset
 from lgfast.doctor.__main__ import main
 from lgfast.doctor.dataset import Official, find_datasets, inspect_dataset
@@ -18,6 +20,7 @@ from tests.data.layouts import (
     write_folder,
     write_tiny_imagenet,
 )
+from tests.data.pictures import kinds, turned_jpeg
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*md5.*")
 
@@ -82,7 +85,62 @@ def test_empty_and_uneven_classes_are_found(tree):
     (tree / "train" / "emu").rmdir()
     for i in range(40):
         Image.new("RGB", (4, 4), (i, 0, 0)).save(tree / "train" / "cat" / f"more{i}.png")
-    assert some_text(findings("folder", tree, "note"), "3 to 43 images each")
+    assert some_text(findings("folder", tree, "warning"), "uneven, 3 (dog) to 43 (cat) images each")
+    for path in list((tree / "train" / "cat").glob("more*"))[8:]:
+        path.unlink()
+    assert some_text(findings("folder", tree, "note"), "uneven, 3 (dog) to 11 (cat) images each")
+
+
+def test_turned_images_are_counted(tree):
+    for orientation in (1, 6, 8):
+        (tree / "train" / "cat" / f"turned{orientation}.jpg").write_bytes(turned_jpeg(orientation))
+    (tree / "train" / "cat" / "turned.tiff").write_bytes(kinds()["turned.tiff"])
+    note = "train: 2 of 10 images are turned by their EXIF tag"
+    assert some_text(findings("folder", tree, "note"), note, "turned6.jpg", "fix: --data.exif-orientation")
+
+
+def test_pictures_that_are_not_read_are_named(tree, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    formats.cache_clear()
+    for i in range(5):
+        (tree / "train" / "cat" / f"phone{i}.HEIC").write_bytes(b"x")
+    (tree / "test" / "cat" / "raw.nef").write_bytes(b"x")
+    texts = findings("folder", tree, "warning")
+    assert some_text(texts, "train: left out are 5 pictures", ".heic", "phone0.HEIC", "fix: pip install pillow-heif")
+    assert some_text(texts, "test: left out are 1 pictures", "raw.nef", "fix: convert them")
+    for path in tree.rglob("*.png"):
+        path.unlink()
+    assert some_text(findings("folder", tree, "error"), "train: ", "no images", "5 pictures", "pip install pillow-heif")
+    formats.cache_clear()
+
+
+def test_classes_without_parts_are_recognised(tmp_path):
+    write_folder(tmp_path / "parts")
+    shutil.move(tmp_path / "parts" / "train", tmp_path / "flat")
+    (tmp_path / "flat" / "cat" / "9.png").write_bytes((tmp_path / "flat" / "dog" / "0.png").read_bytes())
+    assert find_datasets(tmp_path / "flat") == ["folder"]
+    texts = findings("folder", tmp_path / "flat")
+    assert some_text(texts, "a fifth of each class is the test part")
+    assert some_text(texts, "train: 5 images of 2 classes") and some_text(texts, "test: 2 images of 2 classes")
+    for path in (tmp_path / "flat").rglob("*.png"):
+        path.rename(path.with_suffix(".heic"))
+    assert find_datasets(tmp_path / "flat") == ["folder"]
+    for path in (tmp_path / "flat").rglob("*.heic"):
+        path.rename(path.with_suffix(".txt"))
+    assert find_datasets(tmp_path / "flat") == find_datasets(tmp_path) == []
+
+
+def test_unreadable_images_are_told_from_broken_ones(tree, monkeypatch):
+    def fail(path, *arguments, **options):
+        if str(path).endswith("cat/0.png"):
+            raise PermissionError(13, "Permission denied")
+        return open(path, *arguments, **options)
+
+    monkeypatch.setattr("lgfast.data.read.open", fail, raising=False)
+    (tree / "train" / "dog" / "0.png").write_bytes(b"broken")
+    errors = findings("folder", tree, "error")
+    assert some_text(errors, "train: 1 images cannot be decoded", "dog/0.png")
+    assert some_text(errors, "train: 1 images cannot be read", "cat/0.png", "fix: let this user read")
 
 
 def test_incomplete_published_dataset_is_an_error(tmp_path):
