@@ -57,7 +57,10 @@ class Table:
         rows = [[printable(cell) for cell in row] for row in (self.titles, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         aligned = [str.rjust if is_right else str.ljust for is_right in self.are_numbers]
-        lines = ["  ".join(align(*one) for align, *one in zip(aligned, row, widths, strict=True)) for row in rows]
+        lines = [
+            "  ".join(align(cell, width) for align, cell, width in zip(aligned, row, widths, strict=True))
+            for row in rows
+        ]
         return [shorten(line.rstrip(), width) if width else line.rstrip() for line in lines]
 
     def markdown(self) -> str:

@@ -19,7 +19,7 @@ from lgfast.runtime.compilation import compiler_failure
 from lgfast.runtime.printable import printable
 
 PACKAGE = Path(__file__).parents[1]
-Main = Callable[[Sequence[str] | None], int]
+Main = Callable[..., int]  # given its arguments, or None for those of the process
 
 
 def command_line(main: Main) -> Main:

@@ -35,7 +35,7 @@ def start(config: Config, options: argparse.Namespace) -> int:
     plan, environments = read_plan(config, options), worker_environments(options.workers, options.workers_per_gpu)
     if options.dry_run:
         return dry_run(plan, len(environments))
-    out = Path(options.out or default_folder(config, options))
+    out = Path(options.out or default_folder(config.name, options))
     study = start_shared(plan, options) if options.study else start_own(plan, out, options)
     return work(study, out, {}, environments, options)
 
@@ -102,7 +102,7 @@ def join(options: argparse.Namespace, changes: dict[str, Any]) -> int:
 def named_study(options: argparse.Namespace) -> tuple[Path, str, str]:
     """Folder, place and name of the sweep to join. Beside `--resume`, `--study` gives the password again."""
     if not options.resume:
-        return Path(options.out or default_folder(None, options)), options.study, options.study_name
+        return Path(options.out or default_folder("", options)), options.study, options.study_name
     out = Path(options.resume)
     try:
         named = json.loads((out / SWEEP_FILE).read_text())
@@ -154,13 +154,13 @@ def read_plan(config: Config, options: argparse.Namespace) -> Plan:
     return Plan(config, space, options.trials, pruner, group)
 
 
-def default_folder(config: Config | None, options: argparse.Namespace) -> str:
+def default_folder(name: str, options: argparse.Namespace) -> str:
     """Beside a journal file; by the study's name for a database; by name and time otherwise."""
     if options.study and not is_url(options.study):
         return str(user_path(options.study).parent)
     if options.study:
         return f"runs/sweep-{options.study_name}"
-    return f"runs/sweep-{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return f"runs/sweep-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def work(
@@ -168,7 +168,8 @@ def work(
 ) -> int:
     """Work on the study in this process or in several, then write the results."""
     open_folder(out, study)
-    interrupt = StopFlag(options.budget).install()
+    interrupt = StopFlag(options.budget)
+    interrupt.install()
     study.should_stop = lambda: interrupt.was_asked
     if options.worker:
         study.expected_workers = options.worker
@@ -193,11 +194,11 @@ def work(
 
 
 def run_worker(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag, on_change) -> None:
-    study.announce()
+    heartbeat = study.announce()
     try:
         Worker(study, out, here, interrupt, on_change).work()
     finally:
-        study.heartbeat.stop()
+        heartbeat.stop()
 
 
 def run_workers(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag, display: Display, extra) -> None:

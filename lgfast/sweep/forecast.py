@@ -53,9 +53,9 @@ class Forecast:
     def epochs_left(self, runs: Sequence[RunRow]) -> int | None:
         """Of runs queued and still to be queued; None where the sweep has no end but its budget, or steps end a run."""
         plan = self.plan
-        if plan.base.max_steps or not (plan.space.is_grid or plan.trials):
-            return None
         settings = len(plan.space.grid()) if plan.space.is_grid else plan.trials
+        if plan.base.max_steps or settings is None:
+            return None
         unborn = settings * len(plan.space.seeds) - len(runs)
         lengths = [(run.changes or {}).get("epochs", plan.base.epochs) for run in runs if run.state in UNDER_WAY]
         done = sum(run.epoch for run in runs if run.state in UNDER_WAY)

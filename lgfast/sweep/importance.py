@@ -28,7 +28,7 @@ def find_importance(study: Study, settings: Sequence[SettingRow]) -> Importance 
     """Of the settings whose every seed is complete; None where they are too few, alike, or differ in a single key."""
     complete = [row for row in settings if row.is_complete]
     space = study.plan.space
-    if len({row.val_top1.mean for row in complete}) < 2 or len(space.axes) < 2:
+    if len({row.score for row in complete}) < 2 or len(space.axes) < 2:
         return None
     if space.is_grid and len(complete) == len(space.grid()):
         return of_grid(space, complete)
@@ -37,12 +37,12 @@ def find_importance(study: Study, settings: Sequence[SettingRow]) -> Importance 
 
 def of_grid(space: Space, settings: Sequence[SettingRow]) -> Importance:
     """Exact: the variance of the mean over all other keys, as a share of that over the whole grid."""
-    total = pvariance([row.val_top1.mean for row in settings])
+    total = pvariance([row.score for row in settings])
     alone = {}
     for axis in space.axes:
-        by_value = defaultdict(list)
+        by_value: dict[str, list[float]] = defaultdict(list)
         for row in settings:
-            by_value[repr(row.changes[axis.key])].append(row.val_top1.mean)
+            by_value[repr(row.changes[axis.key])].append(row.score)
         alone[axis.key] = pvariance([mean(values) for values in by_value.values()]) / total
     return Importance(ordered(alone), max(0.0, 1 - sum(alone.values())), [], is_exact=True)
 

@@ -75,10 +75,11 @@ class Heartbeat:
                 self._beat(number)
 
     def stop(self) -> None:
-        """Say goodbye; the worker counts as gone from then on."""
+        """Say goodbye; the worker counts as gone from then on, or, where the storage is away, when its process ends."""
         self._stopped.set()
         self._thread.join()
-        self._beat(-1)
+        with contextlib.suppress(Exception):  # perhaps the very error that ends the worker
+            self._beat(-1)
 
 
 class Observer:
@@ -90,7 +91,7 @@ class Observer:
     def is_alive(self, worker: str | None, attrs: Mapping[str, Any]) -> bool:
         """Whether the worker still runs; `attrs` are the study's user attributes."""
         record = attrs.get(f"{PREFIX}{worker}")
-        if record is None or record["beat"] < 0:
+        if worker is None or record is None or record["beat"] < 0:
             return False
         if record["machine"] == machine():
             return process_start(record["pid"]) == record["start"]

@@ -114,12 +114,11 @@ def page(
 
 def facts(study: Study, runs: Sequence[RunRow]) -> dict[str, str]:
     """Data set, date and hardware."""
-    trials = [trial for trial in study.optuna.get_trials(deepcopy=False) if trial.datetime_start]
+    trials = study.optuna.get_trials(deepcopy=False)
+    dates = [date for trial in trials for date in (trial.datetime_start, trial.datetime_complete) if date is not None]
     told = {"data set": data_set(study.plan.base)}
-    if trials:
-        first = min(trial.datetime_start for trial in trials)
-        last = max(trial.datetime_complete or trial.datetime_start for trial in trials)
-        told["date"] = f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}"
+    if dates:
+        told["date"] = f"{min(dates):%Y-%m-%d %H:%M} to {max(dates):%Y-%m-%d %H:%M}"
     machines = dict.fromkeys(filter(None, (read_hardware(run.run_dir) for run in runs if run.run_dir)))
     return told | ({"hardware": "; ".join(machines)} if machines else {})
 

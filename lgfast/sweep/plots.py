@@ -58,7 +58,7 @@ def plot_heat_map(settings: Sequence[SettingRow], x: Axis, y: Axis, path: Path) 
 
 def draw_cells(axes: Any, found: dict[tuple[str, str], list[SettingRow]], rows: list[Any], columns: list[Any]) -> None:
     members = [[found.get((repr(row), repr(column)), []) for column in columns] for row in rows]
-    values = [[mean(one.best_known for one in cell) if cell else float("nan") for cell in line] for line in members]
+    values = [[mean(one.score for one in cell) if cell else float("nan") for cell in line] for line in members]
     image = axes.imshow(values, cmap="viridis", aspect="auto", origin="lower")
     for number, line in enumerate(members):
         for place, cell in enumerate(line):
@@ -74,7 +74,7 @@ def draw_cells(axes: Any, found: dict[tuple[str, str], list[SettingRow]], rows: 
 
 def draw_points(axes: Any, settings: Sequence[SettingRow], x: Axis, y: Axis) -> None:
     (across, x_labels), (up, y_labels) = (coordinates([row.changes[axis.key] for row in settings]) for axis in (x, y))
-    scores = [row.best_known for row in settings]
+    scores = [row.score for row in settings]
     for is_complete, marker in ((False, "x"), (True, "o")):
         chosen = [number for number, row in enumerate(settings) if row.is_complete is is_complete]
         points = axes.scatter(
@@ -120,7 +120,7 @@ def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Pat
 
     columns = [[row.changes.get(key) for row in settings] for key in keys]
     scaled = [positions(column) for column in columns]
-    scores = [row.best_known for row in settings]
+    scores = [row.score for row in settings]
     low, width = min(scores), (max(scores) - min(scores)) or 1.0
     figure, axes = pyplot.subplots(figsize=(2.5 + 2.0 * len(keys), 4.5), layout="constrained")
     for number in reversed(range(len(settings))):

@@ -54,6 +54,12 @@ class SettingRow:
         return self.states.count("complete")
 
     @property
+    def score(self) -> float:
+        """`best_known` of a setting that has it."""
+        assert self.best_known is not None
+        return self.best_known
+
+    @property
     def best_known(self) -> float | None:
         """Mean of the complete runs, else the best so far: where to put the setting while that is all there is."""
         return self.so_far if self.val_top1.mean is None else self.val_top1.mean
@@ -91,10 +97,11 @@ def by_setting(runs: Sequence[RunRow], seeds: int) -> list[SettingRow]:
             groups[run.setting].append(run)
     rows = []
     for setting, members in groups.items():
-        complete = [run.val_top1 for run in members if run.state == "complete"]
-        others = [run.val_top1 for run in members if run.state != "complete" and run.val_top1 is not None]
+        known = [(run.state == "complete", run.val_top1) for run in members if run.val_top1 is not None]
+        mean = Spread.of(top1 for is_complete, top1 in known if is_complete)
+        so_far = max((top1 for is_complete, top1 in known if not is_complete), default=None)
         states = tuple(run.state for run in members) + ("waiting",) * (seeds - len(members))
-        rows.append(SettingRow(setting, members[0].changes, states, Spread.of(complete), max(others, default=None)))
+        rows.append(SettingRow(setting, members[0].changes or {}, states, mean, so_far))
     return sorted(rows, key=lambda row: (row.val_top1.mean is None, -(row.best_known or 0), row.setting))
 
 

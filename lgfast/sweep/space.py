@@ -40,6 +40,7 @@ class Axis:
         if self.choices:
             labels = {label(value): value for value in self.choices}
             return labels[trial.suggest_categorical(self.key, list(labels))]
+        assert self.low is not None and self.high is not None
         if valid_keys()[self.key] in (int, int | None):
             return trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return trial.suggest_float(self.key, self.low, self.high, log=self.log, step=self.step)

@@ -136,9 +136,10 @@ class Study:
         self.optuna.sampler = optuna.samplers.TPESampler()
         self.optuna.pruner = build_pruner(plan)
 
-    def announce(self) -> None:
-        """Become a worker of this study."""
+    def announce(self) -> Heartbeat:
+        """Become a worker of this study, until the heartbeat is stopped."""
         self.heartbeat = Heartbeat(self.optuna).start()
+        return self.heartbeat
 
     # ---- what has to run ---------------------------------------------------------------------------------------------
 
@@ -216,6 +217,7 @@ class Study:
 
     def take(self) -> Run | None:
         """The next waiting trial, or None if another process was faster or the run is taken care of."""
+        assert self.heartbeat is not None, "announce comes first"
         trial = self.optuna.ask()
         trial.set_user_attr("worker", self.heartbeat.id)
         attrs = trial.user_attrs

@@ -30,12 +30,16 @@ def settings_table(settings: Sequence[SettingRow], keys: Sequence[str]) -> Table
         Column("so far (%)", lambda row: "-" if row.so_far is None else f"{row.so_far:.2f}"),
         Column("seeds", lambda row: f"{row.seeds}/{len(row.states)}"),
         Column("state", states),
-        *(Column(key, lambda row, key=key: show(row.changes.get(key, "-"))) for key in keys),
+        *map(value_column, keys),
     ]
     if all(row.so_far is None for row in settings):
         del columns[2]
     winner = find_winner(settings)
     return dataclasses.replace(Table.of(settings, columns), best=settings.index(winner) if winner else None)
+
+
+def value_column(key: str) -> Column:
+    return Column(key, lambda row: show(row.changes.get(key, "-")))
 
 
 def states(row: SettingRow) -> str:

@@ -209,7 +209,7 @@ class Reporter:
         if "val_top1" not in row:
             return False
         if not self.report_past():
-            self.study.report(self.trial, row["val_top1"], row["epoch"])
+            self.study.report(self.trial, row["val_top1"], int(row["epoch"]))
         return self.study.is_lost(self.trial) or self.trial.should_prune()
 
     def report_past(self) -> bool:
