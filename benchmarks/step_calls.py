@@ -14,10 +14,13 @@ from benchmarks.peers import GUIDANCE_WEIGHT, PEERS
 from benchmarks.train_setup import Setup
 from lgfast.config import Config, LogConfig, replace
 from lgfast.data.batch import Batch
+from lgfast.records.run_log import MetricsLog
 from lgfast.runtime.allocator import keep_freed_memory
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.step import TrainMeter
-from lgfast.training.loop import Trainer
+from lgfast.training.lane import Lane
+from lgfast.training.loop import Loop
+from lgfast.training.saving import SilentSaver
 
 
 def bare_call(setup: Setup, precision: str) -> Callable[[], object]:
@@ -44,11 +47,12 @@ def loop_call(setup: Setup, precision: str) -> Callable[[], object]:
     config = replace(Config(log=LogConfig(tensorboard=False)), {"optim.per_step": True, "data.batch_size": 1})
     folder = tempfile.TemporaryDirectory()
     loader = EndlessLoader(batch)
-    trainer = Trainer(config, Path(folder.name), step.student, step, loader, [], {}, InterruptFlag())
-    trainer.begin_epoch()
+    lane = Lane(config, step, len(loader), SilentSaver(), MetricsLog(Path(folder.name), config.log.tensorboard))
+    loop = Loop([lane], loader, [], step.teacher, InterruptFlag())
+    loop.begin_epoch(0, loop.lanes)
 
     def call(folder=folder):
-        trainer.train_batch(next(loader))
+        loop.train_batch(loop.lanes, next(loader))
 
     call.eager = partial(step.run, batch)
     return call

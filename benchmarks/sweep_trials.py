@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from lgfast.assembly.images import load_splits
-from lgfast.assembly.loaders import build_loaders
+from lgfast.assembly.lanes import build_silent_lane, share
 from lgfast.config import Config, load_recipe, replace
 from lgfast.data import Batch
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.step.precision import auto_precision
-from lgfast.sweep.group import SharedTeacher, Student
 from lgfast.sweep.probe import untrained_teacher
+from lgfast.training.lane import Lane
+from lgfast.training.saving import Progress
 
 VIEWS = {"augment.rand_augment": "rand-m9-mstd0.5-inc1", "augment.flip_prob": 0.5, "augment.erase_prob": 0.25}
 RECIPES = {
@@ -76,44 +77,30 @@ class Group:
         splits = load_splits(configs[0])
         torch.manual_seed(0)
         teacher = untrained_teacher(configs[0], splits, self.device)
-        self.shared = SharedTeacher(teacher) if is_shared else None
-        self.loaders = build_loaders(configs[0], splits, self.device)
-        own = self.shared or teacher
-        self.students = [
-            Student(config).build(splits, own, self.device, InterruptFlag(), self.loaders) for config in configs
-        ]
-        self.check_running()
-        self.steps_per_trial = configs[0].epochs * len(self.loaders.train)
+        shared = share(configs[0], splits, teacher, self.device, num_lanes=2 if is_shared else 1)
+        self.loop = shared.loop([build_silent_lane(config, shared) for config in configs], InterruptFlag())
+        self.steps_per_trial = configs[0].epochs * len(self.loop.batches)
         self.batches = self.endless()
 
-    def check_running(self) -> None:
-        """A student that ended, out of memory say, would take no time."""
-        for student in self.students:
-            if student.status != "running":
-                raise RuntimeError(student.error)
+    @property
+    def first(self) -> Lane:
+        return self.loop.lanes[0]
 
     def endless(self) -> Iterator[Batch]:
         epoch = 0
         while True:
-            self.loaders.train.seek(epoch)
-            for student in self.students:
-                student.trainer.begin_epoch()
-            yield from self.loaders.train
+            for lane in self.loop.lanes:
+                lane.progress = Progress(epoch, epoch * len(self.loop.batches))
+            self.loop.begin_epoch(epoch, self.loop.lanes)
+            yield from self.loop.batches
             epoch += 1
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            batch = next(self.batches)
-            self.prepare(batch)
-            for student in self.students:
-                with student.acting():
-                    student.trainer.step(batch)
+            self.loop.train_batch(self.loop.lanes, next(self.batches))
         self.synchronize()
-        self.check_running()
-
-    def prepare(self, batch: Batch) -> None:
-        if self.shared is not None:
-            self.shared.prepare(batch)
+        for lane in self.loop.lanes:  # one that ended would take no time
+            lane.raise_error()
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -121,7 +108,7 @@ class Group:
 
     def digest(self) -> str:
         """Of the first student's weights."""
-        state = self.students[0].trainer.student.model.state_dict()
+        state = self.first.step.student.model.state_dict()
         return hashlib.sha256(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state))).hexdigest()[:12]
 
     def shares(self, steps: int) -> dict[str, float]:
@@ -132,10 +119,10 @@ class Group:
             batch = next(self.batches)
             self.synchronize()
             marks.append(time.perf_counter())
-            self.prepare(batch)
+            self.loop.teacher.prepare(batch)
             self.synchronize()
             marks.append(time.perf_counter())
-            self.students[0].trainer.step(batch)
+            self.first.step(batch)
             self.synchronize()
             marks.append(time.perf_counter())
             seconds = [s + end - begin for s, begin, end in zip(seconds, marks, marks[1:], strict=False)]

@@ -10,8 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
+from lgfast.assembly.images import load_splits
+from lgfast.assembly.lanes import build_lane, share
 from lgfast.config import Config, load_recipe, replace
 from lgfast.runtime.interrupt import InterruptFlag
+from lgfast.training.loop import Loop
 
 TINY = {
     "epochs": 3,
@@ -42,6 +47,12 @@ def tiny_config(tmp_path: Path, **changes) -> Config:
         "teacher.recipe": teacher(tmp_path),
     }
     return replace(load_recipe("digits"), TINY | {key: str(place) for key, place in places.items()} | changes)
+
+
+def small_loop(config: Config, interrupt: InterruptFlag | None = None) -> Loop:
+    """The loop of an unguided run, as `train_run` makes it; its one lane is `loop.lanes[0]`."""
+    shared = share(config, load_splits(config), None, torch.device("cpu"), num_lanes=1)
+    return shared.loop([build_lane(config, shared)], interrupt or InterruptFlag())
 
 
 def teacher(tmp_path: Path) -> str:

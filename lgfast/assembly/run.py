@@ -16,23 +16,19 @@ import torch
 
 from lgfast.assembly.device import resolve_device, resolve_precision
 from lgfast.assembly.images import DataSplits, describe_splits, load_splits, record_parts, settle_epochs
-from lgfast.assembly.loaders import Loaders, build_loaders, eval_loader
-from lgfast.assembly.networks import build_student, weights_metadata
-from lgfast.assembly.targets import target_source
+from lgfast.assembly.lanes import build_lane, share
+from lgfast.assembly.loaders import eval_loader
 from lgfast.assembly.teachers import load_teacher, teacher_source
 from lgfast.config import FREE_ON_RESUME, Config, dump_yaml, load_yaml, replace
-from lgfast.guidance.teacher import TargetSource, Teacher
-from lgfast.optim.build import build_optimizer, clips_itself
+from lgfast.guidance.teacher import Teacher
 from lgfast.records.checkpoint import WriteError, atomic_path, load_weights, read_weights
 from lgfast.records.result import Result, read_result
 from lgfast.runtime import ranks
-from lgfast.runtime.allocator import keep_freed_memory
 from lgfast.runtime.environment import describe_environment
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.runtime.paths import user_path
-from lgfast.step import Objective, TrainMeter, TrainStep
 from lgfast.training.evaluation import evaluate, evaluate_classes
-from lgfast.training.loop import Trainer
+from lgfast.training.lane import Lane
 
 
 def train_run(
@@ -57,18 +53,16 @@ def train_run(
         run_dir = open_run_dir(config, resume)
         start.begin()
         with contextlib.nullcontext() if resume else emptied_on_failure(run_dir):
-            loaders = build_loaders(config, splits, device)
-            targets, batches = target_source(config, teacher, loaders.train)
-            loaders = dataclasses.replace(loaders, train=batches)
-            own = dataclasses.replace(config, run_dir=str(run_dir))
-            trainer = build_trainer(own, splits, targets, device, interrupt, loaders)
+            shared = share(config, splits, teacher, device, num_lanes=1)
+            lane = build_lane(dataclasses.replace(config, run_dir=str(run_dir)), shared)
         if resume:
-            continue_run(trainer)
+            continue_run(lane)
         with contextlib.nullcontext() if alone else saying_how_to_go_on(run_dir):
             if config.data.dataset == "folder" and not resume and ranks.is_writer():
                 record_parts(run_dir, splits)
-            trainer.fit()
-            return report(config, run_dir, trainer, splits, device, teacher_run, time.perf_counter() - started)
+            shared.loop([lane], interrupt, watch=lane.watched).run()
+            lane.raise_error()
+            return final_test(lane, splits, teacher_run, time.perf_counter() - started)
 
 
 @contextlib.contextmanager
@@ -81,17 +75,17 @@ def saying_how_to_go_on(run_dir: Path) -> Iterator[None]:
         raise WriteError(error.fact, way_on) from error
 
 
-def continue_run(trainer: Trainer) -> None:
+def continue_run(lane: Lane) -> None:
     """Go on from the newest checkpoint, which every rank must see."""
-    is_found = trainer.resume()
-    steps = [state["step"] for state in ranks.gather({"step": trainer.progress.step})]
+    is_found = lane.resume()
+    steps = [state["step"] for state in ranks.gather({"step": lane.progress.step})]
     if len(set(steps)) > 1:
         raise ValueError(
-            f"run_dir: the ranks found checkpoints of different steps in {trainer.run_dir} ({sorted(set(steps))}); "
+            f"run_dir: the ranks found checkpoints of different steps in {lane.run_dir} ({sorted(set(steps))}); "
             "all machines of a run must see one folder"
         )
     if is_found and ranks.is_writer():
-        print(f"continuing {trainer.run_dir} after step {steps[0]}", flush=True)
+        print(f"continuing {lane.run_dir} after step {steps[0]}", flush=True)
 
 
 def prepare_teacher(
@@ -135,60 +129,10 @@ def emptied_on_failure(run_dir: Path) -> Iterator[None]:
         raise
 
 
-def build_trainer(
-    config: Config,
-    splits: DataSplits,
-    teacher: TargetSource | None,
-    device: torch.device,
-    interrupt: InterruptFlag,
-    loaders: Loaders | None = None,
-) -> Trainer:
-    """The trainer of one run; the model's initial weights depend on `config.seed` alone.
-
-    Args:
-        teacher: None where the run has none.
-        loaders: shared with other trainers; None to build the run's own.
-    """
-    if device.type == "cpu":
-        keep_freed_memory()
-    loaders = loaders or build_loaders(config, splits, device)
-    torch.manual_seed(config.seed)
-    student = build_student(config, splits.train.num_classes, teacher).to(device)
-    has_overflows = config.precision == "fp16-amp"
-    optimizer = build_optimizer(student.named_parameters(), config.optim, skip_nonfinite=has_overflows)
-    step = TrainStep(
-        student,
-        teacher,
-        optimizer,
-        TrainMeter(device),
-        build_objective(config, device),
-        precision=config.precision,
-        clip_norm=0.0 if clips_itself(optimizer) else config.optim.clip_norm,
-        options=config.step,
-    )
-    if ranks.rank() > 0:  # every rank drops its own paths; the weights are equal by now
-        torch.manual_seed(config.seed + (ranks.rank() << 32))
-    metadata = weights_metadata(config, splits.train)
-    run_dir = Path(config.run_dir)
-    return Trainer(config, run_dir, student, step, loaders.train, loaders.select, metadata, interrupt)
-
-
-def build_objective(config: Config, device: torch.device) -> Objective:
-    smoothing = config.optim.label_smoothing
-    return Objective(config.guidance.weight, label_smoothing=smoothing, distill=config.distill, device=device)
-
-
-def report(
-    config: Config,
-    run_dir: Path,
-    trainer: Trainer,
-    splits: DataSplits,
-    device: torch.device,
-    teacher_run: Path | None,
-    seconds: float,
-) -> Result:
+def final_test(lane: Lane, splits: DataSplits, teacher_run: Path | None, seconds: float) -> Result:
     """Test the last and the selected weights, once each, and write result.json."""
-    model, loader = trainer.step.model, eval_loader(config, splits.test, device)
+    config, run_dir, device, model = lane.config, lane.run_dir, lane.device, lane.step.model
+    loader = eval_loader(config, splits.test, device)
     last = evaluate(model, loader, device)
     ranks.barrier()  # the writer has written
     best_path = run_dir / "best.safetensors"
@@ -199,9 +143,9 @@ def report(
         test_top1=best["top1"],
         test_top5=best["top5"],
         last_test_top1=last["top1"],
-        best_epoch=trainer.progress.best_epoch,
+        best_epoch=lane.progress.best_epoch,
         selected_on="test" if config.eval.protocol == "paper" else "validation",
-        val_top1=trainer.progress.best_top1,
+        val_top1=lane.progress.best_top1,
         seconds=seconds,
         teacher_run=str(teacher_run) if teacher_run else None,
         teacher_test_top1=teacher_test_top1(teacher_run),

@@ -9,10 +9,10 @@ import torch
 from lgfast.data.batch import Batch
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance.rows import RowLayout, allocate_rows, bring_rows
-from lgfast.guidance.teacher import Teacher, TeacherTargets
+from lgfast.guidance.teacher import TargetSource, Teacher, TeacherTargets
 
 
-class CachedTeacher:
+class CachedTeacher(TargetSource):
     """Stands in for a teacher with running statistics, on a loader whose views recur.
 
     The outputs of a view are computed for all images when an epoch first shows it, in batches of the loader's size. So

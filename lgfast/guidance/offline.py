@@ -22,7 +22,7 @@ from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.eval_loader import EvalLoader
 from lgfast.data.image_set import ImageSet, chunk_digests
 from lgfast.guidance.rows import RowLayout, bring_rows, fits_device
-from lgfast.guidance.teacher import Teacher, TeacherOutputs, TeacherTargets
+from lgfast.guidance.teacher import TargetSource, Teacher, TeacherOutputs, TeacherTargets
 from lgfast.ops.augment import augment_plan
 from lgfast.runtime.locks import file_lock
 from lgfast.runtime.shared_files import new_file, owners, remove_leftovers
@@ -31,7 +31,7 @@ from lgfast.spec.augment import PLAN_COLUMNS, AugmentSpec
 BLOCK = 200  # images whose batch statistics are shared, as in the paper's code
 
 
-class OfflineTeacher:
+class OfflineTeacher(TargetSource):
     """Gives stored maps of a run's images.
 
     Args:

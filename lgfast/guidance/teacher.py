@@ -8,7 +8,7 @@ import functools
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,20 +50,25 @@ class TeacherTargets:
         ]
 
 
-class TargetSource(Protocol):
+class TargetSource:
     """What a step asks for targets: a `Teacher`, or what stands in for one (stored maps, cached views, a group's)."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Turn to the views of an epoch."""
 
+    def prepare(self, batch: Batch) -> None:
+        """Do what is done once for all students, before their steps on a batch."""
+
     def start(self, batch: Batch) -> TeacherTargets:
-        """The targets of a batch."""
+        """The targets of a batch, within a step."""
+        raise NotImplementedError
 
     def channels(self, image_size: int) -> list[int]:
         """Width of each map, for a teacher's input of this size."""
+        raise NotImplementedError
 
 
-class Teacher:
+class Teacher(TargetSource):
     """Runs a CNN's stages on the images that the student sees.
 
     Args:
@@ -126,9 +131,6 @@ class Teacher:
     def features(self, images: Tensor) -> list[Tensor]:
         """The maps of `outputs`."""
         return self.outputs(images).maps
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Nothing to do: what this teacher says depends on the batch alone."""
 
     def start(self, batch: Batch) -> TeacherTargets:
         """Enqueue the teacher on a batch's `teacher_images`, beside the student; returns at once on CUDA."""

@@ -94,11 +94,6 @@ class TrainStep:
         losses, logits = zip(*results, strict=True)
         self.meter.update(mean_losses(losses), join(logits), batch.labels)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Let the teacher know whose views come next."""
-        if self.teacher is not None:
-            self.teacher.begin_epoch(epoch)
-
     def parts(
         self, batch: Batch, targets: TeacherTargets | None
     ) -> Iterator[tuple[Tensor, Tensor, TeacherTargets | None]]:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from lgfast.assembly.device import resolve_device, resolve_precision
 from lgfast.assembly.images import DataSplits, load_splits, settle_epochs
-from lgfast.assembly.loaders import build_loaders
+from lgfast.assembly.lanes import Shared, build_silent_lane, share
 from lgfast.assembly.networks import build_model
 from lgfast.assembly.teachers import as_teacher, teacher_config, teacher_folder
 from lgfast.config import Config, replace
 from lgfast.data import Batch
-from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance import Teacher
 from lgfast.records.result import read_result
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.step import graph
-from lgfast.sweep.group import SharedTeacher, Student, group_key, most_demanding
-from lgfast.training.evaluation import evaluate_all
+from lgfast.sweep.group import group_key, most_demanding
+from lgfast.training.loop import Loop
 
 WARMUP_STEPS, PROBE_STEPS = graph.WARMUP_STEPS + 1, 10  # by then a step is captured
 PROBED_GROUPS = 4  # further groups are taken to cost the mean of these
@@ -76,49 +72,68 @@ def measure(configs: Sequence[Config]) -> float:
     config = replace(most_demanding(configs), {"teacher.targets": "live"})  # the slowest
     splits = load_splits(config)
     config = settle_epochs(config, splits)
-    teacher = SharedTeacher(untrained_teacher(config, splits, device)) if config.needs_teacher else None
-    loaders = build_loaders(config, splits, device)
-    with tempfile.TemporaryDirectory() as folder:
-        students = []
-        for number, own in enumerate(configs):
-            own = replace(own, {"run_dir": str(Path(folder) / str(number)), "log.tensorboard": False})
-            students.append(Student(own).build(splits, teacher, device, InterruptFlag(), loaders))
-        failed = [student.error for student in students if student.trainer is None]
-        if failed:
-            raise ValueError(failed[0])
-        step_s = seconds_per_step(students, teacher, loaders.train)
-        started = time.perf_counter()
-        evaluate_all(
-            [student.trainer.step.model for student in students],
-            loaders.select,
-            device,
-            students[0].trainer.step.dtype,
-        )
-        evaluation_s = time.perf_counter() - started
-        for student in students:
-            student.trainer.log.close()
+    teacher = untrained_teacher(config, splits, device) if config.needs_teacher else None
+    shared = share(config, splits, teacher, device, len(configs))
+    step_s, evaluation_s = time_loop([shortened(own, len(shared.loaders.train)) for own in configs], shared)
     evaluations = math.ceil(config.epochs / config.eval.every_epochs)
-    steps = config.epochs * len(loaders.train)
+    steps = config.epochs * len(shared.loaders.train)
     return min(steps, config.max_steps or steps) * step_s + evaluations * evaluation_s
 
 
-def seconds_per_step(students: Sequence[Student], teacher: SharedTeacher | None, loader: EpochLoader) -> float:
-    for student in students:
-        student.trainer.begin_epoch()
-    batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    for count in (WARMUP_STEPS, PROBE_STEPS):
-        started = time.perf_counter()
-        for batch in itertools.islice(batches, count):
-            train_batch(students, teacher, batch)
-        students[-1].trainer.meter.read(0)  # sync: the steps are done when the last one's sums can be read
-    return (time.perf_counter() - started) / PROBE_STEPS
+def shortened(config: Config, steps_per_epoch: int) -> Config:
+    """The run for as many steps as a probe takes, with one evaluation at their end."""
+    steps = WARMUP_STEPS + PROBE_STEPS
+    epochs = max(config.epochs, math.ceil(steps / steps_per_epoch))
+    changes = {"max_steps": steps, "epochs": epochs, "eval.every_epochs": epochs, "log.save_every_steps": 0}
+    return replace(config, changes | {"log.print_epochs": False})
 
 
-def train_batch(students: Sequence[Student], teacher: SharedTeacher | None, batch: Batch) -> None:
-    if teacher is not None:
-        teacher.prepare(batch)
-    for student in students:
-        student.trainer.step(batch)
+def time_loop(configs: Sequence[Config], shared: Shared) -> tuple[float, float]:
+    """Seconds of a step and of an evaluation of all lanes."""
+    lanes = [build_silent_lane(config, shared) for config in configs]
+    steps = Stopwatch(shared.device, WARMUP_STEPS, WARMUP_STEPS + PROBE_STEPS)
+    evaluation = Stopwatch(shared.device, 0, len(shared.loaders.select))
+    selection = evaluation(shared.loaders.select)
+    Loop(lanes, shared.loaders.train, selection, shared.targets, InterruptFlag(), watch=steps).run()
+    for lane in lanes:
+        lane.raise_error()
+    return steps.seconds / PROBE_STEPS, evaluation.seconds
+
+
+class Stopwatch:
+    """Passes batches on, and measures how long some of them take to make and to use.
+
+    Args:
+        first, last: how many have been used when it starts, and when it stops.
+    Attributes:
+        seconds: from start to stop.
+    """
+
+    def __init__(self, device: torch.device, first: int, last: int) -> None:
+        self.device, self.first, self.last = device, first, last
+        self.count, self.seconds = 0, 0.0
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        if self.count == 0:
+            self.look()
+        for batch in batches:
+            try:
+                yield batch
+            finally:
+                self.count += 1
+                self.look()
+
+    def look(self) -> None:
+        if self.count == self.first:
+            self.seconds -= self.now()
+        elif self.count == self.last:
+            self.seconds += self.now()
+
+    def now(self) -> float:
+        """The time when the work that is enqueued is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 def untrained_teacher(config: Config, splits: DataSplits, device: torch.device) -> Teacher:

@@ -19,8 +19,10 @@ from lgfast.config import Config, replace
 from lgfast.records.checkpoint import WriteError
 from lgfast.records.run_log import read_curve
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
-from lgfast.sweep.group import Student, group_key, run_group
+from lgfast.sweep.group import Outcome, group_key, run_group
 from lgfast.sweep.study import Run, Study
+from lgfast.training.lane import Lane
+from lgfast.training.loop import Row
 
 # What a file says again however often it is asked; any other error of a disk or a network may pass.
 LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -126,8 +128,8 @@ class Worker:
         started = time.monotonic()
         reporters = {c.run_dir: Reporter(self.study, r, Path(c.run_dir)) for r, c in zip(runs, configs, strict=True)}
 
-        def on_epoch(student: Student, row: dict[str, float]) -> bool:
-            is_losing = reporters[student.config.run_dir].report(row) and not student.trainer.is_finished()
+        def on_epoch(lane: Lane, row: Row) -> bool:
+            is_losing = reporters[lane.config.run_dir].report(row)
             self.on_change()
             return is_losing
 
@@ -135,11 +137,11 @@ class Worker:
         try:
             if self.interrupt.requested:
                 raise Interrupted(self.out, self.out)
-            students = run_group(configs, self.interrupt, on_epoch)
-            for run, student in zip(runs, students, strict=True):
-                if student.status == "complete":
-                    reporters[student.config.run_dir].report_past()
-                self.tell(run, student, time.monotonic() - started)
+            outcomes = run_group(configs, self.interrupt, on_epoch)
+            for run, outcome in zip(runs, outcomes, strict=True):
+                if outcome.status == "complete":
+                    reporters[outcome.config.run_dir].report_past()
+                self.tell(run, outcome, time.monotonic() - started)
         except Interrupted:  # before the first step
             self.give_back(runs)
         except torch.OutOfMemoryError as error:
@@ -183,18 +185,18 @@ class Worker:
         for run in runs:
             self.study.fail(run.trial, f"{type(error).__name__}: {error}")
 
-    def tell(self, run: Run, student: Student, seconds: float) -> None:
+    def tell(self, run: Run, outcome: Outcome, seconds: float) -> None:
         trial = run.trial
-        if student.trainer is not None:
-            progress = dataclasses.asdict(student.progress)
-            result = progress | {"seconds": seconds, "run_dir": student.config.run_dir}
+        if outcome.progress is not None:
+            progress = dataclasses.asdict(outcome.progress)
+            result = progress | {"seconds": seconds, "run_dir": outcome.config.run_dir}
             self.study.note(trial, "result", result)
-        if student.status == "complete":
-            self.study.complete(trial, student.progress.best_top1)
-        elif student.status == "pruned":
+        if outcome.status == "complete":
+            self.study.complete(trial, outcome.progress.best_top1)
+        elif outcome.status == "pruned":
             self.study.prune(trial)
         else:
-            self.study.fail(trial, student.error or "saved")
+            self.study.fail(trial, outcome.error or "saved")
 
 
 class Reporter:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lgfast.data.batch import BatchStream
-from lgfast.guidance import GuidedStudent
 from lgfast.records.checkpoint import CheckpointStore, load_weights, save_weights
 from lgfast.runtime import ranks
 from lgfast.step import TrainStep
@@ -33,29 +32,27 @@ class RunSaver:
 
     Args:
         run_dir: the run's folder.
-        student, step, loader: whose state is saved.
+        step, loader: whose state is saved, the step's student included.
         metadata: written into every weights file (model, class names, dataset).
         keep: how many of the newest checkpoints stay.
     """
 
     def __init__(
-        self,
-        run_dir: Path,
-        student: GuidedStudent,
-        step: TrainStep,
-        loader: BatchStream,
-        metadata: dict[str, Any],
-        keep: int,
+        self, run_dir: Path, step: TrainStep, loader: BatchStream, metadata: dict[str, Any], keep: int
     ) -> None:
-        self.run_dir, self.student, self.step, self.loader, self.metadata = run_dir, student, step, loader, metadata
-        self.store = CheckpointStore(run_dir, keep)
-        self.device = next(student.parameters()).device
+        self.run_dir, self.step, self.loader, self.metadata = run_dir, step, loader, metadata
+        self.student, self.store = step.student, CheckpointStore(run_dir, keep)
+        self.device = next(self.student.parameters()).device
         self._best: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # weights and metadata yet to be written
         self._saved_at = time.monotonic()
 
     def age_s(self) -> float:
         """Seconds since the last checkpoint, or since the run began."""
         return time.monotonic() - self._saved_at
+
+    def newest(self) -> Path | None:
+        """The last checkpoint; None where there is none."""
+        return next(reversed(self.store.all()), None)
 
     def keep_best(self, progress: Progress) -> None:
         """Keep the weights of now in memory until the next checkpoint, so that the files of a folder are of one age."""
@@ -130,3 +127,28 @@ class RunSaver:
 
     def weights_metadata(self, progress: Progress) -> dict[str, Any]:
         return self.metadata | dataclasses.asdict(progress)
+
+
+class SilentSaver:
+    """In place of a RunSaver in a loop that leaves nothing behind."""
+
+    def age_s(self) -> float:
+        return 0.0
+
+    def newest(self) -> Path | None:
+        return None
+
+    def keep_best(self, progress: Progress) -> None:
+        pass
+
+    def write_best(self) -> None:
+        pass
+
+    def write_last(self, progress: Progress) -> None:
+        pass
+
+    def save(self, progress: Progress, log_position: dict[str, int]) -> Path:
+        return Path()
+
+    def resume(self) -> tuple[Progress, dict[str, int]] | None:
+        return None

@@ -69,8 +69,7 @@ def test_cached_run_resumes_exactly(live, tmp_path):
 
 def test_group_of_cached_students_equals_live_run(live, tmp_path):
     configs = [cached(live, tmp_path / "a"), cached(live, tmp_path / "b", **{"optim.lr": 1e-3, "distill.mode": "none"})]
-    students = run_group(configs, InterruptFlag())
-    assert [student.status for student in students] == ["complete"] * 2
+    assert [outcome.status for outcome in run_group(configs, InterruptFlag())] == ["complete"] * 2
     assert_same_run(tmp_path / "a", live)
 
 

@@ -212,7 +212,7 @@ def test_a_step_reads_nothing_back_and_rows_from_the_host_give_the_same(images, 
         if brings_rows:
             loader = RowLoader(loader, teacher.rows)
         step = make_step(teacher)
-        step.begin_epoch(0)
+        teacher.begin_epoch(0)
         for number, batch in enumerate(loader):
             assert (batch.teacher_rows is not None) == brings_rows
             with HostReads() as reads:

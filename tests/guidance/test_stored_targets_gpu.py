@@ -56,7 +56,7 @@ def losses(targets, folder, graph="on"):
     found = []
     for epoch in range(EPOCHS):
         batches.seek(epoch)
-        step.begin_epoch(epoch)
+        teacher.begin_epoch(epoch)
         for batch in batches:
             torch.cuda.set_sync_debug_mode("error" if len(found) > 5 else "default")  # captured by then
             step(batch)

@@ -168,7 +168,7 @@ def test_nothing_of_a_step_with_cached_targets_is_on_the_host(monkeypatch, tmp_p
     monkeypatch.setattr(cached, "allocate_rows", allocate)  # as where they fit on the device
     loader = make_loader()
     step = build(teacher=cached.CachedTeacher(make_teacher("running"), loader, tmp_path))
-    step.begin_epoch(0)
+    step.teacher.begin_epoch(0)
     seen = watch(step, next(iter(loader)))
     assert seen.found == [] and "aten::index_select" in seen.all
 

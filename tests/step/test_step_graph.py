@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lgfast.assembly.images import load_splits
-from lgfast.assembly.run import build_trainer, train_run
+from lgfast.assembly.run import train_run
 from lgfast.config import DistillConfig, StepConfig, replace
 from lgfast.data import build_train_loader, load_dataset
 from lgfast.data.batch import Batch
@@ -22,9 +21,9 @@ from lgfast.spec.augment import AugmentSpec
 from lgfast.step import TrainMeter, TrainStep
 from lgfast.sweep import probe
 from lgfast.sweep.group import run_group
-from lgfast.training.loop import NonFiniteLossError
+from lgfast.training.lane import NonFiniteLossError
 from tests.fake_cuda import CaptureError, Race, fake_cuda
-from tests.runs import StopAt, metrics, tiny_config
+from tests.runs import StopAt, metrics, small_loop, tiny_config
 from tests.step.test_step import BATCH, batches, build, parameters, train
 
 STEPS = 20  # three eager ones, the capture, replays
@@ -190,47 +189,49 @@ def test_the_prediction_of_a_sweep_times_replays_alone(cuda, monkeypatch, tmp_pa
     monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=look_at_the_clock))
     config = tiny_config(tmp_path, **{"data.seed": 0})
     probe.measure([config, replace(config, {"seed": 2})])
-    before_warmup, before_timing, after_timing, *_ = graphs
-    assert (before_warmup, before_timing, after_timing) == (0, 2, 2)
+    assert graphs == [2] * 4  # of the steps and of the evaluation: when the clock starts, and when it stops
 
 
 # ---- log lines ------------------------------------------------------------------------------------------------------
 
 
-def small_trainer(tmp_path, **changes):
-    config = tiny_config(tmp_path, **{"guidance.weight": 0, "augment.teacher_size": 0} | changes)
-    return build_trainer(config, load_splits(config), None, torch.device("cpu"), InterruptFlag())
+def unguided(tmp_path, **changes):
+    return tiny_config(tmp_path, **{"guidance.weight": 0, "augment.teacher_size": 0} | changes)
 
 
 def test_a_log_line_waits_for_no_step_after_the_line_before(cuda, monkeypatch, tmp_path):
-    trainer, stream = small_trainer(tmp_path, **{"log.every_steps": 3}), torch.cuda.current_stream()
-    after_step, seen = trainer.after_step, [0]
+    loop, stream = small_loop(unguided(tmp_path, **{"log.every_steps": 3})), torch.cuda.current_stream()
+    (lane,) = loop.lanes
+    log_step, seen = lane.log_step, [0]
 
-    def watched(is_last):
+    def watched():
         waits, enqueued, known = cuda.num_waits, stream.clock[stream], cuda.host[stream]
-        after_step(is_last)
+        log_step()
         assert cuda.num_waits == waits  # nothing is read from the device itself
-        if trainer.progress.step % 3 == 0:
+        if lane.progress.step % 3 == 0:
             assert cuda.host[stream] <= max(seen[-1], known) < enqueued
             seen.append(stream.clock[stream])
 
-    trainer.after_step = watched
-    trainer.fit()
+    lane.log_step = watched
+    loop.run()
     assert len(seen) == 1 + 6
     assert [row["step"] for row in metrics(tmp_path / "run") if row["kind"] == "train"] == [3, 6, 9, 12, 15, 18]
 
 
 @pytest.mark.parametrize("every", [1, 3, 50])
 def test_a_broken_loss_is_named_and_not_kept_when_it_is_known_late(cuda, tmp_path, every):
-    trainer = small_trainer(tmp_path, **{"log.every_steps": every, "log.save_every_steps": 5, "step.graph": "off"})
-    run = trainer.step.run
+    config = unguided(tmp_path, **{"log.every_steps": every, "log.save_every_steps": 5, "step.graph": "off"})
+    loop = small_loop(config)
+    (lane,) = loop.lanes
+    run = lane.step.run
 
     def poisoned(batch):
-        run(batch._replace(images=batch.images * (float("nan") if trainer.progress.step == 8 else 1)))
+        run(batch._replace(images=batch.images * (float("nan") if lane.progress.step == 8 else 1)))
 
-    trainer.step.run = poisoned
+    lane.step.run = poisoned
+    loop.run()
     with pytest.raises(NonFiniteLossError, match=r"not finite at step 8 \(.*step_00000006"):
-        trainer.fit()
+        lane.raise_error()
     weights, state = CheckpointStore(tmp_path / "run").load_newest()
     assert state["progress"]["step"] == 6
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())

@@ -18,7 +18,7 @@ from lgfast.sweep.dry_run import preview
 from lgfast.sweep.space import read_space
 from lgfast.sweep.study import Plan, Study
 from lgfast.train import main
-from lgfast.training.loop import Trainer
+from lgfast.training.lane import Lane
 from tests.runs import tiny_config
 
 GRID = ["--sweep", "optim.lr=1e-3,4e-3", "--sweep", "seed=0,1"]
@@ -314,7 +314,7 @@ def test_a_full_disk_ends_the_sweep_and_no_trial(base, tmp_path, capsys, place):
             sync = checkpoint.sync
             patch.setattr(checkpoint, "sync", lambda path: fail(full) if "safetensors" in path.name else sync(path))
         else:
-            patch.setattr(Trainer, "finish_epoch", lambda *_: fail(full))
+            patch.setattr(Lane, "finish_epoch", lambda *_: fail(full))
         assert main(["--config", base, *GRID, "--out", str(out)]) == 2
     err = capsys.readouterr().err
     assert "No space left on device" in err and f"then continue with: python -m lgfast.train --resume {out}" in err

@@ -52,24 +52,24 @@ def assert_same_runs(configs, folder: Path):
 
 
 def test_group_equals_runs_alone(alone, tmp_path):
-    students = run_group(moved(alone, tmp_path), InterruptFlag())
-    assert [student.status for student in students] == ["complete"] * len(alone)
+    outcomes = run_group(moved(alone, tmp_path), InterruptFlag())
+    assert [outcome.status for outcome in outcomes] == ["complete"] * len(alone)
     assert_same_runs(alone, tmp_path)
 
 
 def test_interrupted_group_continues_exactly_even_when_students_stand_apart(alone, tmp_path):
     flag, seen = InterruptFlag(), []
 
-    def stop_at_third_report(student, row):
-        seen.append(student)
+    def stop_at_third_report(lane, row):
+        seen.append(lane)
         flag.requested = len(seen) == 3
         return False
 
-    students = run_group(moved(alone, tmp_path), flag, stop_at_third_report)
-    assert {student.status for student in students} == {"saved"}
-    assert len({student.progress.step for student in students}) > 1  # some stopped within the next epoch
-    students = run_group(moved(alone, tmp_path), InterruptFlag())
-    assert {student.status for student in students} == {"complete"}
+    outcomes = run_group(moved(alone, tmp_path), flag, stop_at_third_report)
+    assert {outcome.status for outcome in outcomes} == {"saved"}
+    assert len({outcome.progress.step for outcome in outcomes}) > 1  # some stopped within the next epoch
+    outcomes = run_group(moved(alone, tmp_path), InterruptFlag())
+    assert {outcome.status for outcome in outcomes} == {"complete"}
     assert_same_runs(alone, tmp_path)
 
 
@@ -77,10 +77,10 @@ def test_one_student_can_fail_or_be_pruned_without_touching_the_others(alone, tm
     configs = {"plain": alone["plain"], "diverges": replace(alone["plain"], {"optim.name": "sgd", "optim.lr": 1e30})}
     configs |= {"seed": alone["seed"], "bad": replace(alone["plain"], {"optim.name": "no-such-optimizer"})}
     pruned = str(tmp_path / "seed")
-    students = run_group(moved(configs, tmp_path), InterruptFlag(), lambda s, row: s.config.run_dir == pruned)
-    assert [student.status for student in students] == ["complete", "failed", "pruned", "failed"]
-    assert "the loss is not finite" in students[1].error
-    assert "no-such-optimizer" in students[3].error
+    outcomes = run_group(moved(configs, tmp_path), InterruptFlag(), lambda lane, row: lane.config.run_dir == pruned)
+    assert [outcome.status for outcome in outcomes] == ["complete", "failed", "pruned", "failed"]
+    assert "the loss is not finite" in outcomes[1].error
+    assert "no-such-optimizer" in outcomes[3].error and outcomes[3].progress is None
     assert_same_runs({"plain": alone["plain"]}, tmp_path)
 
 

@@ -16,7 +16,7 @@ from lgfast.assembly.device import resolve_device, resolve_precision
 from lgfast.assembly.images import describe_splits, load_splits
 from lgfast.assembly.loaders import eval_loader
 from lgfast.assembly.networks import build_model, load_trained
-from lgfast.assembly.run import build_trainer, train_run
+from lgfast.assembly.run import train_run
 from lgfast.config import Config, dump_yaml, load_yaml, replace
 from lgfast.data.batch import Batch
 from lgfast.evaluate import evaluate_checkpoint
@@ -25,12 +25,11 @@ from lgfast.models import create_model
 from lgfast.optim.build import build_optimizer
 from lgfast.records.checkpoint import CheckpointError, CheckpointStore, read_weights, save_weights
 from lgfast.records.result import read_result
-from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.step import TrainMeter, TrainStep
 from lgfast.training.evaluation import evaluate
-from lgfast.training.loop import NonFiniteLossError
+from lgfast.training.lane import NonFiniteLossError
 from tests.data.layouts import write_folder
-from tests.runs import metrics, tiny_config
+from tests.runs import metrics, small_loop, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -210,17 +209,19 @@ def test_loss_falls_on_one_repeated_batch():
 
 def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     config = tiny_config(tmp_path, **{"guidance.weight": 0, "augment.teacher_size": 0, "eval.every_epochs": 1})
-    splits = load_splits(config)
-    trainer = build_trainer(config, splits, None, torch.device("cpu"), InterruptFlag())
-    plain_step = trainer.step.run
+    loop = small_loop(config)
+    (lane,) = loop.lanes
+    plain_step = lane.step.run
 
     def poisoned(batch):
-        images = batch.images * (float("nan") if trainer.progress.step == 8 else 1)
+        images = batch.images * (float("nan") if lane.progress.step == 8 else 1)
         plain_step(batch._replace(images=images))
 
-    trainer.step.run = poisoned
+    lane.step.run = poisoned
+    loop.run()
+    assert lane.status == "failed"
     with pytest.raises(NonFiniteLossError, match=r"not finite at step 8 \(learning rate [0-9.e-]+\).*step_00000006"):
-        trainer.fit()
+        lane.raise_error()
     weights, state = CheckpointStore(tmp_path / "run").load_newest()
     assert state["progress"]["step"] == 6
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
@@ -229,14 +230,14 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 
 def test_checkpoints_leave_time_between_them(tmp_path):
     config = tiny_config(tmp_path, **{"guidance.weight": 0, "log.save_every_s": 3600})
-    trainer = build_trainer(config, load_splits(config), None, torch.device("cpu"), InterruptFlag())
-    run_dir, seen = Path(config.run_dir), []
-    trainer.log.write_epoch = lambda row: seen.append(sorted(path.name for path in run_dir.rglob("*.safetensors")))
-    trainer.fit()
+    loop, run_dir, seen = small_loop(config), Path(config.run_dir), []
+    (lane,) = loop.lanes
+    lane.log.write_epoch = lambda row: seen.append(sorted(path.name for path in run_dir.rglob("*.safetensors")))
+    loop.run()
     assert seen == [[], [], []]  # nothing is written before the end of the last epoch, not even the best weights
-    assert trainer.saver.store.all() == [trainer.saver.store.path(trainer.progress.step)]
+    assert lane.saver.store.all() == [lane.saver.store.path(lane.progress.step)]
     _, metadata = read_weights(run_dir / "best.safetensors")
-    assert metadata["epoch"] == trainer.progress.best_epoch
+    assert metadata["epoch"] == lane.progress.best_epoch
 
 
 def test_batch_larger_than_the_dataset_is_refused(tmp_path):

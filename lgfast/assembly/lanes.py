@@ -1,0 +1,103 @@
+"""What a loop trains, and what its lanes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lgfast.assembly.images import DataSplits
+from lgfast.assembly.loaders import Loaders, build_loaders
+from lgfast.assembly.networks import build_student, weights_metadata
+from lgfast.assembly.targets import target_source
+from lgfast.config import Config
+from lgfast.data.batch import Batch, BatchStream
+from lgfast.guidance.shared import SharedTeacher
+from lgfast.guidance.teacher import TargetSource, Teacher
+from lgfast.optim.build import build_optimizer, clips_itself
+from lgfast.records.run_log import MetricsLog, SilentLog
+from lgfast.runtime import ranks
+from lgfast.runtime.allocator import keep_freed_memory
+from lgfast.runtime.interrupt import InterruptFlag
+from lgfast.step import Objective, TrainMeter, TrainStep
+from lgfast.training.lane import Lane
+from lgfast.training.loop import Loop, Row, keep_going
+from lgfast.training.random_state import RandomState
+from lgfast.training.saving import RunSaver, SilentSaver
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the lanes of a loop have in common."""
+
+    splits: DataSplits
+    loaders: Loaders
+    targets: TargetSource | None  # whom guided lanes ask; None where there is no teacher
+    device: torch.device
+    has_company: bool  # whether there are several lanes
+
+    def loop(
+        self,
+        lanes: Sequence[Lane],
+        interrupt: InterruptFlag,
+        on_epoch: Callable[[Lane, Row], bool] = keep_going,
+        watch: Callable[[BatchStream], Iterable[Batch]] = iter,
+    ) -> Loop:
+        return Loop(lanes, self.loaders.train, self.loaders.select, self.targets, interrupt, on_epoch, watch)
+
+
+def share(config: Config, splits: DataSplits, teacher: Teacher | None, device: torch.device, num_lanes: int) -> Shared:
+    """
+    Args:
+        config: of the lane that asks the most of the teacher.
+        teacher: None where no lane has one.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    loaders = build_loaders(config, splits, device)
+    targets, batches = target_source(config, teacher, loaders.train)
+    has_company = num_lanes > 1
+    if targets is not None and has_company:
+        targets = SharedTeacher(targets)
+    return Shared(splits, replace(loaders, train=batches), targets, device, has_company)
+
+
+def build_lane(config: Config, shared: Shared) -> Lane:
+    """The lane of a run in `config.run_dir`; the model's initial weights depend on `config.seed` alone."""
+    step, run_dir, stream = build_step(config, shared), Path(config.run_dir), shared.loaders.train
+    metadata = weights_metadata(config, shared.splits.train)
+    saver = RunSaver(run_dir, step, stream, metadata, config.log.keep_checkpoints)
+    log = MetricsLog(run_dir, config.log.tensorboard) if ranks.is_writer() else SilentLog()
+    return Lane(config, step, len(stream), saver, log, RandomState() if shared.has_company else None)
+
+
+def build_silent_lane(config: Config, shared: Shared) -> Lane:
+    """The same, leaving no files."""
+    step = build_step(config, shared)
+    random_state = RandomState() if shared.has_company else None
+    return Lane(config, step, len(shared.loaders.train), SilentSaver(), SilentLog(), random_state)
+
+
+def build_step(config: Config, shared: Shared) -> TrainStep:
+    """A fresh student with its optimizer."""
+    device, teacher = shared.device, shared.targets if config.needs_teacher else None
+    torch.manual_seed(config.seed)
+    student = build_student(config, shared.splits.train.num_classes, teacher).to(device)
+    has_overflows = config.precision == "fp16-amp"
+    optimizer = build_optimizer(student.named_parameters(), config.optim, skip_nonfinite=has_overflows)
+    smoothing = config.optim.label_smoothing
+    step = TrainStep(
+        student,
+        teacher,
+        optimizer,
+        TrainMeter(device),
+        Objective(config.guidance.weight, label_smoothing=smoothing, distill=config.distill, device=device),
+        precision=config.precision,
+        clip_norm=0.0 if clips_itself(optimizer) else config.optim.clip_norm,
+        options=config.step,
+    )
+    if ranks.rank() > 0:  # every rank drops its own paths; the weights are equal by now
+        torch.manual_seed(config.seed + (ranks.rank() << 32))
+    return step

@@ -1,0 +1,255 @@
+"""One student on its way through a loop: its step, progress, files and random numbers, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lgfast.config import Config
+from lgfast.data.batch import Batch, BatchStream
+from lgfast.optim.build import set_learning_rate
+from lgfast.optim.schedule import learning_rate
+from lgfast.records.checkpoint import WriteError
+from lgfast.records.run_log import MetricsLog, SilentLog
+from lgfast.runtime import ranks
+from lgfast.runtime.interrupt import Interrupted
+from lgfast.step import TrainStep
+from lgfast.step.meters import MeterReading, TrainMeter
+from lgfast.training.console import Pace, epoch_message, progress_bar
+from lgfast.training.random_state import RandomState
+from lgfast.training.saving import Progress, RunSaver, SilentSaver
+
+Status = Literal["running", "complete", "pruned", "saved", "failed"]
+
+
+class NonFiniteLossError(ValueError):
+    """The loss became NaN or infinite; the last good checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line of metrics.jsonl whose numbers may still be on their way."""
+
+    step: int
+    lr: float
+    reading: MeterReading
+
+
+class Lane:
+    """What a loop trains. It takes steps when it is told; what is due after each, it knows itself.
+
+    Args:
+        config: the run's configuration.
+        step: trains the student on one batch.
+        steps_per_epoch: batches of an epoch.
+        saver: of checkpoints and weights.
+        log: of the metrics.
+        random_state: where several lanes share a process, what this one's random numbers go on from; None: it is alone.
+    Attributes:
+        status: running; then complete, pruned (the loop's caller had enough), saved (interrupted) or failed.
+        error: what ended a lane that is saved or failed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        step: TrainStep,
+        steps_per_epoch: int,
+        saver: RunSaver | SilentSaver,
+        log: MetricsLog | SilentLog,
+        random_state: RandomState | None = None,
+    ) -> None:
+        self.config, self.step, self.steps_per_epoch = config, step, steps_per_epoch
+        self.saver, self.log, self.random_state = saver, log, random_state
+        self.run_dir = Path(config.run_dir)
+        self.device = next(step.student.parameters()).device
+        self.progress = Progress()
+        self.pace = Pace(min(config.epochs * steps_per_epoch, config.max_steps or sys.maxsize))
+        self.status: Status = "running"
+        self.error: Exception | None = None
+        self.line: LogLine | None = None  # begun and not yet written
+
+    # ---- where it stands ---------------------------------------------------------------------------------------------
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether its step asks the teacher for targets."""
+        return self.step.teacher is not None
+
+    @property
+    def step_in_epoch(self) -> int:
+        return self.progress.step - self.progress.epoch * self.steps_per_epoch
+
+    @property
+    def has_reached_max_steps(self) -> bool:
+        return 0 < self.config.max_steps <= self.progress.step
+
+    @property
+    def is_epoch_over(self) -> bool:
+        return self.step_in_epoch >= self.steps_per_epoch or self.has_reached_max_steps
+
+    @property
+    def is_finished(self) -> bool:
+        return self.progress.epoch >= self.config.epochs or self.has_reached_max_steps
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the epoch that now ends is evaluated: every `eval.every_epochs`-th and the last."""
+        done = self.progress.epoch + 1
+        is_last = done == self.config.epochs or self.has_reached_max_steps
+        return is_last or done % self.config.eval.every_epochs == 0
+
+    # ---- what it does ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def acting(self) -> Iterator[None]:
+        """Work of this lane: with its own random numbers; an error of its own ends this lane alone."""
+        with self.random_state.in_use() if self.random_state else contextlib.nullcontext():
+            try:
+                yield
+            except WriteError:  # a full disk is nobody's own
+                raise
+            except ValueError as error:
+                self.end("failed", error)
+
+    def begin_epoch(self) -> None:
+        self.step.student.train()
+        self.set_lr()
+
+    def train_batch(self, batch: Batch) -> None:
+        """One step, and what is due after it. Only a checkpoint waits for the step itself."""
+        if self.config.optim.per_step:
+            self.set_lr()
+        self.step(batch)
+        self.progress.step += 1
+        self.log_step()
+        every = self.config.log.save_every_steps
+        if every and self.progress.step % every == 0 and not self.is_epoch_over:  # an epoch's own checkpoint follows it
+            self.save()
+
+    def log_step(self) -> None:
+        """Begin a line of the log where one is due, and write the one before once its numbers are there."""
+        if self.progress.step % self.config.log.every_steps == 0:
+            line = LogLine(self.progress.step, self.lr, self.step.meter.start_read(TrainMeter.WINDOW))
+            self.step.meter.reset(TrainMeter.WINDOW)
+            self.write_line()
+            self.line = line
+        if self.is_line_known():
+            self.write_line()
+
+    def read_epoch(self) -> None:
+        """Wait for the epoch's sums; refuse a broken loss before it is evaluated."""
+        self.write_line()
+        reading = self.step.meter.start_read(TrainMeter.EPOCH)
+        self.check_finite(reading, self.lr)
+        self.means = reading.means()
+        self.step.meter.reset(TrainMeter.EPOCH)
+
+    def finish_epoch(self, seconds: float, scores: dict[str, float] | None) -> dict[str, float]:
+        """Remember the best epoch and write this one's rows.
+
+        Args:
+            seconds: that the epoch's steps took.
+            scores: of `evaluate` on the selection images, where the epoch is judged.
+        Returns:
+            The epoch's row of summary.csv.
+        """
+        self.progress.epoch += 1
+        row = {"epoch": self.progress.epoch, "lr": self.lr} | self.means
+        if scores is not None:
+            self.judge(scores["top1"])
+            row |= {f"val_{name}": scores[name] for name in ("top1", "top5", "loss")}
+        images = self.steps_per_epoch * self.config.data.batch_size
+        self.log.write("epoch", self.progress.step, row | {"seconds": seconds, "images_per_s": images / seconds})
+        self.log.write_epoch(row | {"seconds": round(seconds, 3)})
+        if self.config.log.print_epochs and ranks.is_writer():
+            left_s = self.pace.left_s(self.progress.step)
+            print(epoch_message(self.config.name, self.config.epochs, row, seconds, left_s), flush=True)
+        return row
+
+    def judge(self, top1: float) -> None:
+        """Keep the weights if this epoch is the best so far."""
+        if top1 > self.progress.best_top1:
+            self.progress.best_top1, self.progress.best_epoch = top1, self.progress.epoch
+            self.saver.keep_best(self.progress)
+
+    def set_lr(self) -> None:
+        """The learning rate of the next step."""
+        epochs = float(self.progress.epoch)
+        if self.config.optim.per_step:
+            epochs += self.step_in_epoch / self.steps_per_epoch
+        self.lr = learning_rate(self.config.optim, epochs, self.config.epochs)
+        set_learning_rate(self.step.optimizer, self.lr)
+
+    def watched(self, batches: BatchStream) -> Iterable[Batch]:
+        """The batches of this epoch, shown as they are taken."""
+        title = f"{self.config.name}  epoch {self.progress.epoch + 1}/{self.config.epochs}"
+        return progress_bar(batches, title, self.progress.step, self.pace, self.config.log.print_epochs)
+
+    # ---- its log lines -----------------------------------------------------------------------------------------------
+
+    def write_line(self) -> None:
+        """Write the line that is begun, waiting for its numbers; raise instead if the loss had broken by then."""
+        line, self.line = self.line, None
+        if line is not None:
+            self.check_finite(line.reading, line.lr)
+            self.log.write("train", line.step, line.reading.means() | {"lr": line.lr})
+
+    def is_line_known(self) -> bool:
+        """Whether a line is begun and its numbers are there. Several ranks find out at one step that the loss broke, so
+        on GPUs, where numbers come sooner on some, they wait for the next log step."""
+        is_agreed = ranks.world() == 1 or self.device.type == "cpu"
+        return self.line is not None and is_agreed and self.line.reading.is_done()
+
+    def check_finite(self, reading: MeterReading, lr: float) -> None:
+        bad = reading.first_bad_step()
+        if bad is not None:
+            self.saver.write_best()
+            raise NonFiniteLossError(
+                f"the loss is not finite at step {bad} (learning rate {lr:.3g}); the last good checkpoint is "
+                f"{self.saver.newest() or 'none yet'}. Lower optim.lr, set optim.clip_norm, or use --precision fp32"
+            )
+
+    # ---- saving, continuing and ending -------------------------------------------------------------------------------
+
+    def is_checkpoint_due(self) -> bool:
+        """Whether the end of this epoch is saved: on all ranks or none."""
+        return ranks.any_rank(self.saver.age_s() >= self.config.log.save_every_s, self.device)
+
+    def save(self) -> Path:
+        """Write a checkpoint from which the run continues exactly."""
+        self.write_line()
+        self.check_finite(self.step.meter.start_read(TrainMeter.WINDOW), self.lr)
+        return self.saver.save(self.progress, self.log.position())
+
+    def resume(self) -> bool:
+        """Continue from the newest checkpoint; False where there is none."""
+        found = self.saver.resume()
+        if found is None:
+            self.log.rewind({"metrics.jsonl": 0, "summary.csv": 0})
+            return False
+        self.progress, log_position = found
+        self.log.rewind(log_position)
+        return True
+
+    def stop(self) -> None:
+        """Save and end, to be continued."""
+        self.end("saved", Interrupted(self.save(), self.run_dir))
+
+    def complete(self) -> None:
+        """Write the last weights and end."""
+        self.saver.write_last(self.progress)
+        self.end("complete")
+
+    def end(self, status: Status, error: Exception | None = None) -> None:
+        self.status, self.error = status, error
+        self.log.close()
+
+    def raise_error(self) -> None:
+        """Raise what ended the lane before its time, if anything did."""
+        if self.error is not None:
+            raise self.error
