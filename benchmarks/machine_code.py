@@ -1,0 +1,187 @@
+"""What each kernel's machine code should take on a GPU: a model, for machines without one. No row is a measurement.
+
+    python -m benchmarks.machine_code [--archs 90a,80,89,100,120] [--kernels augment_plain] [--out FOLDER]
+
+Each kernel's code runs in an interpreter at the shape of a DeiT-Ti step (benchmarks/model/), as its own planning code
+launches it; from what its warps ran follow clocks, and from those the time. sm_90a is read from lgfast/_cuda.so, others
+are compiled with nvcc. cuobjdump comes with pip's triton. Rows are marked `model`. predicted_us: the time;
+bound: the pipe that is busy for 80 % of it, else latency, with the busiest; floor_us: bytes, each once, over the
+bandwidth of a large copy. instructions of warps by pipe, wavefronts of shared memory; roles: the warps of the first
+block by what they do. Where the results hold a smoke of the same GPU, measured_us is its median, ratio that over
+predicted_us, and calibrated_us predicted_us times the geometric mean of all ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import harness
+from benchmarks.model import objects
+from benchmarks.model.assumptions import GPUS, Gpu
+from benchmarks.model.kernels import SUBJECTS, Subject
+from benchmarks.model.predict import Prediction, predict
+from lgfast import _extension
+from lgfast.runtime.environment import git_commit
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+LIBRARY = ROOT / "lgfast" / "_cuda.so"
+BENCH = "machine-code"
+
+
+class Code:
+    """The kernels of one architecture: from the library where it has them, else compiled from their sources."""
+
+    def __init__(self, arch: str, folder: Path) -> None:
+        self.arch, self.folder = arch, folder
+        shipped = LIBRARY.is_file() and f"{arch}-real" in _extension.build_info().get("cuda_archs", "")
+        cubins = objects.extract(LIBRARY, arch, folder / arch) if shipped else []
+        self.places = {name: cubin for cubin in cubins for name in objects.symbols(cubin)}
+        self.known: dict[str, objects.Kernel] = {}
+
+    def of(self, subject: Subject) -> Code:
+        """With the kernels of a subject."""
+        source = ROOT / "csrc" / subject.source
+        if self.places:
+            return self
+        cubin = objects.compile_cubin(source, self.arch, self.folder / self.arch, ROOT / "csrc", subject.options)
+        found = Code.__new__(Code)
+        found.arch, found.folder, found.known = self.arch, self.folder, {}
+        found.places = dict.fromkeys(objects.symbols(cubin), cubin)
+        return found
+
+    def __getitem__(self, name: str) -> objects.Kernel:
+        if name not in self.known:
+            self.known[name] = objects.read(self.places[name], name)
+        return self.known[name]
+
+
+def row(name: str, subject: Subject, gpu: Gpu, found: Prediction) -> dict[str, object]:
+    """One line of the CSV."""
+    columns: dict[str, object] = {
+        "op": name, "provider": "model", "mode": "predicted", "dtype": "bfloat16", "shape": subject.shape,
+        "arch": f"sm_{gpu.arch}", "predicted_us": found.us, "bound": found.bound, "floor_us": found.floor_us,
+        "num_bytes": found.num_bytes, "registers": found.registers, "stack_bytes": found.stack_bytes,
+        "smem_bytes": found.smem_bytes, "threads": found.threads, "blocks": found.blocks,
+        "blocks_at_once": found.resident, "warps_at_once": found.resident * found.threads // 32,
+        "smem_wavefronts": found.wavefronts, "roles": found.roles, "unmodelled": " ".join(sorted(found.unmodelled)),
+    }  # fmt: skip
+    pipes = ("float", "half", "multiply", "double", "special", "tensor", "convert", "convert_double", "uniform")
+    columns |= {f"instr_{pipe}": found.instructions[pipe] for pipe in (*pipes, "shared", "memory", "control")}
+    return columns
+
+
+def rows(names: Iterable[str], archs: Iterable[str], folder: Path) -> Iterator[dict[str, object]]:
+    """Predictions; a kernel that an architecture cannot run, or that cannot be read, says why."""
+    for arch in archs:
+        gpu, code = GPUS[arch], Code(arch, folder)
+        for name in names:
+            subject = SUBJECTS[name]
+            about = {"op": name, "provider": "model", "mode": "predicted", "shape": subject.shape, "arch": f"sm_{arch}"}
+            try:
+                yield row(name, subject, gpu, predict(subject, gpu, code.of(subject)))
+            except (RuntimeError, KeyError) as error:
+                if isinstance(error, objects.MissingTool):
+                    raise
+                yield about | {"error": harness.failure(error)}
+
+
+def provenance(arch: str) -> dict[str, str]:
+    return {
+        "device": "model",
+        "hardware": GPUS[arch].name,
+        "compiler": _extension.build_info().get("cuda_compiler", ""),
+        "commit": git_commit() or "",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def smoked(folder: Path, hardware: str) -> dict[str, float]:
+    """Microseconds that a GPU needed for each kernel in its newest smoke."""
+    found: dict[str, float] = {}
+    for path in sorted(folder.glob("*_smoke*.csv")):
+        with path.open() as file:
+            for line in csv.DictReader(file):
+                is_of_it = (line["device"], line["hardware"], line["mode"]) == ("cuda", hardware, "target")
+                if is_of_it and line.get("median_ms") and not line.get("error"):
+                    found[line["op"]] = 1e3 * float(line["median_ms"])
+    return found
+
+
+def calibrated(lines: list[dict[str, object]], folder: Path) -> list[dict[str, object]]:
+    """With what was measured of the same kernels on the same GPU, where anything was."""
+    for hardware in {GPUS[str(line["arch"])[3:]].name for line in lines}:
+        measured = smoked(folder, hardware)
+        own = [line for line in lines if GPUS[str(line["arch"])[3:]].name == hardware and "predicted_us" in line]
+        known = [line for line in own if line["op"] in measured]
+        for line in known:
+            line["measured_us"] = measured[line["op"]]
+            line["ratio"] = line["measured_us"] / line["predicted_us"]
+        if known:
+            factor = math.exp(statistics.fmean(math.log(line["ratio"]) for line in known))
+            for line in own:
+                line["calibrated_us"] = factor * line["predicted_us"]
+    return lines
+
+
+def committed(folder: Path = RESULTS) -> dict[tuple[str, str], dict[str, str]]:
+    """The newest rows of the results, by kernel and architecture."""
+    found = {}
+    for path in sorted(folder.glob(f"*_{BENCH}*.csv"), key=lambda path: (path.name[:10], len(path.name), path.name)):
+        with path.open() as file:
+            found |= {(line["op"], line["arch"]): line for line in csv.DictReader(file)}
+    return found
+
+
+def write(lines: list[dict[str, object]], folder: Path) -> Path:
+    """A file of its own, which no table of measurements reads."""
+    date = provenance("90a")["date"][:10]
+    stem = f"{date}_model_{BENCH}"
+    names = [f"{stem}.csv", *(f"{stem}-{number}.csv" for number in range(2, 1000))]
+    path = next(folder / name for name in names if not (folder / name).exists())
+    full = [line | provenance(str(line["arch"])[3:]) for line in lines]
+    columns = list(dict.fromkeys(key for line in full for key in line))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for line in full:
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in line.items()})
+    return path
+
+
+def describe(line: dict[str, object]) -> str:
+    if "error" in line:
+        return f"{line['arch']:<8} {line['op']:<30} {line['error']}"
+    times = f"{line['predicted_us']:8.1f} us, floor {line['floor_us']:6.1f}"
+    return f"{line['arch']:<8} {line['op']:<30} {times}  {line['bound']:<24} {line['blocks_at_once']} blocks at once"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    harness.add_names(parser, "--archs", GPUS)
+    harness.add_names(parser, "--kernels", SUBJECTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV; default benchmarks/results")
+    options = parser.parse_args(argv)
+    lines = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for line in rows(options.kernels, options.archs, Path(folder)):
+                print(describe(line), flush=True)
+                lines.append(line)
+    except objects.MissingTool as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(write(calibrated(lines, options.out), options.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""What a cubin, an ELF file of 64 bits, holds beside its code: constants, initialised memory, and where they point."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+NO_BITS, SYMBOLS, RELOCATIONS = 8, 2, 4
+ADDRESS_64 = 2  # R_CUDA_64: eight bytes become the address of a symbol
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section's type, contents, and the section that its header links to."""
+
+    kind: int
+    data: bytes
+    link: int
+
+
+def sections(elf: bytes) -> dict[str, Section]:
+    """By name, in the file's order."""
+    offset, size, count, names = struct.unpack_from("<Q", elf, 40)[0], *struct.unpack_from("<HHH", elf, 58)
+    heads = [struct.unpack_from("<IIQQQQII", elf, offset + number * size) for number in range(count)]
+
+    def name(head: tuple[int, ...]) -> str:
+        start = heads[names][4] + head[0]
+        return elf[start : elf.index(b"\0", start)].decode()
+
+    return {
+        name(head) or str(number): Section(
+            head[1], b"" if head[1] == NO_BITS else elf[head[4] : head[4] + head[5]], head[6]
+        )
+        for number, head in enumerate(heads)
+    }
+
+
+def pointers(found: dict[str, Section], target: str) -> dict[int, int]:
+    """Offset in a section -> the value of the symbol whose address belongs there, from its place in its own section."""
+    relocations = found.get(f".rela{target}")
+    table = next((section for section in found.values() if section.kind == SYMBOLS), None)
+    if relocations is None or table is None:
+        return {}
+    places = {}
+    for offset, info, addend in struct.iter_unpack("<QQq", relocations.data):
+        if info & 0xFFFFFFFF == ADDRESS_64:
+            value = struct.unpack_from("<Q", table.data, 24 * (info >> 32) + 8)[0]
+            places[offset] = value + addend
+    return places

@@ -1,0 +1,127 @@
+"""The kernels that the model predicts, at the shapes of a DeiT-Ti step: launches, sources and blocks to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from benchmarks import bench_augment
+from benchmarks.kernels.trials import DEIT_TINY_SIZES
+from benchmarks.model import launches
+from benchmarks.model.launches import Case, Launch
+from lgfast.ops import augment_plan
+
+ROTATE, SHEAR = 3, 11  # places in RAND_AUGMENT_OPS
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kernel at a shape.
+
+    Attributes:
+        make: () -> its launches.
+        source: CUDA source, under csrc/. options: of its compiler.
+        blocks: launch -> (index of a block, how many are like it).
+        scale: by which the time is multiplied, where fewer rounds are run than the shape has.
+        disabled: LGFAST_DISABLE while it is planned.
+    """
+
+    make: Callable[[], Case]
+    source: str
+    shape: str
+    blocks: Callable[[Launch], list[tuple[int, float]]] = lambda launch: spread(launch, 1)
+    scale: float = 1.0
+    options: list[str] = field(default_factory=list)
+    disabled: str = ""
+
+
+def spread(launch: Launch, count: int) -> list[tuple[int, float]]:
+    """Some blocks, evenly apart."""
+    count = min(count, launch.blocks)
+    return [(int((k + 0.5) * launch.blocks / count), launch.blocks / count) for k in range(count)]
+
+
+def of_pairs(batch: int, launch: Launch) -> list[tuple[int, float]]:
+    """The first block of each pair of feature_mse; maps of more channels have more blocks."""
+    if launch.blocks < 3 * batch:
+        return spread(launch, 1)
+    slabs = launch.blocks // batch  # of all pairs, in the ratio of their channels 16, 32, 64
+    first = [0, slabs // 7, slabs // 7 * 3] if slabs % 7 == 0 else [0, slabs // 3, slabs // 3 * 2]
+    ends = [*first[1:], slabs]
+    return [(start * batch, (end - start) * batch) for start, end in zip(first, ends, strict=True)]
+
+
+def one_view(*operations: tuple[int, float]) -> Case:
+    """augment of one image of CIFAR's size with up to two operations, drawn crop and flip, nothing erased."""
+    source = bench_augment.Source(1, torch.device("cpu"), torch.bfloat16)
+    plan = augment_plan(bench_augment.SPEC, source.sizes, source.indices, source.counter)
+    columns = bench_augment.SPEC.plan_columns
+    for name in ("erase_height", "erase_width"):
+        plan[0, columns.index(name)] = 0
+    for slot in range(2):
+        code, argument = operations[slot] if slot < len(operations) else (-1, 0.0)
+        plan[0, len(columns) - 4 + 2 * slot], plan[0, len(columns) - 3 + 2 * slot] = code, argument
+    return launches.views(plan, torch.from_numpy(source.images))
+
+
+ATTENTION = "short_attention/instances/{}_bf16_d64.cu"
+HEADS_RUN = 264  # of the resident backward: two a multiprocessor of 132, in place of B = 256's 768
+AUGMENT = {"source": "augment/augment.cu", "options": ["--fmad=false"]}
+SUBJECTS: dict[str, Subject] = {
+    "short_attention_fwd": Subject(partial(launches.attention, 256), ATTENTION.format("fwd"), "deit_tiny B=256"),
+    "short_attention_bwd_resident": Subject(
+        partial(launches.attention, HEADS_RUN // 3, is_backward=True),
+        ATTENTION.format("bwd"),
+        "deit_tiny B=256",
+        scale=768 / HEADS_RUN,
+    ),
+    "short_attention_bwd_streamed": Subject(
+        partial(launches.attention, 256, is_backward=True),
+        ATTENTION.format("bwd"),
+        "deit_tiny B=256",
+        disabled="short_attention_bwd_resident",
+    ),
+    "feature_mse": Subject(
+        partial(launches.guidance, 256), "feature_mse/feature_mse.cu", "deit_tiny B=256", partial(of_pairs, 256)
+    ),
+    "feature_mse_bwd": Subject(
+        partial(launches.guidance_backward, 256), "feature_mse/feature_mse.cu", "deit_tiny B=256"
+    ),
+    "augment_plain": Subject(one_view, shape="32->224, one image", **AUGMENT),
+    "augment_rotated": Subject(
+        partial(one_view, (ROTATE, 17.0), (SHEAR, 0.2)), shape="32->224, one image, rotated and sheared", **AUGMENT
+    ),
+    "flat_adamw": Subject(
+        partial(launches.adamw, DEIT_TINY_SIZES),
+        "flat_adamw/flat_adamw.cu",
+        "deit_tiny (5.54 M)",
+        lambda launch: spread(launch, 5),
+    ),
+    "add_layer_norm_fwd": Subject(
+        partial(launches.layer_norm, 256), "add_layer_norm/add_layer_norm.cu", "deit_tiny B=256"
+    ),
+    "add_layer_norm_bwd": Subject(
+        partial(launches.layer_norm, 256, is_backward=True), "add_layer_norm/add_layer_norm.cu", "deit_tiny B=256"
+    ),
+    "bias_gelu_fwd": Subject(partial(launches.gelu, 256), "bias_gelu/bias_gelu.cu", "deit_tiny B=256"),
+    "bias_gelu_bwd": Subject(
+        partial(launches.gelu, 256, is_backward=True), "bias_gelu/bias_gelu.cu", "deit_tiny B=256"
+    ),
+}
+
+
+@contextmanager
+def planned_for(subject: Subject, multiprocessors: int, smem_bytes: int) -> Iterator[Case]:
+    """The launches of a subject on a GPU of so many multiprocessors."""
+    before = os.environ.get("LGFAST_DISABLE")
+    os.environ["LGFAST_DISABLE"] = subject.disabled
+    try:
+        launches.use_gpu(multiprocessors, smem_bytes)
+        yield subject.make()
+    finally:
+        os.environ.pop("LGFAST_DISABLE") if before is None else os.environ.update(LGFAST_DISABLE=before)

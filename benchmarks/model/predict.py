@@ -1,0 +1,111 @@
+"""Predicts the time of a kernel on a GPU from its machine code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from benchmarks.model.assumptions import LAUNCH_US, Gpu, resident_blocks
+from benchmarks.model.interpreter import PARAMETERS, Block
+from benchmarks.model.kernels import Subject, planned_for
+from benchmarks.model.launches import Case, Launch
+from benchmarks.model.objects import Kernel
+from benchmarks.model.operations import action
+from benchmarks.model.timing import Result, block_clocks, steps_of
+
+SATURATED = 0.8  # a pipe that is busy for this share of the time bounds it; else latency does
+
+
+@dataclass
+class Prediction:
+    """What the model says of one kernel at one shape; times in microseconds, counts of warps' instructions."""
+
+    us: float = 0.0
+    floor_us: float = 0.0
+    bound: str = ""
+    registers: int = 0
+    stack_bytes: int = 0
+    smem_bytes: int = 0
+    threads: int = 0
+    blocks: int = 0
+    resident: int = 0
+    num_bytes: float = 0.0
+    instructions: Counter = field(default_factory=Counter)
+    wavefronts: float = 0.0
+    roles: str = ""
+    unmodelled: set[str] = field(default_factory=set)
+
+
+def predict(subject: Subject, gpu: Gpu, kernels: dict[str, Kernel]) -> Prediction:
+    """The time of all of a subject's launches, one after the other.
+
+    Raises:
+        KeyError: a kernel is not among `kernels`.
+        RuntimeError: a launch does not fit the GPU, or the library is not of these sources.
+    """
+    with planned_for(subject, gpu.multiprocessors, gpu.block_smem) as case:
+        found = Prediction(num_bytes=case.num_bytes * subject.scale)
+        found.floor_us = found.num_bytes / gpu.bandwidth * 1e6
+        for number, launch in enumerate(case.launches):
+            add_launch(found, subject, gpu, case, launch, kernels[launch.kernel], is_first=number == 0)
+    found.us = max(found.us * subject.scale, found.floor_us) + LAUNCH_US * len(case.launches)
+    found.bound = "dram" if found.us - LAUNCH_US * len(case.launches) <= found.floor_us else found.bound
+    return found
+
+
+def add_launch(
+    found: Prediction, subject: Subject, gpu: Gpu, case: Case, launch: Launch, kernel: Kernel, is_first: bool
+) -> None:
+    check_parameters(kernel, gpu, launch)
+    resident = resident_blocks(gpu, kernel.registers, launch.threads, launch.smem_bytes)
+    if resident == 0:
+        raise RuntimeError(f"{launch.smem_bytes} bytes of shared memory are more than {gpu.name} gives a block")
+    busy: Counter = Counter()
+    longest = 0.0
+    for index, count in subject.blocks(launch):
+        place = (
+            index % launch.grid[0],
+            index // launch.grid[0] % launch.grid[1],
+            index // launch.grid[0] // launch.grid[1],
+        )
+        arguments = (launch.grid, launch.threads, launch.smem_bytes, launch.parameters, place)
+        block = Block(kernel, gpu.number, case.memory, *arguments)
+        steps = steps_of(block.run(action), kernel.instructions)
+        clocks, result = block_clocks(gpu, steps, max(1.0, count / gpu.multiprocessors), resident)
+        found.us += clocks / gpu.clock_hz * 1e6
+        found.unmodelled |= block.unmodelled
+        for warp in steps:
+            for step in warp:
+                found.instructions[step.pipe] += count * subject.scale
+                found.wavefronts += step.amount * count * subject.scale if step.pipe == "shared" else 0
+        busy.update({pipe: value / result.clocks * clocks for pipe, value in result.busy.items()})
+        if is_first and clocks > longest:
+            longest, found.roles = clocks, roles(result, len(steps))
+    if is_first:
+        found.registers, found.stack_bytes = kernel.registers, kernel.stack_bytes
+        found.smem_bytes, found.threads, found.blocks = launch.smem_bytes, launch.threads, launch.blocks
+        found.resident = resident
+        name, value = busy.most_common(1)[0]
+        share = value / (found.us * gpu.clock_hz / 1e6)
+        found.bound = name if share >= SATURATED else f"latency ({name} {share:.0%})"
+
+
+def check_parameters(kernel: Kernel, gpu: Gpu, launch: Launch) -> None:
+    expected = kernel.parameter_bytes - PARAMETERS[gpu.number]
+    if kernel.parameter_bytes and abs(expected - len(launch.parameters)) >= 8:
+        raise RuntimeError(
+            f"{kernel.name} takes {expected} bytes of parameters, its sources {len(launch.parameters)}: build again "
+            "(python setup.py build_ext --inplace)"
+        )
+
+
+def roles(result: Result, num_warps: int) -> str:
+    """The warps of the first block by what they do: how many, instructions, clocks, and those at barriers."""
+    groups: dict[int, list] = {}
+    for warp in result.warps[:num_warps]:
+        near = next((key for key in groups if abs(key - len(warp.steps)) < 0.05 * key), len(warp.steps))
+        groups.setdefault(near, []).append(warp)
+    return "; ".join(
+        f"{len(warps)} x {size} instructions, {warps[0].ended:.0f} clocks, {warps[0].idle:.0f} at barriers"
+        for size, warps in groups.items()
+    )

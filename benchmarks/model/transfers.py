@@ -1,0 +1,228 @@
+"""Instructions that move data: global, shared, local and constant memory, and the matrices of tensor cores."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.model.interpreter import WARP, Block
+from benchmarks.model.sass import Instruction, Operand
+from benchmarks.model.values import F32, I64, U32, U64, Action, pair
+
+SECTOR, BANKS = 32, 32
+
+
+def width_of(modifiers: list[str]) -> int:
+    return next((int(m.lstrip("US")) // 8 for m in modifiers if m in ("U8", "S8", "U16", "S16", "64", "128")), 4)
+
+
+def place_of(b: Block, o: Operand, wide: bool) -> np.ndarray:
+    """Addresses of an operand in brackets."""
+    total = np.full(b.threads, o.value, I64)
+    for part in o.parts:
+        scale = 1
+        if part.suffix.startswith("X"):
+            scale = int(part.suffix[1:])
+        is_pair = wide and (part.suffix == "64" or part.kind == "uniform")
+        value = pair(b, part).view(I64) if is_pair else np.asarray(b.bits(part)).astype(I64)
+        total = total + value * scale
+    return total if wide else total & 0xFFFFFFFF
+
+
+def sectors(b: Block, mask: np.ndarray, addresses: np.ndarray, width: int) -> np.ndarray:
+    """[warps, 2]: sectors of 32 bytes that each warp asks for, and those that the block had not touched before."""
+    counts = np.zeros((b.threads // WARP, 2), I64)
+    places = addresses[:, None] // SECTOR + np.arange((width + SECTOR - 1) // SECTOR)
+    for warp in np.flatnonzero(mask.reshape(-1, WARP).any(1)):
+        lanes = slice(warp * WARP, (warp + 1) * WARP)
+        asked = set(places[lanes][mask[lanes]].ravel().tolist())
+        counts[warp] = len(asked), len(asked - b.touched)
+        b.touched |= asked
+    return counts
+
+
+def wavefronts(b: Block, mask: np.ndarray, addresses: np.ndarray, width: int) -> np.ndarray:
+    """Turns of shared memory that each warp's access takes: as many as its busiest bank has different words; 16-byte
+    accesses a quarter of the warp at a time, 8-byte ones a half. [warps, 2], the second 0."""
+    counts = np.zeros((b.threads // WARP, 2), I64)
+    group = WARP * 4 // max(width, 4)
+    for warp in np.flatnonzero(mask.reshape(-1, WARP).any(1)):
+        for first in range(warp * WARP, (warp + 1) * WARP, group):
+            lanes = slice(first, first + group)
+            chosen = addresses[lanes][mask[lanes]]
+            if len(chosen):
+                words = np.unique((chosen[:, None] + np.arange(0, max(width, 4), 4)) // 4)
+                counts[warp, 0] += np.bincount(words % BANKS).max()
+    return counts
+
+
+def load(i: Instruction) -> Action:
+    """LDG, LDS, LDL, and LD."""
+    to, source = i.operands[0], i.operands[-1]
+    width, space = width_of(i.modifiers), i.name
+    source = next(o for o in i.operands if o.kind == "address")
+    signed = {"S8": 8, "S16": 16}
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        places = place_of(b, source, space in ("LDG", "LD"))
+        data = np.zeros((b.threads, max(width, 4)), np.uint8)
+        steps = np.arange(width)
+        if space in ("LDG", "LD"):
+            asked = np.flatnonzero(mask)
+            for inside, array, offsets in b.memory.pieces(places[asked], width):
+                data[asked[inside], :width] = array[offsets[inside, None] + steps]
+            b.cost = sectors(b, mask, places, width)
+        elif space == "LDS":
+            data[mask, :width] = b.shared[places[mask][:, None] + steps]
+            b.cost = wavefronts(b, mask, places, width)
+        else:
+            threads = np.flatnonzero(mask)
+            data[mask, :width] = b.local[threads[:, None], places[mask][:, None] + steps]
+        words = data.view(U32)
+        for m, bits in signed.items():
+            if m in i.modifiers:
+                words = (words.astype(U64) << U64(64 - bits)).view(I64) >> (64 - bits)
+                words = words.view(U64).astype(U32)
+        for word in range(max(width // 4, 1)):
+            b.write(to, words[:, word], mask, word)
+
+    return act
+
+
+def store(i: Instruction) -> Action:
+    """STG, STS, STL, and ST."""
+    target = next(o for o in i.operands if o.kind == "address")
+    source = i.operands[-1]
+    width, space = width_of(i.modifiers), i.name
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        places = place_of(b, target, space in ("STG", "ST"))
+        words = np.stack([np.broadcast_to(b.bits(source, k), (b.threads,)) for k in range(max(width // 4, 1))], 1)
+        data = np.ascontiguousarray(words).view(np.uint8)[:, :width]
+        steps = np.arange(width)
+        if space in ("STG", "ST"):
+            asked = np.flatnonzero(mask)
+            for inside, array, offsets in b.memory.pieces(places[asked], width):
+                array[offsets[inside, None] + steps] = data[asked[inside]]
+            b.cost = sectors(b, mask, places, width)
+        elif space == "STS":
+            b.shared[places[mask][:, None] + steps] = data[mask]
+            b.cost = wavefronts(b, mask, places, width)
+        else:
+            b.local[np.flatnonzero(mask)[:, None], places[mask][:, None] + steps] = data[mask]
+
+    return act
+
+
+def copy_async(i: Instruction) -> Action:
+    """LDGSTS: global to shared memory; where its predicate is false, zeros."""
+    target, source, *which = i.operands
+    width = width_of(i.modifiers)
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        valid = mask & b.predicate(which[0]) if which else mask
+        to, start = place_of(b, target, False), place_of(b, source, True)
+        data = np.zeros((b.threads, width), np.uint8)
+        asked = np.flatnonzero(valid)
+        if len(asked):
+            for inside, array, offsets in b.memory.pieces(start[asked], width):
+                data[asked[inside]] = array[offsets[inside, None] + np.arange(width)]
+        b.shared[to[mask][:, None] + np.arange(width)] = data[mask]
+        b.cost = sectors(b, valid, start, width)
+
+    return act
+
+
+def load_constant(i: Instruction) -> Action:
+    to, source = i.operands[0], i.operands[-1]
+    width = width_of(i.modifiers)
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        for word in range(max(width // 4, 1)):
+            b.write(to, b.constant(source, min(width, 4), 4 * word), mask, word)
+
+    return act
+
+
+def load_matrix(i: Instruction) -> Action:
+    """LDSM: four 8x8 matrices of 16-bit values, whose rows the lanes name."""
+    to, source = i.operands
+    count = int(i.modifiers[-1]) if i.modifiers[-1].isdigit() else 1
+    transposed = "MT88" in i.modifiers
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        places = place_of(b, source, False)
+        rows = np.zeros((b.threads, 8), np.uint16)
+        rows[mask] = b.shared[places[mask][:, None] + np.arange(16)].view(np.uint16)
+        matrices = rows.reshape(-1, 4, 8, 8)[:, :count]
+        matrices = matrices.swapaxes(2, 3) if transposed else matrices
+        words = np.ascontiguousarray(matrices).view(U32).reshape(-1, count, WARP)  # lane 4 r + c: row r, columns 2 c
+        for k in range(count):
+            b.write(to, words[:, k].reshape(-1), mask, k)
+        b.cost = wavefronts(b, mask, places, 16)
+
+    return act
+
+
+def halves_of(b: Block, o: Operand, word: int, is_bfloat16: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper 16-bit float of a register."""
+    bits = np.broadcast_to(b.bits(o, word), (b.threads,))
+    parts = bits & U32(0xFFFF), bits >> U32(16)
+    if is_bfloat16:
+        return tuple((part << U32(16)).view(F32) for part in parts)
+    return tuple(part.astype(np.uint16).view(np.float16).astype(F32) for part in parts)
+
+
+def matrix_product(i: Instruction) -> Action:
+    """HMMA.16816: a 16x16 by a 16x8 of 16-bit floats, sums in float32."""
+    to, x, y, z = i.operands[:4]
+    is_bfloat16 = "BF16" in i.modifiers
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        warps = b.threads // WARP
+        left, right, sums = np.zeros((warps, 16, 16), F32), np.zeros((warps, 16, 8), F32), np.zeros((warps, 16, 8), F32)
+        lane = np.arange(WARP)
+        row, column = lane // 4, lane % 4 * 2
+        for word, (down, across) in enumerate(((0, 0), (8, 0), (0, 8), (8, 8))):
+            for k, part in enumerate(halves_of(b, x, word, is_bfloat16)):
+                left[:, row + down, column + across + k] = part.reshape(warps, WARP)
+        for word in range(2):
+            for k, part in enumerate(halves_of(b, y, word, is_bfloat16)):
+                right[:, column + 8 * word + k, row] = part.reshape(warps, WARP)
+        for word in range(4):
+            value = np.broadcast_to(b.bits(z, word), (b.threads,)).view(F32)
+            sums[:, row + 8 * (word // 2), column + word % 2] = value.reshape(warps, WARP)
+        sums = left @ right + sums
+        for word in range(4):
+            result = sums[:, row + 8 * (word // 2), column + word % 2].reshape(-1)
+            b.write(to, np.ascontiguousarray(result).view(U32), mask, word)
+
+    return act
+
+
+def shared_atomic(i: Instruction) -> Action:
+    """ATOMS.ADD and .POPC.INC, without what was there before."""
+    target = next(o for o in i.operands if o.kind == "address")
+    source = i.operands[-1]
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        places = place_of(b, target, False)[mask] // 4
+        value = U32(1) if "INC" in i.modifiers else np.broadcast_to(b.bits(source), (b.threads,))[mask]
+        words = b.shared[: len(b.shared) // 4 * 4].view(U32)
+        np.add.at(words, places, value)
+        b.cost = wavefronts(b, mask, place_of(b, target, False), 4)
+
+    return act
+
+
+def global_atomic(i: Instruction) -> Action:
+    """REDG.ADD of 32 bits."""
+    target, source = next(o for o in i.operands if o.kind == "address"), i.operands[-1]
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        places = place_of(b, target, True)
+        for inside, array, offsets in b.memory.pieces(places[mask], 4):
+            words = array[: len(array) // 4 * 4].view(U32)
+            np.add.at(words, offsets[inside] // 4, np.broadcast_to(b.bits(source), (b.threads,))[mask][inside])
+        b.cost = sectors(b, mask, places, 4)
+
+    return act

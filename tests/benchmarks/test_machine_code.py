@@ -1,0 +1,294 @@
+"""The model of the kernels: the shipped machine code, run in the interpreter, gives the right results; its clocks."""
+
+import csv
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import machine_code, tables
+from benchmarks.bench_augment import SPEC
+from benchmarks.bench_feature_mse import composed
+from benchmarks.model import launches, objects, sass, timing
+from benchmarks.model.assumptions import GPUS, resident_blocks
+from benchmarks.model.interpreter import Block, Trace
+from benchmarks.model.kernels import SUBJECTS, one_view
+from benchmarks.model.operations import action
+from benchmarks.model.predict import check_parameters
+from lgfast import _extension
+from lgfast.ops import augment
+from tests import attention_truth
+
+ARCH = "90a"
+
+
+def obstacle() -> str:
+    """Why the shipped machine code cannot be read here, or nothing."""
+    if f"{ARCH}-real" not in _extension.build_info().get("cuda_archs", ""):
+        return f"lgfast._cuda is not built for sm_{ARCH}"
+    try:
+        objects.tool("cuobjdump")
+        launches.library()
+    except objects.MissingTool as error:
+        return str(error)
+    return ""
+
+
+readable = pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory):
+    return machine_code.Code(ARCH, tmp_path_factory.mktemp("cubins"))
+
+
+def run(case: launches.Case, code: machine_code.Code) -> dict[str, Tensor]:
+    """Every block of every launch; the tensors as the kernels left them."""
+    for launch in case.launches:
+        x, y, _ = launch.grid
+        for i in range(launch.blocks):
+            place = (i % x, i // x % y, i // x // y)
+            arguments = (launch.grid, launch.threads, launch.smem_bytes, launch.parameters, place)
+            block = Block(code[launch.kernel], GPUS[ARCH].number, case.memory, *arguments)
+            block.run(action)
+            assert not block.unmodelled, f"{launch.kernel}: the interpreter lacks {block.unmodelled}"
+    return case.tensors
+
+
+def assert_near(value: Tensor, exact: Tensor, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Within two roundings of the largest value."""
+    bound = 2 * torch.finfo(dtype).eps * exact.abs().max().item()
+    torch.testing.assert_close(value.double().view_as(exact), exact.detach(), rtol=0, atol=bound)
+
+
+@pytest.fixture(autouse=True)
+def small_gpu(request):
+    if not obstacle():
+        launches.use_gpu(4, 227 * 1024)
+
+
+@readable
+def test_bias_gelu_is_right_in_its_machine_code(code):
+    tensors = run(launches.gelu(1, 5, 64), code)
+    x, bias = (tensors[name].double().requires_grad_() for name in ("x", "bias"))
+    assert_near(tensors["out"], torch.nn.functional.gelu(x + bias))
+    launches.use_gpu(4, 227 * 1024)
+    tensors = run(launches.gelu(1, 5, 64, is_backward=True), code)
+    x, bias = (tensors[name].double().requires_grad_() for name in ("x", "bias"))
+    gradients = torch.autograd.grad(torch.nn.functional.gelu(x + bias), (x, bias), tensors["dout"].double())
+    assert_near(tensors["out"], gradients[0])
+    assert_near(tensors["dbias"], gradients[1])
+
+
+@readable
+def test_add_layer_norm_is_right_in_its_machine_code(code):
+    tensors = run(launches.layer_norm(2, 5, 192), code)
+    x, residual, weight, bias = (tensors[name].double() for name in ("x", "residual", "weight", "bias"))
+    y = residual + x * tensors["scale"].double().repeat_interleave(5)[:, None]
+    assert_near(tensors["y"], y)
+    assert_near(tensors["out"], torch.nn.functional.layer_norm(y, (192,), weight, bias, 1e-6))
+
+
+@readable
+def test_flat_adamw_is_right_in_its_machine_code(code):
+    sizes = (7, 192, 1000)
+    case = launches.adamw(sizes)
+    before = {name: tensor.double().clone() for name, tensor in case.tensors.items()}
+    tensors = run(case, code)
+    gradient, start = torch.zeros_like(before["params"]), 0
+    for k, size in enumerate(sizes):
+        gradient[start : start + size] = before[f"grad{k}"]
+        start += -(-size // 8) * 8
+    _, b1, b2, b2_rest, decay, step_size, correction, eps = launches.ADAMW_FACTORS
+    m = before["m"] + b1 * (gradient - before["m"])
+    v = b2 * before["v"] + b2_rest * gradient.square()
+    params = before["params"] * decay - step_size * m / (v.sqrt() * correction + eps)
+    for name, exact in (("m", m), ("v", v), ("params", params)):
+        assert_near(tensors[name], exact, torch.float32)
+    assert_near(tensors["low"], params)
+
+
+@readable
+def test_feature_mse_is_right_in_its_machine_code(code):
+    tensors = run(launches.guidance(1), code)
+    students = [tensors[f"student{k}"].double().requires_grad_() for k in range(3)]
+    loss = composed(students, [tensors[f"teacher{k}"].double().permute(0, 3, 1, 2) for k in range(3)])
+    assert tensors["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+    gradients = torch.autograd.grad(loss, students)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    assert_near(tensors["grad"] * (flat.norm() / tensors["grad"].double().norm()), flat)  # it carries a factor
+
+
+@readable
+@pytest.mark.parametrize("is_backward", [False, True])
+def test_short_attention_is_right_in_its_machine_code(code, is_backward):
+    case = launches.attention(1, heads=1, is_backward=is_backward)
+    q, k, v = (x.double() for x in case.tensors["qkv"].unbind(2))
+    exact = attention_truth.attention(q, k, v, case.tensors["dout"].double(), 0.125)
+    if is_backward:
+        case.tensors["out"].copy_(exact["out"]), case.tensors["lse"].copy_(exact["lse"])
+    tensors = run(case, code)
+    if is_backward:
+        gradients = torch.stack([exact[name] for name in ("dq", "dk", "dv")], 2)
+        assert_near(tensors["dqkv"], gradients)
+        torch.testing.assert_close(tensors["dbias"].double(), gradients.sum(1), rtol=2**-7, atol=2**-4)
+    else:
+        assert_near(tensors["out"], exact["out"])
+        assert_near(tensors["lse"], exact["lse"], torch.float32)
+
+
+@readable
+@pytest.mark.parametrize("operations", [(), ((3, 17.0),)], ids=["plain", "rotated"])
+def test_augment_gives_the_bytes_of_the_cpu_in_its_machine_code(code, operations):
+    case = one_view(*operations)
+    tensors = run(case, code)
+    expected = augment(
+        tensors["pixels"],
+        tensors["offsets"],
+        tensors["sizes"],
+        tensors["indices"],
+        tensors["plan"],
+        SPEC,
+        torch.bfloat16,
+    )
+    assert torch.equal(tensors["images"], expected[0]) and torch.equal(tensors["teacher"], expected[1])
+
+
+def test_rows_of_the_model_enter_no_table_of_measurements(tmp_path):
+    before = tables.throughput(tmp_path), tables.accuracy(tmp_path)
+    lines = [{"op": name, "arch": "sm_90a", "provider": "model", "predicted_us": 9.0} for name in SUBJECTS]
+    path = machine_code.write(lines, tmp_path)
+    assert path.name[10:] == "_model_machine-code.csv" and machine_code.write(lines, tmp_path).stem.endswith("-2")
+    assert (tables.throughput(tmp_path), tables.accuracy(tmp_path)) == before
+    with path.open() as file:
+        assert {row["device"] for row in csv.DictReader(file)} == {"model"}
+    measured = {"median_ms", "p20_ms", "p80_ms", "images_per_s"}
+    assert measured.isdisjoint(next(iter(csv.DictReader(path.open()))))
+
+
+def test_measured_rows_calibrate_the_model(tmp_path):
+    lines = [
+        {"op": op, "arch": "sm_90a", "predicted_us": us}
+        for op, us in (("feature_mse", 20.0), ("augment_plain", 40.0), ("bias_gelu_fwd", 10.0))
+    ]
+    assert not any("measured_us" in line for line in machine_code.calibrated(lines, tmp_path))
+    columns = ("op", "device", "hardware", "mode", "median_ms", "error")
+    for number, hardware in enumerate(("NVIDIA H200", "NVIDIA H100")):
+        with (tmp_path / f"2027-01-0{number + 1}_gpu_smoke.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerow(("feature_mse", "cuda", hardware, "target", 0.04, ""))
+            writer.writerow(("bias_gelu_fwd", "cuda", hardware, "target", 0.005, ""))
+            writer.writerow(("augment_plain", "cuda", hardware, "target", 9, "error 2 times what is allowed"))
+            writer.writerow(("bias_gelu_fwd", "cuda", hardware, "small", 7, ""))
+    by_name = {line["op"]: line for line in machine_code.calibrated(lines, tmp_path)}
+    assert by_name["feature_mse"]["ratio"] == pytest.approx(2) and by_name["bias_gelu_fwd"]["ratio"] == pytest.approx(
+        0.5
+    )
+    assert by_name["augment_plain"]["calibrated_us"] == pytest.approx(40 * math.sqrt(2 * 0.5))
+    assert "measured_us" not in by_name["augment_plain"]
+
+
+def test_a_missing_tool_is_named(monkeypatch, capsys, tmp_path):
+    objects.tool.cache_clear()
+    monkeypatch.setattr(objects.shutil, "which", lambda name, path=None: None)
+    try:
+        with pytest.raises(objects.MissingTool, match="cuobjdump is not there: pip's triton package carries it"):
+            objects.tool("cuobjdump")
+    finally:
+        objects.tool.cache_clear()
+
+    def fails(*_: object) -> None:
+        raise objects.MissingTool("nvdisasm is not there")
+
+    monkeypatch.setattr(machine_code, "Code", fails)
+    assert machine_code.main(["--archs", "80", "--kernels", "feature_mse", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: nvdisasm is not there\n"
+
+
+def test_parameters_of_other_sources_are_refused():
+    kernel = SimpleNamespace(name="kernel", parameter_bytes=0x210 + 96)
+    check_parameters(kernel, GPUS[ARCH], SimpleNamespace(parameters=bytes(92)))  # the end is padded
+    with pytest.raises(RuntimeError, match="takes 96 bytes of parameters, its sources 64: build again"):
+        check_parameters(kernel, GPUS[ARCH], SimpleNamespace(parameters=bytes(64)))
+
+
+# ---- timing, on made-up instructions ---------------------------------------------------------------------------------
+
+
+def instruction(text: str, stall: int = 1, write: int = 7, wait: int = 0) -> sass.Instruction:
+    return sass.Instruction(0, text, stall, write, 7, wait)
+
+
+def clocks(*warps: list[timing.Step], blocks: int = 1, resident: int = 1) -> float:
+    return timing.Multiprocessor(GPUS[ARCH], [list(warps)] * blocks, resident).run().clocks
+
+
+def steps(text: str, count: int, amount: int = 0, **control: int) -> list[timing.Step]:
+    made = instruction(text, **control)
+    pipe = timing.pipe_of(made.name, made.modifiers)
+    return [timing.Step(made, pipe, amount)] * count
+
+
+def test_a_pipe_is_as_fast_as_its_table_says():
+    rates = GPUS[ARCH].rates
+    for text, pipe in (("FFMA R0, R0, R0, R0", "float"), ("LOP3.LUT R0, R0, R0, R0, 0xc0, !PT", "half")):
+        assert clocks(steps(text, 100)) == pytest.approx(100 * rates[pipe], abs=8)
+    assert clocks(*[steps("MUFU.EX2 R0, R0", 50)] * 8) == pytest.approx(
+        2 * 50 * rates["special"], abs=8
+    )  # two a quarter
+    assert clocks(*[steps("LDS R0, [R0]", 50, amount=4)] * 4) == pytest.approx(
+        4 * 50 * 4, rel=0.3
+    )  # one for all quarters
+
+
+def test_a_warp_waits_for_what_it_needs():
+    load, use = instruction("LDS R0, [R1]", write=0), instruction("FADD R0, R0, R0", wait=1)
+    chain = [timing.Step(load, "shared", 1), timing.Step(use, "float")] * 10
+    assert clocks(chain) == pytest.approx(10 * (timing.LATENCY["LDS"] + 2), rel=0.1)
+    assert clocks(*[chain] * 4) < 1.2 * clocks(chain)  # other warps fill the time
+
+
+def test_warps_that_meet_at_a_barrier_take_the_time_of_the_slowest():
+    meet = [timing.Step(instruction("BAR.SYNC 0x0"), "control")]
+    fast, slow = steps("FFMA R0, R0, R0, R0", 10), steps("FFMA R0, R0, R0, R0", 1000)
+    assert clocks(fast + meet + slow, slow + meet + fast) == pytest.approx(2000, rel=0.05)
+    assert clocks(fast + slow, slow + fast) == pytest.approx(1010, rel=0.05)
+
+
+def test_blocks_that_do_not_fit_at_once_follow_one_another():
+    work = steps("FFMA R0, R0, R0, R0", 100, stall=4)
+    one = clocks(work)
+    assert clocks(work, blocks=4, resident=4) == pytest.approx(one, rel=0.1)  # a quarter each
+    assert clocks(work, blocks=4, resident=1) == pytest.approx(4 * one, rel=0.1)
+    many, _ = timing.block_clocks(GPUS[ARCH], [work], 40, 4)
+    assert many == pytest.approx(10 * one, rel=0.1)
+
+
+def test_occupancy_is_that_of_the_programming_guide():
+    h200, ada = GPUS["90a"], GPUS["89"]
+    assert resident_blocks(h200, 255, 128, 70 * 1024) == 2  # registers: 2 x 4 warps of 256 x 32
+    assert resident_blocks(h200, 32, 256, 0) == 8  # threads
+    assert resident_blocks(h200, 32, 256, 113 * 1024) == 2  # shared memory, 1 KB a block more
+    assert resident_blocks(ada, 32, 256, 113 * 1024) == 0
+    assert resident_blocks(ada, 32, 256, 0) == 6
+
+
+def test_the_text_of_instructions_is_read():
+    lines = [
+        "\t\tFunction : kernel",
+        "        /*0010*/              @!P1 LDG.E.128 R4, desc[UR10][R4.64+-0x10] ;  /* 0x000000040404a981 */",
+        "                                                                            /* 0x002ea2000c1e1d00 */",
+    ]
+    ((load,),) = sass.functions(lines).values()
+    assert (load.address, load.name, load.modifiers, load.guard.negative) == (16, "LDG", ["E", "128"], True)
+    assert (load.stall, load.write, load.wait) == (1, 2, 0b10)
+    target, place = load.operands
+    assert target.index == 4 and place.value == -16 and place.parts[0].suffix == "64"
+    constant = sass.operand("c[0x0][R8+0x220]")
+    assert (constant.bank, constant.value, constant.parts[0].index) == (0, 0x220, 8)
+    assert sass.operand("-|R3|").absolute and sass.operand("-|R3|").negative
+    assert sass.operand("+INF").value == math.inf and sass.operand("-0x5").value == -5
+    assert Trace().instructions == []
