@@ -17,7 +17,7 @@ from lgfast.data.batch import Batch, BatchStream
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance.teacher import TeacherOutputs
 
-LARGEST_PART = 0.5  # of what is free in one place
+LARGEST_PART = 0.5  # of what is free on the device, in host memory or on the disk
 GIB = 1 << 30
 
 
@@ -74,8 +74,8 @@ def allocate_rows(num_rows: int, num_values: int, dtype: torch.dtype, device: to
         return flat.view(num_rows, num_values)
     found = ", ".join(f"{num / GIB:.1f} GiB of {name}" for name, num in free.items())
     raise ValueError(
-        f"teacher.targets: {num_rows} rows of teacher outputs take {num_bytes / GIB:.1f} GiB, at most half of what is "
-        f"free in one may be used, and free are {found}; lower data.views, or use teacher.targets=live"
+        f"teacher.targets: {num_rows} rows of teacher outputs take {num_bytes / GIB:.1f} GiB, more than half of what "
+        f"is free in any one of {found}; lower data.views, or use teacher.targets=live"
     )
 
 

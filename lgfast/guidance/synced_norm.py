@@ -29,8 +29,8 @@ class SyncedBatchNorm(nn.Module):
 
 
 def average(values: Tensor) -> Tensor:
-    """Mean over batch, place and ranks: [B, C, h, w] -> [C]."""
-    return ranks.total(values.mean((0, 2, 3))) / ranks.world()
+    """Mean over batch, position and ranks: [B, C, h, w] -> [C]."""
+    return ranks.all_reduce_sum(values.mean((0, 2, 3))) / ranks.world()
 
 
 def use_synced_statistics(model: nn.Module) -> None:

@@ -73,7 +73,7 @@ def is_writer() -> bool:
     return rank() == 0
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """Elementwise sum over the ranks."""
     if world() == 1:
         return values
@@ -82,7 +82,7 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def highest(values: Tensor) -> Tensor:
+def all_reduce_max(values: Tensor) -> Tensor:
     """Elementwise maximum over the ranks."""
     if world() == 1:
         return values
@@ -93,7 +93,7 @@ def highest(values: Tensor) -> Tensor:
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set on any rank; all ranks must ask at the same point."""
-    return flag if world() == 1 else bool(highest(torch.tensor(float(flag), device=device)) > 0)
+    return flag if world() == 1 else bool(all_reduce_max(torch.tensor(float(flag), device=device)) > 0)
 
 
 def gather(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -129,7 +129,7 @@ def statistics(module: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def follow_first(tensors: Sequence[Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Give every rank the first one's values, in one exchange; tensors of one dtype."""
     if world() == 1 or not tensors:
         return
@@ -145,6 +145,6 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if world() == 1 or not grads:
         return
-    means = total(torch.cat([grad.float().flatten() for grad in grads])) / world()
+    means = all_reduce_sum(torch.cat([grad.float().flatten() for grad in grads])) / world()
     for grad, mean in zip(grads, means.split([grad.numel() for grad in grads]), strict=True):
         grad.copy_(mean.view_as(grad))

@@ -41,7 +41,9 @@ class TrainMeter:
 
     def start_read(self, row: int) -> MeterReading:
         """The row's sums as they are now, over all ranks, and the first bad step of any rank."""
-        return MeterReading(torch.cat([ranks.total(self.sums[row]), ranks.highest(self.bad_step).double()[None]]))
+        return MeterReading(
+            torch.cat([ranks.all_reduce_sum(self.sums[row]), ranks.all_reduce_max(self.bad_step).double()[None]])
+        )
 
     def read(self, row: int) -> dict[str, float]:
         return self.start_read(row).means()
@@ -105,12 +107,12 @@ class EvalMeter:
             self.classes.index_add_(1, labels, torch.stack([hits[:, 0].double(), torch.ones_like(hits[:, 0]).double()]))
 
     def read(self) -> dict[str, float]:
-        top1, top5, loss, count = ranks.total(self.sums).tolist()  # sync: once per evaluation
+        top1, top5, loss, count = ranks.all_reduce_sum(self.sums).tolist()  # sync: once per evaluation
         if count == 0:
             raise ValueError("evaluation saw no image; check data.test_limit and the dataset's test split")
         return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "images": int(count)}
 
     def read_classes(self) -> list[float]:
         """Top-1 of each class in percent; not a number where it has no image."""
-        hits, images = ranks.total(self.classes)
+        hits, images = ranks.all_reduce_sum(self.classes)
         return (100 * hits / images).tolist()  # sync: once per evaluation

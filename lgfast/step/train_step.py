@@ -119,7 +119,7 @@ class TrainStep:
     def update(self) -> None:
         """One optimizer step, and what follows the parameters."""
         self.precision.update()
-        ranks.follow_first(self.statistics)  # so that all ranks judge and continue one model
+        ranks.broadcast(self.statistics)  # so that all ranks judge and continue one model
         if self.average is not None:
             self.average.update()
 

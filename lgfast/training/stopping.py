@@ -30,7 +30,7 @@ class StopVote:
         if step % self.every_steps:
             return False
         asked = torch.full((1,), float(self.interrupt.requested), device=self.device)
-        before, self._vote = self._vote, Reading(ranks.highest(asked))
+        before, self._vote = self._vote, Reading(ranks.all_reduce_max(asked))
         return before is not None and before.wait() == [1]
 
     def after_epoch(self) -> bool:

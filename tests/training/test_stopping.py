@@ -15,7 +15,9 @@ def two_ranks(monkeypatch):
     """Votes of two ranks; an exchange gives both the highest of what they brought to it."""
     flags = [InterruptFlag(), InterruptFlag()]
     monkeypatch.setattr(ranks, "world", lambda: 2)
-    monkeypatch.setattr(ranks, "highest", lambda asked: torch.full_like(asked, max(flag.requested for flag in flags)))
+    monkeypatch.setattr(
+        ranks, "all_reduce_max", lambda asked: torch.full_like(asked, max(flag.requested for flag in flags))
+    )
     return flags, [StopVote(flag, EVERY, torch.device("cpu")) for flag in flags]
 
 
