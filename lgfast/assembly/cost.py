@@ -15,7 +15,9 @@ from lgfast.models import create_model
 
 MOST_FLOP = 1e17  # of a step: minutes on the fastest GPU, days on a CPU
 MUCH_FLOP = {"cpu": 1e13, "cuda": 1e15}  # of a step that is worth a word
+MOST_BYTES = 1 << 40  # of the weights in training
 MUCH_BYTES = 4 << 30
+BYTES_OF_A_WEIGHT = 16  # in training, in float32: itself, its gradient, two moments
 
 
 def check_cost(config: Config, num_classes: int) -> None:
@@ -23,18 +25,19 @@ def check_cost(config: Config, num_classes: int) -> None:
     if not is_unusual(config):
         return
     augment, batch = config.augment, config.data.batch_size
-    num_bytes = batch * 3 * augment.image_size**2 * 4
-    flop = 3 * batch * forward_flop(config, num_classes)  # the backward pass takes twice the forward
+    flop, weights = count(config, num_classes)
+    flop *= 3 * batch  # the backward pass takes twice the forward
+    num_bytes = batch * 3 * augment.image_size**2 * 4, weights * BYTES_OF_A_WEIGHT
+    asked = "".join(f", model.{name}={value}" for name, value in config.model.shape_overrides().items())
     text = (
-        f"augment.image_size={augment.image_size}, model.name={config.model.name}"
-        + "".join(f", model.{name}={value}" for name, value in config.model.shape_overrides().items())
-        + f": a step of {batch} images (data.batch_size) takes about {flop / 1e12:,.1f} TFLOP, its images alone "
-        f"{num_bytes / 2**30:.1f} GiB in float32"
+        f"augment.image_size={augment.image_size}, model.name={config.model.name}{asked}: a step of {batch} images "
+        f"(data.batch_size) takes about {flop / 1e12:,.1f} TFLOP; in float32 its images are "
+        f"{num_bytes[0] / 2**30:,.1f} GiB, and the weights in training {num_bytes[1] / 2**30:,.1f} GiB"
     )
-    if flop > MOST_FLOP:
-        raise ValueError(f"{text}; no machine ends that in reasonable time: lower one of them")
+    if flop > MOST_FLOP or max(num_bytes) > MOST_BYTES:
+        raise ValueError(f"{text}; no machine does that in reasonable time: lower one of them")
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
-    if flop > MUCH_FLOP[device] or num_bytes > MUCH_BYTES:
+    if flop > MUCH_FLOP[device] or max(num_bytes) > MUCH_BYTES:
         warnings.warn(text, stacklevel=2)
 
 
@@ -45,13 +48,13 @@ def is_unusual(config: Config) -> bool:
     return tokens > 1024 or (model.depth or 0) > 48 or (model.embed_dim or 0) > 2048
 
 
-def forward_flop(config: Config, num_classes: int) -> float:
-    """Operations of one image's forward pass; 0 for a model that the meta device cannot run."""
+def count(config: Config, num_classes: int) -> tuple[float, int]:
+    """Operations of one image's forward pass, and weights; 0 for a model that the meta device cannot run."""
     size = config.augment.image_size
     try:
         with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
             model = create_model(config.model.name, num_classes, size, **config.model.shape_overrides()).eval()
             model(torch.zeros(1, getattr(model, "in_chans", 3), size, size))
     except Exception:  # what does not fit is said where the model is built
-        return 0.0
-    return counter.get_total_flops()
+        return 0.0, 0
+    return counter.get_total_flops(), sum(parameter.numel() for parameter in model.parameters())

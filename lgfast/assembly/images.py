@@ -82,7 +82,10 @@ def load_splits(config: Config) -> DataSplits:
     train, test = limited(config, "train", train), limited(config, "test", test)
     select = test
     if config.eval.protocol == "holdout":
-        train, select = split_holdout(train, config.eval.holdout_fraction, HOLDOUT_SEED)
+        try:
+            train, select = split_holdout(train, config.eval.holdout_fraction, HOLDOUT_SEED)
+        except ValueError as error:
+            raise ValueError(f"eval.holdout_fraction: {error}") from None
     if empty := train.empty_classes():
         warnings.warn(f"{train.name}: {len(empty)} classes without a training image: {some(empty)}", stacklevel=2)
     return DataSplits(train, select, test)

@@ -89,7 +89,10 @@ def refuse_strangers(run_dir: Path, trusted: Collection[int]) -> None:
 
 def teacher_config(config: Config) -> Config:
     """The teacher's recipe on the student's images, at the teacher's input size."""
-    teacher = load_recipe(config.teacher.recipe)
+    try:
+        teacher = load_recipe(config.teacher.recipe)
+    except ValueError as error:
+        raise ValueError(f"teacher.recipe: {error}") from None
     if teacher.needs_teacher:
         raise ValueError(f"teacher.recipe: {config.teacher.recipe} itself has a teacher; name a recipe of a plain CNN")
     model = dataclasses.replace(teacher.model, name=config.teacher.name or teacher.model.name)
@@ -149,10 +152,14 @@ def load_teacher(config: Config, source: Path, images: LabelledImages, device: t
         images: the training images, whose classes the teacher must know.
     """
     read = read_pyth_teacher if source.suffix == ".pyth" else read_own_teacher
-    model, wanted = read(source, images), config.teacher.name
-    if wanted and config.teacher.checkpoint != "auto" and architecture(model) != wanted:
+    try:
+        model = read(source, images)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"teacher.checkpoint: {error}") from error
+    found, wanted = architecture(model), config.teacher.name
+    if wanted and config.teacher.checkpoint != "auto" and found != wanted:
         raise CheckpointError(
-            f"teacher.checkpoint: {source} holds {architecture(model)}, and teacher.name asks for {wanted}; drop one"
+            f"teacher.checkpoint: {source} holds {found}, and teacher.name asks for {wanted}; drop one"
         )
     return as_teacher(config, model.to(device))
 
@@ -189,7 +196,7 @@ def read_own_teacher(source: Path, images: LabelledImages) -> nn.Module:
     trained = load_trained(source)
     if trained.class_names != tuple(images.class_names):
         raise CheckpointError(
-            f"teacher.checkpoint: {source} was trained for {trained.num_classes} classes "
+            f"{source} was trained for {trained.num_classes} classes "
             f"({', '.join(trained.class_names[:3])}, ...), the dataset has {images.num_classes} "
             f"({', '.join(images.class_names[:3])}, ...); use teacher.checkpoint=auto"
         )
@@ -201,7 +208,7 @@ def read_pyth_teacher(source: Path, images: LabelledImages) -> nn.Module:
     model, checkpoint = model_from_pycls(source, "model")  # never the average: so does the paper's code
     if checkpoint.num_classes != images.num_classes:
         raise CheckpointError(
-            f"teacher.checkpoint: {source} was trained for {checkpoint.num_classes} classes, the dataset has "
+            f"{source} was trained for {checkpoint.num_classes} classes, the dataset has "
             f"{images.num_classes}; use teacher.checkpoint=auto"
         )
     return model

@@ -217,6 +217,9 @@ class Config(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        patch, size = self.model.patch_size, self.augment.image_size
+        if patch is not None and patch > size:
+            raise ValueError(f"model.patch_size: expected at most augment.image_size, {size}, got {patch}")
         if self.data.batch_size % self.step.accumulate:
             raise ValueError(
                 f"step.accumulate: {self.step.accumulate} does not divide data.batch_size, {self.data.batch_size}"

@@ -73,7 +73,7 @@ class Teacher(TargetSource):
 
     Args:
         model: CNN with timm's `forward_intermediates`. Its parameters are frozen and its buffers never change.
-        stages: indices of the stages to return.
+        stages: indices of the stages to return, in any order; negative ones count from the end.
         bn: "batch" normalises with the statistics of the current batch, which is what the paper's code does (its
             trainer puts the whole wrapper, teacher included, in train mode), each rank with its own; "synced" with
             those of all ranks' batches together; "running" uses the trained statistics, folded into the convolutions.
@@ -99,7 +99,8 @@ class Teacher(TargetSource):
         if bn not in ("batch", "synced", "running"):
             raise ValueError(f"teacher.bn: expected batch, synced or running, got {bn!r}")
         model = model.eval().requires_grad_(False)
-        self.stages, self.bn, self.gives_logits = list(stages), bn, gives_logits
+        count = len(model.feature_info)
+        self.stages, self.bn, self.gives_logits = [stage % count for stage in stages], bn, gives_logits
         if bn == "batch":
             use_batch_statistics(model)
         elif bn == "synced":
@@ -159,11 +160,14 @@ def find_outputs(
     model: nn.Module, images: Tensor, stages: list[int], gives_logits: bool
 ) -> tuple[list[Tensor], Tensor | None]:
     """Maps of the stages, and logits where they are asked for."""
-    forward = partial(model.forward_intermediates, images, indices=stages, output_fmt="NCHW")
+    levels = sorted(set(stages))  # timm gives each level once, in the order of the network
+    forward = partial(model.forward_intermediates, images, indices=levels, output_fmt="NCHW")
     if not gives_logits:
-        return forward(intermediates_only=True), None
-    last, maps = forward()
-    return maps, model.forward_head(last)
+        maps, logits = forward(intermediates_only=True), None
+    else:
+        last, maps = forward()
+        logits = model.forward_head(last)
+    return [maps[levels.index(stage)] for stage in stages], logits
 
 
 @functools.cache

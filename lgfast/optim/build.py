@@ -91,7 +91,7 @@ def build_optimizer(
     Args:
         skip_nonfinite: gradients may overflow (fp16-amp), which undoes the step.
     Raises:
-        ValueError: an unknown name, or that of an optimizer of NVIDIA apex, which is not installed.
+        ValueError: an unknown name, or that of an optimizer that cannot work here; says what it lacks.
     """
     named = list(named)
     groups = param_groups(named, config.weight_decay)
@@ -111,9 +111,24 @@ def build_optimizer(
 
     check_apex(config.name)
     check_name(config.name)
-    return create_optimizer_v2(
-        groups, config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
-    )
+    try:
+        optimizer = create_optimizer_v2(
+            groups, config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+        )
+    except Exception as error:  # a package or a device that it needs
+        raise ValueError(f"optim.name: {config.name}: {' '.join(str(error).split())}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise ValueError(f"optim.name: {config.name} needs gradients of gradients, which no step here keeps; use adamw")
+    if all(parameter.device.type == "cpu" for _, parameter in named):
+        run_uncompiled(optimizer)
+    return optimizer
+
+
+def run_uncompiled(optimizer: torch.optim.Optimizer) -> None:
+    """Put plain functions in place of those that an optimizer compiles: Kron's take minutes and a compiler on a CPU."""
+    for name, value in list(vars(optimizer).items()):
+        if plain := getattr(value, "_torchdynamo_orig_callable", None):
+            setattr(optimizer, name, plain)
 
 
 def build_muon(named: Sequence[tuple[str, nn.Parameter]], config: OptimConfig) -> Muon:

@@ -25,7 +25,7 @@ def build(changes):
     [
         ({"augment.image_size": 17}, r"augment\.image_size: .* rows and columns of images of 17x17 out; use 16 or 18"),
         ({"augment.image_size": 33, "model.patch_size": 4}, r"use 32 or 36, or another model\.patch_size"),
-        ({"model.patch_size": 17}, r"augment\.image_size: .* 16x16 out; use 17, or another model\.patch_size"),
+        ({"model.patch_size": 17}, r"model\.patch_size: expected at most augment\.image_size, 16, got 17"),
         ({"model.num_heads": 3}, r"model\.name: create_model: deit_tiny.*: .*\(asked for: .*model\.num_heads=3"),
         ({"model.name": "resnet18"}, r"model\.name: create_model: resnet18: .*patch_size.*--set model\.KEY=none"),
         ({"model.name": "deit_tiny"}, r"model\.name: create_model: .*; did you mean 'deit_tiny_patch16_224'"),
@@ -105,20 +105,24 @@ def test_every_pixel_of_a_covered_image_counts(size):
 def test_an_unusual_cost_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = replace(load_recipe("cifar100-deit-ti-base"), {"augment.image_size": 1024})
-    assert cost.forward_flop(config, 10) == pytest.approx(2 * 12 * (4097 * 12 * 192**2 + 2 * 4097**2 * 192), rel=0.02)
-    with pytest.warns(UserWarning, match=r"augment\.image_size=1024, .*: a step of 128 images .* TFLOP, .* 1\.5 GiB"):
+    flop, weights = cost.count(config, 10)
+    assert flop == pytest.approx(2 * 12 * (4097 * 12 * 192**2 + 2 * 4097**2 * 192), rel=0.02)
+    assert weights == sum(p.numel() for p in create_model("deit_tiny_patch16_224", 10, 1024).parameters())
+    with pytest.warns(UserWarning, match=r"augment\.image_size=1024, .*: a step of 128 images .* TFLOP; .* 1\.5 GiB"):
         cost.check_cost(config, 10)
 
 
 def test_a_cost_that_nobody_pays_is_refused_at_once():
     start = time.perf_counter()
-    with pytest.raises(ValueError, match=r"augment\.image_size=4096, .*, model\.patch_size=2.* no machine ends that"):
+    with pytest.raises(ValueError, match=r"augment\.image_size=4096, .*, model\.patch_size=2.* no machine does that"):
         build({"augment.image_size": 4096})
+    with pytest.raises(ValueError, match=r"model\.embed_dim=65536.* the weights in training 4,[0-9.]+ GiB; no "):
+        build({"model.embed_dim": 65536})
     assert time.perf_counter() - start < 60
 
 
 def test_usual_sizes_are_not_counted(monkeypatch):
-    monkeypatch.setattr(cost, "forward_flop", pytest.fail)
+    monkeypatch.setattr(cost, "count", pytest.fail)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("digits", "cifar100-deit-ti-guided", "cifar100-cvt-13-base", "cifar100-resnet18"):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lgfast.assembly.teachers import load_teacher
+from lgfast.assembly.teachers import load_teacher, teacher_config
 from lgfast.config import Config, replace
 from lgfast.models import create_model
 from lgfast.records.checkpoint import CheckpointError
@@ -33,8 +33,23 @@ def test_a_teacher_is_never_the_moving_average(file):
     assert torch.equal(load(path).model.fc.weight, state["head.fc.weight"])
 
 
+def test_a_file_that_is_none_is_named_with_the_key(tmp_path):
+    (tmp_path / "model.pyth").touch()
+    with pytest.raises(
+        CheckpointError, match=r"^teacher\.checkpoint: .*model\.pyth: not a readable PyTorch checkpoint"
+    ):
+        load(tmp_path / "model.pyth")
+    with pytest.raises(CheckpointError, match=r"^teacher\.checkpoint: no checkpoint at .*nowhere"):
+        load(tmp_path / "nowhere")
+
+
+def test_an_unknown_recipe_is_named_with_the_key():
+    with pytest.raises(ValueError, match=r"^teacher\.recipe: unknown recipe 'nowhere'"):
+        teacher_config(replace(Config(), {"teacher.recipe": "nowhere"}))
+
+
 def test_a_file_of_another_network_than_the_named_one_is_refused(file):
     path, _ = file
     assert load(path, **{"teacher.name": "cifar_resnet8"}) is not None
-    with pytest.raises(CheckpointError, match=r"model\.pyth holds cifar_resnet8, and teacher\.name asks for resnet18"):
+    with pytest.raises(CheckpointError, match=r"model\.pyth holds cifar_resnet8, teacher\.name asks for resnet18"):
         load(path, **{"teacher.name": "resnet18"})

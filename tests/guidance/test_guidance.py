@@ -136,6 +136,20 @@ def test_resnet18_folds_too():
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["cifar_resnet8", "resnet18"])
+def test_stages_come_in_the_order_asked_for_and_as_often(name):
+    """timm's forward_intermediates gives each once, in the order of the network."""
+    model = create_model(name, num_classes=3).eval()
+    images = torch.randn(2, 3, 32, 32)
+    for stages in (2, 0, 1), (-1, -1, -1), (1, 1, 2), (0, -1, 1):
+        with torch.no_grad():
+            alone = [model.forward_intermediates(images, indices=[s], intermediates_only=True)[0] for s in stages]
+        teacher = Teacher(copy.deepcopy(model), stages, "running")
+        assert teacher.channels(32) == [feature.shape[1] for feature in alone]
+        for found, expected in zip(teacher.features(images), alone, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)  # folded normalisation rounds otherwise
+
+
 def test_unknown_bn_mode_is_refused():
     with pytest.raises(ValueError, match=r"teacher.bn: expected batch, synced or running, got 'eval'"):
         Teacher(small_teacher(), bn="eval")

@@ -102,6 +102,27 @@ def test_a_missing_apex_says_what_to_install(monkeypatch, installed, reason):
         build_optimizer(torch.nn.Linear(3, 2).named_parameters(), optim)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="bitsandbytes may work on a GPU")
+@pytest.mark.parametrize("name", ["adahessian", "lookahead_adahessian", "bnbadamw8bit", "bnbsgd"])
+def test_an_optimizer_that_cannot_work_here_is_one_line(name):
+    optim = replace(load_recipe("cifar100-deit-ti-base"), {"optim.name": name}).optim
+    with pytest.raises(ValueError, match=rf"^optim\.name: {name}(: | needs gradients of gradients)") as error:
+        build_optimizer(torch.nn.Linear(3, 2).named_parameters(), optim)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["kron", "kronw"])
+def test_kron_compiles_nothing_on_a_cpu(name):
+    optim = replace(load_recipe("cifar100-deit-ti-base"), {"optim.name": name}).optim
+    layer = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(layer.named_parameters(), optim)
+    layer(torch.ones(4, 3)).square().sum().backward()
+    before, frames = layer.weight.detach().clone(), torch._dynamo.utils.counters["frames"]["total"]
+    optimizer.step()
+    assert torch._dynamo.utils.counters["frames"]["total"] == frames
+    assert not torch.equal(layer.weight, before)
+
+
 def test_an_unknown_optimizer_gives_near_ones():
     optim = replace(load_recipe("cifar100-deit-ti-base"), {"optim.name": "adamx"}).optim
     with pytest.raises(ValueError, match=r"optim.name: unknown optimizer 'adamx'; did you mean 'adam"):
