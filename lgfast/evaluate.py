@@ -15,7 +15,7 @@ from lgfast.assembly.networks import Trained, load_trained
 from lgfast.config import Config, replace
 from lgfast.data.errors import some
 from lgfast.data.sources.image_folder import is_flat
-from lgfast.models.pycls_weights import model_from_pycls, pycls_image_size, pycls_model_name
+from lgfast.models.pycls_weights import Which, model_from_pycls, pycls_image_size, pycls_model_name
 from lgfast.records.checkpoint import CheckpointError
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.paths import user_path
@@ -29,7 +29,7 @@ def evaluate_checkpoint(
     dataset: str | None = None,
     root: str | None = None,
     device: str = "auto",
-    weights: str = "best",
+    weights: Which = "best",
 ) -> dict[str, float]:
     """Top-1 and top-5 (percent) and mean cross entropy of a checkpoint.
 
@@ -80,7 +80,7 @@ def warn_of_new_split(config: Config, trained: Trained) -> None:
         )
 
 
-def load_checkpoint(checkpoint: str, weights: str = "best") -> Trained:
+def load_checkpoint(checkpoint: str, weights: Which = "best") -> Trained:
     """What is in a checkpoint; arguments as in `evaluate_checkpoint`."""
     if checkpoint.endswith(".pyth"):
         return load_pyth(user_path(checkpoint), weights)
@@ -89,7 +89,7 @@ def load_checkpoint(checkpoint: str, weights: str = "best") -> Trained:
     return load_trained(user_path(checkpoint))
 
 
-def load_pyth(path: Path, weights: str = "best") -> Trained:
+def load_pyth(path: Path, weights: Which = "best") -> Trained:
     """A checkpoint of the paper's code, which is judged as its test mode does."""
     model, checkpoint = model_from_pycls(path, weights)
     image_size = pycls_image_size(checkpoint.config, pycls_model_name(checkpoint.state))

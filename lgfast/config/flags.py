@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, get_origin
+from typing import Any, NoReturn, get_origin
 
 from lgfast.config.keys import check_key, split_assignment, valid_keys
 
@@ -11,7 +11,7 @@ from lgfast.config.keys import check_key, split_assignment, valid_keys
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are ValueErrors, which a command line says in one line as all others."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
 

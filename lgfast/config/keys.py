@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeGuard, get_args, get_origin
 
 from lgfast.config.sections import Config
 from lgfast.runtime.suggestions import did_you_mean, nearest
@@ -22,11 +22,16 @@ def valid_keys(cls: type = Config, prefix: str = "") -> dict[str, Any]:
     """Every dotted key of the configuration with its type."""
     keys: dict[str, Any] = {}
     for name, hint in field_types(cls).items():
-        if dataclasses.is_dataclass(hint):
+        if is_section(hint):
             keys |= valid_keys(hint, f"{prefix}{name}.")
         else:
             keys[f"{prefix}{name}"] = hint
     return keys
+
+
+def is_section(hint: Any) -> TypeGuard[type]:
+    """Whether the type of a field has keys of its own."""
+    return dataclasses.is_dataclass(hint)
 
 
 def check_key(key: str) -> None:
@@ -92,7 +97,7 @@ def _build(cls: type, tree: Any, base: Any, prefix: str) -> Any:
         if name not in hints:
             check_key(f"{prefix}{name}")
         hint = hints[name]
-        if dataclasses.is_dataclass(hint):
+        if is_section(hint):
             changes[name] = _build(hint, value, getattr(base, name), f"{prefix}{name}.")
         else:
             changes[name] = convert(value, hint, f"{prefix}{name}")

@@ -1,6 +1,6 @@
 """What every loader yields."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -18,7 +18,17 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on `device`; from pinned memory the copy is asynchronous."""
-        return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in self))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """A batch of what `function` makes of every tensor."""
+        return Batch._make(None if tensor is None else function(tensor) for tensor in self)
+
+    def need_teacher_images(self) -> Tensor:
+        """`teacher_images`, or a ValueError where the loader makes none."""
+        if self.teacher_images is None:
+            raise ValueError("teacher_images: a teacher needs them, got None; set teacher_size of the AugmentSpec")
+        return self.teacher_images
 
 
 class BatchStream(Protocol):

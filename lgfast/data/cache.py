@@ -149,7 +149,8 @@ def open_good_cache(
 
 
 def build_cache(path: Path, source: Source, fingerprint: str, skip_broken: bool, decoding: Decoding) -> None:
-    records, skipped, start = source.read(), [], time.monotonic()
+    skipped: list[str] = []
+    records, start = source.read(), time.monotonic()
     check_labels(records.labels, len(source.class_names), source.folder)
     if source.images:
         print(announcement(source.name, source.images, decoding), file=sys.stderr)
@@ -167,13 +168,15 @@ def decode_records(
     if isinstance(records.images, np.ndarray):
         yield from zip(records.images, records.labels, strict=True)
         return
-    decode = partial(decode_image if skipped is None else decode_or_error, decoding=decoding)
+    decode = partial(decode_or_error, decoding=decoding)
     images = show_progress(map_in_order(decode, records.images), len(records.labels), f"decoding {name}")
     for image, label in zip(images, records.labels, strict=True):
-        if isinstance(image, ValueError):
-            skipped.append(str(image))
-        else:
+        if not isinstance(image, ValueError):
             yield image, label
+        elif skipped is None:
+            raise image
+        else:
+            skipped.append(str(image))
     if skipped and len(skipped) == len(records.labels):
         raise ValueError(f"{name}: none of its {len(skipped)} images can be decoded; the first: {skipped[0]}")
 

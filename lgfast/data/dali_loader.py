@@ -102,7 +102,7 @@ def to_torch(outputs, dtype: torch.dtype, device: torch.device) -> Tensor:
     return feed_ndarray(dense, result, cuda_stream=stream)
 
 
-class DaliLoader(EpochLoader):
+class DaliLoader(EpochLoader[FileSet]):
     """Training batches from image files; arguments as `EpochLoader`, with a FileSet for the images.
 
     workers: DALI's decoding threads; 0: one per core.
@@ -126,7 +126,7 @@ class DaliLoader(EpochLoader):
         device = native_device(self.device)
         if len(steps) == 0:
             return
-        read = deque()  # batches that DALI has been given and that are not delivered yet
+        read: deque[Tensor] = deque()  # batches that DALI has been given and that are not delivered yet
         decoder = DaliDecoder(self.read_batches(steps, read), steps.shape[1], self.threads, device)
         counter = torch.tensor([self.seed, epoch], device=device)
 

@@ -1,6 +1,7 @@
 """Datasets by name: `load_dataset("cifar100", "data", "train")` gives an ImageSet, decoded once and cached."""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lgfast.data.sources.tiny_imagenet import tiny_imagenet_source
 from lgfast.runtime.paths import user_path
 
 # name -> function(root, split) -> Source
-SOURCES = {
+SOURCES: dict[str, Callable[..., Source]] = {
     "cifar10": partial(cifar_source, "cifar10"),
     "cifar100": partial(cifar_source, "cifar100"),
     "flowers102": flowers_source,

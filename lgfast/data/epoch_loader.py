@@ -2,20 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
 from lgfast.data.batch import Batch
-from lgfast.data.image_set import LabelledImages
+from lgfast.data.image_set import Images
 from lgfast.data.permutation import epoch_permutation
 from lgfast.ops.mix import mix_images, mix_labels, mix_plan
 from lgfast.ops.teacher_input import teacher_input
 from lgfast.spec.augment import AugmentSpec
 
 
-class EpochLoader(ABC):
+class EpochLoader(ABC, Generic[Images]):
     """Iterates over the shuffled, augmented batches of one epoch; the last partial batch is dropped.
 
     The order depends on (seed, epoch) alone and an image's view on (seed, epoch, index) alone: neither the loader
@@ -39,7 +39,7 @@ class EpochLoader(ABC):
 
     def __init__(
         self,
-        image_set: LabelledImages,
+        image_set: Images,
         spec: AugmentSpec,
         *,
         batch_size: int,

@@ -50,7 +50,8 @@ class EvalLoader:
         self.batch_size = batch_size
         self.spec, self.dtype = replace(spec.for_evaluation(), teacher_size=0), dtype
         self.device = torch.device(device)
-        self.pool = None
+        self.pool: WorkerPool | None = None
+        self.images: FileImages | ResidentImages
         if isinstance(image_set, FileSet):
             self.images = FileImages(image_set, native_device(self.device))
         elif _extension.has_native():

@@ -38,8 +38,10 @@ class FileImages:
         sizes = torch.tensor([image.shape[:2] for image in decoded], dtype=torch.int32)
         check_source_sizes(spec, sizes, self.device)
         pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in decoded]))
-        stored = [tensor.to(self.device) for tensor in (pixels, image_offsets(sizes), sizes)]
-        on_device, sizes = indices.to(self.device), stored[2]
+        pixels, offsets, sizes, on_device = (
+            tensor.to(self.device) for tensor in (pixels, image_offsets(sizes), sizes, indices)
+        )
         plan = eval_plan(spec, sizes) if counter is None else augment_plan(spec, sizes, on_device, counter)
-        views = augment(*stored, torch.arange(len(indices), device=self.device), plan, spec, dtype)
+        places = torch.arange(len(indices), device=self.device)
+        views = augment(pixels, offsets, sizes, places, plan, spec, dtype)
         return Batch(*views, self.files.labels[indices].to(self.device), on_device)

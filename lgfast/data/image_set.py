@@ -6,9 +6,9 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class LabelledImages(ABC):
     class_names: tuple[str, ...]
     content_hash: str
     paths: Sequence[Path] | None  # of the image files; None: there are none, or they are not known
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # each kind is a dataclass
 
     @abstractmethod
     def pick(self, indices: Tensor) -> dict[str, Any]:

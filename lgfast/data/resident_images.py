@@ -73,18 +73,16 @@ class ResidentImages:
 
     def make(self, indices: Tensor, counter: Tensor | None, spec: AugmentSpec, dtype: torch.dtype) -> Batch:
         """The batch of `indices` (B,), on `index_device`; counter (2,) int64 on the device, None: evaluation views."""
-        pixels = offsets = None
-        if not self.is_resident:
+        on_device = indices.to(self.device, non_blocking=True)
+        sizes = self.sizes[on_device]
+        plan = eval_plan(spec, sizes) if counter is None else augment_plan(spec, sizes, on_device, counter)
+        if self.stored is None:
             pixels, offsets = self.send(indices)
-            indices = indices.to(self.device, non_blocking=True)
-        sizes = self.sizes[indices]
-        plan = eval_plan(spec, sizes) if counter is None else augment_plan(spec, sizes, indices, counter)
-        if self.is_resident:
-            views = augment(self.stored.pixels, self.offsets, self.sizes, indices, plan, spec, dtype)
-        else:
             places = torch.arange(len(indices), device=self.device)
             views = augment(pixels, offsets, sizes, places, plan, spec, dtype)
-        return Batch(*views, self.labels[indices], indices)
+        else:
+            views = augment(self.stored.pixels, self.offsets, self.sizes, on_device, plan, spec, dtype)
+        return Batch(*views, self.labels[on_device], on_device)
 
     def send(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The pixels of some images back to back on the device, and their offsets; the copies are asynchronous."""

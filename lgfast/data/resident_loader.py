@@ -14,7 +14,7 @@ from lgfast.ops.augment import check_source_sizes
 from lgfast.spec.augment import AugmentSpec
 
 
-class ResidentLoader(EpochLoader):
+class ResidentLoader(EpochLoader[ImageSet]):
     """Training batches from images in memory; arguments as `EpochLoader`. `workers` is not used: threads work.
 
     The order of the epoch and the plan of every view are drawn on the device.

@@ -82,7 +82,7 @@ def leave_interrupts_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class TimmLoader(EpochLoader):
+class TimmLoader(EpochLoader[ImageSet]):
     """Training batches from Pillow workers; arguments as `EpochLoader`, plus the number of worker processes."""
 
     def __init__(self, image_set: ImageSet, spec: AugmentSpec, *, workers: int = 0, **kwargs) -> None:

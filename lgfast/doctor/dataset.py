@@ -82,7 +82,8 @@ def inspect_dataset(name: str, root: Path) -> Iterator[Finding]:
         yield from check_orientation(survey)
         yield from check_repeats(survey, is_published=name in OFFICIAL)
     if len(surveys) == len(SPLITS):
-        yield from check_overlap(*surveys, is_published=name in OFFICIAL)
+        train, test = surveys
+        yield from check_overlap(train, test, is_published=name in OFFICIAL)
 
 
 def check_counts(survey: Survey, official: Official | None) -> Iterator[Finding]:
@@ -180,7 +181,9 @@ def check_sizes(survey: Survey, official: Official | None) -> Iterator[Finding]:
 
 def check_repeats(survey: Survey, is_published: bool) -> Iterator[Finding]:
     """Equal images inside a split; under two labels they contradict each other."""
-    first_of, repeats, contradictions = {}, [], []
+    first_of: dict[bytes, int] = {}
+    repeats: list[str] = []
+    contradictions: list[str] = []
     for place, look in enumerate(survey.looks):
         first = first_of.setdefault(look.digest, place) if look.digest else place
         if first != place:

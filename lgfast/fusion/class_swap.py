@@ -67,7 +67,7 @@ class ClassSwap:
 
         def register(fused: type) -> type:
             self.fused_classes[plain], self.conditions[plain] = fused, only
-            fused.__prepare_scriptable__ = _refuse_script
+            fused.__prepare_scriptable__ = _refuse_script  # type: ignore[attr-defined]  # torch.jit.script asks for it
             return fused
 
         return register

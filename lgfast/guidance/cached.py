@@ -51,7 +51,7 @@ class CachedTeacher(TargetSource):
         size = self.loader.batch_size // self.loader.world
         order = torch.arange(-(-self.num_images // size) * size) % self.num_images
         for batch in self.loader.views(order.view(-1, size).to(self.loader.index_device), view):
-            outputs = self.teacher.outputs(batch.teacher_images)
+            outputs = self.teacher.outputs(batch.need_teacher_images())
             packed = self.layout.pack(outputs)
             numbers = view * self.num_images + batch.indices
             self.rows.index_copy_(0, numbers.to(self.rows.device), packed.to(self.rows.device))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
+import torch
 from torch import Tensor, nn
 
 from lgfast.guidance.transforms import TRANSFORMS, transformed_mse
@@ -49,7 +51,7 @@ class Guidance(nn.Module):
         """
         if self.transform != "linear":
             pairs = zip(student_maps, teacher_maps, strict=True)
-            return sum(transformed_mse(*student, teacher, self.transform) for student, teacher in pairs)
+            return reduce(torch.add, (transformed_mse(*student, teacher, self.transform) for student, teacher in pairs))
         projected = [project(tokens) for project, (tokens, _) in zip(self.projections, student_maps, strict=True)]
         teacher_maps = [teacher.to(tokens.dtype) for teacher, tokens in zip(teacher_maps, projected, strict=True)]
         return feature_mse(projected, teacher_maps, [grid for _, grid in student_maps])

@@ -127,7 +127,7 @@ def stored_rows(
             remove_leftovers(path)
             print(f"computing the teacher's maps of {len(images)} images once; they are kept in {path}", flush=True)
             write_rows(path, teacher, images, spec, dtype, device)
-            found = open_rows(path, dtype, len(images), trusted)
+            found = read_rows(path, dtype, len(images), trusted)
     return found
 
 
@@ -168,22 +168,29 @@ def hash_rows(content: Tensor) -> str:
     return blake2b(b"".join(chunk_digests(content)), digest_size=16).hexdigest()
 
 
-def open_rows(
-    path: Path, dtype: torch.dtype, num_images: int, trusted: Collection[int]
-) -> tuple[Tensor, RowLayout] | None:
-    """The rows of a file, or None where it has to be made (with a line that says why, if it is there).
+def read_rows(path: Path, dtype: torch.dtype, num_images: int, trusted: Collection[int]) -> tuple[Tensor, RowLayout]:
+    """The rows of a file, and their layout.
 
     Args:
         trusted: the users that may own it.
+    Raises:
+        UselessCacheError: it is damaged, or somebody else's.
     """
+    with open_cache(path, trusted) as file:
+        footer = read_footer(file)
+        content = map_pixels(file, footer["num_bytes"])
+        if hash_rows(content) != footer["content_hash"]:
+            raise UselessCacheError("it is damaged (its content does not match its hash)")
+        layout = RowLayout(tuple((int(c), int(h), int(w)) for c, h, w in footer["shapes"]), 0)
+        return content.view(dtype).view(num_images, layout.num_values), layout
+
+
+def open_rows(
+    path: Path, dtype: torch.dtype, num_images: int, trusted: Collection[int]
+) -> tuple[Tensor, RowLayout] | None:
+    """As `read_rows`, or None where the file has to be made (with a line that says why, if it is there)."""
     try:
-        with open_cache(path, trusted) as file:
-            footer = read_footer(file)
-            content = map_pixels(file, footer["num_bytes"])
-            if hash_rows(content) != footer["content_hash"]:
-                raise UselessCacheError("it is damaged (its content does not match its hash)")
-            layout = RowLayout(tuple((int(c), int(h), int(w)) for c, h, w in footer["shapes"]), 0)
-            return content.view(dtype).view(num_images, layout.num_values), layout
+        return read_rows(path, dtype, num_images, trusted)
     except FileNotFoundError:
         return None
     except UselessCacheError as error:

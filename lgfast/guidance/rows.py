@@ -30,8 +30,8 @@ class RowLayout:
 
     @classmethod
     def of(cls, outputs: TeacherOutputs) -> RowLayout:
-        logits = outputs.logits
-        return cls(tuple(tuple(m.shape[1:]) for m in outputs.maps), 0 if logits is None else logits.shape[1])
+        shapes = tuple((c, h, w) for _, c, h, w in (feature_map.shape for feature_map in outputs.maps))
+        return cls(shapes, 0 if outputs.logits is None else outputs.logits.shape[1])
 
     @property
     def num_values(self) -> int:

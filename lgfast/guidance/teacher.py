@@ -136,10 +136,10 @@ class Teacher(TargetSource):
     def start(self, batch: Batch) -> TeacherTargets:
         """Enqueue the teacher on a batch's `teacher_images`, beside the student; returns at once on CUDA."""
         if self._stream is None:
-            return TeacherTargets(self.outputs(batch.teacher_images))
+            return TeacherTargets(self.outputs(batch.need_teacher_images()))
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            outputs = self.outputs(batch.teacher_images)
+            outputs = self.outputs(batch.need_teacher_images())
             done = self._stream.record_event()
         return TeacherTargets(outputs, done)
 

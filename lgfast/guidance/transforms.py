@@ -33,8 +33,8 @@ def transformed_mse(tokens: Tensor, grid: tuple[int, int], teacher: Tensor, tran
     student = tokens.transpose(1, 2).unflatten(2, grid)
     side = [max(a, b) for a, b in zip(grid, teacher.shape[2:], strict=True)]
     dtype = torch.promote_types(student.dtype, torch.float32)
-    compared = [
+    ours, theirs = (
         TRANSFORMS[transform](F.interpolate(maps.to(dtype), side, mode="bilinear", align_corners=False))
         for maps in (student, teacher)
-    ]
-    return F.mse_loss(*compared)
+    )
+    return F.mse_loss(ours, theirs)

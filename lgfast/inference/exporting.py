@@ -71,6 +71,7 @@ def export_onnx(model: nn.Module, classifier: Classifier, path: Path) -> None:
                 plain, (images,), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), verbose=False,
             )  # fmt: skip
+        assert program is not None  # which it is with dynamo=False alone
         proto = program.model_proto
         entry = proto.metadata_props.add()
         entry.key, entry.value = METADATA, describe(classifier)

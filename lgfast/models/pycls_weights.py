@@ -96,7 +96,7 @@ class PyclsCheckpoint:
     """
 
     state: Mapping[str, Tensor]
-    weights: str
+    weights: Literal["model", "ema"]
     config: str
     test_err: float
     ema_err: float

@@ -91,9 +91,9 @@ class TokensToToken(nn.Module):
         if patch_size != REDUCTION or dynamic_img_pad:
             raise ValueError(f"T2TViT: patch_size is {REDUCTION} by construction and images are not padded")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        layer = partial(PerformerLayer, num_features=token_dim // 2, norm_layer=norm_layer, **dd)
-        self.attention1 = layer(in_chans * 7 * 7, token_dim)
-        self.attention2 = layer(token_dim * 3 * 3, token_dim)
+        features = token_dim // 2
+        self.attention1 = PerformerLayer(in_chans * 7 * 7, token_dim, features, norm_layer, **dd)
+        self.attention2 = PerformerLayer(token_dim * 3 * 3, token_dim, features, norm_layer, **dd)
         self.proj = nn.Linear(token_dim * 3 * 3, embed_dim, bias=bias, **dd)
         self.set_input_size(img_size)
 

@@ -149,7 +149,8 @@ def unsupported_gpu_reason(capability: tuple[int, int]) -> str | None:
 def _lack_of_smem(device: torch.device, num_queries: int, num_keys: int, head_dim: int) -> str | None:
     if device.type != "cuda" or not _extension.has_native():
         return None
-    max_smem = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    properties = torch.cuda.get_device_properties(device)
+    max_smem = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]  # missing in torch's stub
     if max_smem >= _smem_for_every_shape():  # every GPU known; token counts stay symbolic in torch.compile
         return None
     return lack_of_smem(max_smem, num_queries, num_keys, head_dim)

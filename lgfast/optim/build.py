@@ -28,7 +28,8 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 def param_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict]:
     """Two groups, with and without weight decay; frozen parameters are left out."""
-    decay, no_decay = [], []
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
     for name, parameter in named:
         if parameter.requires_grad:
             (decay if decays(name, parameter) else no_decay).append(parameter)
@@ -59,7 +60,7 @@ class DeviceSGD(torch.optim.SGD):
         if "numbers" not in self.__dict__:
             self._lay_out()
 
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         self.send_hyperparameters()
         numbers = [group["lr"] for group in self.param_groups]
         for group, rate in zip(self.param_groups, self.rates, strict=True):

@@ -157,7 +157,7 @@ class FlatAdamW(torch.optim.Optimizer):
         return copies
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -199,7 +199,7 @@ class FlatAdamW(torch.optim.Optimizer):
     def _rows(self) -> list[tuple[float, ...]]:
         names = ("lr", "weight_decay", "betas", "eps")
         return [
-            hyperparameter_row(*(group[name] for name in names), group.get("maximize", False))
+            hyperparameter_row(**{name: group[name] for name in names}, maximize=group.get("maximize", False))
             for group in self.param_groups
         ]
 

@@ -111,7 +111,7 @@ class Muon(torch.optim.Optimizer):
         self.numbers = DeviceNumbers(self._rows(), device, torch.float32)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

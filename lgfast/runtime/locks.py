@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 
 @contextlib.contextmanager
@@ -30,8 +29,7 @@ def file_lock(path: Path) -> Iterator[None]:
         yield
         return
     try:
-        if fcntl is not None:
-            lock(descriptor)
+        lock(descriptor)
         yield
     finally:
         os.close(descriptor)
@@ -51,6 +49,8 @@ def open_lock(path: Path) -> int | None:
 
 
 def lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:

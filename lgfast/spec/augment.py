@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass, replace
@@ -79,6 +80,7 @@ class RandAugmentPolicy:
 _SECTIONS = {"m": "magnitude", "n": "num_ops", "p": "prob", "mstd": "magnitude_std", "mmax": "magnitude_max"}
 
 
+@functools.cache
 def parse_rand_augment(text: str) -> RandAugmentPolicy:
     """Parse timm's RandAugment string; "" means no operation.
 
@@ -152,12 +154,11 @@ class AugmentSpec:
         policy = parse_rand_augment(self.rand_augment)
         _check(policy.num_ops <= 8, "rand_augment", "at most n8", self.rand_augment)
         _check(policy.prob <= 1, "rand_augment", "p at most 1", self.rand_augment)
-        object.__setattr__(self, "_policy", parse_rand_augment("") if self.weak else policy)
 
     @property
     def policy(self) -> RandAugmentPolicy:
         """The RandAugment settings in force (none under `weak`)."""
-        return self._policy
+        return parse_rand_augment("" if self.weak else self.rand_augment)
 
     @property
     def mixes(self) -> bool:

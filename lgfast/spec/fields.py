@@ -82,7 +82,7 @@ def field_types(cls: type, include_extras: bool = False) -> dict[str, Any]:
 
 def check_fields(section: Any) -> None:
     """Raise a ValueError that names the first field whose value is not what its annotation says."""
-    for name, hint in field_types(type(section), True).items():
+    for name, hint in field_types(section.__class__, True).items():
         value = getattr(section, name)
         if expected := misfit(value, hint):
             raise ValueError(f"{name}: expected {expected}, got {shown(value)}")

@@ -102,7 +102,7 @@ def read_batch(path: Path, label_key: str, num_classes: int, help_text: str) -> 
         got = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
         raise ValueError(f"{path}: 'data' must be uint8 [n, {num_values}], got {got}; {help_text}")
     if not isinstance(labels, list) or len(labels) != len(data):
-        got = len(labels) if isinstance(labels, list) else type(labels).__name__
+        got = str(len(labels)) if isinstance(labels, list) else type(labels).__name__
         raise ValueError(f"{path}: '{label_key}' must be a list of {len(data)} labels, got {got}; {help_text}")
     check_labels(labels, num_classes, path)
     return data.reshape(-1, *IMAGE_SHAPE).transpose(0, 2, 3, 1), labels

@@ -25,8 +25,10 @@ def flowers_source(root: Path, split: str, download: bool = False) -> Source:
     help_text = f"download it (--data.download, or download=True), or {by_hand}"
     label_file, split_file = place / "imagelabels.mat", place / "setid.mat"
     if download:
-        lists, pictures = official_files()
-        fetch_missing("flowers102", place, lists, lambda: not (label_file.is_file() and split_file.is_file()), by_hand)
+        remote_lists, remote_images = official_files()
+        fetch_missing(
+            "flowers102", place, remote_lists, lambda: not (label_file.is_file() and split_file.is_file()), by_hand
+        )
     folder = find_folder(root, FOLDERS, "setid.mat", help_text)
     require_files([label_file], help_text)
 
@@ -34,7 +36,7 @@ def flowers_source(root: Path, split: str, download: bool = False) -> Source:
     ids = np.concatenate([load_numbers(split_file, key, 1, len(labels), help_text) for key in SPLIT_KEYS[split]])
     images = [folder / "jpg" / f"image_{number:05d}.jpg" for number in ids.tolist()]
     if download:
-        fetch_missing("flowers102", folder, pictures, lambda: not all(map(Path.is_file, images)), by_hand)
+        fetch_missing("flowers102", folder, remote_images, lambda: not all(map(Path.is_file, images)), by_hand)
     require_files(images, help_text)
     class_names = tuple(str(number) for number in range(1, NUM_CLASSES + 1))  # the official files have no names
     lists = [label_file, split_file]
