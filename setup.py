@@ -3,7 +3,7 @@
 Environment switches:
     LGFAST_NATIVE         auto (default): build where there is a C++ compiler; off: pure Python with the reference ops
     LGFAST_CUDA           auto (default): CUDA kernels where nvcc is found; on: fail without nvcc; off: CPU kernels only
-    TORCH_CUDA_ARCH_LIST  GPUs to compile for; default "9.0a+PTX" (H100/H200 machine code, PTX for anything later)
+    TORCH_CUDA_ARCH_LIST  GPUs to compile for; default: those that the driver shows, else "8.0 9.0a 10.0 12.0+PTX"
     CXX, CUDACXX          the compilers, where they are not on PATH
 """
 
@@ -55,7 +55,7 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "LGFAST_OUTPUT_DIR": package,
             "LGFAST_CUDA": switch("LGFAST_CUDA", ("auto", "on", "off")),
-            "LGFAST_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0a+PTX").replace(" ", ";"),
+            "LGFAST_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";"),
         }
         defines = [f"-D{key}={value}" for key, value in options.items()]
         subprocess.run([tool("cmake"), "-S", ROOT, "-B", build, "-G", "Ninja", *defines], check=True)

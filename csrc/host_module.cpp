@@ -52,8 +52,6 @@ py::dict build_info() {
   info["torch"] = LGFAST_TORCH_VERSION;  // headers compiled against
   info["torch_minimum"] = "2.11";        // stable ABI version targeted
   info["compiler"] = __VERSION__;
-  info["cuda_compiler"] = LGFAST_CUDA_COMPILER;  // "" : CPU kernels only
-  info["cuda_archs"] = LGFAST_CUDA_ARCHS;
   return info;
 }
 
@@ -87,7 +85,7 @@ py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, in
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native host module of lgfast: build information and kernel plans.";
-  m.def("build_info", &build_info, "Compilers, torch headers and GPU architectures this library was built with.");
+  m.def("build_info", &build_info, "The compiler and the torch headers that this library was built with.");
   m.def("cpu_level", &cpu_level, "The level of instructions that CPU kernels use.");
   m.def("cpu_levels", &cpu_levels, "Those that the processor and this build have, the lowest first.");
   m.def("hold_cpu_level", &hold_cpu_level, py::arg("name"), "Makes CPU kernels use one of cpu_levels().");

@@ -1,15 +1,19 @@
 """Loads the native libraries once; without them, defines the same ops in PyTorch."""
 
+import ctypes
 import importlib
 import os
 import re
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from lgfast._native import VARIANTS, missing_reason, switched_off
 
+FIRST_CAPABILITY = (7, 5)  # of the GPUs that csrc/ compiles for
 _PACKAGE = Path(__file__).parent
 _python_library = torch.library.Library("lgfast", "FRAGMENT")  # holds what Python registers; lives with the process
 
@@ -46,21 +50,32 @@ def _check_up_to_date() -> None:
             )
 
 
-def _load() -> tuple[bool, bool]:
-    """(native ops loaded, CUDA kernels loaded)."""
+def _load() -> tuple[bool, bool, dict[str, str]]:
+    """(native ops loaded, CUDA kernels loaded, what both were built with)."""
     _check_switches()
     if missing_reason():
         for schema in _schemas():
             _python_library.define(schema)
-        return False, False
-    importlib.import_module("lgfast._C")
+        return False, False, {}
+    info = dict(importlib.import_module("lgfast._C").build_info())
     _check_up_to_date()
     # Loaded whenever torch itself has CUDA; the library does not touch the driver before its first kernel.
     cuda_library = _PACKAGE / "_cuda.so"
     if torch.version.cuda is None or not cuda_library.exists():
-        return True, False
+        return True, False, info
     torch.ops.load_library(cuda_library)
-    return True, True
+    return True, True, info | _cuda_build_info(cuda_library)
+
+
+def _cuda_build_info(path: Path) -> dict[str, str]:
+    """The compiler and the GPUs' architectures of lgfast._cuda, which says them itself: it may be of another build."""
+    library, info = ctypes.CDLL(str(path)), {}
+    for name in ("cuda_compiler", "cuda_archs"):
+        say = getattr(library, f"lgfast_{name}", None)  # None: of a build from before this was said
+        if say is not None:
+            say.restype = ctypes.c_char_p
+            info[name] = say().decode()
+    return info
 
 
 def _hold_cpu_level() -> None:
@@ -76,7 +91,7 @@ def _hold_cpu_level() -> None:
     importlib.import_module("lgfast._C").hold_cpu_level(level)
 
 
-_has_native, _has_cuda_kernels = _load()
+_has_native, _has_cuda_kernels, _build_info = _load()
 
 
 def has_native() -> bool:
@@ -100,8 +115,8 @@ def cpu_level() -> str:
 
 
 def build_info() -> dict[str, str]:
-    """What the native library was built with; empty in pure-Python mode."""
-    return dict(importlib.import_module("lgfast._C").build_info()) if _has_native else {}
+    """What the native libraries were built with; empty in pure-Python mode, of lgfast._C alone without lgfast._cuda."""
+    return dict(_build_info)
 
 
 def _architectures() -> tuple[tuple[int, int, str, str], ...]:
@@ -114,23 +129,75 @@ _cuda_architectures = _architectures()
 _hold_cpu_level()
 
 
-def unserved_gpu_reason(capability: tuple[int, int]) -> str | None:
-    """Why the CUDA kernels cannot run on a GPU of this compute capability, with the fix, or None where they can.
+def unserved_gpu_reason(capability: tuple[int, int], first: tuple[int, int] = FIRST_CAPABILITY) -> str | None:
+    """Why CUDA kernels compiled for GPUs from `first` on cannot run on one of this compute capability, with the fix.
 
-    Machine code runs on later minor versions, with suffix a on its own alone; PTX on everything later.
+    None where they can. Machine code runs on later minor versions, with suffix a on its own alone; PTX on everything
+    later.
     """
     major, minor = capability
-    for built_major, built_minor, suffix, kind in _cuda_architectures:
+    if capability < first:
+        return f"the GPU must be of compute capability {first[0]}.{first[1]} or later"
+    if not _cuda_architectures:  # of a library that does not say
+        return None
+    built = [arch for arch in _cuda_architectures if arch[:2] >= first]
+    for built_major, built_minor, suffix, kind in built:
         same_family = built_major == major and built_minor <= minor
         if kind == "virtual" and (same_family or built_major < major):
             return None
         if kind == "real" and same_family and (suffix != "a" or built_minor == minor):
             return None
-    built = ", ".join(f"{arch[0]}.{arch[1]}{arch[2]}" for arch in _cuda_architectures)
     return (
-        f"lgfast's CUDA kernels were built for {built}, which a GPU of compute capability {major}.{minor} cannot run; "
+        f"lgfast's CUDA kernels were built for {', '.join(map(_name, built or _cuda_architectures))}, "
+        f"which a GPU of compute capability {major}.{minor} cannot run; "
         f"build again with TORCH_CUDA_ARCH_LIST={major}.{minor}"
     )
+
+
+def _name(architecture: tuple[int, int, str, str]) -> str:
+    major, minor, suffix, kind = architecture
+    return f"PTX of {major}.{minor}" if kind == "virtual" else f"{major}.{minor}{suffix}"
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """What is known of an operation, both passes and the packed form together."""
+
+    first_capability: tuple[int, int]  # of the GPUs that its CUDA kernels are compiled for
+    references: dict[str, Callable] = field(default_factory=dict)  # by the name of the schema
+    switched_off: list[str] = field(default_factory=list)  # passes, by LGFAST_DISABLE
+
+
+_operations: dict[str, _Operation] = {}
+
+
+def operations() -> list[str]:
+    """The operations, both passes and the packed form of one under one name."""
+    return list(_operations)
+
+
+def missing_kernel_reason(operation: str, device: torch.device) -> str | None:
+    """Why an operation (of `operations()`) has no native kernel on a device and runs in PyTorch, or None."""
+    if device.type == "cpu":
+        return None if has_native() else "lgfast was built without its CPU kernels"
+    if device.type != "cuda":
+        return f"the kernels run on CUDA and CPU, got tensors on {device.type}"
+    if (reason := _missing_on_every_gpu(operation)) is not None:
+        return reason
+    gpu = torch.cuda.get_device_properties(device)
+    return unserved_gpu_reason((gpu.major, gpu.minor), _operations[operation].first_capability)
+
+
+def missing_cuda_kernel_reason(operation: str, capability: tuple[int, int]) -> str | None:
+    """As `missing_kernel_reason`, on a GPU of this compute capability, which need not be at hand."""
+    return _missing_on_every_gpu(operation) or unserved_gpu_reason(capability, _operations[operation].first_capability)
+
+
+def _missing_on_every_gpu(operation: str) -> str | None:
+    if not has_cuda_kernels():
+        return "lgfast was built without its CUDA kernels"
+    switched_off = _operations[operation].switched_off
+    return f"LGFAST_DISABLE switches {' and '.join(switched_off)} off" if switched_off else None
 
 
 def refusal(error: RuntimeError) -> str | None:
@@ -139,12 +206,52 @@ def refusal(error: RuntimeError) -> str | None:
     return found and found[0]
 
 
-def register_reference(op_name: str, reference: Callable, native: tuple[str, ...] = ("CPU", "CUDA")) -> None:
-    """Make `reference` the kernel of `lgfast::op_name` on every device without a native one that is to be used.
+def register_reference(op_name: str, reference: Callable, first_capability: tuple[int, int] = FIRST_CAPABILITY) -> None:
+    """Make `reference` the kernel of `lgfast::op_name` on CPU and CUDA where no native one is to be used.
 
-    native: the devices that csrc/ has a kernel for.
+    first_capability: of the GPUs that the operation's CUDA kernels are compiled for.
     """
-    loaded = {"CPU": _has_native, "CUDA": _has_cuda_kernels and not is_switched_off(op_name)}
-    for device, is_loaded in loaded.items():
-        if not is_loaded or device not in native:
+    name, operation = _names(op_name)
+    known = _operations.setdefault(operation, _Operation(first_capability))
+    known.references[op_name] = reference
+    if is_switched_off(op_name) and name not in known.switched_off:
+        known.switched_off.append(name)
+    for device in ("CPU", "CUDA"):
+        is_native = torch._C._dispatch_has_kernel_for_dispatch_key(f"lgfast::{op_name}", device)
+        if not is_native or (device == "CUDA" and is_switched_off(op_name)):
             _python_library.impl(op_name, reference, device)
+
+
+_fallback_library = torch.library.Library("lgfast", "IMPL")
+_warned: set[str] = set()
+
+
+def serve_visible_gpus() -> None:
+    """Once CUDA is initialised: operations that lack code for a visible GPU run their references, on all of them."""
+    if _has_cuda_kernels:
+        torch.cuda._lazy_call(_use_references_on_unserved_gpus)
+
+
+def _use_references_on_unserved_gpus() -> None:
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    for operation, known in _operations.items():
+        if not known.switched_off and any(missing_kernel_reason(operation, device) for device in devices):
+            for op_name, reference in known.references.items():
+                _fallback_library.impl(op_name, reference, "CUDA")
+    for device in devices:
+        warn_of_missing_kernels(device)
+
+
+def warn_of_missing_kernels(device: torch.device) -> None:
+    """Say once in a process which operations run in PyTorch on a GPU though nobody asked for it, and why."""
+    by_reason: dict[str, list[str]] = {}
+    for operation, known in _operations.items():
+        reason = missing_kernel_reason(operation, device)
+        if has_native() and reason is not None and not known.switched_off:
+            by_reason.setdefault(reason, []).append(operation)
+    for reason, names in by_reason.items():
+        which = "all its operations" if len(names) == len(_operations) else ", ".join(names)
+        text = f"lgfast runs {which} in PyTorch on {device}, slower: {reason}"
+        if text not in _warned:
+            _warned.add(text)
+            warnings.warn(text, stacklevel=2)

@@ -1,8 +1,9 @@
-"""A GPU that the CUDA kernels were not built for is named, with the fix, before anything fails somewhere else."""
+"""A GPU that the CUDA kernels were not built for is named, with the fix, and PyTorch takes the kernels' place."""
 
 import re
 import shutil
 import subprocess
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,18 +13,14 @@ import torch
 from benchmarks import harness
 from lgfast import _extension
 from lgfast.assembly.device import resolve_device
+from tests.stand_in_gpus import use_architectures, use_gpus
 
 ROOT = Path(__file__).resolve().parents[1]
-HOPPER = "90a-real 90-virtual"  # the default TORCH_CUDA_ARCH_LIST, 9.0a+PTX
+HOPPER = "90a-real 90-virtual"  # TORCH_CUDA_ARCH_LIST=9.0a+PTX
 UNSERVED = (
-    "lgfast's CUDA kernels were built for 9.0a, 9.0, which a GPU of compute capability 8.0 cannot run; "
+    "lgfast's CUDA kernels were built for 9.0a, PTX of 9.0, which a GPU of compute capability 8.0 cannot run; "
     "build again with TORCH_CUDA_ARCH_LIST=8.0"
 )
-
-
-def use_architectures(monkeypatch, cuda_archs):
-    monkeypatch.setattr(_extension, "build_info", lambda: {"cuda_archs": cuda_archs})
-    monkeypatch.setattr(_extension, "_cuda_architectures", _extension._architectures())
 
 
 @pytest.fixture
@@ -31,7 +28,7 @@ def a100(monkeypatch):
     use_architectures(monkeypatch, HOPPER)
     monkeypatch.setattr(_extension, "has_cuda_kernels", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
+    use_gpus(monkeypatch, [(8, 0)])
 
 
 @pytest.mark.parametrize(
@@ -59,9 +56,53 @@ def test_machine_code_and_ptx_serve_what_they_can_run_on(cuda_archs, capability,
     assert is_served or reason.endswith("TORCH_CUDA_ARCH_LIST={}.{}".format(*capability))
 
 
-def test_training_refuses_a_gpu_without_kernels_before_it_starts(a100):
-    with pytest.raises(ValueError, match=re.escape(f"device: {UNSERVED}, or set LGFAST_NATIVE=off")):
+def test_training_goes_on_without_kernels_and_warns_once(a100):
+    with pytest.warns(UserWarning, match=re.escape(f"all its operations in PyTorch on cuda, slower: {UNSERVED}")):
+        assert resolve_device("cuda") == torch.device("cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         resolve_device("cuda")
+
+
+@pytest.fixture
+def python_kernels():
+    """Says which operations Python has a kernel for on CUDA; undoes what a test registers."""
+
+    def names():
+        tables = {name: torch._C._dispatch_dump(f"lgfast::{name}") for name in op_names()}
+        return {name for name, table in tables.items() if re.search(r"^CUDA: .*\.py:", table, re.MULTILINE)}
+
+    yield names
+    _extension._fallback_library._destroy()
+    _extension._fallback_library = torch.library.Library("lgfast", "IMPL")
+
+
+def op_names():
+    return [schema.partition("(")[0] for schema in _extension._schemas()]
+
+
+@pytest.mark.skipif(not _extension.has_cuda_kernels(), reason="needs lgfast._cuda")
+@pytest.mark.parametrize(
+    ("cuda_archs", "gpus", "replaced"),
+    [
+        (HOPPER, [(9, 0)], ()),
+        (HOPPER, [(8, 0)], ("",)),  # all
+        (HOPPER, [(9, 0), (8, 0)], ("",)),
+        ("75-real 90a-real", [(7, 5)], ("short_attention",)),
+        ("75-real 75-virtual", [(8, 0)], ("short_attention",)),  # PTX of 7.5 has all but attention
+    ],
+)
+def test_pytorch_takes_the_place_of_kernels_that_a_gpu_cannot_run(
+    cuda_archs, gpus, replaced, monkeypatch, python_kernels
+):
+    use_architectures(monkeypatch, cuda_archs)
+    use_gpus(monkeypatch, gpus)
+    before = python_kernels()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _extension._use_references_on_unserved_gpus()
+    assert python_kernels() == before | {name for name in op_names() if name.startswith(replaced)}
+    assert bool(caught) == bool(replaced)
 
 
 def test_benchmarks_refuse_a_gpu_without_kernels(a100):

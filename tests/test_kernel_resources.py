@@ -65,9 +65,9 @@ def test_other_kernels_fit_in_registers_on_every_architecture(op, num_kernels):
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 def test_pixel_arithmetic_is_neither_contracted_nor_approximated(tmp_path):
     """The GPU's bytes are the CPU's and Pillow's only if a * b + c is rounded twice, also where the driver compiles."""
-    property_of_source = r'augment/augment\.cu PROPERTIES COMPILE_OPTIONS "(.*)"\)'
-    options = re.search(property_of_source, (ROOT / "CMakeLists.txt").read_text())[1].split(";")
-    source, ptx = ROOT / "csrc" / "augment" / "augment.cu", tmp_path / "augment.ptx"
+    property_of_sources = r'augment/augment\.cu [^)]*augment_float32\.cu [^)]*PROPERTIES COMPILE_OPTIONS "(.*)"\)'
+    options = re.search(property_of_sources, (ROOT / "CMakeLists.txt").read_text())[1].split(";")
+    source, ptx = ROOT / "csrc" / "augment" / "instances" / "augment_float32.cu", tmp_path / "augment.ptx"
     command = ["nvcc", "-std=c++17", "-O3", *options, f"-I{ROOT / 'csrc'}", "-arch=compute_90", "-ptx", str(source)]
     subprocess.run([*command, "-o", str(ptx)], check=True, timeout=500)
     found = set(re.findall(r"^\s+((?:fma|mul|add|sub|div|sqrt)\.[\w.]*f(?:32|64))\s", ptx.read_text(), re.MULTILINE))

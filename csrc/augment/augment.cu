@@ -1,7 +1,10 @@
-// augment and augment_plan for every element type. Compiled without contraction of a * b + c, as the CPU kernel is.
+// augment_plan, and how augment is launched. Compiled, as instances/, without contraction of a * b + c, as the CPU
+// kernel is.
 #include <algorithm>
 
-#include "augment/augment.cuh"
+#include "augment/augment_layout.h"
+#include "augment/augment_plan.cuh"
+#include "common/float16.h"
 
 namespace lgfast {
 

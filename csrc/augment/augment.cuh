@@ -1,9 +1,9 @@
-// augment_plan and augment on the GPU: the algorithm is augment_image.h's, and a block is the team that runs it.
+// augment on the GPU: the algorithm is augment_image.h's, and a block is the team that runs it.
 //
-// augment: a block makes one image after the other, its planes in shared memory (226 KB for 224 x 224: one block per
+// A block makes one image after the other, its planes in shared memory (226 KB for 224 x 224: one block per
 // SM) or, where that is too small, in a workspace in global memory. Work is dealt out to threads in strips of four
 // pixels, so planes are read and written as 4-byte words. Histograms use atomics on shared memory; integer sums, so two
-// runs agree bit for bit. augment_plan: a thread draws one row, in double precision.
+// runs agree bit for bit.
 //
 // What the compiled code depends on: parameters stay in constant memory (__grid_constant__), and the address space of
 // the working memory is known, so that nothing is kept in local memory and planes are read by LDS, not by generic
@@ -13,14 +13,9 @@
 #include <type_traits>
 
 #include "augment/augment_image.h"
-#include "augment/augment_plan.h"
-#include "common/arithmetic.h"
 #include "common/device.cuh"
 
 namespace lgfast {
-
-constexpr int kAugmentThreads = 768;
-constexpr int kPlanThreads = 128;
 
 struct BlockTeam {
   static constexpr int kStrip = 4;
@@ -86,22 +81,12 @@ __global__ void __launch_bounds__(kAugmentThreads)
   for (int64_t b = block_index(); b < params.batch; b += grid_size()) augment_image<T>(image, b);
 }
 
-__global__ void __launch_bounds__(kPlanThreads) augment_plan_kernel(const AugmentPlanParams params) {
-  const int64_t b = int64_t(block_index()) * kPlanThreads + thread_index();
-  if (b < params.batch) draw_plan_row(params, b);
-}
-
 template <typename T>
 const char* launch_augment_kernel(const AugmentParams& params, const AugmentLaunch& plan, int threads, void* workspace,
                                   void* stream) {
   return launch(workspace ? augment_kernel<T, false> : augment_kernel<T, true>, Grid{plan.blocks, 1}, threads,
                 plan.smem_bytes, stream, params, augment_layout(params.image_size),
                 static_cast<unsigned char*>(workspace));
-}
-
-inline const char* launch_augment_plan_kernel(const AugmentPlanParams& params, void* stream) {
-  const int blocks = int(ceil_div(params.batch, kPlanThreads));
-  return launch(augment_plan_kernel, Grid{blocks, 1}, kPlanThreads, 0, stream, params);
 }
 
 }  // namespace lgfast

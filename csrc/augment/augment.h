@@ -105,4 +105,11 @@ const char* launch_augment_plan(const AugmentPlanParams& params, void* stream);
 const char* launch_augment(const AugmentParams& params, AugmentDtype dtype, const AugmentLaunch& launch,
                            void* workspace, void* stream);
 
+// One explicit instantiation each in instances/: T in {float, bf16, fp16}. threads: of a block, at most
+// kAugmentThreads.
+constexpr int kAugmentThreads = 768;
+template <typename T>
+const char* launch_augment_kernel(const AugmentParams& params, const AugmentLaunch& launch, int threads,
+                                  void* workspace, void* stream);
+
 }  // namespace lgfast

@@ -1,10 +1,15 @@
 // 16-bit floating-point storage types for host and device, without CUDA's headers.
 //
 // A value is held as its bits and computed on in float32; conversions round to nearest even.
-// On the device the hardware converts; its NaN has other bits than the host's.
+// On the device the hardware converts; its NaN has other bits than the host's. Before sm_80 it knows neither bfloat16
+// nor pairs, which are then formed as on the host.
 #pragma once
 
 #include "common/host_device.h"
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define LGFAST_CONVERTS_BF16
+#endif
 
 namespace lgfast {
 
@@ -44,7 +49,7 @@ LGFAST_HOST_DEVICE float from_float<float>(float value) {
 
 template <>
 LGFAST_HOST_DEVICE bf16 from_float<bf16>(float value) {
-#if defined(__CUDA_ARCH__)
+#if defined(LGFAST_CONVERTS_BF16)
   bf16 result;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
   return result;
@@ -81,7 +86,7 @@ LGFAST_HOST_DEVICE uint32_t pack2(float low, float high) {
   return uint32_t(from_float<T>(low).bits) | (uint32_t(from_float<T>(high).bits) << 16);
 }
 
-#if defined(__CUDA_ARCH__)
+#if defined(LGFAST_CONVERTS_BF16)
 template <>
 LGFAST_HOST_DEVICE uint32_t pack2<bf16>(float low, float high) {
   uint32_t result;

@@ -31,10 +31,7 @@ def resolve_device(name: str) -> torch.device:
         if device.index >= (count := torch.cuda.device_count()):
             raise ValueError(f"device: {device} was asked for, but torch sees {count} CUDA devices, from cuda:0 on")
         torch.cuda.set_device(device)  # streams and graphs are made on the current device
-    if _extension.has_cuda_kernels():
-        unserved = _extension.unserved_gpu_reason(torch.cuda.get_device_capability(device))
-        if unserved is not None:
-            raise ValueError(f"device: {unserved}, or set LGFAST_NATIVE=off to train without them")
+    _extension.warn_of_missing_kernels(device)
     return device
 
 

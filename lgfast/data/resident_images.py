@@ -97,7 +97,8 @@ class ResidentImages:
 
 
 def native_device(device: torch.device) -> torch.device:
-    """The device, or the CPU where there are no CUDA kernels for it, or those that make views are switched off."""
-    is_off = any(map(_extension.is_switched_off, ("augment", "augment_plan")))
-    is_served = device.type != "cuda" or (_extension.has_cuda_kernels() and not is_off)
-    return device if is_served else torch.device("cpu")
+    """The device, or the CPU where the kernels that make views cannot run on it or are switched off."""
+    if device.type != "cuda":
+        return device
+    lacks = (_extension.missing_kernel_reason(operation, device) for operation in ("augment", "augment_plan"))
+    return torch.device("cpu") if any(lacks) else device

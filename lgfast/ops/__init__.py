@@ -4,6 +4,7 @@ Inputs that the kernels of an operation do not take run its composition in PyTor
 and `_unsupported_reason`.
 """
 
+from lgfast import _extension
 from lgfast.ops.add_layer_norm import add_layer_norm, add_layer_norm_unsupported_reason
 from lgfast.ops.augment import augment, augment_plan, eval_plan
 from lgfast.ops.bias_gelu import bias_gelu, bias_gelu_unsupported_reason
@@ -37,3 +38,5 @@ __all__ = [
     "short_attention_unsupported_reason",
     "unsupported_reason",
 ]
+
+_extension.serve_visible_gpus()

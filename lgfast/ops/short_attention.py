@@ -16,7 +16,6 @@ from lgfast.ops.transforms import needs_composition, vmap_loop
 HEAD_DIMS = (32, 48, 64)
 MAX_TOKENS = 1024
 FEW_KEYS, MAX_QUERIES_FEW_KEYS = 64, 4096
-_SWITCHED_OFF = [name for name in ("short_attention_fwd", "short_attention_bwd") if _extension.is_switched_off(name)]
 FIRST_CAPABILITY = (8, 0)  # of a GPU: asynchronous copies, products of bfloat16
 
 
@@ -120,16 +119,7 @@ def unsupported_shape_reason(
 
 
 def _unavailable_reason(device: torch.device) -> str | None:
-    if device.type == "cpu":
-        return None if _extension.has_native() else "lgfast was built without its CPU kernels"
-    if device.type != "cuda":
-        return f"the kernels run on CUDA and CPU, got tensors on {device.type}"
-    if not _extension.has_cuda_kernels():
-        return "lgfast was built without its CUDA kernels"
-    if _SWITCHED_OFF:
-        return f"LGFAST_DISABLE switches {' and '.join(_SWITCHED_OFF)} off"
-    gpu = torch.cuda.get_device_properties(device)
-    return unsupported_gpu_reason((gpu.major, gpu.minor))
+    return _extension.missing_kernel_reason("short_attention", device)
 
 
 def unsupported_device_reason(device: torch.device) -> str | None:
@@ -137,13 +127,6 @@ def unsupported_device_reason(device: torch.device) -> str | None:
     largest = [(MAX_TOKENS, MAX_TOKENS), (MAX_QUERIES_FEW_KEYS, FEW_KEYS)]
     lacks = (_lack_of_smem(device, *lengths, head_dim) for lengths in largest for head_dim in HEAD_DIMS)
     return _unavailable_reason(device) or next(filter(None, lacks), None)
-
-
-def unsupported_gpu_reason(capability: tuple[int, int]) -> str | None:
-    """As `unsupported_reason`, of the compute capability of a GPU, for which lgfast._cuda may lack code."""
-    if capability < FIRST_CAPABILITY:
-        return "the GPU must be of compute capability 8.0 or later"
-    return _extension.unserved_gpu_reason(capability)
 
 
 def _lack_of_smem(device: torch.device, num_queries: int, num_keys: int, head_dim: int) -> str | None:
@@ -323,7 +306,7 @@ def _reference_qkvpacked_bwd(dout, qkv, out, lse, softmax_scale, needs_dbias):
     return grad.to(qkv.dtype), dbias.float()
 
 
-_extension.register_reference("short_attention_fwd", reference.short_attention)
-_extension.register_reference("short_attention_bwd", _reference_bwd)
-_extension.register_reference("short_attention_qkvpacked_fwd", _reference_qkvpacked_fwd)
-_extension.register_reference("short_attention_qkvpacked_bwd", _reference_qkvpacked_bwd)
+_extension.register_reference("short_attention_fwd", reference.short_attention, FIRST_CAPABILITY)
+_extension.register_reference("short_attention_bwd", _reference_bwd, FIRST_CAPABILITY)
+_extension.register_reference("short_attention_qkvpacked_fwd", _reference_qkvpacked_fwd, FIRST_CAPABILITY)
+_extension.register_reference("short_attention_qkvpacked_bwd", _reference_qkvpacked_bwd, FIRST_CAPABILITY)

@@ -34,6 +34,7 @@ def cpu(monkeypatch):
     return present
 
 
+@pytest.mark.filterwarnings("ignore:lgfast runs all its operations in PyTorch on cuda")
 @pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_auto_follows_the_gpu(gpu, cpu, has_bf16, expected):
     gpu(has_bf16), cpu(not has_bf16)

@@ -13,6 +13,7 @@ from lgfast.data.image_set import ImageSet, image_offsets
 from lgfast.data.resident_images import ResidentImages
 from lgfast.data.resident_loader import ResidentLoader
 from lgfast.spec.augment import AugmentSpec
+from tests.stand_in_gpus import use_architectures, use_gpus
 
 SPEC = AugmentSpec(image_size=28, teacher_size=4)
 NUM_IMAGES, BATCH = 23, 6
@@ -108,7 +109,8 @@ def test_does_not_touch_the_global_generator(image_set):
 @pytest.mark.parametrize("loader", [ResidentLoader, EvalLoader])
 def test_too_large_an_image_is_refused_for_a_gpu(monkeypatch, loader):
     """Before anything is sent there; on CPU the crop is refused when it is made."""
-    monkeypatch.setattr(_extension, "has_cuda_kernels", lambda: True)
+    use_gpus(monkeypatch, [(9, 0)])
+    use_architectures(monkeypatch, "90a-real")
     sizes = torch.tensor([[4, 4], [9000, 1]], dtype=torch.int32)
     pixels = torch.zeros(3 * 9016, dtype=torch.uint8)
     tall = ImageSet("tall", pixels, image_offsets(sizes), sizes, torch.tensor([0, 1]), ("a", "b"), "0")

@@ -4,6 +4,7 @@
 // uses the recipe's policy. Result: images, teacher_images (both channels-first), then a plan drawn for the same
 // indices with the sizes of their images.
 #include "augment/augment.cuh"
+#include "augment/augment_plan.cuh"
 #include "driver.h"
 
 namespace {

@@ -4,7 +4,6 @@ import functools
 import importlib
 import warnings
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from lgfast import _extension
 from lgfast.ops import once, reference, short_attention, short_attention_qkvpacked, short_attention_unsupported_reason
 from tests.cpu_levels import FLOAT_LEVELS, held_to
 from tests.helpers import assert_as_exact_as_plain
+from tests.stand_in_gpus import use_architectures, use_gpus
 
 module = importlib.import_module("lgfast.ops.short_attention")
 needs_native = pytest.mark.skipif(not _extension.has_native(), reason="needs lgfast._C")
@@ -312,10 +312,8 @@ def test_unsupported_reason_knows_the_gpu(capability, words, monkeypatch):
 
 
 def use_gpu(monkeypatch, major=9, minor=0, smem_kb=99):
-    gpu = SimpleNamespace(major=major, minor=minor, shared_memory_per_block_optin=smem_kb << 10)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    monkeypatch.setattr(module._extension, "has_cuda_kernels", lambda: True)
-    monkeypatch.setattr(module._extension, "_cuda_architectures", ((8, 0, "", "virtual"),))
+    use_gpus(monkeypatch, [(major, minor)], smem_kb)
+    use_architectures(monkeypatch, "80-virtual")
 
 
 @needs_native

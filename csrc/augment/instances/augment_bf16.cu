@@ -1,0 +1,5 @@
+#include "augment/augment.cuh"
+
+namespace lgfast {
+template const char* launch_augment_kernel<bf16>(const AugmentParams&, const AugmentLaunch&, int, void*, void*);
+}
