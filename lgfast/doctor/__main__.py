@@ -9,7 +9,15 @@ from lgfast.data import DATASET_NAMES
 from lgfast.doctor.dataset import find_datasets, inspect_dataset
 from lgfast.doctor.environment import collect_facts, inspect_environment
 from lgfast.doctor.finding import Finding, report
+from lgfast.doctor.kernels import inspect_gpu, parse_capability
 from lgfast.runtime.command_line import command_line
+
+
+def capability_option(text: str) -> tuple[int, int]:
+    try:
+        return parse_capability(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 @command_line
@@ -18,7 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lgfast.doctor", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="ROOT", help="check the datasets in this folder")
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="check this one (default: all that are found in ROOT)")
+    parser.add_argument(
+        "--gpu", type=capability_option, metavar="X.Y", help="what is native on a GPU of this compute capability"
+    )
     options = parser.parse_args(argv)
+    if options.gpu is not None:
+        return 0 if report(inspect_gpu(options.gpu)) else 1
     if options.data is None and options.dataset is None:
         return 0 if report(inspect_environment(collect_facts())) else 1
 

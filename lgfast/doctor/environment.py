@@ -12,10 +12,10 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-from lgfast.doctor.finding import Finding
+from lgfast.doctor.finding import BUILD, Finding
+from lgfast.doctor.kernels import check_kernels, missing_kernels
 from lgfast.runtime.environment import package_version, torchvision_fix
 
-BUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 APEX_BUILD = (
     "git clone https://github.com/NVIDIA/apex && cd apex && "
     "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation ."
@@ -41,7 +41,7 @@ class Facts:
     nvcc: str | None = None
     has_driver: bool = False
     gpus: tuple[str, ...] = ()  # name and compute capability
-    unserved_gpu: str = ""  # why the CUDA kernels cannot run on one of them
+    missing_kernels: dict[str, dict[str, str | None]] = field(default_factory=dict)  # by GPU: `kernels.missing_kernels`
     packages: dict[str, str] = field(default_factory=dict)  # optional distributions -> version
     has_npp: bool = False
     apex: str = "absent"  # absent, nvidia, python-only, other
@@ -61,7 +61,8 @@ def collect_facts() -> Facts:
     from lgfast.runtime.cores import num_cores
     from lgfast.step.precision import auto_precision
 
-    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    indices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    gpus = [(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i)) for i in indices]
     return Facts(
         torch=torch.__version__,
         torch_cuda=torch.version.cuda,
@@ -76,10 +77,8 @@ def collect_facts() -> Facts:
         compiler=next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None),
         nvcc=shutil.which("nvcc") or shutil.which(os.path.join(os.environ.get("CUDA_HOME", ""), "bin", "nvcc")),
         has_driver=nvidia_driver_answers(),
-        gpus=tuple(f"{torch.cuda.get_device_name(i)} (sm_{capability(torch, i)})" for i in gpus),
-        unserved_gpu=next(filter(None, (unserved(torch, i) for i in gpus)), "")
-        if _extension.has_cuda_kernels()
-        else "",
+        gpus=tuple(f"{name} ({major}.{minor})" for name, (major, minor) in gpus),
+        missing_kernels={name: missing_kernels(capability) for name, capability in gpus},
         packages={name: found for name in OPTIONAL_PACKAGES if (found := package_version(name))},
         has_npp=bool(package_version("nvidia-npp")) or shutil.which("nvcc") is not None,
         apex=apex_state(),
@@ -121,16 +120,6 @@ def import_error(module: str) -> str:
 def nvidia_driver_answers() -> bool:
     program = shutil.which("nvidia-smi")
     return program is not None and subprocess.run([program, "-L"], capture_output=True).returncode == 0
-
-
-def unserved(torch, device: int) -> str | None:
-    from lgfast import _extension
-
-    return _extension.unserved_gpu_reason(torch.cuda.get_device_capability(device))
-
-
-def capability(torch, device: int) -> str:
-    return "".join(map(str, torch.cuda.get_device_capability(device)))
 
 
 def apex_state() -> str:
@@ -204,10 +193,10 @@ def check_native(facts: Facts) -> Iterator[Finding]:
 def check_gpu(facts: Facts) -> Iterator[Finding]:
     if facts.gpus:
         yield Finding("ok", f"GPU: {', '.join(facts.gpus)}; torch is built for CUDA {facts.torch_cuda}")
-        if facts.unserved_gpu:
-            arch_list = facts.unserved_gpu.rpartition("TORCH_CUDA_ARCH_LIST=")[2]
-            yield Finding("error", facts.unserved_gpu, f"TORCH_CUDA_ARCH_LIST={arch_list} {BUILD}")
-        if facts.build_info and not facts.has_cuda_kernels:
+        if facts.has_cuda_kernels:
+            for gpu, missing in facts.missing_kernels.items():
+                yield from check_kernels(gpu, missing)
+        elif facts.build_info:
             if facts.nvcc:
                 yield Finding("warning", "lgfast was built without CUDA kernels", f"LGFAST_CUDA=on {BUILD}")
             else:

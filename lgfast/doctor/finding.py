@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+BUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."  # lgfast again, with the torch that is here
 MARKS = {"ok": "ok     ", "note": "note   ", "warning": "WARNING", "error": "ERROR  "}
 
 
