@@ -7,9 +7,13 @@ that autograd adds count. On a GPU each mode is a CUDA graph over as many copies
 cache, timed by events while the host is ahead. gb_per_s: bytes of q, k, v, out (forward) and twice that (backward),
 read or written once, over the median time. copy_share: that over the bandwidth of a device copy. peak_mib: of a run
 outside the graph.
+sdpa: scaled_dot_product_attention as PyTorch chooses, with what it chose in `backend` (cuDNN before flash on Hopper);
+flash, cudnn, efficient, math: that backend. flex: compiled FlexAttention, flex-flash with its FLASH backend; fa4:
+flash-attention 4. What is not installed, or does not serve a shape, is named.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks import ceilings, harness, row_file
+from benchmarks.attention_backend import backend_that_runs
 from benchmarks.cuda_calls import captured
 from lgfast.ops import short_attention, short_attention_qkvpacked
 from tests import attention_truth
@@ -65,9 +70,11 @@ def lgfast(leaves):
     return short_attention_qkvpacked(*leaves) if len(leaves) == 1 else short_attention(*split(leaves)).flatten(2)
 
 
-def sdpa(backend: SDPBackend) -> Callable:
+def sdpa(backend: SDPBackend | None = None) -> Callable:
+    """PyTorch's attention by one backend; None: by its own choice."""
+
     def call(leaves):
-        with sdpa_kernel(backend):
+        with sdpa_kernel(backend) if backend else nullcontext():
             out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in split(leaves)))
         return out.transpose(1, 2).flatten(2)
 
@@ -78,18 +85,33 @@ torch._functorch.config.donated_buffer = False  # else a compiled backward runs 
 compiled_flex = torch.compile(flex_attention, dynamic=False)
 
 
-def flex(leaves):
-    return compiled_flex(*(x.transpose(1, 2) for x in split(leaves))).transpose(1, 2).flatten(2)
+def flex(leaves, **options):
+    return compiled_flex(*(x.transpose(1, 2) for x in split(leaves)), **options).transpose(1, 2).flatten(2)
+
+
+def flash_attention_4(leaves):
+    from flash_attn.cute import flash_attn_func  # the package flash-attn-4
+
+    out = flash_attn_func(*split(leaves))
+    return (out[0] if isinstance(out, tuple) else out).flatten(2)
 
 
 PROVIDERS: dict[str, Callable] = {
     "lgfast": lgfast,
+    "sdpa": sdpa(),
     "flash": sdpa(SDPBackend.FLASH_ATTENTION),
     "cudnn": sdpa(SDPBackend.CUDNN_ATTENTION),
     "efficient": sdpa(SDPBackend.EFFICIENT_ATTENTION),
     "math": sdpa(SDPBackend.MATH),
     "flex": flex,
+    "flex-flash": partial(flex, kernel_options={"BACKEND": "FLASH"}),
+    "fa4": flash_attention_4,
 }
+
+
+def backend_of(provider: str, leaves) -> str:
+    """What runs: the backend that PyTorch chooses for `sdpa`, else the provider."""
+    return backend_that_runs(lambda: PROVIDERS["sdpa"](leaves)) if provider == "sdpa" else provider
 
 
 def make_inputs(
@@ -145,6 +167,9 @@ def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: 
     num_copies = 1 + 2 * l2_bytes // shape.num_bytes(batch, "fwd", dtype)
     inputs = [make_inputs(shape, batch, dtype, device) for _ in range(num_copies)]
     providers = harness.agreeing(providers, lambda provider: check(provider, *inputs[0]), name)
+    backends = {provider: backend_of(provider, inputs[0][0]) for provider in providers}
+    if "sdpa" in backends:
+        print(f"{name} sdpa: PyTorch chooses {backends['sdpa']}")
     for mode in MODES:
         calls = {}
         for provider in providers:
@@ -164,6 +189,7 @@ def bench(name: str, batch: int, dtype_name: str, providers: list[str], device: 
                 "mode": mode,
                 "dtype": dtype_name,
                 "shape": f"{name} B={batch}",
+                "backend": backends[provider],
                 **vars(timing),
                 **limits.shares(timing, shape.num_bytes(batch, mode, dtype)),
                 "times_best_peer": timing.per_s(min(peers) / 1e3) if peers else None,

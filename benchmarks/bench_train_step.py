@@ -147,6 +147,7 @@ def bench(
             **limits.shares(timing, num_bytes, num_flops),
             "launches": counted and counted.launches,
             "host_syncs": counted and counted.syncs,
+            "backend": counted and counted.attention,
         }
 
 

@@ -1,7 +1,8 @@
-"""What one training step does: operations, host reads, multiplications."""
+"""What one training step does: operations, host reads, backends of attention, multiplications."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.attention_backend import backend_of, describe
 from benchmarks.cuda_calls import waits
 from benchmarks.step_calls import make_call
 from benchmarks.train_setup import Setup
@@ -20,6 +22,7 @@ class Counts(NamedTuple):
 
     launches: int
     syncs: int  # times the host waits for the device
+    attention: str  # backends of PyTorch's attention
 
 
 class Dispatched(TorchDispatchMode):
@@ -29,12 +32,15 @@ class Dispatched(TorchDispatchMode):
         super().__init__()
         self.device = device
         self.launches = self.syncs = 0
+        self.attention: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         reads = func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
         self.syncs += (
             reads and args[0].device.type == self.device.type
         )  # step counts on the host are read without waiting
+        if backend := backend_of(func.overloadpacket.__name__):
+            self.attention[backend] += 1
         self.launches += not func.is_view and func.overloadpacket.__name__ not in ("_local_scalar_dense", "detach")
         return func(*args, **kwargs or {})
 
@@ -46,7 +52,7 @@ def count(call: Callable[[], object], device: torch.device) -> Counts:
         call()
     replays = getattr(getattr(call, "func", None), "graph", None) is not None  # one launch, unseen by the dispatcher
     syncs = waits(call) if device.type == "cuda" else dispatched.syncs
-    return Counts(dispatched.launches + replays, syncs)
+    return Counts(dispatched.launches + replays, syncs, describe(dispatched.attention))
 
 
 def count_flops(name: str, guided: bool, device: torch.device) -> float:

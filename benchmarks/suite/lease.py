@@ -57,7 +57,7 @@ FIRST: dict[str, list[Command]] = {
     "smoke": [Command("benchmarks.smoke", SMOKE, minutes=1, limit=2.5)],
     "ceilings": [Command("benchmarks.ceilings", "--rounds 10 --out {results}", minutes=0.2, limit=0.5)],
     "step": [step(128), step(256)],
-    "attention": [attention("lgfast,flash,cudnn")],
+    "attention": [attention("lgfast,sdpa,flash,cudnn")],
     "feature_mse": [feature_mse(256), feature_mse(128)],
     "augment": [augment()],
     "optimizer": [optimizer()],

@@ -45,6 +45,7 @@ PIECES = {
     "compute-sanitizer": "(compute-sanitizer)",
     "dali": "nvidia.dali",
     "apex": "amp_C",
+    "flash-attn-4": "flash_attn.cute",
     "optuna": "optuna",
     "hypothesis": "hypothesis",
     "matplotlib": "matplotlib",
@@ -65,6 +66,7 @@ NEEDS = {
 # Pieces that stop nothing, with what goes on without them.
 OPTIONAL = {
     "dali": "no DALI rows in the loader part",
+    "flash-attn-4": "no row of flash-attention 4 in the attention part, nor of FlexAttention's FLASH backend",
     "apex": "no apex row for the optimizer (PyPI's apex is another project)",
     "optuna": "sampled sweeps cannot run; no part needs them",
     "hypothesis": "its tests are left out",

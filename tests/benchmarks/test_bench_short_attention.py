@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
 
 from benchmarks import bench_short_attention
+from benchmarks.attention_backend import backend_of
 from benchmarks.bench_short_attention import PROVIDERS, SHAPES, Shape, bench
 from benchmarks.ceilings import Ceilings
 
@@ -28,6 +30,40 @@ def test_a_wrong_output_is_refused(provider, factor, monkeypatch):
     monkeypatch.setitem(PROVIDERS, provider, lambda leaves: factor * call(leaves))
     with pytest.raises(AssertionError, match=r"out: \w+ error"):
         bench_short_attention.check(provider, *inputs)
+
+
+@pytest.mark.parametrize("backend", ["FLASH_ATTENTION", "MATH"])
+def test_the_backend_that_ran_is_named(backend, monkeypatch, capsys):
+    """Forced here, as PyTorch would choose it elsewhere."""
+    monkeypatch.setitem(PROVIDERS, "sdpa", bench_short_attention.sdpa(getattr(SDPBackend, backend)))
+    rows = bench("pvt_v2_b0_stage4", 1, "bfloat16", ["lgfast", "sdpa"], torch.device("cpu"), Ceilings(10, 1), rounds=1)
+    name = backend.split("_")[0].lower()
+    assert {(row["provider"], row["backend"]) for row in rows} == {("lgfast", "lgfast"), ("sdpa", name)}
+    assert f"sdpa: PyTorch chooses {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("op", "backend"),
+    [
+        ("_scaled_dot_product_cudnn_attention", "cudnn"),
+        ("_scaled_dot_product_flash_attention", "flash"),
+        ("_scaled_dot_product_flash_attention_for_cpu", "flash"),
+        ("_scaled_dot_product_efficient_attention", "efficient"),
+        ("_scaled_dot_product_cudnn_attention_backward", ""),
+        ("_scaled_dot_product_flash_attention_backward", ""),
+        ("addmm", ""),
+    ],
+)
+def test_operations_of_attention_are_told_apart(op, backend):
+    """Names of PyTorch's, all of which there are."""
+    assert hasattr(torch.ops.aten, op) and backend_of(op) == backend
+
+
+def test_peers_that_are_not_installed_are_named(capsys):
+    device, limits = torch.device("cpu"), Ceilings(10, 1)
+    rows = list(bench("digits", 1, "bfloat16", ["lgfast", "fa4"], device, limits, rounds=1))
+    assert {row["provider"] for row in rows} == {"lgfast"}
+    assert "digits fa4: not available: " in capsys.readouterr().out
 
 
 def test_bytes_of_deit_tiny():

@@ -22,6 +22,7 @@ def test_rows_of_providers_in_processes_of_their_own():
     rows = list(bench.bench("digits", ["amp", "lgfast"], 2, True, "fp32", CPU, rounds=2, limits=Ceilings(10, 1)))
     assert [row["provider"] for row in rows] == ["amp", "lgfast"]
     assert all(row["median_ms"] > 0 and row["cpu_ms"] > 0 and row["host_syncs"] == 0 for row in rows)
+    assert rows[0]["backend"] == "flash x6"  # of PyTorch's attention, in each block
     assert multiprocessing.active_children() == []
 
 
