@@ -133,7 +133,7 @@ def record_parts(run_dir: Path, splits: DataSplits) -> None:
         atomic_path(run_dir / "images.csv") as path,
         path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        rows = csv.writer(file)
+        rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("part", "class", "file"))
         for part, images in parts.items():
             for image_path, label in zip(images.paths or (), images.labels.tolist(), strict=False):

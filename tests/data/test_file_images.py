@@ -44,5 +44,7 @@ def test_subsets_follow_the_decoded_set(root, tmp_path):
     assert part.paths == [files.paths[index] for index in chosen.tolist()]
     assert part.content_hash not in (files.content_hash, files.subset(chosen.flip(0)).content_hash)
     assert files.limit(4).labels.tolist() == decoded.limit(4).labels.tolist()
+    names = ("cow", *reversed(files.class_names))
+    assert files.relabel(names).labels.tolist() == decoded.relabel(names).labels.tolist() == [2, 2, 2, 1, 1, 1]
     with pytest.raises(ValueError, match=r"subset: indices must lie in \[0, 6\)"):
         files.subset(torch.tensor([6]))
