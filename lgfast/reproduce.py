@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from lgfast.reports.runs import read_run
 from lgfast.reports.spread import Spread
 from lgfast.reports.table import Column, Table, write_csv
 from lgfast.runtime.command_line import command_line
+from lgfast.runtime.cores import num_cores
 from lgfast.runtime.environment import describe_environment
 
 PAPER_ROWS = ("deit-ti", "t2t-vit-7", "pit-ti", "pvt-ti", "pvtv2-b0", "convit-ti")
@@ -69,7 +69,7 @@ def run_one(config: Config, threads: int) -> Result:
 
 def run_all(configs: Sequence[Config], workers: int) -> dict[str, Result]:
     """Results by run folder. Whichever guided run comes first trains the teacher; the others wait for it."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, num_cores() // workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         futures = {pool.submit(run_one, config, threads): config.run_dir for config in configs}

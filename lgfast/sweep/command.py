@@ -34,7 +34,7 @@ def start(config: Config, options: argparse.Namespace) -> int:
     config = settle_epochs(resolve_precision(config))  # once, for every machine that joins
     plan, environments = read_plan(config, options), worker_environments(options.workers, options.workers_per_gpu)
     if options.dry_run:
-        return dry_run(plan, len(environments))
+        return dry_run(plan, environments)
     out = Path(options.out or default_folder(config.name, options))
     study = start_shared(plan, options) if options.study else start_own(plan, out, options)
     return work(study, out, {}, environments, options)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
+
+import torch
 
 from lgfast.sweep.probe import predict
 from lgfast.sweep.space import Space
@@ -13,8 +16,13 @@ from lgfast.training.console import duration
 SHOWN = 20
 
 
-def dry_run(plan: Plan, workers: int) -> int:
-    """Print the trials and the predicted time; nothing is kept."""
+def dry_run(plan: Plan, environments: list[dict[str, str]]) -> int:
+    """Print the trials and the predicted time; nothing is kept.
+
+    Args:
+        environments: of the workers, which say on how many threads each computes.
+    """
+    workers = len(environments)
     settings = preview(plan.space, plan)
     configs = [plan.config_of(changes, seed) for changes in settings for seed in plan.space.seeds]
     print(f"{len(settings)} settings x {len(plan.space.seeds)} seeds = {len(configs)} trials")
@@ -22,14 +30,28 @@ def dry_run(plan: Plan, workers: int) -> int:
         print(f"  setting {number}: {describe(changes)}")
     if len(settings) > SHOWN:
         print(f"  ... and {len(settings) - SHOWN} more")
-    print("measuring some steps of them ...", flush=True)
-    prediction = predict(configs, plan.group)
+    if workers > 1:
+        torch.set_num_threads(int(environments[0]["OMP_NUM_THREADS"]))
+    prediction = predict(configs, plan.group, Progress())
     print(
         f"{prediction.groups} groups of up to {plan.group}; predicted {duration(prediction.total(workers))} with "
         f"{workers} worker(s), from {len(configs)} trials of {plan.base.epochs} epochs"
         + (f"; {duration(prediction.teacher)} of it train the teacher" if prediction.teacher else "")
     )
     return 0
+
+
+class Progress:
+    """Says what is measured, and how long it still takes by what it took so far."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def __call__(self, number: int, kinds: int, trials: int) -> None:
+        passed = time.monotonic() - self.began
+        left = f", {duration(passed / (number - 1) * (kinds - number + 1))} left" if number > 1 else ""
+        what = f"{trials} trials of one group" if trials > 1 else "one run"
+        print(f"measuring {number} of {kinds}: some steps of {what}{left}", flush=True)
 
 
 def preview(space: Space, plan: Plan) -> list[dict[str, Any]]:

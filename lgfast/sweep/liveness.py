@@ -56,6 +56,7 @@ class Heartbeat:
         self.id = uuid.uuid4().hex[:12]
         pid = os.getpid()
         self.record = {"machine": machine(), "host": socket.gethostname(), "pid": pid, "start": process_start(pid)}
+        self.epochs: dict[str, int] = {}  # trial number -> epochs done, judged or not; told with each beat
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -65,7 +66,7 @@ class Heartbeat:
         return self
 
     def _beat(self, number: int) -> None:
-        self.study.set_user_attr(PREFIX + self.id, self.record | {"beat": number})
+        self.study.set_user_attr(PREFIX + self.id, self.record | {"beat": number, "epochs": dict(self.epochs)})
 
     def _run(self) -> None:
         number = 0

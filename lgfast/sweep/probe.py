@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
@@ -15,7 +15,7 @@ from lgfast.assembly.images import DataSplits, load_splits, settle_epochs
 from lgfast.assembly.lanes import Shared, build_silent_lane, share
 from lgfast.assembly.networks import build_model
 from lgfast.assembly.teachers import as_teacher, teacher_config, teacher_folder
-from lgfast.config import Config, replace
+from lgfast.config import Config, digest, get, replace, to_dict
 from lgfast.data import Batch
 from lgfast.guidance import Teacher
 from lgfast.records.result import read_result
@@ -25,7 +25,9 @@ from lgfast.sweep.group import group_key, most_demanding
 from lgfast.training.loop import Loop
 
 WARMUP_STEPS, PROBE_STEPS = graph.WARMUP_STEPS + 1, 10  # by then a step is captured
-PROBED_GROUPS = 4  # further groups are taken to cost the mean of these
+PROBED_KINDS = 4  # groups of further kinds are taken to cost the mean of these
+# What does not change how long a run takes.
+COSTLESS = ("seed", "name", "run_dir", "data.seed", "optim.lr", "optim.min_lr", "optim.weight_decay", "optim.momentum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,30 +42,49 @@ class Prediction:
         return self.teacher + self.students / max(1, min(workers, self.groups))
 
 
-def predict(configs: Sequence[Config], group: int) -> Prediction:
-    """Measure and add up.
+def predict(
+    configs: Sequence[Config], group: int, say: Callable[[int, int, int], None] = lambda number, kinds, trials: None
+) -> Prediction:
+    """Measure a group of each kind, and add up.
 
     Args:
         configs: of all runs.
         group: trials that share a process.
+        say: called before each measurement, with its number, how many there are, and its trials.
     """
     configs = [resolve_precision(config) for config in configs]
     by_key = defaultdict(list)
     for config in configs:
         by_key[group_key(config)].append(config)
     chunks = [runs[i : i + group] for runs in by_key.values() for i in range(0, len(runs), group)]
-    measured = [measure(chunk) for chunk in chunks[:PROBED_GROUPS]]
-    students = sum(measured) * len(chunks) / len(measured)
-    return Prediction(len(chunks), students, teacher_seconds(configs))
+    kinds = {kind_of(chunk): chunk for chunk in reversed(chunks)}
+    chosen = list(kinds)[::-1][:PROBED_KINDS]
+    teacher, measured = teacher_to_train(configs), {}
+    for number, kind in enumerate(chosen, 1):
+        say(number, len(chosen) + (teacher is not None), len(kinds[kind]))
+        measured[kind] = measure(kinds[kind])
+    mean = sum(measured.values()) / len(measured)
+    students = sum(measured.get(kind_of(chunk), mean) for chunk in chunks)
+    if teacher is None:
+        return Prediction(len(chunks), students, 0.0)
+    say(len(chosen) + 1, len(chosen) + 1, 1)
+    return Prediction(len(chunks), students, measure([teacher]))
 
 
-def teacher_seconds(configs: Sequence[Config]) -> float:
+def kind_of(chunk: Sequence[Config]) -> tuple[str, ...]:
+    """Equal for groups that take equally long."""
+    same = Config()
+    changes = {key: get(same, key) for key in COSTLESS}
+    return tuple(sorted(digest(to_dict(replace(config, changes))) for config in chunk))
+
+
+def teacher_to_train(configs: Sequence[Config]) -> Config | None:
+    """The teacher's configuration, where it has to be trained first."""
     guided = next((config for config in configs if config.needs_teacher), None)
     if guided is None or guided.teacher.checkpoint != "auto":
-        return 0.0
-    if read_result(teacher_folder(guided, load_splits(guided).train)) is not None:
-        return 0.0
-    return measure([teacher_config(guided)])
+        return None
+    is_there = read_result(teacher_folder(guided, load_splits(guided).train)) is not None
+    return None if is_there else teacher_config(guided)
 
 
 def measure(configs: Sequence[Config]) -> float:

@@ -8,14 +8,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lgfast.config import dump_yaml
 from lgfast.evaluate import evaluate_checkpoint
 from lgfast.records.checkpoint import atomic_path
 from lgfast.reports.spread import Spread
 from lgfast.reports.table import write_csv
+from lgfast.sweep.liveness import PREFIX
 from lgfast.sweep.study import Study, is_live, is_outstanding
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class RunRow:
     changes: dict[str, Any] | None  # None: not sampled yet
     state: str  # waiting, running, complete, pruned, failed, saved, lost
     val_top1: float | None  # best so far, percent
-    epoch: int  # epochs reported
+    epoch: int  # epochs done, as far as known
     seconds: float | None
     run_dir: str
     error: str
@@ -67,7 +71,7 @@ class SettingRow:
 
 def read_runs(study: Study) -> list[RunRow]:
     """Every run of the study, in order."""
-    rows = []
+    rows, known = [], study.optuna.user_attrs
     for (setting, seed), trials in sorted(study.by_run().items()):
         trial = next((trial for trial in trials if is_live(trial)), trials[-1])
         attrs, result = trial.user_attrs, trial.user_attrs.get("result", {})
@@ -78,10 +82,15 @@ def read_runs(study: Study) -> list[RunRow]:
             error = "" if is_outstanding(trials) else reason
         curve = {int(epoch): value for epoch, value in sorted(trial.intermediate_values.items())}
         best = trial.value if trial.value is not None else max(curve.values(), default=None)
-        epoch = max(curve, default=0)
+        epoch = max(epochs_told(trial, known), *curve, 0)
         seconds, run_dir = result.get("seconds"), result.get("run_dir", "")
         rows.append(RunRow(setting, seed, attrs.get("changes"), state, best, epoch, seconds, run_dir, error, curve))
     return rows
+
+
+def epochs_told(trial: FrozenTrial, attrs: dict[str, Any]) -> int:
+    """Epochs that the trial's worker has done, as its last sign of life says."""
+    return attrs.get(f"{PREFIX}{trial.user_attrs.get('worker')}", {}).get("epochs", {}).get(str(trial.number), 0)
 
 
 def by_setting(runs: Sequence[RunRow], seeds: int) -> list[SettingRow]:

@@ -129,10 +129,13 @@ class Worker:
         reporters = {c.run_dir: Reporter(self.study, r, Path(c.run_dir)) for r, c in zip(runs, configs, strict=True)}
 
         def on_epoch(lane: Lane, row: Row) -> bool:
+            self.note_epoch(reporters[lane.config.run_dir].trial.number, int(row["epoch"]))
             is_losing = reporters[lane.config.run_dir].report(row)
             self.on_change()
             return is_losing
 
+        if self.study.heartbeat is not None:
+            self.study.heartbeat.epochs.clear()
         self.on_change()
         try:
             if self.interrupt.requested:
@@ -149,6 +152,11 @@ class Worker:
         except Exception as error:
             self.settle(runs, error)
         self.on_change()
+
+    def note_epoch(self, trial: int, epoch: int) -> None:
+        """For whoever asks how far the runs are; not every epoch is judged."""
+        if self.study.heartbeat is not None:
+            self.study.heartbeat.epochs[str(trial)] = epoch
 
     def settle(self, runs: list[Run], error: Exception) -> None:
         """End the runs of a group that an error ended. One that may pass ends no run, but this worker."""

@@ -4,6 +4,7 @@ import csv
 import errno
 import itertools
 import json
+import re
 import signal
 import subprocess
 
@@ -151,6 +152,7 @@ def test_dry_run_prints_trials_and_time_and_leaves_nothing(base, tmp_path, capsy
     text = capsys.readouterr().out
     assert "2 settings x 2 seeds = 4 trials" in text
     assert "setting 1: optim.lr=0.004" in text
+    assert re.search(r"measuring 1 of \d: some steps of 4 trials of one group\n", text)  # perhaps the teacher comes too
     assert "1 groups of up to 8; predicted" in text and "with 1 worker(s)" in text
     assert not out.exists()
 

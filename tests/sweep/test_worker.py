@@ -1,7 +1,9 @@
 """Workers whose disk fails for a moment, and workers that are thought dead while they only stand still."""
 
 import csv
+import dataclasses
 import errno
+import time
 
 import pytest
 from optuna.storages.journal import JournalFileBackend
@@ -134,6 +136,27 @@ def test_a_worker_that_wakes_up_leaves_its_runs_to_who_took_them(study, tmp_path
         assert len(epochs) == len(set(epochs)) == 3
         assert run.run_dir.endswith("-2")
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["000-seed1-2", "001-seed1-2"]
+
+
+def test_epochs_that_are_not_judged_are_told_too(study, tmp_path, monkeypatch):
+    """With the worker's signs of life, and of the trials of its own group alone."""
+    monkeypatch.setattr(liveness, "BEAT_S", 0.01)
+    study.heartbeat.stop()
+    study.announce()
+    seen = []
+
+    def look():
+        deadline = time.monotonic() + 30
+        while study.heartbeat.epochs and time.monotonic() < deadline:
+            epochs = [run.epoch for run in read_runs(study)]
+            if epochs == [study.heartbeat.epochs.get(str(number), 0) for number in range(2)]:
+                seen.append(epochs)
+                return
+
+    study.plan = dataclasses.replace(study.plan, base=replace(study.plan.base, {"eval.every_epochs": 3}))
+    work(study, tmp_path, look)
+    assert [1, 0] in seen and [2, 1] in seen
+    assert [(run.epoch, list(run.curve)) for run in read_runs(study)] == [(3, [3]), (3, [3])]
 
 
 def test_a_run_that_was_killed_at_its_end_keeps_its_curve(study, tmp_path, monkeypatch):
