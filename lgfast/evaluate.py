@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -40,8 +41,8 @@ def evaluate_checkpoint(
         root: folder of the dataset's files; None for where it was at training time.
         weights: of those in a `.pyth`: "model", "ema" (their moving average), or "best", as its test mode takes them.
     Raises:
-        CheckpointError: missing or damaged file, or one that does not know a class of the dataset by its name (for a
-            `.pyth`, which holds none, the number of classes must fit).
+        CheckpointError: missing or damaged file, one whose loss is not finite, or one that does not know a class of the
+            dataset by its name (for a `.pyth`, which holds none, the number of classes must fit).
     """
     return evaluate_trained(load_checkpoint(checkpoint, weights), checkpoint, split, dataset, root, device)
 
@@ -64,7 +65,13 @@ def evaluate_trained(
     if split == "test":
         warn_of_new_split(config, trained)
     target = resolve_device(device)
-    return evaluate(trained.model.to(target), eval_loader(config, images.relabel(names), target), target)
+    scores = evaluate(trained.model.to(target), eval_loader(config, images.relabel(names), target), target)
+    if not math.isfinite(scores["loss"]):
+        raise CheckpointError(
+            f"{checkpoint} gives a loss of {scores['loss']}: its training had diverged, or the file is damaged; use an "
+            "older checkpoint or train again"
+        )
+    return scores
 
 
 def warn_of_new_split(config: Config, trained: Trained) -> None:

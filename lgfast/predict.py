@@ -15,7 +15,7 @@ from lgfast.assembly.images import decoding
 from lgfast.data.decode import show_progress
 from lgfast.inference.classifier import Classifier, load_classifier
 from lgfast.inference.pictures import CHUNK, decode_pictures, find_pictures
-from lgfast.records.checkpoint import atomic_path
+from lgfast.records.files import atomic_path
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.paths import user_path
 

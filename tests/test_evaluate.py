@@ -1,6 +1,8 @@
 """Evaluation of a run on other folders: classes are known by their names."""
 
+import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from PIL import Image
 from lgfast.assembly.run import train_run
 from lgfast.evaluate import evaluate_checkpoint, main
 from lgfast.models import create_model
-from lgfast.records.checkpoint import CheckpointError
+from lgfast.records.checkpoint import CheckpointError, read_weights, save_weights
 from tests.models.pycls_files import pyth_state, resnet_names, save
 from tests.runs import tiny_config
 
@@ -74,6 +76,7 @@ def test_another_order_of_the_same_classes_is_mapped(run, tmp_path, monkeypatch)
 def test_the_weights_taken_from_a_file_of_the_papers_code_are_said(tmp_path, capsys, arguments, taken):
     """Its moving average errs less there, and its test mode takes it; zero weights give every class alike."""
     state = pyth_state(create_model("cifar_resnet8", num_classes=10), list(resnet_names(3, 1)))
+    state = {name: value.abs() if name.endswith("running_var") else value for name, value in state.items()}
     average = {name: torch.zeros_like(value) for name, value in state.items()}
     entries = {"ema_state": average, "cfg": "MODEL: {IMG_SIZE: 16}", "test_err": 50, "ema_err": 40}
     save(tmp_path / "model.pyth", state, **entries)
@@ -87,3 +90,11 @@ def test_the_weights_taken_from_a_file_of_the_papers_code_are_said(tmp_path, cap
 def test_weights_are_chosen_in_files_of_the_papers_code_alone(run, capsys):
     assert main(["--checkpoint", run, "--weights", "ema"]) == 2
     assert capsys.readouterr().err.startswith("error: --weights: ema chooses between the weights in a .pyth file")
+
+
+def test_weights_that_give_no_finite_loss_are_refused(run, tmp_path, capsys):
+    state, header = read_weights(Path(run, "best.safetensors"))
+    name = next(name for name in state if name.endswith("head.bias"))
+    save_weights(tmp_path / "w.safetensors", state | {name: torch.full_like(state[name], math.nan)}, header)
+    assert main(["--checkpoint", str(tmp_path / "w.safetensors")]) == 2
+    assert "w.safetensors gives a loss of nan: its training had diverged" in capsys.readouterr().err

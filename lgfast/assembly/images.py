@@ -16,7 +16,7 @@ from lgfast.data.decode import Decoding
 from lgfast.data.errors import some
 from lgfast.data.image_set import LabelledImages
 from lgfast.ops.augment import largest_source_side
-from lgfast.records.checkpoint import atomic_path
+from lgfast.records.files import atomic_path
 
 FEWEST_EPOCHS = 20  # where their number follows from the number of images
 HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed

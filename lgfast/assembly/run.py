@@ -21,7 +21,8 @@ from lgfast.assembly.loaders import eval_loader
 from lgfast.assembly.teachers import load_teacher, teacher_source
 from lgfast.config import FREE_ON_RESUME, Config, dump_yaml, load_yaml, replace
 from lgfast.guidance.teacher import Teacher
-from lgfast.records.checkpoint import WriteError, atomic_path, load_weights, read_weights
+from lgfast.records.checkpoint import load_weights, read_weights
+from lgfast.records.files import WriteError, write_text
 from lgfast.records.result import Result, read_result
 from lgfast.runtime import ranks
 from lgfast.runtime.environment import describe_environment
@@ -110,8 +111,8 @@ def open_run_dir(config: Config, resume: bool) -> Path:
     ranks.barrier()
     if ranks.is_writer():
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(dump_yaml(config))
-        (run_dir / "environment.json").write_text(json.dumps(describe_environment(), indent=2) + "\n")
+        write_text(run_dir / "config.yaml", dump_yaml(config))
+        write_text(run_dir / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
     return run_dir
 
 
@@ -152,8 +153,7 @@ def final_test(lane: Lane, splits: DataSplits, teacher_run: Path | None, seconds
         class_top1=by_class,
     )
     if ranks.is_writer():
-        with atomic_path(run_dir / "result.json") as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+        write_text(run_dir / "result.json", json.dumps(dataclasses.asdict(result), indent=2) + "\n")
     return result
 
 

@@ -19,7 +19,8 @@ from lgfast.guidance import Teacher
 from lgfast.models.pycls_weights import model_from_pycls
 from lgfast.models.stages import teacher_stages
 from lgfast.models.taps import architecture
-from lgfast.records.checkpoint import CheckpointError, WriteError
+from lgfast.records.checkpoint import CheckpointError
+from lgfast.records.files import WriteError
 from lgfast.runtime.interrupt import Interrupted
 from lgfast.runtime.locks import file_lock
 from lgfast.runtime.paths import cache_home, user_path

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lgfast.fusion import unfuse, unfuse_layers
 from lgfast.inference.classifier import DESCRIPTION, METADATA, Classifier, describe, load_onnx
-from lgfast.records.checkpoint import atomic_path
+from lgfast.records.files import atomic_path, write_text
 from lgfast.spec.augment import AugmentSpec
 
 ONNX_TOLERANCE = 1e-4  # of logits, relative to the largest
@@ -118,5 +118,4 @@ def export_hub_folder(model: nn.Module, classifier: Classifier, path: Path, card
     path.mkdir(parents=True, exist_ok=True)
     export_safetensors(model, classifier, path / "model.safetensors")
     for name, text in (("config.json", json.dumps(described, indent=2) + "\n"), ("README.md", card)):
-        with atomic_path(path / name) as temporary:
-            temporary.write_text(text)
+        write_text(path / name, text)

@@ -1,6 +1,7 @@
 """Weights of the paper's code: its `.pyth` checkpoints, names mapped to those of lgfast's models."""
 
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,10 +121,11 @@ def read_pycls(path: str | Path, which: Which = "best") -> PyclsCheckpoint:
         OSError: no such file, or not to be read.
         ValueError: not a checkpoint of the paper's code, or one without the weights asked for.
     """
+    with open(path, "rb"):  # else an OSError; torch raises some where the content is damaged, too
+        pass
     try:
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # a damaged pickle can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not a readable PyTorch checkpoint ({reason})") from error
@@ -136,6 +138,15 @@ def read_pycls(path: str | Path, which: Which = "best") -> PyclsCheckpoint:
     if not isinstance(config, str):
         raise ValueError(f"{path}: cfg: expected a configuration as text, got {type(config).__name__}")
     return PyclsCheckpoint(dense_state(content, f"{which}_state", path), which, config, test_err, ema_err)
+
+
+def check_archive(path: str | Path) -> None:
+    """Raises ValueError where a part of the file does not have its checksum; torch does not look at them."""
+    if zipfile.is_zipfile(path):  # torch before 1.6 wrote no archives
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} does not match its checksum")
 
 
 def error_rate(content: Mapping[str, Any], name: str, path: str | Path) -> float:

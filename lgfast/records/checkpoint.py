@@ -2,15 +2,17 @@
 
 A run keeps `checkpoints/step_00000390/{model.safetensors, resume.pt}` (the last few) and `best.safetensors`,
 `last.safetensors`. Weights are safetensors with the configuration, class names and accuracy in their header;
-`resume.pt` holds everything else that an exact continuation needs.
+`resume.pt` holds everything else that an exact continuation needs. The header of a weights file holds the digest of
+the file's content, and that of a checkpoint's weights the digest of its `resume.pt`. Files without one, of older
+versions, are read unchecked.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
+from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,68 +21,44 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lgfast.records.files import atomic_path
+
+HEADER, DIGEST, STATE_DIGEST = "lgfast", "lgfast_digest", "lgfast_state_digest"  # entries of a weights file
+
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or does not fit; the message names the file and the fix."""
 
 
-class WriteError(CheckpointError):
-    """A file could not be written: a full disk, or no permission. What was written before is intact.
-
-    Args:
-        fact: which file, and why not.
-        way_on: what to do, where that is known.
-    """
-
-    def __init__(self, fact: str, way_on: str = "") -> None:
-        super().__init__(f"{fact}; {way_on}" if way_on else fact)
-        self.fact = fact
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path):
-    """A temporary sibling to write to; renamed over `path` on success, removed on failure.
-
-    Works for files and folders. A full disk thus never damages what was there before.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        sync(temporary)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise WriteError(f"could not write {path}: {error.strerror or error}; what was there is intact") from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or every file of a folder, to the disk."""
-    for file in path.iterdir() if path.is_dir() else [path]:
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-
-
-def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+def save_weights(path: Path, state: Mapping[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write a state dict as safetensors, with `metadata` as JSON in the header."""
     with atomic_path(path) as temporary:
         write_weights(temporary, state, metadata)
 
 
-def write_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+def write_weights(path: Path, state: Mapping[str, Tensor], metadata: dict[str, Any], **entries: str) -> None:
+    """
+    Args:
+        entries: further ones of the header.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    header = {HEADER: json.dumps(metadata)} | entries
     try:
         path.touch()  # with the mode that the umask gives; safetensors' own is for its owner alone
         mode = path.stat().st_mode
-        save_file(tensors, str(path), metadata={"lgfast": json.dumps(metadata)})
+        save_file(tensors, str(path), metadata=header | {DIGEST: weights_digest(tensors, header)})
         path.chmod(mode)
     except SafetensorError as error:  # safetensors reports I/O failures as its own type
         raise OSError(str(error)) from error
+
+
+def weights_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """Of everything that a weights file says, but for the digest itself."""
+    total = blake2b(json.dumps(dict(sorted(header.items()))).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
@@ -95,18 +73,50 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         raise reason or OSError(str(error).splitlines()[0]) from error
 
 
+def file_digest(path: Path) -> str:
+    total = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State dict and metadata of a weights file."""
+    """State dict and metadata of a weights file.
+
+    Raises:
+        CheckpointError: it is missing, or damaged.
+    """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
+        tensors, header = read_checked(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; use an older one or train again") from None
+    return tensors, json.loads(header.get(HEADER, "{}"))
+
+
+def read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a weights file whose content is what was written."""
+    try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("lgfast", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        check_digest(tensors, header)
+        json.loads(header.get(HEADER, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a complete checkpoint ({error}); use an older one or train again"
-        ) from None
+        raise CheckpointError(f"{path} is not a complete checkpoint ({error})") from None
+    return tensors, header
+
+
+def check_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Raises ValueError where the file is not as it was written. One of another program, or of an older version, which
+    wrote no digest, passes."""
+    if {name for name in header if name.startswith(HEADER)} <= {HEADER}:
+        return
+    said = {name: text for name, text in header.items() if name != DIGEST}
+    if header.get(DIGEST) != weights_digest(tensors, said):
+        raise ValueError("its content does not match its digest")
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
@@ -136,8 +146,6 @@ class CheckpointStore:
 
     def __init__(self, run_dir: Path, keep: int = 2) -> None:
         self.folder, self.keep = run_dir / "checkpoints", keep
-        for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while writing
-            shutil.rmtree(leftover, ignore_errors=True)
 
     def all(self) -> list[Path]:
         return sorted(self.folder.glob("step_*"))
@@ -146,39 +154,57 @@ class CheckpointStore:
         return self.folder / f"step_{step:08d}"
 
     def save(self, step: int, model: nn.Module, metadata: dict[str, Any], state: dict[str, Any]) -> Path:
-        """Write one checkpoint whole, then drop the oldest beyond `keep`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write one checkpoint whole, then drop the oldest beyond `keep`. One of this very step stays as it is."""
         path = self.path(step)
+        if path.is_dir():
+            return path
+        self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             temporary.mkdir()
-            write_weights(temporary / "model.safetensors", model.state_dict(), metadata)
             write_state(temporary / "resume.pt", state)
+            digest = {STATE_DIGEST: file_digest(temporary / "resume.pt")}
+            write_weights(temporary / "model.safetensors", model.state_dict(), metadata, **digest)
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old)
         return path
 
     def load_newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Weights and resume state of the newest checkpoint, or None if there is none."""
+        """Weights and resume state of the newest checkpoint, or None if there is none.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
         paths = self.all()
         if not paths:
             return None
+        way_on = f"delete {paths[-1]} to " + ("resume from an earlier one" if len(paths) > 1 else "start anew")
         try:
-            weights, _ = read_weights(paths[-1] / "model.safetensors")
+            weights, header = read_checked(paths[-1] / "model.safetensors")
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; delete {paths[-1]} to resume from an earlier one") from None
+            raise CheckpointError(f"{error}; {way_on}") from None
+        path = paths[-1] / "resume.pt"
         try:
-            state = torch.load(paths[-1] / "resume.pt", map_location="cpu", weights_only=True)
+            if header.get(STATE_DIGEST, expected := file_digest(path)) != expected:
+                raise ValueError("its content does not match its digest")
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise CheckpointError(f"{paths[-1] / 'resume.pt'} cannot be read ({error}); delete {paths[-1]}") from None
+            raise CheckpointError(f"{path} cannot be read ({error}); {way_on}") from None
         return weights, state
 
 
 def find_weights(path: Path | str) -> Path:
-    """Weights file of a run folder (best, else last), a checkpoint folder, or the file itself."""
+    """Weights file of a run folder (its best epoch's), of a checkpoint folder, or the file itself.
+
+    Raises:
+        CheckpointError: there is none. The last epoch's weights are not taken for the best's: they are another result.
+    """
     path = Path(path)
-    for candidate in (path / "best.safetensors", path / "last.safetensors", path / "model.safetensors"):
+    for candidate in (path / "best.safetensors", path / "model.safetensors", path):
         if candidate.is_file():
             return candidate
-    if path.is_file():
-        return path
+    if (path / "last.safetensors").is_file():
+        raise CheckpointError(
+            f"{path} has lost its best.safetensors; train it again, or name {path / 'last.safetensors'} to use the "
+            "weights of its last epoch"
+        )
     raise CheckpointError(f"no checkpoint at {path}: expected a run folder, a checkpoint folder or a .safetensors file")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lgfast.records.checkpoint import WriteError
 from lgfast.records.events import EventFile
+from lgfast.records.files import WriteError
 
 EPOCH_COLUMNS = (
     "epoch", "lr", "loss", "cls_loss", "guidance_loss", "distill_loss", "train_top1", "val_top1", "val_top5",

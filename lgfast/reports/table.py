@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lgfast.records.checkpoint import atomic_path
+from lgfast.records.files import atomic_path
 from lgfast.reports.html import render
 from lgfast.runtime.printable import printable
 

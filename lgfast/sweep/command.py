@@ -12,7 +12,7 @@ from typing import Any
 from lgfast.assembly.device import resolve_precision
 from lgfast.assembly.images import settle_epochs
 from lgfast.config import FREE_ON_RESUME, Config
-from lgfast.records.checkpoint import atomic_path
+from lgfast.records.files import write_text
 from lgfast.runtime.passwords import without_password
 from lgfast.runtime.paths import user_path
 from lgfast.sweep.display import Display
@@ -123,8 +123,7 @@ def open_folder(out: Path, study: Study) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not (out / SWEEP_FILE).exists() or (out / SWEEP_FILE).read_text() != text:
-            with atomic_path(out / SWEEP_FILE) as temporary:
-                temporary.write_text(text)
+            write_text(out / SWEEP_FILE, text)
     except OSError as error:
         raise ValueError(f"--out: cannot write {out}: {error.strerror}; name another folder") from None
 

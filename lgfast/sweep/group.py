@@ -14,7 +14,7 @@ from lgfast.assembly.images import load_splits
 from lgfast.assembly.lanes import Shared, build_lane, share
 from lgfast.assembly.run import open_run_dir, prepare_teacher
 from lgfast.config import Config, digest, to_dict
-from lgfast.records.checkpoint import WriteError
+from lgfast.records.files import WriteError
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.training.lane import Lane, Status
 from lgfast.training.loop import Row, keep_going

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from lgfast.config import Config
-from lgfast.records.checkpoint import atomic_path
+from lgfast.records.files import write_text
 from lgfast.reports.html import render
 from lgfast.reports.runs import read_hardware
 from lgfast.reports.spread import Spread
@@ -44,8 +44,7 @@ def write_page(study: Study, runs: Sequence[RunRow], settings: Sequence[SettingR
     matplotlib.use("Agg")
     with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign in a value is a dollar sign
         pictures = draw(study, runs, scored, out)
-    with atomic_path(out / "index.html") as temporary:
-        temporary.write_text(page(study, runs, settings, pictures, out), encoding="utf-8")
+    write_text(out / "index.html", page(study, runs, settings, pictures, out))
     return [f"plots in {out}/index.html"]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lgfast.config import dump_yaml
 from lgfast.evaluate import evaluate_checkpoint
-from lgfast.records.checkpoint import atomic_path
+from lgfast.records.files import write_text
 from lgfast.reports.spread import Spread
 from lgfast.reports.table import write_csv
 from lgfast.sweep.liveness import PREFIX
@@ -133,8 +133,7 @@ def write_runs(runs: Sequence[RunRow], keys: Sequence[str], path: Path) -> None:
 def write_best(study: Study, winner: SettingRow, path: Path) -> None:
     """best.yaml: the winner's configuration with its first seed, for --config."""
     config = study.plan.config_of(winner.changes, study.plan.space.seeds[0])
-    with atomic_path(path) as temporary:
-        temporary.write_text(dump_yaml(dataclasses.replace(config, run_dir="")))
+    write_text(path, dump_yaml(dataclasses.replace(config, run_dir="")))
 
 
 def measure_winner(
@@ -168,8 +167,7 @@ def write_results(study: Study, out: Path) -> tuple[list[RunRow], list[SettingRo
     if winner:
         write_best(study, winner, out / "best.yaml")
     tree = {"settings": list(map(json_row, settings)), "test": study.optuna.user_attrs.get("test")}
-    with atomic_path(out / "results.json") as temporary:
-        temporary.write_text(json.dumps(tree, indent=2) + "\n")
+    write_text(out / "results.json", json.dumps(tree, indent=2) + "\n")
     return runs, settings
 
 

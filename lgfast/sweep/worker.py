@@ -16,7 +16,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
 from lgfast.config import Config, replace
-from lgfast.records.checkpoint import WriteError
+from lgfast.records.files import WriteError
 from lgfast.records.run_log import read_curve
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.group import Outcome, group_key, run_group

@@ -13,7 +13,7 @@ from lgfast.config import Config
 from lgfast.data.batch import Batch, BatchStream
 from lgfast.optim.build import set_learning_rate
 from lgfast.optim.schedule import learning_rate
-from lgfast.records.checkpoint import WriteError
+from lgfast.records.files import WriteError
 from lgfast.records.run_log import MetricsLog, SilentLog
 from lgfast.runtime import ranks
 from lgfast.runtime.interrupt import Interrupted

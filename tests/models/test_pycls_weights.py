@@ -1,5 +1,6 @@
 """Checkpoints of the paper's code load by name into the models, or say why not."""
 
+import random
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from lgfast.models import create_model
 from lgfast.models.pycls_weights import convert_pycls, load_pycls, model_from_pycls, pycls_image_size, read_pycls
+from tests.damage import damaged
 from tests.models.pycls_files import NAMES, architecture_of, pyth_state, resnet_names, save
 
 
@@ -183,3 +185,20 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
 def test_models_the_paper_does_not_have():
     with pytest.raises(ValueError, match=r"the paper's code has no vit_small_patch16_224; its models are deit_tiny"):
         convert_pycls({}, "vit_small_patch16_224")
+
+
+def test_a_damaged_file_is_never_taken_for_another(tmp_path):
+    state = pyth_state(create_model("cifar_resnet8", num_classes=4), list(resnet_names(3, 1)))
+    save(tmp_path / "model.pyth", state)
+    content, generator = (tmp_path / "model.pyth").read_bytes(), random.Random(0)
+    expected, refused = read_pycls(tmp_path / "model.pyth"), 0
+    for _ in range(150):
+        (tmp_path / "model.pyth").write_bytes(damaged(content, generator))
+        try:
+            found = read_pycls(tmp_path / "model.pyth")
+        except ValueError:
+            refused += 1
+            continue
+        assert (found.config, found.test_err) == (expected.config, expected.test_err)
+        torch.testing.assert_close(found.state, expected.state, rtol=0, atol=0)
+    assert refused > 100

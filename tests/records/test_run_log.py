@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lgfast.records.checkpoint import WriteError
+from lgfast.records.files import WriteError
 from lgfast.records.run_log import MetricsLog
 
 

@@ -13,7 +13,7 @@ import torch
 from optuna.storages.journal import JournalFileBackend
 
 from lgfast.config import dump_yaml, load_recipe, load_yaml, replace
-from lgfast.records import checkpoint
+from lgfast.records import files
 from lgfast.sweep import results, worker
 from lgfast.sweep.dry_run import preview
 from lgfast.sweep.space import read_space
@@ -313,8 +313,8 @@ def test_a_full_disk_ends_the_sweep_and_no_trial(base, tmp_path, capsys, place):
     out, full = tmp_path / "out", OSError(errno.ENOSPC, "No space left on device")
     with pytest.MonkeyPatch.context() as patch:
         if place == "checkpoint":
-            sync = checkpoint.sync
-            patch.setattr(checkpoint, "sync", lambda path: fail(full) if "safetensors" in path.name else sync(path))
+            sync = files.sync
+            patch.setattr(files, "sync", lambda path: fail(full) if "safetensors" in path.name else sync(path))
         else:
             patch.setattr(Lane, "finish_epoch", lambda *_: fail(full))
         assert main(["--config", base, *GRID, "--out", str(out)]) == 2

@@ -9,7 +9,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from lgfast.config import replace
-from lgfast.records.checkpoint import WriteError
+from lgfast.records.files import WriteError
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.sweep import liveness, worker
 from lgfast.sweep.results import read_runs
