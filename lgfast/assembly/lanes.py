@@ -15,6 +15,7 @@ from lgfast.assembly.targets import target_source
 from lgfast.config import Config
 from lgfast.data.batch import Batch, BatchStream
 from lgfast.guidance.shared import SharedTeacher
+from lgfast.guidance.stopping import GuidanceStop, guidance_stop
 from lgfast.guidance.teacher import TargetSource, Teacher
 from lgfast.optim.build import build_optimizer, clips_itself
 from lgfast.records.run_log import MetricsLog, SilentLog
@@ -70,7 +71,8 @@ def build_lane(config: Config, shared: Shared) -> Lane:
     metadata = weights_metadata(config, shared.splits.train)
     saver = RunSaver(run_dir, step, stream, metadata, config.log.keep_checkpoints)
     log = MetricsLog(run_dir, config.log.tensorboard) if ranks.is_writer() else SilentLog()
-    return Lane(config, step, len(stream), saver, log, RandomState() if shared.has_company else None)
+    random_state = RandomState() if shared.has_company else None
+    return Lane(config, step, len(stream), saver, log, random_state, stop_of(config))
 
 
 def build_silent_lane(config: Config, shared: Shared) -> Lane:
@@ -78,6 +80,11 @@ def build_silent_lane(config: Config, shared: Shared) -> Lane:
     step = build_step(config, shared)
     random_state = RandomState() if shared.has_company else None
     return Lane(config, step, len(shared.loaders.train), SilentSaver(), SilentLog(), random_state)
+
+
+def stop_of(config: Config) -> GuidanceStop | None:
+    """When the run's guidance ends."""
+    return guidance_stop(config.guidance.stop, config.guidance.stop_threshold, config.epochs)
 
 
 def build_step(config: Config, shared: Shared) -> TrainStep:

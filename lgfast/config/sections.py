@@ -26,6 +26,8 @@ Side = Annotated[int, Range(1, 4096)]  # pixels
 Pixels = Annotated[int, Range(1, 178_956_970)]  # up to where Pillow refuses an image
 Place = Annotated[str, Text(r"[^\ud800-\udfff]*", "a path in UTF-8")]  # safetensors and TensorBoard open no other
 Workers = Annotated[int, Range(0, 1024)]
+Stop = Annotated[str, Text(r"never|epoch:[1-9][0-9]{0,8}|adaptive|relative", "never, epoch:N, adaptive or relative")]
+Slope = Annotated[float, Range(below=0, text="a number below 0")]
 Device = Annotated[str, Text(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")]
 # of one folder, so that nothing is written elsewhere
 FolderName = Annotated[str, Text(r"(?!\.{1,2}$)[^/\\\ud800-\udfff]{1,150}", "a folder's name, up to 150 letters")]
@@ -106,6 +108,11 @@ class GuidanceConfig(Section):
     student_layers: tuple[Index, ...] = ()  # flat block indices; (): the paper's choice for the model
     # what the maps are compared by; similarity: between the images of one forward pass of one rank
     transform: Literal["linear", "attention", "similarity"] = "linear"
+    # when guidance, and with it the teacher's work, ends for good. never; epoch:N: after N epochs; adaptive: when the
+    # guidance loss falls more slowly than stop_threshold an epoch (TNNLS 2024, for runs of about 300 epochs);
+    # relative: when at its present pace it would fall by less than a share of its first value over a whole run
+    stop: Stop = "never"
+    stop_threshold: Slope | None = None  # none: -0.02 (adaptive), -0.5 (relative)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from lgfast.data.batch import Batch
 from lgfast.data.epoch_loader import EpochLoader
-from lgfast.guidance.rows import RowLayout, allocate_rows, bring_rows
+from lgfast.guidance.rows import RowLayout, allocate_rows, bring_rows, release_rows
 from lgfast.guidance.teacher import TargetSource, Teacher, TeacherTargets
 
 
@@ -62,6 +62,11 @@ class CachedTeacher(TargetSource):
         if rows is None:
             rows = self.rows.index_select(0, batch.indices + self.first)
         return TeacherTargets(self.layout.unpack(rows))
+
+    def release(self) -> None:
+        self.teacher.release()
+        self.rows = self.rows.new_empty(0)
+        release_rows(self.batches)
 
     def channels(self, image_size: int) -> list[int]:
         """Width of each chosen stage."""

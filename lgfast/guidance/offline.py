@@ -21,7 +21,7 @@ from lgfast.data.cache_file import UselessCacheError, append_footer, explained, 
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.data.eval_loader import EvalLoader
 from lgfast.data.image_set import ImageSet, chunk_digests
-from lgfast.guidance.rows import RowLayout, bring_rows, fits_device
+from lgfast.guidance.rows import RowLayout, bring_rows, fits_device, release_rows
 from lgfast.guidance.teacher import TargetSource, Teacher, TeacherOutputs, TeacherTargets
 from lgfast.ops.augment import augment_plan
 from lgfast.runtime.locks import file_lock
@@ -64,6 +64,10 @@ class OfflineTeacher(TargetSource):
         plan = augment_plan(self.loader.spec, sizes, batch.indices, self.counter)
         maps = [crop_maps(maps, plan, sizes) for maps in self.layout.unpack(rows).maps]
         return TeacherTargets(TeacherOutputs(maps, None))
+
+    def release(self) -> None:
+        self.rows = self.rows.new_empty(0)
+        release_rows(self.batches)
 
     def channels(self, image_size: int) -> list[int]:
         """Width of each chosen stage."""

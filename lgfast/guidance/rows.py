@@ -101,12 +101,18 @@ class RowLoader:
     """
 
     def __init__(self, loader: EpochLoader, rows: Tensor, rows_per_view: int = 0) -> None:
-        self.loader, self.rows, self.rows_per_view = loader, rows, rows_per_view
+        self.loader, self.rows_per_view = loader, rows_per_view
+        self.rows: Tensor | None = rows  # None: released, and batches bring none
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.rows is None:
+            return iter(self.loader)
+        return self.batches_with_rows()
+
+    def batches_with_rows(self) -> Iterator[Batch]:
         loader = self.loader
         steps = loader.epoch_indices(loader.index_device)[loader.next_position :].cpu()  # sync: once an epoch
         numbers = steps + loader.view_epoch * self.rows_per_view
@@ -131,3 +137,9 @@ class RowLoader:
 def bring_rows(loader: EpochLoader, rows: Tensor, rows_per_view: int = 0) -> BatchStream:
     """The loader itself where its device holds the rows, which a step then reads there; else a `RowLoader`."""
     return loader if rows.device.type == loader.device.type else RowLoader(loader, rows, rows_per_view)
+
+
+def release_rows(batches: BatchStream) -> None:
+    """Let go of the rows that `bring_rows` gave a loader; its batches bring none from the next epoch on."""
+    if isinstance(batches, RowLoader):
+        batches.rows = None

@@ -37,5 +37,9 @@ class SharedTeacher(TargetSource):
         """The outputs for the prepared batch, which must be this one."""
         return TeacherTargets(self._kept)
 
+    def release(self) -> None:
+        self._kept = None
+        self.teacher.release()
+
     def channels(self, image_size: int) -> list[int]:
         return self.teacher.channels(image_size)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 WINDOW, THRESHOLD = 50, -0.02  # of the published rule, for runs of 300 epochs
+RELATIVE_THRESHOLD = -0.5  # of `RelativeStop`; ours
 
 
 def smoothed_slope(losses: Sequence[float], window: int = WINDOW) -> float:
@@ -41,6 +43,53 @@ def delta(losses: Sequence[float], epoch: int, window: int) -> float:
     return (now - sum(losses[: epoch - 1]) / (epoch - 1)) / epoch
 
 
+class GuidanceStop(Protocol):
+    """Ends guidance after an epoch.
+
+    Attributes:
+        losses: mean guidance loss of every epoch so far; all that an exact continuation needs.
+    """
+
+    losses: list[float]
+
+    def append(self, loss: float) -> None:
+        """Take in the mean guidance loss of the epoch that just ended."""
+
+    def is_over(self) -> bool:
+        """Whether the last epoch that was taken in is the last guided one."""
+
+
+def guidance_stop(stop: str, threshold: float | None, epochs: int) -> GuidanceStop | None:
+    """The rule that a configuration names; None where guidance never ends.
+
+    Args:
+        stop: never, epoch:N, adaptive or relative, as `guidance.stop`.
+        threshold: of the last two; None for their own.
+        epochs: length of the run.
+    """
+    if stop == "never":
+        return None
+    if stop == "adaptive":
+        return AdaptiveStop(WINDOW, THRESHOLD if threshold is None else threshold)
+    if stop == "relative":
+        return RelativeStop(epochs, RELATIVE_THRESHOLD if threshold is None else threshold)
+    return EpochStop(int(stop.removeprefix("epoch:")))
+
+
+class EpochStop:
+    """Ends guidance after a given epoch, counted from 1."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.losses: list[float] = []
+
+    def append(self, loss: float) -> None:
+        self.losses.append(loss)
+
+    def is_over(self) -> bool:
+        return len(self.losses) >= self.epoch
+
+
 class AdaptiveStop:
     """Ends guidance after the first epoch whose slope reaches the threshold.
 
@@ -49,8 +98,6 @@ class AdaptiveStop:
     Args:
         window: epochs that the slope is smoothed over.
         threshold: slope, per epoch and in units of the guidance loss, at which guidance ends; negative.
-    Attributes:
-        losses: mean guidance loss of every epoch so far; all that an exact continuation needs.
     """
 
     def __init__(self, window: int = WINDOW, threshold: float = THRESHOLD) -> None:
@@ -58,11 +105,9 @@ class AdaptiveStop:
         self.losses: list[float] = []
 
     def append(self, loss: float) -> None:
-        """Take in the mean guidance loss of the epoch that just ended."""
         self.losses.append(loss)
 
     def is_over(self) -> bool:
-        """Whether the last epoch that was taken in is the last guided one."""
         slopes = [self.slope(epoch) for epoch in range(2, len(self.losses) + 1)]
         return bool(slopes) and slopes[-1] >= self.threshold and min(slopes) < self.threshold
 

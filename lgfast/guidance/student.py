@@ -41,10 +41,20 @@ class GuidedStudent(nn.Module):
         self._call_model = compile_once(call_model) if compiled else call_model
         self.guidance: Guidance | None = None
         self._taps: FeatureTaps | None = None
+        self.is_guided = bool(layers)
         if layers:
             channels = [width for width, _ in tap_shapes(model, layers, image_size)]
             self.guidance = Guidance(channels, teacher_channels, transform)
             self._taps = FeatureTaps(model, layers)
+
+    def end_guidance(self) -> None:
+        """Go on without taps and projections; these keep their last values and get no gradient any more."""
+        if self._taps is not None:
+            self._taps.close()
+            self._taps = None
+        self.is_guided = False
+        if self.guidance is not None:
+            self.guidance.requires_grad_(False)
 
     def forward(
         self, images: Tensor, targets: TeacherTargets | None = None
@@ -60,7 +70,7 @@ class GuidedStudent(nn.Module):
             self._taps.clear()  # of an evaluation, for which a compiled model would be compiled anew
         logits = self._call_model(self.model, images)
         student_maps = self._taps.take() if self._taps is not None else None
-        if targets is None or self.guidance is None:
+        if targets is None or self.guidance is None or not self.is_guided:
             return logits, None
         return logits, self.guidance(student_maps, targets.wait().maps)
 

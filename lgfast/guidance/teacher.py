@@ -67,6 +67,9 @@ class TargetSource:
         """Width of each map, for a teacher's input of this size."""
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Free what it holds; it is asked for nothing any more."""
+
 
 class Teacher(TargetSource):
     """Runs a CNN's stages on the images that the student sees.
@@ -142,6 +145,9 @@ class Teacher(TargetSource):
             outputs = self.outputs(batch.need_teacher_images())
             done = self._stream.record_event()
         return TeacherTargets(outputs, done)
+
+    def release(self) -> None:
+        self.model = nn.Identity()
 
     @torch.no_grad()
     def example(self, image_size: int) -> TeacherOutputs:

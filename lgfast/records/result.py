@@ -26,6 +26,7 @@ class Result:
     seconds: float
     teacher_run: str | None = None
     teacher_test_top1: float | None = None
+    guided_epochs: int | None = None  # after which guidance ended; None: it did not
     class_top1: dict | None = None  # class -> test_top1 of its images, where it has some
 
     def verdict(self) -> str:
@@ -69,7 +70,7 @@ def checked(tree: Any) -> dict[str, Any]:
         if name not in tree.keys() | defaults:
             raise ValueError(f"{name} is missing")
         value = tree.get(name)
-        value = float(value) if type(value) is int and hint is not int else value
+        value = float(value) if type(value) is int and not isinstance(value, hint) else value
         if name in tree and not isinstance(value, hint):
             raise ValueError(f"{name}: expected {getattr(hint, '__name__', hint)}, got {tree[name]!r}")
     return tree

@@ -40,7 +40,11 @@ class Float32:
         self, student: nn.Module, optimizer: torch.optim.Optimizer, accumulate: int = 1, clip_norm: float = 0.0
     ) -> None:
         self.student, self.optimizer, self.clip_norm = student, optimizer, clip_norm
-        self.forward = ranks.distribute(student)
+        self.distribute()
+
+    def distribute(self) -> None:
+        """Average the gradients of what is trained now over the ranks."""
+        self.forward = ranks.distribute(self.student)
 
     def __call__(self, images: Tensor, *args: Any) -> Any:
         """What the student returns."""
@@ -149,6 +153,9 @@ class BFloat16Copy(Float32):
         loss.backward()
         if self.feeds_masters:
             self.collect()
+
+    def distribute(self) -> None:
+        """Nothing to do: `update` averages whatever gradients there are."""
 
     @torch.no_grad()
     def collect(self) -> None:

@@ -123,6 +123,15 @@ class TrainStep:
         if self.average is not None:
             self.average.update()
 
+    def end_guidance(self) -> None:
+        """Go on without guidance, and without the teacher unless its logits are distilled. A graph is captured anew."""
+        self.student.end_guidance()
+        self.precision.distribute()
+        if self.objective.distill.mode == "none":
+            self.teacher = None
+        if self.graph is not None:
+            self.graph = StepGraph()
+
     def state_dict(self) -> dict[str, Any]:
         """What an exact continuation needs beside the student's weights."""
         state = {"optimizer": self.optimizer.state_dict(), "scaler": self.precision.state_dict()}

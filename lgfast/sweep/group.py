@@ -21,7 +21,10 @@ from lgfast.training.loop import Row, keep_going
 from lgfast.training.saving import Progress
 
 # What runs of one group may differ in; everything else shapes the batch or the teacher.
-OWN_KEYS = ("optim", "guidance.weight", "distill", "model.drop_path_rate", "seed", "name", "run_dir")
+OWN_KEYS = (
+    "optim", "guidance.weight", "guidance.stop", "guidance.stop_threshold", "distill", "model.drop_path_rate", "seed",
+    "name", "run_dir",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -87,3 +87,8 @@ def epoch_message(name: str, epochs: int, row: dict[str, float], seconds: float,
         f"{name}  epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}"
         f"{parts}  train {row['train_top1']:.2f} %{val}  lr {row['lr']:.2e}  {seconds:.1f} s{time_left(left_s)}"
     )
+
+
+def guidance_message(name: str, guided: int, epochs: int) -> str:
+    """Where guidance ends, in a line, and which part of its work is saved."""
+    return f"{name}  guidance ended after epoch {guided}: {1 - guided / epochs:.0%} of its cost saved"

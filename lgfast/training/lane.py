@@ -11,6 +11,7 @@ from typing import Literal
 
 from lgfast.config import Config
 from lgfast.data.batch import Batch, BatchStream
+from lgfast.guidance.stopping import GuidanceStop
 from lgfast.optim.build import set_learning_rate
 from lgfast.optim.schedule import learning_rate
 from lgfast.records.files import WriteError
@@ -19,7 +20,7 @@ from lgfast.runtime import ranks
 from lgfast.runtime.interrupt import Interrupted
 from lgfast.step import TrainStep
 from lgfast.step.meters import MeterReading, TrainMeter
-from lgfast.training.console import Pace, epoch_message, progress_bar
+from lgfast.training.console import Pace, epoch_message, guidance_message, progress_bar
 from lgfast.training.random_state import RandomState
 from lgfast.training.saving import Progress, RunSaver, SilentSaver
 
@@ -48,6 +49,7 @@ class Lane:
         steps_per_epoch: batches of an epoch.
         saver: of checkpoints and weights.
         log: of the metrics.
+        guidance_stop: says when guidance ends; None: never.
         random_state: where several lanes share a process, what this one's random numbers go on from; None: it is alone.
     Attributes:
         status: running; then complete, pruned (the loop's caller had enough), saved (interrupted) or failed.
@@ -62,9 +64,10 @@ class Lane:
         saver: RunSaver | SilentSaver,
         log: MetricsLog | SilentLog,
         random_state: RandomState | None = None,
+        guidance_stop: GuidanceStop | None = None,
     ) -> None:
         self.config, self.step, self.steps_per_epoch = config, step, steps_per_epoch
-        self.saver, self.log, self.random_state = saver, log, random_state
+        self.saver, self.log, self.random_state, self.guidance_stop = saver, log, random_state, guidance_stop
         self.run_dir = Path(config.run_dir)
         self.device = next(step.student.parameters()).device
         self.progress = Progress()
@@ -169,7 +172,20 @@ class Lane:
         if self.config.log.print_epochs and ranks.is_writer():
             left_s = self.pace.left_s(self.progress.step)
             print(epoch_message(self.config.name, self.config.epochs, row, seconds, left_s), flush=True)
+        self.end_guidance_if_due()
         return row
+
+    def end_guidance_if_due(self) -> None:
+        """Take in the epoch's guidance loss; go on without guidance where the rule says so."""
+        if self.guidance_stop is None or not self.step.student.is_guided:
+            return
+        self.guidance_stop.append(self.means["guidance_loss"])
+        self.progress.guidance_losses = self.guidance_stop.losses
+        if self.guidance_stop.is_over() and self.progress.epoch < self.config.epochs:
+            self.progress.guided_epochs = self.progress.epoch
+            self.step.end_guidance()
+            if self.config.log.print_epochs and ranks.is_writer():
+                print(guidance_message(self.config.name, self.progress.epoch, self.config.epochs), flush=True)
 
     def judge(self, top1: float) -> None:
         """Keep the weights if this epoch is the best so far."""
@@ -233,6 +249,10 @@ class Lane:
             self.log.rewind({"metrics.jsonl": 0, "summary.csv": 0})
             return False
         self.progress, log_position = found
+        if self.guidance_stop is not None:
+            self.guidance_stop.losses = self.progress.guidance_losses
+        if self.progress.guided_epochs is not None:
+            self.step.end_guidance()
         self.log.rewind(log_position)
         return True
 

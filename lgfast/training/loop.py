@@ -52,6 +52,7 @@ class Loop:
 
     def run(self) -> None:
         """Until every lane has ended; each knows how."""
+        self.release_teacher()
         for lane in running(self.lanes):
             if lane.is_finished:  # it was stopped between its last checkpoint and its last weights
                 lane.complete()
@@ -106,6 +107,13 @@ class Loop:
             with lane.acting():
                 row = lane.finish_epoch(seconds, scores.get(lane))
                 self.settle(lane, row)
+        self.release_teacher()
+
+    def release_teacher(self) -> None:
+        """Let the teacher go once no lane asks it for anything."""
+        if self.teacher is not None and not any(lane.is_guided for lane in running(self.lanes)):
+            self.teacher.release()
+            self.teacher = None
 
     def evaluate(self, lanes: Sequence[Lane]) -> dict[Lane, Row]:
         """Scores on the selection images of the lanes whose epoch is judged, in one pass."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Progress:
     step: int = 0  # optimisation steps completed
     best_top1: float = -1.0
     best_epoch: int = -1
+    guidance_losses: list[float] = field(default_factory=list)  # of the guided epochs, where a rule may end guidance
+    guided_epochs: int | None = None  # after how many guidance ended; None: it has not
 
 
 class RunSaver:
