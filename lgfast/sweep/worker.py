@@ -199,7 +199,7 @@ class Worker:
             progress = dataclasses.asdict(outcome.progress)
             result = progress | {"seconds": seconds, "run_dir": outcome.config.run_dir}
             self.study.note(trial, "result", result)
-        if outcome.status == "complete":
+        if outcome.status == "complete" and outcome.progress is not None:
             self.study.complete(trial, outcome.progress.best_top1)
         elif outcome.status == "pruned":
             self.study.prune(trial)
