@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from lgfast.data import ahead, eval_loader, resident_loader
-from lgfast.guidance.teacher import Teacher
+from lgfast.guidance.teacher import Teacher, teacher_stream
 from lgfast.step import graph, reading, train_step
 
 HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
@@ -73,8 +73,8 @@ class Stream:
 
     current: Stream
 
-    def __init__(self, *args, **kwargs):
-        self.clock, self.capture = Counter(), None
+    def __init__(self, device=None, priority=0):
+        self.clock, self.capture, self.priority = Counter(), None, priority
         FakeCuda.instance.streams.append(self)
 
     def record_event(self, event=None):
@@ -305,7 +305,7 @@ def fake_cuda(monkeypatch):
 
     def start_teacher(teacher, *args, concurrent=True, **kwargs):
         start(teacher, *args, **kwargs)
-        teacher._stream = Stream() if concurrent else None
+        teacher._stream = teacher_stream(gpu) if concurrent else None
 
     monkeypatch.setattr(Teacher, "__init__", start_teacher)
     mark = reading.mark
@@ -314,12 +314,12 @@ def fake_cuda(monkeypatch):
     monkeypatch.setattr(train_step, "graph_obstacle", lambda device, optimizer: obstacle(gpu, optimizer))
     for module in (resident_loader, eval_loader):
         monkeypatch.setattr(module, "ahead", lambda steps, make, device: one_ahead(steps, make, gpu))
-    for cached in (graph.capture_stream, ahead.loading_stream):
+    for cached in (graph.capture_stream, ahead.loading_stream, teacher_stream):
         cached.cache_clear()
     graph._graphs.clear()
     with cuda:
         yield cuda
-    for cached in (graph.capture_stream, ahead.loading_stream):
+    for cached in (graph.capture_stream, ahead.loading_stream, teacher_stream):
         cached.cache_clear()
     graph._graphs.clear()
 

@@ -7,6 +7,10 @@ import torch
 
 from lgfast.data.batch import Batch
 
+# Of the streams that a step runs on. `loading_stream` has the default, the lowest: blocks of `augment` take whole
+# multiprocessors, and must not stand before those of the step.
+STEP_PRIORITY = -1
+
 
 def ahead(steps: Iterable, make, device: torch.device) -> Iterator[Batch]:
     """make(step) for each step; on CUDA one batch ahead, on a stream of its own, while the caller uses the last one.

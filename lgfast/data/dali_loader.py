@@ -86,6 +86,12 @@ class DaliDecoder:
         offsets = torch.arange(len(rows), device=self.device) * rows.shape[1]
         return rows.flatten(), offsets, sizes
 
+    def close(self) -> None:
+        """Wait until nothing reads DALI's memory, and let the pipeline go."""
+        if self.copied is not None:
+            self.copied.synchronize()  # sync: once, at the end
+        del self.pipeline
+
 
 def gpu_number(device: torch.device) -> int:
     """Plain `cuda` is the current GPU, which a rank has chosen."""
@@ -143,8 +149,11 @@ class DaliLoader(EpochLoader[FileSet]):
             views = augment(pixels, offsets, sizes, places, plan, self.spec, self.dtype)
             return Batch(*views, self.image_set.labels[indices].to(device), on_device)
 
-        for batch in ahead(steps, make, device):
-            yield batch.to(self.device)
+        try:
+            for batch in ahead(steps, make, device):
+                yield batch.to(self.device)
+        finally:  # also where the caller stops early
+            decoder.close()
 
     def read_batches(self, steps: Tensor, read: deque[Tensor]) -> Iterator[list[np.ndarray]]:
         files = self.image_set

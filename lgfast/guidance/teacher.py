@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lgfast.data.ahead import STEP_PRIORITY
 from lgfast.data.batch import Batch
 from lgfast.guidance.synced_norm import use_synced_statistics
 from lgfast.runtime.compilation import compile_once
@@ -179,7 +180,7 @@ def find_outputs(
 @functools.cache
 def teacher_stream(device: torch.device) -> torch.cuda.Stream:
     """Where every teacher of this process runs: torch has 32 streams, and reuses freed memory only within one."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device, priority=STEP_PRIORITY)
 
 
 def use_batch_statistics(model: nn.Module) -> None:

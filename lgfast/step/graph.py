@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lgfast.data.ahead import STEP_PRIORITY
 from lgfast.data.batch import Batch
 from lgfast.optim.build import DeviceSGD
 from lgfast.optim.flat_adamw import FlatAdamW
@@ -35,7 +36,7 @@ def graph_obstacle(device: torch.device, optimizer: torch.optim.Optimizer) -> st
 def capture_stream(device: int) -> torch.cuda.Stream:
     """Where every step of this process warms up and is captured: memory is reused only within a stream, and cuBLAS has
     a workspace for each."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device, priority=STEP_PRIORITY)
 
 
 _graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()

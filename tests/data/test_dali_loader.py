@@ -1,6 +1,8 @@
 """The dali loader on real JPEG files: the timm loader's batches, resume, shards, broken files. Runs without a GPU."""
 
+import gc
 import os
+import weakref
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from lgfast.data.decode import AS_STORED, Decoding
 from lgfast.spec.augment import AugmentSpec
 from tests.data.layouts import write_folder
 from tests.data.pictures import kinds, turned_jpeg
+from tests.fake_cuda import fake_cuda
 from tests.ops.real_images import photographs
 
 Pipeline = pytest.importorskip("nvidia.dali.pipeline", reason="needs the extra [dali]").Pipeline
@@ -154,6 +157,31 @@ def test_a_gpu_pipeline_is_made_for_the_rank_s_gpu(device, number, monkeypatch):
     pipeline = DaliDecoder(iter([]), 4, 1, torch.device(device)).pipeline
     assert pipeline.device_id == number
     assert pipeline.exec_dynamic  # which may give the sizes of decoded images to the host
+
+
+@pytest.mark.parametrize("stop", [1, NUM_IMAGES // BATCH, NUM_IMAGES])
+def test_the_last_copy_is_over_before_the_pipeline_is_destroyed(root, monkeypatch, stop):
+    """On the stand-in for CUDA, whose copies end when the host waits for them; also where the caller stops early."""
+    take, copies, destroyed = DaliDecoder.take, [], []
+
+    def take_on_a_stream(decoder):
+        if not copies:
+            weakref.finalize(decoder.pipeline, lambda: destroyed.append(copies[-1].query()))
+        batch, stream = take(decoder), torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            torch.zeros(1).add_(1)
+        decoder.copied = stream.record_event()
+        copies.append(decoder.copied)
+        return batch
+
+    monkeypatch.setattr(DaliDecoder, "take", take_on_a_stream)
+    with fake_cuda(monkeypatch):
+        batches = iter(dali(root))
+        for _, _ in zip(range(stop), batches, strict=False):
+            pass
+        batches.close()
+        gc.collect()
+    assert destroyed == [True]
 
 
 @pytest.mark.gpu

@@ -10,6 +10,7 @@ import torch
 from lgfast.assembly.run import train_run
 from lgfast.config import DistillConfig, StepConfig, replace
 from lgfast.data import build_train_loader, load_dataset
+from lgfast.data.ahead import loading_stream
 from lgfast.data.batch import Batch
 from lgfast.data.resident_loader import ResidentLoader
 from lgfast.guidance import GuidedStudent
@@ -19,6 +20,7 @@ from lgfast.records.checkpoint import CheckpointStore
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.spec.augment import AugmentSpec
 from lgfast.step import TrainMeter, TrainStep
+from lgfast.step.graph import capture_stream
 from lgfast.sweep import probe
 from lgfast.sweep.group import run_group
 from lgfast.training.lane import NonFiniteLossError
@@ -239,6 +241,13 @@ def test_a_broken_loss_is_named_and_not_kept_when_it_is_known_late(cuda, tmp_pat
 
 
 # ---- stopping and failing -------------------------------------------------------------------------------------------
+
+
+def test_the_step_comes_before_the_loader(cuda):
+    """A lower number is a higher priority; a graph's kernels keep that of the stream they were captured on."""
+    device = torch.device("cuda")
+    loading = loading_stream(device).priority
+    assert capture_stream(0).priority < loading and build().teacher._stream.priority < loading
 
 
 def test_a_loader_that_is_stopped_early_leaves_no_work_behind(cuda):
