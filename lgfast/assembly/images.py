@@ -14,34 +14,36 @@ from lgfast.data import load_dataset, load_files, split_holdout
 from lgfast.data.dali_loader import require_dali
 from lgfast.data.decode import Decoding
 from lgfast.data.errors import some
-from lgfast.data.image_set import LabelledImages
+from lgfast.data.file_set import FileSet
+from lgfast.data.image_set import ImageSet
 from lgfast.ops.augment import largest_source_side
 from lgfast.records.files import atomic_path
 
 FEWEST_EPOCHS = 20  # where their number follows from the number of images
 HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed
+SplitImages = ImageSet | FileSet  # decoded, or files for the dali loader
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """Images to train on, to select the best epoch on, and to report on: decoded, or files for the dali loader."""
+    """Images to train on, to select the best epoch on, and to report on."""
 
-    train: LabelledImages
-    select: LabelledImages
-    test: LabelledImages
+    train: SplitImages
+    select: SplitImages
+    test: SplitImages
 
 
-def load_images(config: Config, split: str) -> LabelledImages:
+def load_images(config: Config, split: str) -> SplitImages:
     """One split of the dataset, cut to the configured number of images; nothing is decoded for the dali loader."""
     return limited(config, split, load_whole(config, split))
 
 
-def limited(config: Config, split: str, images: LabelledImages) -> LabelledImages:
+def limited(config: Config, split: str, images: SplitImages) -> SplitImages:
     limit = config.data.train_limit if split == "train" else config.data.test_limit
     return images.limit(limit) if 0 < limit < len(images) else images
 
 
-def load_whole(config: Config, split: str) -> LabelledImages:
+def load_whole(config: Config, split: str) -> SplitImages:
     """One split of the dataset with all its images."""
     data = config.data
     load = load_files if data.loader == "dali" else load_dataset
@@ -91,7 +93,7 @@ def load_splits(config: Config) -> DataSplits:
     return DataSplits(train, select, test)
 
 
-def check_classes(config: Config, train: LabelledImages, test: LabelledImages) -> None:
+def check_classes(config: Config, train: SplitImages, test: SplitImages) -> None:
     """Raises ValueError for parts that do not fit together; warns of a class that is not tested."""
     if train.class_names != test.class_names:  # labels would mean one thing in training and another in the test
         odd = sorted(set(train.class_names) ^ set(test.class_names))

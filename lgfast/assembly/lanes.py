@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from lgfast.assembly.images import DataSplits
-from lgfast.assembly.loaders import Loaders, build_loaders
+from lgfast.assembly.loaders import Loaders, eval_loader, train_loader
 from lgfast.assembly.networks import build_student, weights_metadata
 from lgfast.assembly.targets import target_source
 from lgfast.config import Config
@@ -57,12 +57,12 @@ def share(config: Config, splits: DataSplits, teacher: Teacher | None, device: t
     """
     if device.type == "cpu":
         keep_freed_memory()
-    loaders = build_loaders(config, splits, device)
-    targets, batches = target_source(config, teacher, loaders.train)
+    targets, batches = target_source(config, teacher, train_loader(config, splits.train, device))
+    loaders = Loaders(batches, eval_loader(config, splits.select, device))
     has_company = num_lanes > 1
     if targets is not None and has_company:
         targets = SharedTeacher(targets)
-    return Shared(splits, replace(loaders, train=batches), targets, device, has_company)
+    return Shared(splits, loaders, targets, device, has_company)
 
 
 def build_lane(config: Config, shared: Shared) -> Lane:

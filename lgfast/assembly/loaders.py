@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from lgfast.assembly.images import DataSplits
+from lgfast.assembly.images import SplitImages
 from lgfast.config import Config
 from lgfast.data import EvalLoader, build_train_loader
 from lgfast.data.batch import BatchStream
-from lgfast.data.image_set import LabelledImages
+from lgfast.data.epoch_loader import EpochLoader
 from lgfast.runtime import ranks
 
 
@@ -23,13 +23,13 @@ class Loaders:
     select: EvalLoader
 
 
-def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> Loaders:
-    """The loaders of a run, or of a group of runs that share views. The teacher's input is made if it is needed."""
+def train_loader(config: Config, images: SplitImages, device: torch.device) -> EpochLoader:
+    """The training batches of a run, or of runs that share views. The teacher's input is made if it is needed."""
     data = config.data
     reads_images = config.needs_teacher and config.teacher.targets != "offline"
-    train = build_train_loader(
+    loader = build_train_loader(
         data.loader,
-        splits.train,
+        images,
         config.augment if reads_images else dataclasses.replace(config.augment, teacher_size=0),
         batch_size=data.batch_size,
         seed=config.view_seed,
@@ -40,14 +40,12 @@ def build_loaders(config: Config, splits: DataSplits, device: torch.device) -> L
         dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
         num_views=data.views,
     )
-    if len(train) == 0:
-        raise ValueError(
-            f"data.batch_size: {data.batch_size} is more than the {len(splits.train)} training images; lower it"
-        )
-    return Loaders(train, eval_loader(config, splits.select, device))
+    if len(loader) == 0:
+        raise ValueError(f"data.batch_size: {data.batch_size} is more than the {len(images)} training images; lower it")
+    return loader
 
 
-def eval_loader(config: Config, images: LabelledImages, device: torch.device) -> EvalLoader:
+def eval_loader(config: Config, images: SplitImages, device: torch.device) -> EvalLoader:
     """Every image once, over all ranks."""
     return EvalLoader(
         images,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from torch import nn
 
@@ -148,5 +148,5 @@ def load_trained(source: Path | str) -> Trained:
     return Trained(model, len(class_names), tuple(class_names), trained, content_hash=content_hash)
 
 
-def is_names(value: Any) -> bool:
+def is_names(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) for name in value)

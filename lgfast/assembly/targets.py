@@ -27,10 +27,10 @@ def target_source(
         return teacher, loader
     folder = cache_folder(config) / "targets"
     if config.teacher.targets == "cached":
-        stored = CachedTeacher(teacher, loader, folder)
-    else:
-        stored = offline_teacher(config, teacher, loader, folder)
-    return stored, stored.batches
+        cached = CachedTeacher(teacher, loader, folder)
+        return cached, cached.batches
+    offline = offline_teacher(config, teacher, loader, folder)
+    return offline, offline.batches
 
 
 def offline_teacher(config: Config, teacher: Teacher, loader: EpochLoader, folder: Path) -> OfflineTeacher:

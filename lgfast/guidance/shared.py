@@ -24,17 +24,16 @@ class SharedTeacher(TargetSource):
     @torch.no_grad()
     def prepare(self, batch: Batch) -> None:
         """Run the teacher."""
-        maps, logits = self.teacher.start(batch).wait()
+        outputs = self.teacher.start(batch).wait()
         if self._kept is None:
-            empty = [torch.empty_like(feature_map) for feature_map in maps]
-            self._kept = TeacherOutputs(empty, None if logits is None else torch.empty_like(logits))
-        for kept, feature_map in zip(self._kept.maps, maps, strict=True):
-            kept.copy_(feature_map)
-        if logits is not None:
-            self._kept.logits.copy_(logits)
+            self._kept = outputs.each(torch.empty_like)
+        for kept, new in zip(self._kept.tensors(), outputs.tensors(), strict=True):
+            kept.copy_(new)
 
     def start(self, batch: Batch) -> TeacherTargets:
         """The outputs for the prepared batch, which must be this one."""
+        if self._kept is None:
+            raise RuntimeError("SharedTeacher: prepare(batch) must come before start(batch)")
         return TeacherTargets(self._kept)
 
     def release(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -25,6 +25,15 @@ class TeacherOutputs(NamedTuple):
 
     maps: list[Tensor]  # [B, C, h, w] of each chosen stage
     logits: Tensor | None  # [B, K]; None where nobody asked for them
+
+    def tensors(self) -> list[Tensor]:
+        """All that there are."""
+        return self.maps if self.logits is None else [*self.maps, self.logits]
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> TeacherOutputs:
+        """What `function` makes of every tensor."""
+        logits = None if self.logits is None else function(self.logits)
+        return TeacherOutputs([function(feature_map) for feature_map in self.maps], logits)
 
 
 class TeacherTargets:

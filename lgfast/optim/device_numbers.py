@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 
 Rows = Sequence[tuple[float, ...]]
+
+
+@runtime_checkable
+class DeviceOptimizer(Protocol):
+    """An optimizer whose step reads its numbers on the device, and so can be captured."""
+
+    def send_hyperparameters(self) -> None:
+        """Bring the groups' numbers to the device where they changed; for a captured step, before each replay."""
 
 
 class DeviceNumbers:

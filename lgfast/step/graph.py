@@ -6,15 +6,17 @@ import functools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from lgfast.data.ahead import STEP_PRIORITY
 from lgfast.data.batch import Batch
-from lgfast.optim.build import DeviceSGD
-from lgfast.optim.flat_adamw import FlatAdamW
-from lgfast.optim.muon import Muon
+from lgfast.optim.device_numbers import DeviceOptimizer
 from lgfast.runtime import ranks
+
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
 
 # Eager steps before the capture: lazy state (cuBLAS workspaces, autotuning, loss scale) must exist by then.
 WARMUP_STEPS = 3
@@ -26,7 +28,7 @@ def graph_obstacle(device: torch.device, optimizer: torch.optim.Optimizer) -> st
         return f"CUDA graphs need a CUDA device, got {device}"
     if ranks.world() > 1:
         return "a step of several ranks exchanges gradients, which is not captured"
-    if not isinstance(optimizer, (FlatAdamW, Muon, DeviceSGD)):
+    if not isinstance(optimizer, DeviceOptimizer):
         name = type(optimizer).__name__
         return f"{name} keeps numbers on the host, which a graph would freeze (optim.name=adamw, muon and sgd fit)"
     return None
@@ -42,7 +44,7 @@ def capture_stream(device: int) -> torch.cuda.Stream:
 _graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
 
-def shared_pool() -> tuple[int, int] | None:
+def shared_pool() -> _POOL_HANDLE | None:
     """Memory of the graphs captured so far, for the next one; None where there are none.
 
     Steps take turns, and nothing that a step leaves in this memory is read by a later one, so students of a group and
@@ -85,7 +87,7 @@ class StepGraph:
             self._captured[shape] = capture(run, batch)
         captured = self._captured[shape]
         for static, tensor in zip(captured.inputs, batch, strict=True):
-            if tensor is not None:
+            if static is not None and tensor is not None:
                 static.copy_(tensor, non_blocking=True)
         captured.graph.replay()
 
@@ -105,7 +107,7 @@ def capture(run: Callable[[Batch], None], batch: Batch) -> Captured:
     Raises:
         ValueError: CUDA refuses, as where a model of the user's own reads a number back to the host.
     """
-    inputs = Batch(*(None if tensor is None else tensor.clone() for tensor in batch))
+    inputs = batch.each(torch.clone)
     graph, stream = torch.cuda.CUDAGraph(), capture_stream(torch.cuda.current_device())
     try:
         with (

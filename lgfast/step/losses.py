@@ -23,14 +23,16 @@ class Losses(NamedTuple):
     distill: Tensor | None = None  # not weighted
 
     def detach(self) -> Losses:
-        return Losses(*(None if loss is None else loss.detach() for loss in self))
+        return Losses._make(None if loss is None else loss.detach() for loss in self)
 
 
 def mean_losses(parts: Sequence[Losses]) -> Losses:
     """Of a batch whose equal parts have these losses."""
     if len(parts) == 1:
         return parts[0]
-    return Losses(*(None if losses[0] is None else torch.stack(losses).mean() for losses in zip(*parts, strict=True)))
+    return Losses._make(
+        None if losses[0] is None else torch.stack(losses).mean() for losses in zip(*parts, strict=True)
+    )
 
 
 class Objective:
@@ -76,12 +78,20 @@ class Objective:
         if self.distill.mode != "none":
             how = self.distill
             distill = distillation_loss(
-                distilled, targets.wait().logits, how.mode, how.temperature, standardise=how.standardise
+                distilled, teacher_logits(targets), how.mode, how.temperature, standardise=how.standardise
             )
             total = how.cross_entropy_weight * cls + how.weight * distill
         if guidance is not None:
             total = total + self.guidance_weight * guidance
         return Losses(total, cls, guidance, distill), logits
+
+
+def teacher_logits(targets: TeacherTargets | None) -> Tensor:
+    """What distillation needs of a teacher."""
+    logits = None if targets is None else targets.wait().logits
+    if logits is None:
+        raise ValueError("distill.mode: expected a teacher that gives logits (gives_logits=True), got none")
+    return logits
 
 
 def widen(logits: Tensor) -> Tensor:

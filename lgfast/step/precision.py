@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.runtime import ranks
 
 
-def auto_precision(device: torch.device) -> str:
+def auto_precision(device: torch.device) -> Literal["bf16", "fp32"]:
     """bf16 where the device has instructions for it and they make a step faster, else fp32."""
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -127,11 +127,11 @@ class BFloat16Copy(Float32):
         self.student, self.optimizer, self.clip_norm = student, optimizer, clip_norm
         trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
         self.names, self.masters = list(trained), list(trained.values())
-        self.is_flat = isinstance(optimizer, FlatAdamW)
-        self.feeds_masters = accumulate > 1 or not self.is_flat
-        if self.is_flat:
-            copies = optimizer.use_low_precision(self.dtype, takes_gradients=not self.feeds_masters)
-            by_master = dict(zip(map(id, optimizer.parameters), copies, strict=True))
+        self.flat = optimizer if isinstance(optimizer, FlatAdamW) else None
+        self.feeds_masters = accumulate > 1 or self.flat is None
+        if self.flat is not None:
+            copies = self.flat.use_low_precision(self.dtype, takes_gradients=not self.feeds_masters)
+            by_master = dict(zip(map(id, self.flat.parameters), copies, strict=True))
             self.leaves = [by_master[id(p)] for p in self.masters]
         else:
             self.leaves = [p.detach().to(self.dtype).requires_grad_() for p in self.masters]
@@ -177,7 +177,7 @@ class BFloat16Copy(Float32):
     @torch.no_grad()
     def follow(self) -> None:
         """Round the masters into the stand-ins; the flat AdamW has done so in its update."""
-        if not self.is_flat:
+        if self.flat is None:
             torch._foreach_copy_(self.leaves, self.masters)
 
 

@@ -12,6 +12,7 @@ from lgfast.config import StepConfig
 from lgfast.data.batch import Batch
 from lgfast.guidance.student import GuidedStudent
 from lgfast.guidance.teacher import TargetSource, TeacherTargets
+from lgfast.optim.device_numbers import DeviceOptimizer
 from lgfast.runtime import ranks
 from lgfast.step.average import WeightAverage
 from lgfast.step.graph import StepGraph, graph_obstacle
@@ -68,6 +69,7 @@ class TrainStep:
         if self.graph is None:
             self.run(batch)
         else:
+            assert isinstance(self.optimizer, DeviceOptimizer)  # else a graph has an obstacle
             self.optimizer.send_hyperparameters()
             self.graph(self.run, batch)
 
