@@ -15,6 +15,7 @@ from lgfast.assembly.targets import target_source
 from lgfast.assembly.teachers import as_teacher
 from lgfast.config import Config, replace
 from lgfast.data import FileSet, build_train_loader, load_dataset
+from lgfast.data.cache_file import UselessCacheError
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.guidance import offline as offline_module
 from lgfast.guidance.offline import OfflineTeacher, crop_maps, stored_rows
@@ -140,7 +141,8 @@ def test_rows_of_a_stranger_are_computed_again(images, tmp_path, monkeypatch, ca
     stored_rows(teacher, few, SPEC, torch.float32, tmp_path, CPU)
     capsys.readouterr()
     monkeypatch.setattr(offline_module, "owners", lambda *folders: frozenset({12345}))
-    stored_rows(teacher, few, SPEC, torch.float32, tmp_path, CPU)
+    with pytest.raises(UselessCacheError, match="it belongs to user"):  # what is computed here is this user's again
+        stored_rows(teacher, few, SPEC, torch.float32, tmp_path, CPU)
     assert "it belongs to user" in capsys.readouterr().out
 
 
