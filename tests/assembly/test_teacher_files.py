@@ -51,5 +51,5 @@ def test_an_unknown_recipe_is_named_with_the_key():
 def test_a_file_of_another_network_than_the_named_one_is_refused(file):
     path, _ = file
     assert load(path, **{"teacher.name": "cifar_resnet8"}) is not None
-    with pytest.raises(CheckpointError, match=r"model\.pyth holds cifar_resnet8, teacher\.name asks for resnet18"):
+    with pytest.raises(CheckpointError, match=r"model\.pyth holds cifar_resnet8, and teacher\.name asks for resnet18"):
         load(path, **{"teacher.name": "resnet18"})
