@@ -53,7 +53,10 @@ def evaluate_trained(
     """`evaluate_checkpoint` of what was read from the checkpoint."""
     changes = {"data.dataset": dataset, "data.root": root}
     config = replace(trained.config, {key: value for key, value in changes.items() if value is not None})
-    images = load_images(config, split)
+    try:
+        images = load_images(config, split)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; where the images lie now is said with --root FOLDER") from error
     names = trained.class_names or images.class_names
     unknown = [name for name in images.class_names if name not in names]
     if unknown or len(names) != trained.num_classes:

@@ -72,6 +72,11 @@ def test_another_order_of_the_same_classes_is_mapped(run, tmp_path, monkeypatch)
     assert evaluate_checkpoint(run, root=str(root))["top1"] == 100
 
 
+def test_images_that_moved_are_asked_for_by_the_option(run, tmp_path, capsys):
+    assert main(["--checkpoint", run, "--root", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in (said := capsys.readouterr().err) and said.endswith("lie now is said with --root FOLDER\n")
+
+
 @pytest.mark.parametrize(("arguments", "taken"), [([], "ema"), (["--weights", "model"], "model")])
 def test_the_weights_taken_from_a_file_of_the_papers_code_are_said(tmp_path, capsys, arguments, taken):
     """Its moving average errs less there, and its test mode takes it; zero weights give every class alike."""
