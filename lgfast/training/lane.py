@@ -54,6 +54,7 @@ class Lane:
     Attributes:
         status: running; then complete, pruned (the loop's caller had enough), saved (interrupted) or failed.
         error: what ended a lane that is saved or failed.
+        scores: of the weights as they are now, on the selection images; None where they were not judged.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Lane:
         self.pace = Pace(min(config.epochs * steps_per_epoch, config.max_steps or sys.maxsize))
         self.status: Status = "running"
         self.error: Exception | None = None
+        self.scores: dict[str, float] | None = None
         self.line: LogLine | None = None  # begun and not yet written
 
     # ---- where it stands ---------------------------------------------------------------------------------------------
@@ -120,6 +122,7 @@ class Lane:
                 self.end("failed", error)
 
     def begin_epoch(self) -> None:
+        self.scores = None
         self.step.student.train()
         self.set_lr()
 
@@ -162,6 +165,7 @@ class Lane:
             The epoch's row of summary.csv.
         """
         self.progress.epoch += 1
+        self.scores = scores
         row = {"epoch": self.progress.epoch, "lr": self.lr} | self.means
         if scores is not None:
             self.judge(scores["top1"])

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from lgfast import _extension, train
+from lgfast.assembly import run
 from lgfast.assembly.device import resolve_device, resolve_precision
 from lgfast.assembly.images import describe_splits, load_splits
 from lgfast.assembly.loaders import eval_loader
@@ -188,6 +189,29 @@ def test_a_header_of_another_version_names_its_key(tmp_path):
     save_weights(path, create_model("cifar_resnet8", 2).state_dict(), header)
     with pytest.raises(CheckpointError, match=r"w\.safetensors: .* unknown configuration key 'optim\.speed'"):
         load_trained(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({"eval.protocol": "paper", "epochs": 2, "optim.lr": 1e-30}, 1),  # the last was just tested, the first is best
+        ({"eval.protocol": "holdout", "epochs": 2, "optim.lr": 1e-30}, 2),
+        ({"eval.protocol": "paper", "epochs": 1}, 1),  # the last is the best
+        ({"eval.protocol": "holdout", "epochs": 1}, 1),
+        ({"eval.protocol": "paper", "epochs": 2, "optim.lr": 1e-30, "precision": "bf16"}, 2),  # selected in bfloat16
+    ],
+)
+def test_the_test_images_are_not_judged_twice_by_the_same_weights(tmp_path, monkeypatch, changes, passes):
+    calls = []
+    for name in ("evaluate", "evaluate_classes"):
+        real = getattr(run, name)
+        monkeypatch.setattr(run, name, lambda *a, real=real: calls.append(real) or real(*a))
+    config = tiny_config(tmp_path, **{"guidance.weight": 0, "eval.every_epochs": 1} | changes)
+    result = train_run(config)
+    assert len(calls) == passes
+    assert result.best_epoch == 1
+    assert result.test_top1 == evaluate_checkpoint(config.run_dir)["top1"]
+    assert result.last_test_top1 == evaluate_checkpoint(f"{config.run_dir}/last.safetensors")["top1"]
 
 
 def test_loss_falls_on_one_repeated_batch():
