@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import lgfast
 
@@ -32,10 +33,17 @@ def test_the_package_is_found_from_the_folder_that_holds_the_checkout(tmp_path):
 
 
 def test_operations_need_torch_alone():
-    heavy = ("timm", "torchvision", "tyro", "yaml", "optuna", "sklearn", "scipy")
+    heavy = ("timm", "torchvision", "tyro", "yaml", "optuna", "sklearn", "scipy", "torch._dynamo")
     code = f"import sys, lgfast.ops; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_constant_results_are_marked_as_torch_marks_them():
+    from lgfast.ops.constant import assume_constant_result
+
+    ours, theirs = (mark(lambda: 1) for mark in (assume_constant_result, torch.compiler.assume_constant_result))
+    assert vars(ours) == vars(theirs) != {}
 
 
 @pytest.mark.parametrize(

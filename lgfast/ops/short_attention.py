@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lgfast import _extension
 from lgfast.ops import reference
+from lgfast.ops.constant import assume_constant_result
 from lgfast.ops.gradient import register_gradient
 from lgfast.ops.inputs import check_floating, is_autocast
 from lgfast.ops.once import warn_once
@@ -139,12 +140,12 @@ def _lack_of_smem(device: torch.device, num_queries: int, num_keys: int, head_di
     return lack_of_smem(max_smem, num_queries, num_keys, head_dim)
 
 
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _smem_for_every_shape() -> int:
     return importlib.import_module("lgfast._C").SHORT_ATTENTION_SMEM_FOR_EVERY_SHAPE
 
 
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def lack_of_smem(max_smem: int, num_queries: int, num_keys: int, head_dim: int) -> str | None:
     """As `unsupported_reason`, of a GPU that gives a block max_smem bytes of shared memory; asks the kernels' plan."""
     return (

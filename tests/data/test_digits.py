@@ -1,11 +1,15 @@
 """The digits split: real scans, fixed, stratified, without overlap."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits as load_scans
 
 from lgfast.data import load_dataset
+from lgfast.data.sources import digits
 
 
 def test_split_holds_every_scan_once():
@@ -14,6 +18,20 @@ def test_split_holds_every_scan_once():
     ours = sorted(part.image(i)[..., 0].tobytes() for part in (train, test) for i in range(len(part)))
     theirs = sorted(np.round(scan * 255 / 16).astype(np.uint8).tobytes() for scan in load_scans().images)
     assert ours == theirs
+
+
+def test_the_file_holds_what_scikit_learn_reads(monkeypatch):
+    scans, labels = digits.read_scans()
+    theirs = load_scans()
+    assert np.array_equal(scans, theirs.images) and np.array_equal(labels, theirs.target)
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)  # a version that keeps it elsewhere
+    again, labels_again = digits.read_scans()
+    assert np.array_equal(again, scans) and np.array_equal(labels_again, labels)
+
+
+def test_scikit_learn_is_not_imported():
+    code = "import sys; from lgfast.data import load_dataset; load_dataset('digits'); print('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_images_are_grey_with_full_range_and_classes_balanced():
