@@ -21,7 +21,8 @@ OTHERS = {
     "true": True, "text": "x\ty", "words": "a b", "map": {"a": 1}, "nested": [[1]], "none": None, "control": "a\x1bb",
     "empty": "", "empty list": [], "list": ["a", "b"], "minus one": -1, "zero": 0, "half": 0.5, "exponent": "1e400",
 }  # fmt: skip
-SIGNED = {"seed", "data.seed", "guidance.student_layers", "teacher.stages"}
+# keys that a negative number says something for
+SIGNED = {"seed", "data.seed", "guidance.student_layers", "guidance.stop_threshold", "teacher.stages"}
 
 
 def scalar(hint):
