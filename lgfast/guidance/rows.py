@@ -110,18 +110,18 @@ class RowLoader:
     def __iter__(self) -> Iterator[Batch]:
         if self.rows is None:
             return iter(self.loader)
-        return self.batches_with_rows()
+        return self.batches_with(self.rows)
 
-    def batches_with_rows(self) -> Iterator[Batch]:
+    def batches_with(self, rows: Tensor) -> Iterator[Batch]:
         loader = self.loader
         steps = loader.epoch_indices(loader.index_device)[loader.next_position :].cpu()  # sync: once an epoch
         numbers = steps + loader.view_epoch * self.rows_per_view
         for own, batch in zip(numbers, loader, strict=True):
-            yield batch._replace(teacher_rows=self.read(own))
+            yield batch._replace(teacher_rows=self.read(rows, own))
 
-    def read(self, numbers: Tensor) -> Tensor:
+    def read(self, rows: Tensor, numbers: Tensor) -> Tensor:
         """The rows of these numbers, on the loader's device."""
-        chosen, device = self.rows.index_select(0, numbers), self.loader.device
+        chosen, device = rows.index_select(0, numbers), self.loader.device
         return chosen.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else chosen
 
     def seek(self, epoch: int, position: int = 0) -> None:
