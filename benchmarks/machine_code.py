@@ -52,10 +52,10 @@ class Code:
         source = ROOT / "csrc" / subject.source
         if self.places:
             return self
-        cubin = objects.compile_cubin(source, self.arch, self.folder / self.arch, ROOT / "csrc", subject.options)
+        cubins = objects.compile_object(source, self.arch, self.folder / self.arch, ROOT / "csrc", subject.options)
         found = Code.__new__(Code)
         found.arch, found.folder, found.known = self.arch, self.folder, {}
-        found.places = dict.fromkeys(objects.symbols(cubin), cubin)
+        found.places = {name: cubin for cubin in cubins for name in objects.symbols(cubin)}
         return found
 
     def __getitem__(self, name: str) -> objects.Kernel:

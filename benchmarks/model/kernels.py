@@ -71,7 +71,7 @@ def one_view(*operations: tuple[int, float]) -> Case:
 
 ATTENTION = "short_attention/instances/{}_bf16_d64.cu"
 HEADS_RUN = 264  # of the resident backward: two a multiprocessor of 132, in place of B = 256's 768
-AUGMENT = {"source": "augment/augment.cu", "options": ["--fmad=false"]}
+AUGMENT = {"source": "augment/instances/augment_bf16.cu", "options": ["--fmad=false"]}
 SUBJECTS: dict[str, Subject] = {
     "short_attention_fwd": Subject(partial(launches.attention, 256), ATTENTION.format("fwd"), "deit_tiny B=256"),
     "short_attention_bwd_resident": Subject(

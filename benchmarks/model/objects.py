@@ -92,8 +92,8 @@ def read(cubin: Path, name: str) -> Kernel:
     return Kernel(name, code, registers, stack, constants, parameter_bytes, initialised, places)
 
 
-def compile_cubin(source: Path, arch: str, folder: Path, includes: Path, options: list[str]) -> Path:
-    """One CUDA source for one architecture.
+def compile_object(source: Path, arch: str, folder: Path, includes: Path, options: list[str]) -> list[Path]:
+    """The cubins of one CUDA source for one architecture, compiled as the library is.
 
     Raises:
         MissingTool: there is no nvcc.
@@ -101,10 +101,11 @@ def compile_cubin(source: Path, arch: str, folder: Path, includes: Path, options
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
     if nvcc is None:
         raise MissingTool("nvcc is not on PATH, nor in /usr/local/cuda/bin: other architectures need it")
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{source.stem}.sm_{arch}.cubin"
-    if not target.exists():
-        temporary = target.with_suffix(".tmp")
-        run(nvcc, "-std=c++17", "-O3", f"-I{includes}", *options, f"-arch=sm_{arch}", "-cubin", source, "-o", temporary)
-        temporary.rename(target)
-    return target
+    place = folder / source.stem
+    if not place.exists():
+        place.mkdir(parents=True)
+        code = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+        target = place / f"{source.stem}.o"
+        run(nvcc, "-std=c++17", "-O3", f"-I{includes}", *options, code, "-c", source, "-o", target)
+        extract(target, arch, place)
+    return sorted(place.glob("*.cubin"))
