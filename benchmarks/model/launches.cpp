@@ -8,7 +8,9 @@
 #include "short_attention/short_attention_bwd.cuh"
 #include "short_attention/short_attention_fwd.cuh"
 
+// clang-format off: the source comes after the headers
 #include "augment/augment.cu"
+// clang-format on
 
 using namespace lgfast;
 

@@ -8,5 +8,5 @@ Function = TypeVar("Function", bound=Callable)
 
 def assume_constant_result(function: Function) -> Function:
     """`torch.compiler.assume_constant_result`, which loads the whole compiler only to set this mark."""
-    function._dynamo_marked_constant = True
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # the mark that Dynamo looks for
     return function

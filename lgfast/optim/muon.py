@@ -120,7 +120,7 @@ class Muon(torch.optim.Optimizer):
         scale, found_inf = (getattr(self, name, None) for name in ("grad_scale", "found_inf"))
         for batch in self.batches:
             self._update(batch, scale, found_inf)
-        self.rest.grad_scale, self.rest.found_inf = scale, found_inf  # type: ignore[attr-defined]
+        self.rest.grad_scale, self.rest.found_inf = scale, found_inf  # type: ignore[attr-defined]  # as GradScaler does
         self.rest.step()
         return loss
 
