@@ -6,6 +6,7 @@ import re
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -293,7 +294,9 @@ def test_a_rank_takes_the_gpu_of_its_number_and_misses_one_that_is_not_there(mon
     set_to = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    h200 = SimpleNamespace(major=9, minor=0, shared_memory_per_block_optin=227 << 10)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: h200)
     monkeypatch.setattr(torch.cuda, "set_device", set_to.append)
     if rank is not None:
         for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "LOCAL_RANK": rank}.items():
