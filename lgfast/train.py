@@ -64,7 +64,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namesp
 def read_config(options: argparse.Namespace) -> Config:
     """The configuration of a command line."""
     if options.resume:
-        from lgfast.assembly.run import resume_config
+        from lgfast.assembly.run_folder import resume_config
 
         return resume_config(options.resume, key_changes(options))
     return replace(base_config(options), key_changes(options))

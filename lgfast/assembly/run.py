@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,16 +16,15 @@ from lgfast.assembly.device import resolve_device, resolve_precision
 from lgfast.assembly.images import DataSplits, describe_splits, load_splits, record_parts, settle_epochs
 from lgfast.assembly.lanes import build_lane, share
 from lgfast.assembly.loaders import eval_loader
+from lgfast.assembly.run_folder import emptied_on_failure, run_folder
 from lgfast.assembly.teachers import load_teacher, teacher_source
-from lgfast.config import FREE_ON_RESUME, Config, dump_yaml, load_yaml, replace
+from lgfast.config import Config
 from lgfast.guidance.teacher import Teacher
 from lgfast.records.checkpoint import load_weights, read_weights
 from lgfast.records.files import WriteError, write_text
 from lgfast.records.result import Result, read_result
 from lgfast.runtime import ranks
-from lgfast.runtime.environment import describe_environment
 from lgfast.runtime.interrupt import InterruptFlag
-from lgfast.runtime.paths import user_path
 from lgfast.training.evaluation import evaluate, evaluate_classes
 from lgfast.training.lane import Lane
 
@@ -51,19 +48,19 @@ def train_run(
     teacher, teacher_run = prepare_teacher(config, splits, device, interrupt)
     with contextlib.nullcontext(ranks.Start()) if alone else ranks.joined(device) as start:
         resume = resume or start.is_restart
-        run_dir = open_run_dir(config, resume)
-        start.begin()
-        with contextlib.nullcontext() if resume else emptied_on_failure(run_dir):
-            shared = share(config, splits, teacher, device, num_lanes=1)
-            lane = build_lane(dataclasses.replace(config, run_dir=str(run_dir)), shared)
-        if resume:
-            continue_run(lane)
-        with contextlib.nullcontext() if alone else saying_how_to_go_on(run_dir):
-            if config.data.dataset == "folder" and not resume and ranks.is_writer():
-                record_parts(run_dir, splits)
-            shared.loop([lane], interrupt, watch=lane.watched).run()
-            lane.raise_error()
-            return final_test(lane, splits, teacher_run, time.perf_counter() - started)
+        with run_folder(config, resume) as run_dir:
+            start.begin()
+            with contextlib.nullcontext() if resume else emptied_on_failure(run_dir):
+                shared = share(config, splits, teacher, device, num_lanes=1)
+                lane = build_lane(dataclasses.replace(config, run_dir=str(run_dir)), shared)
+            if resume:
+                continue_run(lane)
+            with contextlib.nullcontext() if alone else saying_how_to_go_on(run_dir):
+                if config.data.dataset == "folder" and not resume and ranks.is_writer():
+                    record_parts(run_dir, splits)
+                shared.loop([lane], interrupt, watch=lane.watched).run()
+                lane.raise_error()
+                return final_test(lane, splits, teacher_run, time.perf_counter() - started)
 
 
 @contextlib.contextmanager
@@ -95,39 +92,9 @@ def prepare_teacher(
     """The teacher, trained first if need be, and where it comes from; None where the run has none."""
     if not config.needs_teacher:
         return None, None
-    source = teacher_source(config, splits.train, partial(train_run, resume=True, interrupt=interrupt, alone=True))
+    train = partial(train_run, resume=True, interrupt=interrupt, alone=True)
+    source = teacher_source(config, splits.train, train, interrupt)
     return load_teacher(config, source, splits.train, device), source
-
-
-def open_run_dir(config: Config, resume: bool) -> Path:
-    """Create the run's folder with its configuration and environment; refuse one that holds another run."""
-    mark = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}" if ranks.world() == 1 else ranks.run_name()
-    run_dir = user_path(config.run_dir or f"runs/{config.name}-{mark}")
-    config = dataclasses.replace(config, run_dir=str(run_dir))
-    if not resume and (run_dir / "config.yaml").exists():
-        raise ValueError(
-            f"run_dir: {run_dir} already holds a run; continue it with --resume {run_dir}, or name another"
-        )
-    ranks.barrier()
-    if ranks.is_writer():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_text(run_dir / "config.yaml", dump_yaml(config))
-        write_text(run_dir / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
-    return run_dir
-
-
-@contextlib.contextmanager
-def emptied_on_failure(run_dir: Path) -> Iterator[None]:
-    """A run that cannot begin, as with an impossible setting, leaves no folder in the way of the corrected one."""
-    try:
-        yield
-    except Exception:
-        if ranks.is_writer():
-            for name in ("config.yaml", "environment.json"):
-                (run_dir / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty
-                run_dir.rmdir()
-        raise
 
 
 def final_test(lane: Lane, splits: DataSplits, teacher_run: Path | None, seconds: float) -> Result:
@@ -171,19 +138,3 @@ def known_scores(lane: Lane, splits: DataSplits) -> dict[str, float] | None:
 def teacher_test_top1(teacher_run: Path | None) -> float | None:
     result = read_result(teacher_run) if teacher_run else None
     return result.test_top1 if result else None
-
-
-def resume_config(run_dir: Path | str, changes: dict[str, Any]) -> Config:
-    """The configuration of the run in `run_dir`; changing what the run computes is refused."""
-    run_dir = user_path(run_dir)
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"--resume: {run_dir} is no folder of a run or a sweep (it has no config.yaml or sweep.json)")
-    config = dataclasses.replace(load_yaml(path), run_dir=str(run_dir))
-    for key, value in changes.items():
-        if not key.startswith(FREE_ON_RESUME) and replace(config, {key: value}) != config:
-            raise ValueError(
-                f"--resume: {key} cannot change in a resumed run ({run_dir} was started with another value); "
-                "start a new run instead"
-            )
-    return replace(config, changes)

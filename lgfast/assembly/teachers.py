@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from lgfast.models.stages import teacher_stages
 from lgfast.models.taps import architecture
 from lgfast.records.checkpoint import CheckpointError
 from lgfast.records.files import WriteError
-from lgfast.runtime.interrupt import Interrupted
+from lgfast.runtime import ranks
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.runtime.locks import file_lock
 from lgfast.runtime.paths import cache_home, user_path
 from lgfast.runtime.shared_files import StrangerError, check_owner, owners
+from lgfast.training.console import LINE_EVERY_S, duration
 
 # section -> the keys that teachers were hashed by at first
 FIRST_KEYS = {
@@ -45,15 +48,19 @@ FIRST_KEYS = {
 }  # fmt: skip
 # keys that the hash of the images tells
 IN_THE_IMAGES = ("exif_orientation", "stored_side", "test_fraction", "max_pixels")
+ANY_TIME = "the same command waits for it again, or uses it"
 SAME_COMMAND = "continue with the same command: the teacher goes on where it stands, then the student begins"
 
 
-def teacher_source(config: Config, images: LabelledImages, train: Callable[[Config], object]) -> Path:
+def teacher_source(
+    config: Config, images: LabelledImages, train: Callable[[Config], object], interrupt: InterruptFlag
+) -> Path:
     """Run folder or weights file of the teacher; `auto` trains it once per (images, recipe) and keeps it.
 
     Args:
         images: the training images.
         train: trains a configuration to its end, or resumes it, in `run_dir`.
+        interrupt: also ends the wait for another process that trains it.
     """
     if config.teacher.checkpoint != "auto":
         return user_path(config.teacher.checkpoint)
@@ -62,18 +69,40 @@ def teacher_source(config: Config, images: LabelledImages, train: Callable[[Conf
         check_student(config, images.num_classes)
     run_dir.mkdir(parents=True, exist_ok=True)
     refuse_strangers(run_dir, owners(cache_folder(config)))
-    with file_lock(run_dir / "lock"):
+    with file_lock(run_dir / "lock", Wait(run_dir, interrupt)):
         if not (run_dir / "result.json").exists():
             print(f"training the teacher ({teacher.name}) once; it is kept in {run_dir}", flush=True)
             try:
                 train(dataclasses.replace(teacher, run_dir=str(run_dir)))
             except Interrupted as stop:
-                raise Interrupted(stop.checkpoint, stop.run_dir, SAME_COMMAND) from None
+                raise Interrupted(stop.fact, SAME_COMMAND) from None
             except WriteError as error:
                 raise WriteError(error.fact, f"make room for it, then {SAME_COMMAND}") from error
             except ValueError as error:
                 raise ValueError(f"teacher.recipe: {config.teacher.recipe} cannot be trained: {error}") from error
     return run_dir
+
+
+class Wait:
+    """What is done, again and again, while another process trains the teacher: a line a minute, and a look at signals.
+
+    Args:
+        run_dir: the teacher's folder.
+        interrupt: ends the wait.
+    """
+
+    def __init__(self, run_dir: Path, interrupt: InterruptFlag) -> None:
+        self.run_dir, self.interrupt, self.began = run_dir, interrupt, time.monotonic()
+        self.num_lines = 0
+
+    def __call__(self) -> None:
+        if self.interrupt.requested:
+            raise Interrupted(f"stopped while another process trains the teacher in {self.run_dir}", ANY_TIME)
+        waited = time.monotonic() - self.began
+        if waited >= self.num_lines * LINE_EVERY_S and ranks.is_speaker():
+            so_far = f" ({duration(waited)})" if self.num_lines else ""
+            print(f"waiting for another process, which trains the teacher in {self.run_dir}{so_far}", flush=True)
+            self.num_lines += 1
 
 
 def refuse_strangers(run_dir: Path, trusted: Collection[int]) -> None:

@@ -96,6 +96,16 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(header.get(HEADER, "{}"))
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Metadata of a weights file, unchecked, without its tensors; {} where it cannot be read."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
 def read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and header of a weights file whose content is what was written."""
     try:

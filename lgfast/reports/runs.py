@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lgfast.config import FREE_ON_RESUME, digest, load_yaml, to_dict
+from lgfast.config import FREE_ON_RESUME, digest, to_dict
 from lgfast.records.result import Result, read_result
+from lgfast.records.run_config import flatten, read_config
 from lgfast.records.run_log import EpochRow, read_epochs
 from lgfast.reports.curves import Curve
 
@@ -78,7 +79,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         ValueError: one of its files is damaged; it is named.
     """
-    config = load_yaml(folder / "config.yaml")
+    config = read_config(folder)
     keys = flatten(to_dict(config))
     telling = {key: value for key, value in keys.items() if key != "seed" and not key.startswith(FREE_ON_RESUME)}
     epochs = read_epochs(folder) if (folder / "summary.csv").is_file() else []
@@ -96,14 +97,6 @@ def read_hardware(folder: Path | str) -> str | None:
         return f"{where}; torch {told['torch']}, lgfast {told['lgfast']}"
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optim": {"lr": 1}} as {"optim.lr": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def find_runs(places: Sequence[Path]) -> list[Path]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 
 class Interrupted(Exception):
-    """The user asked to stop; the run is saved.
+    """The user asked to stop; nothing is lost.
 
     Args:
-        how: to continue; None: by resuming the run.
+        fact: what stopped, and where it is saved.
+        way_on: how to continue.
     """
 
-    def __init__(self, checkpoint: Path, run_dir: Path, how: str | None = None) -> None:
-        how = how or f"continue with: python -m lgfast.train --resume {run_dir}"
-        super().__init__(f"stopped and saved as {checkpoint}; {how}")
-        self.checkpoint, self.run_dir = checkpoint, run_dir
+    def __init__(self, fact: str, way_on: str) -> None:
+        super().__init__(f"{fact}; {way_on}")
+        self.fact = fact
 
 
 class InterruptFlag:

@@ -6,33 +6,55 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if sys.platform != "win32":
     import fcntl
 
+POLL_S = 0.2  # between two looks at a lock that another process holds
+
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
+def file_lock(path: Path, while_waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold an exclusive lock on `path` (created if missing); released when the process ends, however it ends.
 
     Where this user may neither write nor create the file, as in another user's folder, what it guards cannot be written
     either: the lock is then held as far as reading allows.
+
+    Args:
+        while_waiting: called again and again while another process holds the lock; what it raises ends the wait.
     Raises:
         OSError: it is a symbolic link.
     """
     with contextlib.suppress(PermissionError):
         path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = open_lock(path)
-    if descriptor is None:
-        yield
-        return
+    descriptor = locked(path, while_waiting)
     try:
-        lock(descriptor)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def locked(path: Path, while_waiting: Callable[[], None] | None) -> int | None:
+    """The descriptor that holds the lock; None where there is none to be had."""
+    while True:
+        descriptor = open_lock(path)
+        if descriptor is None:
+            return None
+        try:
+            while not lock(descriptor, waits=while_waiting is None):
+                if while_waiting is not None:
+                    while_waiting()
+                time.sleep(POLL_S)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)  # its holder removed the file: another one is the lock now
 
 
 def open_lock(path: Path) -> int | None:
@@ -48,11 +70,23 @@ def open_lock(path: Path) -> int | None:
     return None
 
 
-def lock(descriptor: int) -> None:
+def lock(descriptor: int, waits: bool) -> bool:
+    """Take the lock, or find that another process holds it."""
     if sys.platform == "win32":
-        return
+        return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError as error:
         if error.errno != errno.EBADF:  # NFS locks no file that is open for reading alone
             raise
+    return True
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one that stands at the path."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -6,13 +6,15 @@ had run alone with the same views (on CPU; tested). What runs may differ in is `
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lgfast.assembly.device import resolve_device, resolve_precision
 from lgfast.assembly.images import load_splits
 from lgfast.assembly.lanes import Shared, build_lane, share
-from lgfast.assembly.run import open_run_dir, prepare_teacher
+from lgfast.assembly.run import prepare_teacher
+from lgfast.assembly.run_folder import run_folder
 from lgfast.config import Config, digest, to_dict
 from lgfast.records.files import WriteError
 from lgfast.runtime.interrupt import InterruptFlag
@@ -70,17 +72,22 @@ def run_group(
     config = most_demanding(configs)
     teacher, _ = prepare_teacher(config, splits, device, interrupt)
     shared = share(config, splits, teacher, device, len(configs))
-    begun = [begin(config, shared) for config in configs]
-    lanes = [lane for lane in begun if isinstance(lane, Lane)]
-    if lanes:
-        shared.loop(lanes, interrupt, on_epoch).run()
+    with contextlib.ExitStack() as folders:
+        begun = [begin(config, shared, folders) for config in configs]
+        lanes = [lane for lane in begun if isinstance(lane, Lane)]
+        if lanes:
+            shared.loop(lanes, interrupt, on_epoch).run()
     return [outcome(run) if isinstance(run, Lane) else run for run in begun]
 
 
-def begin(config: Config, shared: Shared) -> Lane | Outcome:
-    """The lane of a run, where it stands; or how it failed, which leaves the others alone."""
+def begin(config: Config, shared: Shared, folders: contextlib.ExitStack) -> Lane | Outcome:
+    """The lane of a run, where it stands; or how it failed, which leaves the others alone.
+
+    Args:
+        folders: keeps the run's folder for this process.
+    """
     try:
-        open_run_dir(config, resume=True)
+        folders.enter_context(run_folder(config, resume=True))
         lane = build_lane(config, shared)
     except WriteError:
         raise

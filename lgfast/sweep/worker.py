@@ -15,6 +15,7 @@ import torch
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
+from lgfast.assembly.run_folder import forget_holder
 from lgfast.config import Config, replace
 from lgfast.records.files import WriteError
 from lgfast.records.run_log import read_curve
@@ -121,6 +122,7 @@ class Worker:
             for place in reversed(older):
                 with contextlib.suppress(FileNotFoundError):
                     place.rename(folder)
+                    forget_holder(folder)
                     break
         return folder
 
@@ -139,7 +141,7 @@ class Worker:
         self.on_change()
         try:
             if self.interrupt.requested:
-                raise Interrupted(self.out, self.out)
+                raise Interrupted("stopped before the first step", "nothing is lost")
             outcomes = run_group(configs, self.interrupt, on_epoch)
             for run, outcome in zip(runs, outcomes, strict=True):
                 if outcome.status == "complete":

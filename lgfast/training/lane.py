@@ -262,7 +262,8 @@ class Lane:
 
     def stop(self) -> None:
         """Save and end, to be continued."""
-        self.end("saved", Interrupted(self.save(), self.run_dir))
+        way_on = f"continue with: python -m lgfast.train --resume {self.run_dir}"
+        self.end("saved", Interrupted(f"stopped and saved as {self.save()}", way_on))
 
     def complete(self) -> None:
         """Write the last weights and end."""

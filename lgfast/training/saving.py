@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lgfast.data.batch import BatchStream
-from lgfast.records.checkpoint import CheckpointStore, load_weights, save_weights
+from lgfast.records.checkpoint import CheckpointStore, load_weights, read_metadata, save_weights
+from lgfast.records.run_config import check_same_run
 from lgfast.runtime import ranks
 from lgfast.step import TrainStep
 
@@ -104,6 +105,8 @@ class RunSaver:
             raise ValueError(
                 f"{self.run_dir}: the training images changed since this run was saved; restore them or start a new run"
             )
+        newest = self.store.all()[-1] / "model.safetensors"
+        check_same_run(self.metadata["config"], read_metadata(newest).get("config", {}), newest)
         load_weights(self.student.model, weights, self.run_dir)
         if self.student.guidance:
             self.student.guidance.load_state_dict(state["guidance"])

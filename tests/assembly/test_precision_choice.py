@@ -5,7 +5,8 @@ import torch
 
 from lgfast import _extension
 from lgfast.assembly.device import resolve_precision
-from lgfast.assembly.run import resume_config, train_run
+from lgfast.assembly.run import train_run
+from lgfast.assembly.run_folder import resume_config
 from lgfast.assembly.teachers import teacher_config
 from lgfast.config import Config, load_yaml, replace
 from tests.runs import tiny_config

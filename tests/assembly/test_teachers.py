@@ -7,6 +7,10 @@ import pytest
 from lgfast.assembly import teachers
 from lgfast.assembly.teachers import teacher_config, teacher_digest, teacher_folder, teacher_source
 from lgfast.config import load_recipe, replace
+from lgfast.runtime import locks
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
+from lgfast.runtime.locks import file_lock
+from tests.runs import StopAt
 
 IMAGES = SimpleNamespace(content_hash="0")
 
@@ -41,7 +45,25 @@ def test_a_teacher_that_a_stranger_made_is_not_used(tmp_path, monkeypatch):
     run_dir = teacher_folder(config, IMAGES)
     run_dir.mkdir(parents=True)
     (run_dir / "result.json").write_text("{}")
-    assert teacher_source(config, IMAGES, pytest.fail) == run_dir
+    assert teacher_source(config, IMAGES, pytest.fail, InterruptFlag()) == run_dir
     monkeypatch.setattr(teachers, "owners", lambda *folders: frozenset({12345}))
     with pytest.raises(ValueError, match=r"teacher.cache: .*digits-resnet8-.* is not used: it belongs to user \d+"):
-        teacher_source(config, IMAGES, pytest.fail)
+        teacher_source(config, IMAGES, pytest.fail, InterruptFlag())
+
+
+def test_the_wait_for_another_processs_teacher_is_told_and_can_be_ended(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(locks, "POLL_S", 0.001)
+    monkeypatch.setattr(teachers, "LINE_EVERY_S", 0.02)
+    config = replace(load_recipe("digits"), {"teacher.cache": str(tmp_path), "precision": "fp32"})
+    run_dir = teacher_folder(config, IMAGES)
+    run_dir.mkdir(parents=True)
+    (run_dir / "result.json").write_text("{}")
+    with (
+        file_lock(run_dir / "lock"),  # as a process that trains it holds it
+        pytest.raises(Interrupted, match=rf"stopped while another process trains .*{run_dir}; the same command"),
+    ):
+        teacher_source(config, IMAGES, pytest.fail, StopAt(50))
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"waiting for another process, which trains the teacher in {run_dir}"
+    assert second.startswith(f"{first} (") and second.endswith(" s)")
+    assert teacher_source(config, IMAGES, pytest.fail, InterruptFlag()) == run_dir

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lgfast.assembly.run import open_run_dir
+from lgfast.assembly.run_folder import run_folder
 from lgfast.assembly.teachers import cache_folder
 from lgfast.config import Config, replace
 from lgfast.runtime.paths import cache_home, user_path
@@ -39,7 +39,8 @@ def test_the_cache_lies_where_the_environment_or_the_home_says(home, monkeypatch
 
 
 def test_a_runs_folder_is_expanded(home):
-    assert open_run_dir(replace(Config(), {"run_dir": "~/runs/one"}), resume=False) == home / "runs" / "one"
+    with run_folder(replace(Config(), {"run_dir": "~/runs/one"}), resume=False) as folder:
+        assert folder == home / "runs" / "one"
     assert (home / "runs" / "one" / "config.yaml").is_file()
 
 

@@ -1,5 +1,6 @@
 """A run that is killed or interrupted, and resumed, equals one that never stopped, bit for bit."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 
 import lgfast.assembly.run as run_module
-from lgfast.assembly.run import resume_config, train_run
+from lgfast.assembly.run import train_run
+from lgfast.assembly.run_folder import resume_config, run_folder
 from lgfast.config import dump_yaml, replace
 from lgfast.records.checkpoint import CheckpointStore, read_weights
-from lgfast.runtime.interrupt import Interrupted
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
+from lgfast.sweep.group import run_group
 from lgfast.train import main
 from tests.runs import StopAt, metrics, stop, tiny_config, train_process, wait_for_step
 
@@ -118,3 +121,48 @@ def test_resuming_a_finished_run_says_so(reference, capsys, monkeypatch):
 def test_resuming_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert main(["--resume", str(tmp_path)]) == 2
     assert "is no folder of a run or a sweep" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_trains_is_left_alone(reference, tmp_path, capsys):
+    config, _ = reference
+    run_dir = tmp_path / "held"
+    held = replace(config, {"run_dir": str(run_dir), "max_steps": 3})
+    with run_folder(held, resume=False):  # as the process that trains it holds it
+        before = sorted(run_dir.iterdir())
+        assert main(["--resume", str(run_dir)]) == 2
+        message = f"error: run_dir: another process trains in {run_dir} (process {os.getpid()} on "
+        assert capsys.readouterr().err.startswith(message)
+        with pytest.raises(ValueError, match="already holds a run"):
+            train_run(held)
+        (outcome,) = run_group([held], InterruptFlag())
+        assert outcome.status == "failed" and "another process trains in" in outcome.error
+        assert sorted(run_dir.iterdir()) == before
+    assert main(["--resume", str(run_dir)]) == 0
+
+
+def test_what_a_killed_process_left_half_written_is_removed(reference, tmp_path):
+    config, _ = reference
+    leftovers = [tmp_path / ".best.safetensors.12ab34cd.tmp", tmp_path / "checkpoints" / ".step_00000002.12ab34cd.tmp"]
+    leftovers[1].mkdir(parents=True)
+    leftovers[0].write_text("half")
+    train_run(replace(config, {"run_dir": str(tmp_path), "max_steps": 3}), resume=True)
+    assert not any(leftover.exists() for leftover in leftovers)
+
+
+@pytest.mark.parametrize(("content", "message"), [("", "is not complete"), (None, "no folder of a run or a sweep")])
+def test_a_run_without_its_configuration_does_not_train_the_default(reference, tmp_path, capsys, content, message):
+    config, _ = reference
+    train_run(replace(config, {"run_dir": str(tmp_path), "max_steps": 3}))
+    (tmp_path / "result.json").unlink()
+    (tmp_path / "config.yaml").unlink() if content is None else (tmp_path / "config.yaml").write_text(content)
+    assert main(["--resume", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_is_not_continued_under_another_configuration(reference, tmp_path):
+    config, _ = reference
+    config = replace(config, {"run_dir": str(tmp_path)})
+    with pytest.raises(Interrupted):
+        train_run(config, interrupt=StopAt(3))
+    with pytest.raises(ValueError, match=r"--resume: model\.drop_path_rate is 0\.5 now, and was 0\.2 when .*model"):
+        train_run(replace(config, {"model.drop_path_rate": 0.5}), resume=True)
