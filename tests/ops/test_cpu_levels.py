@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lgfast import _extension
+from lgfast.ops.flat_adamw import hyperparameter_row
 from tests.cpu_levels import LEVELS, held_to
 
 pytestmark = pytest.mark.skipif(not _extension.has_native(), reason="lgfast._C is not in use")
@@ -68,10 +69,10 @@ def test_adamw_gives_the_same_bits_at_every_level():
     def compute():
         params, exp_avg, exp_avg_sq, _ = (row.clone() for row in start)
         state = (params, exp_avg, exp_avg_sq, torch.zeros(1008, dtype=torch.bfloat16))
-        counts = (torch.zeros(()), torch.zeros((), dtype=torch.int64))
+        counts = (torch.zeros(1), torch.zeros((), dtype=torch.int64))
+        numbers = torch.tensor([hyperparameter_row(1e-2, 0.1, (0.9, 0.999), 1e-8)], dtype=torch.float64)
         for _ in range(3):
-            ops.flat_adamw(*state, [grad], [0], [0], torch.tensor([1e-2]), [0.1], *counts, None, 0.9, 0.999, 1e-8, 1.0,
-                           True)  # fmt: skip
+            ops.flat_adamw(*state, *counts, [grad], [0], [0], numbers, None, None, 1.0, True)
         return state
 
     first, *others = at_each_level(compute)
