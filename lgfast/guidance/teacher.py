@@ -71,11 +71,11 @@ class TargetSource:
 
     def start(self, batch: Batch) -> TeacherTargets:
         """The targets of a batch, within a step."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every source has its own
 
     def channels(self, image_size: int) -> list[int]:
         """Width of each map, for a teacher's input of this size."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every source has its own
 
     def release(self) -> None:
         """Free what it holds; it is asked for nothing any more."""
