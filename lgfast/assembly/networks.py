@@ -13,11 +13,12 @@ from lgfast.config import Config, GuidanceConfig, from_dict, to_dict
 from lgfast.data.image_set import LabelledImages
 from lgfast.fusion import fuse, fuse_layers
 from lgfast.guidance import GuidedStudent
+from lgfast.guidance.learned_taps import check_alike
 from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
 from lgfast.models.mimetic import init_mimetic
 from lgfast.models.patches import covered_sizes
-from lgfast.models.taps import ImageSizeError, count_blocks, default_layers, resolve_layer, run_zero_image
+from lgfast.models.taps import ImageSizeError, count_blocks, default_layers, resolve_layer, run_zero_image, tap_shapes
 from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
 
 
@@ -61,7 +62,8 @@ def build_student(config: Config, num_classes: int, teacher: TargetSource | None
             return GuidedStudent(model, compiled=compiled)
         layers = guided_layers(config, model)
         channels = teacher.channels(config.augment.teacher_size)
-        return GuidedStudent(model, layers, channels, size, transform, compiled=compiled)
+        learned = config.guidance.taps == "learned"
+        return GuidedStudent(model, layers, channels, size, transform, learned=learned, compiled=compiled)
     except ImageSizeError as error:
         raise ValueError(f"augment.image_size: model.name={error}") from error
 
@@ -70,7 +72,9 @@ def check_student(config: Config, num_classes: int) -> None:
     """Raise the ValueError of a network that cannot be trained, where its teacher would be trained first."""
     student = build_student(dataclasses.replace(config, guidance=GuidanceConfig(weight=0)), num_classes, None)
     if config.guidance.weight > 0:
-        guided_layers(config, student.model)
+        layers = guided_layers(config, student.model)
+        if config.guidance.taps == "learned":
+            check_alike(tap_shapes(student.model, layers, config.augment.image_size))
 
 
 def check_covered(config: Config, model: nn.Module) -> None:
@@ -91,9 +95,9 @@ def fuse_model_layers(model: nn.Module) -> None:
 
 def guided_layers(config: Config, model: nn.Module) -> tuple[int, ...]:
     """The blocks to guide: those of the configuration, else the model's own."""
-    if not config.guidance.student_layers:
-        return default_layers(model)
     num_blocks = count_blocks(model)
+    if not config.guidance.student_layers:
+        return tuple(range(num_blocks)) if config.guidance.taps == "learned" else default_layers(model)
     try:
         return tuple(resolve_layer(layer, num_blocks) for layer in config.guidance.student_layers)
     except ValueError as error:

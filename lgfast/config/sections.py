@@ -105,7 +105,9 @@ class GuidanceConfig(Section):
     """How the student imitates the teacher (Li et al., ECCV 2022)."""
 
     weight: Amount = 2.5  # factor of the feature loss; 0: none, and no teacher unless it is distilled
-    student_layers: tuple[Index, ...] = ()  # flat block indices; (): the paper's choice for the model
+    student_layers: tuple[Index, ...] = ()  # flat block indices; (): the paper's choice for the model (taps=fixed)
+    # fixed: one block a teacher stage; learned: a weighted mean of student_layers ((): of all blocks), weights trained
+    taps: Literal["fixed", "learned"] = "fixed"
     # what the maps are compared by; similarity: between the images of one forward pass of one rank
     transform: Literal["linear", "attention", "similarity"] = "linear"
     # when guidance, and with it the teacher's work, ends for good. never; epoch:N: after N epochs; adaptive: when the

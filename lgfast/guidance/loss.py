@@ -8,6 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
+from lgfast.guidance.learned_taps import LearnedTaps
 from lgfast.guidance.transforms import TRANSFORMS, transformed_mse
 from lgfast.ops import feature_mse
 
@@ -24,10 +25,15 @@ class Guidance(nn.Module):
         teacher_channels: width of each teacher stage, same length.
         transform: "linear" as above; "attention" or "similarity" compare what `transforms` makes of the maps instead,
             without projections.
+        taps: mixes the tapped maps into one a teacher stage; None: they are paired one to one.
     """
 
     def __init__(
-        self, student_channels: Sequence[int], teacher_channels: Sequence[int], transform: str = "linear"
+        self,
+        student_channels: Sequence[int],
+        teacher_channels: Sequence[int],
+        transform: str = "linear",
+        taps: LearnedTaps | None = None,
     ) -> None:
         super().__init__()
         if transform not in ("linear", *TRANSFORMS):
@@ -37,18 +43,20 @@ class Guidance(nn.Module):
                 f"guidance pairs layers with stages one to one, got {len(student_channels)} student layers and "
                 f"{len(teacher_channels)} teacher stages; set guidance.student_layers or teacher.stages"
             )
-        self.transform = transform
+        self.transform, self.taps = transform, taps
         pairs = zip(student_channels, teacher_channels, strict=True) if transform == "linear" else ()
         self.projections = nn.ModuleList([nn.Linear(source, target) for source, target in pairs])
 
     def forward(self, student_maps: Sequence[tuple[Tensor, tuple[int, int]]], teacher_maps: Sequence[Tensor]) -> Tensor:
         """
         Args:
-            student_maps: per pair the tokens [B, h*w, C] and their grid (h, w).
+            student_maps: per pair the tokens [B, h*w, C] and their grid (h, w); with `taps`, of every tapped block.
             teacher_maps: per pair [B, C', h', w'], treated as constant.
         Returns:
             Scalar, accumulated in float32 (float64 for float64 input).
         """
+        if self.taps is not None:
+            student_maps = self.taps(student_maps)
         if self.transform != "linear":
             pairs = zip(student_maps, teacher_maps, strict=True)
             return reduce(torch.add, (transformed_mse(*student, teacher, self.transform) for student, teacher in pairs))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lgfast.guidance.learned_taps import LearnedTaps, check_alike
 from lgfast.guidance.loss import Guidance
 from lgfast.guidance.teacher import TeacherTargets
 from lgfast.models.taps import FeatureTaps, tap_shapes
@@ -23,6 +24,7 @@ class GuidedStudent(nn.Module):
         teacher_channels: width of each teacher stage.
         image_size: side of the student's input, to find the width of each tap.
         transform: what the maps are compared by (`Guidance`).
+        learned: mix the tapped blocks into one map a teacher stage (`LearnedTaps`) rather than pair them one to one.
         compiled: train under torch.compile; evaluation calls `model` itself.
     """
 
@@ -34,6 +36,7 @@ class GuidedStudent(nn.Module):
         image_size: int = 224,
         transform: str = "linear",
         *,
+        learned: bool = False,
         compiled: bool = False,
     ) -> None:
         super().__init__()
@@ -43,8 +46,14 @@ class GuidedStudent(nn.Module):
         self._taps: FeatureTaps | None = None
         self.is_guided = bool(layers)
         if layers:
-            channels = [width for width, _ in tap_shapes(model, layers, image_size)]
-            self.guidance = Guidance(channels, teacher_channels, transform)
+            shapes = tap_shapes(model, layers, image_size)
+            taps = None
+            if learned:
+                check_alike(shapes)
+                taps = LearnedTaps(len(teacher_channels), len(layers))
+                shapes = shapes[:1] * len(teacher_channels)
+            channels = [width for width, _ in shapes]
+            self.guidance = Guidance(channels, teacher_channels, transform, taps)
             self._taps = FeatureTaps(model, layers)
 
     def end_guidance(self) -> None:
