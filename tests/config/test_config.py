@@ -18,6 +18,7 @@ from lgfast.config import (
     replace,
     valid_keys,
 )
+from lgfast.guidance.stopping import guidance_stop
 from lgfast.train import main, parse, read_config
 
 
@@ -40,6 +41,20 @@ def test_guided_recipe_differs_from_base_by_guidance_and_teacher_only():
     base, guided = load_recipe("cifar100-deit-ti-base"), load_recipe("cifar100-deit-ti-guided")
     assert dataclasses.replace(guided, name=base.name, guidance=base.guidance, teacher=base.teacher) == base
     assert guided.guidance.weight == 2.5
+
+
+def test_recipes_beyond_the_paper_have_the_published_settings_and_nothing_else():
+    """Thresholds and factors of TNNLS 2024 (10.1109/TNNLS.2024.3515076) and of arXiv 2403.01427 for transformers."""
+    base, guided, adaptive, distilled = (
+        load_recipe(f"cifar100-deit-ti-{name}") for name in ("base", "guided", "adaptive", "distilled")
+    )
+    assert adaptive == replace(guided, {"name": adaptive.name, "guidance.stop": "adaptive"})
+    rule = guidance_stop(adaptive.guidance.stop, adaptive.guidance.stop_threshold, adaptive.epochs)
+    assert (rule.window, rule.threshold) == (50, -0.02)
+    changes = {"mode": "soft", "standardise": True, "weight": 9, "cls_weight": 0.5, "temperature": 3}
+    changes = {f"distill.{key}": value for key, value in changes.items()}
+    teacher = {"teacher.recipe": guided.teacher.recipe}
+    assert distilled == replace(base, {"name": distilled.name} | teacher | changes)
 
 
 def test_replace_converts_text_to_the_field_type():
