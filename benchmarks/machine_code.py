@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LIBRARY = ROOT / "lgfast" / "_cuda.so"
 BENCH = "machine-code"
+MAX_DRIFT = 0.05  # of a prediction from its committed row
 
 
 class Code:
@@ -88,7 +89,7 @@ def rows(names: Iterable[str], archs: Iterable[str], folder: Path) -> Iterator[d
             about = {"op": name, "provider": "model", "mode": "predicted", "shape": subject.shape, "arch": f"sm_{arch}"}
             try:
                 yield row(name, subject, gpu, predict(subject, gpu, code.of(subject)))
-            except (RuntimeError, KeyError) as error:
+            except (RuntimeError, KeyError, IndexError) as error:
                 if isinstance(error, objects.MissingTool):
                     raise
                 yield about | {"error": harness.failure(error)}
@@ -139,6 +140,18 @@ def committed(folder: Path = RESULTS) -> dict[tuple[str, str], dict[str, str]]:
         with path.open() as file:
             found |= {(line["op"], line["arch"]): line for line in csv.DictReader(file)}
     return found
+
+
+def drift(line: dict[str, object], known: dict[str, str]) -> str:
+    """Where a prediction and the committed row of its kernel differ by more than 5 %, what that means; else nothing."""
+    now, before = float(str(line["predicted_us"])), float(known["predicted_us"])
+    if abs(now / before - 1) <= MAX_DRIFT:
+        return ""
+    verdict = "slower" if now > before else "faster"
+    return (
+        f"{line['op']} on {line['arch']} is {verdict}: {now:.1f} us predicted, {before:.1f} in the committed rows; "
+        f"if that is meant, commit new ones (python -m benchmarks.machine_code --kernels {line['op']})"
+    )
 
 
 def write(lines: list[dict[str, object]], folder: Path) -> Path:

@@ -23,7 +23,6 @@ from benchmarks.model.assumptions import (
     LOCAL,
     OPERANDS_READ,
     QUEUE,
-    SHARED,
     Gpu,
     pipe_of,
 )
@@ -90,6 +89,43 @@ def steps_of(trace: Trace, code: Sequence[Instruction]) -> list[list[Step]]:
     return found
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What the clocks of an instruction follow from. waits: scoreboards; pending: groups of copies that may still be on
+    their way, where it waits for them; place: the pipe of a quarter, or `shared` or `memory`, of a multiprocessor."""
+
+    place: str
+    waits: tuple[int, ...]
+    pending: int | None
+    rate: float
+    latency: float
+    stall: int
+    write: int
+    read: int
+    copies: bool
+    commits: bool
+    meets: bool
+
+
+def traits_of(i: Instruction, pipe: str, gpu: Gpu) -> Traits:
+    is_shared = pipe == "shared" or i.name in LOCAL
+    place = "shared" if is_shared else "memory" if i.name in GLOBAL else pipe
+    numbers = (int(o.value) for o in i.operands if o.kind == "number") if i.name == "DEPBAR" else ()
+    return Traits(
+        place=place,
+        waits=tuple(k for k in range(6) if i.wait >> k & 1),
+        pending=next(iter(numbers), 0) if i.name == "DEPBAR" else None,
+        rate=gpu.rates.get(pipe, 0),
+        latency=LATENCY.get(i.name, DEFAULT_LATENCY),
+        stall=max(1, i.stall),
+        write=i.write,
+        read=i.read,
+        copies=i.name == "LDGSTS",
+        commits=i.name == "LDGDEPBAR",
+        meets=i.name == "BAR" and "SYNC" in i.modifiers,
+    )
+
+
 class Multiprocessor:
     """One multiprocessor at work on some blocks, each a list of its warps' steps; `resident` of them at a time."""
 
@@ -102,95 +138,104 @@ class Multiprocessor:
             self.blocks.append(list(range(len(self.warps), len(self.warps) + len(block))))
             self.warps += [Warp(number, (len(self.warps) + k) % QUARTERS, steps) for k, steps in enumerate(block)]
         self.resident, self.running = resident, Counter({n: len(block) for n, block in enumerate(blocks)})
-        self.free: dict[tuple[int, str], float] = defaultdict(float)  # of a quarter's pipe, or of a shared one (-1)
-        self.busy: dict[tuple[int, str], float] = defaultdict(float)
+        # When each pipe is free again, and for how long it was busy: of each quarter, and of what all quarters share
+        self.free: list[dict[str, float]] = [defaultdict(float) for _ in range(QUARTERS + 1)]
+        self.busy: list[dict[str, float]] = [defaultdict(float) for _ in range(QUARTERS + 1)]
         self.waiting: dict[int, list[int]] = defaultdict(list)  # at a block's barrier
         self.counts: Counter = Counter()
+        self.known: dict[int, Traits] = {}  # by the id of an instruction, which its step keeps alive
 
     def run(self) -> Result:
         first = [order for block in self.blocks[: self.resident] for order in block]
         queue, backlog = [(0.0, order) for order in first], self.blocks[self.resident :][::-1]
         heapq.heapify(queue)
         while queue:
-            now, order = heapq.heappop(queue)
+            now, order = queue[0]
             warp = self.warps[order]
-            start = self.earliest(warp, warp.steps[warp.next], now)
+            step = warp.steps[warp.next]
+            traits = self.known.get(id(step.instruction))
+            if traits is None:
+                traits = self.known[id(step.instruction)] = traits_of(step.instruction, step.pipe, self.gpu)
+            start = self.earliest(warp, traits, now)
             if start > now:
-                heapq.heappush(queue, (start, order))
+                heapq.heapreplace(queue, (start, order))
                 continue
-            later = self.issue(warp, warp.steps[warp.next], now)
-            if warp.next == len(warp.steps):
+            later = self.issue(warp, step, traits, now)
+            ends = warp.next == len(warp.steps)
+            if later is None or ends:
+                heapq.heappop(queue)
+            else:
+                heapq.heapreplace(queue, (later, order))
+            if ends:
                 self.running[warp.block] -= 1
                 if self.running[warp.block] == 0 and backlog:
                     for member in backlog.pop():
                         heapq.heappush(queue, (now + 1, member))
-            if later is not None and warp.next < len(warp.steps):
-                heapq.heappush(queue, (later, order))
-            for member in self.met(warp, order, now, later is None):
-                heapq.heappush(queue, (now + 1, member))
-        busy = defaultdict(float)
-        for (_, pipe), value in self.busy.items():
-            busy[pipe] = max(busy[pipe], value)
-        clocks = max([0.0, *(warp.ended for warp in self.warps), *self.free.values()])  # what is written arrives too
+            if later is None or ends:
+                for member in self.met(warp, order, now, later is None):
+                    heapq.heappush(queue, (now + 1, member))
+        busy: dict[str, float] = defaultdict(float)
+        for pipes in self.busy:
+            for pipe, value in pipes.items():
+                busy[pipe] = max(busy[pipe], value)
+        freed = [value for pipes in self.free for value in pipes.values()]  # what is written arrives too
+        clocks = max([0.0, *(warp.ended for warp in self.warps), *freed])
         return Result(clocks, dict(busy), self.warps, self.counts)
 
-    def earliest(self, warp: Warp, step: Step, now: float) -> float:
-        i = step.instruction
-        start = max(now, self.free[warp.quarter, "issue"])
-        if i.wait:
-            start = max([start, *(warp.scoreboards[k] for k in range(6) if i.wait >> k & 1)])
-        if i.name == "DEPBAR":
-            pending = next((int(o.value) for o in i.operands if o.kind == "number"), 0)
-            if len(warp.groups) > pending:
-                start = max(start, warp.groups[-1 - pending])
-        if step.pipe == "shared" or i.name in LOCAL:
-            return max(start, self.free[-1, "shared"] - QUEUE["shared"])
-        if step.pipe == "memory":
-            return max(start, *(self.free[-1, pipe] - QUEUE[pipe] for pipe in ("dram", "cache")))
-        return max(start, self.free[warp.quarter, step.pipe])
+    def earliest(self, warp: Warp, traits: Traits, now: float) -> float:
+        free, common = self.free[warp.quarter], self.free[-1]
+        start = max(now, free["issue"])
+        for k in traits.waits:
+            start = max(start, warp.scoreboards[k])
+        if traits.pending is not None and len(warp.groups) > traits.pending:
+            start = max(start, warp.groups[-1 - traits.pending])
+        if traits.place == "shared":
+            return max(start, common["shared"] - QUEUE["shared"])
+        if traits.place == "memory":
+            return max(start, common["dram"] - QUEUE["dram"], common["cache"] - QUEUE["cache"])
+        return max(start, free[traits.place])
 
-    def take(self, place: tuple[int, str], now: float, clocks: float) -> float:
+    def take(self, quarter: int, pipe: str, now: float, clocks: float) -> float:
         """Occupy a pipe; when it is free again."""
-        self.free[place] = max(self.free[place], now) + clocks
-        self.busy[place] += clocks
-        return self.free[place]
+        free = self.free[quarter]
+        free[pipe] = done = max(free[pipe], now) + clocks
+        self.busy[quarter][pipe] += clocks
+        return done
 
-    def issue(self, warp: Warp, step: Step, now: float) -> float | None:
+    def issue(self, warp: Warp, step: Step, traits: Traits, now: float) -> float | None:
         """Issue; when the warp may issue again, None where it waits at a barrier."""
-        i, gpu = step.instruction, self.gpu
-        self.take((warp.quarter, "issue"), now, 1)
+        self.take(warp.quarter, "issue", now, 1)
         self.counts[step.pipe] += 1
-        latency = LATENCY.get(i.name, DEFAULT_LATENCY)
-        if i.name in GLOBAL:
+        if traits.place == "memory":
             done = self.global_memory(step, now)
-        elif i.name in SHARED or i.name == "SHFL" or i.name in LOCAL:
-            done = self.take((-1, "shared"), now, max(step.amount, 1)) + latency
+        elif traits.place == "shared":
+            done = self.take(-1, "shared", now, max(step.amount, 1)) + traits.latency
         else:
-            self.take((warp.quarter, step.pipe), now, gpu.rates[step.pipe])
-            done = now + latency
-        if i.name == "LDGSTS":
+            self.take(warp.quarter, traits.place, now, traits.rate)
+            done = now + traits.latency
+        if traits.copies:
             warp.copies = max(warp.copies, done)
-        elif i.name == "LDGDEPBAR":
+        elif traits.commits:
             warp.groups.append(warp.copies)
-        if i.write < 6:
-            warp.scoreboards[i.write] = max(warp.scoreboards[i.write], done)
-        if i.read < 6:
-            warp.scoreboards[i.read] = max(warp.scoreboards[i.read], now + OPERANDS_READ)
+        if traits.write < 6:
+            warp.scoreboards[traits.write] = max(warp.scoreboards[traits.write], done)
+        if traits.read < 6:
+            warp.scoreboards[traits.read] = max(warp.scoreboards[traits.read], now + OPERANDS_READ)
         warp.next += 1
         warp.ended = now + 1
-        if i.name == "BAR" and "SYNC" in i.modifiers:
+        if traits.meets:
             warp.arrived = now
             return None
-        return now + max(1, i.stall)
+        return now + traits.stall
 
     def global_memory(self, step: Step, now: float) -> float:
         """When the data has come: sectors that the block touches first from DRAM, others from a cache."""
         gpu, known = self.gpu, step.amount - step.fresh
         done = now
         if known:
-            done = self.take((-1, "cache"), now, known * SECTOR / gpu.cache_bytes) + gpu.cache_latency
+            done = self.take(-1, "cache", now, known * SECTOR / gpu.cache_bytes) + gpu.cache_latency
         if step.fresh:
-            moved = self.take((-1, "dram"), now, step.fresh * SECTOR / self.bytes_per_clock)
+            moved = self.take(-1, "dram", now, step.fresh * SECTOR / self.bytes_per_clock)
             done = max(done, moved + gpu.dram_latency)
         return done
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from benchmarks.model.assumptions import GPUS, resident_blocks
 from benchmarks.model.interpreter import Block, Trace
 from benchmarks.model.kernels import SUBJECTS, one_view
 from benchmarks.model.operations import action
-from benchmarks.model.predict import check_parameters
+from benchmarks.model.predict import check_parameters, predict
 from lgfast import _extension
 from lgfast.ops import augment
 from tests import attention_truth
@@ -154,6 +155,39 @@ def test_augment_gives_the_bytes_of_the_cpu_in_its_machine_code(code, operations
         torch.bfloat16,
     )
     assert torch.equal(tensors["images"], expected[0]) and torch.equal(tensors["teacher"], expected[1])
+
+
+def other_compiler() -> str:
+    """Why the committed rows do not hold for the library here, or nothing."""
+    compilers = {line["compiler"] for (_, arch), line in machine_code.committed().items() if arch == f"sm_{ARCH}"}
+    compiler = _extension.build_info().get("cuda_compiler", "")
+    return "" if compilers == {compiler} else f"the rows are of {', '.join(compilers)}, the library of {compiler}"
+
+
+@pytest.mark.skipif(bool(obstacle() or other_compiler()), reason=obstacle() or other_compiler())
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_a_kernel_stays_within_five_per_cent_of_its_committed_prediction(code, name):
+    subject = SUBJECTS[name]
+    found = machine_code.row(name, subject, GPUS[ARCH], predict(subject, GPUS[ARCH], code))
+    assert machine_code.drift(found, machine_code.committed()[name, f"sm_{ARCH}"]) == ""
+
+
+@readable
+def test_a_kernel_that_slows_is_found(code):
+    """One whose products and sums each wait for the one before."""
+    subject, line = SUBJECTS["bias_gelu_fwd"], {"op": "bias_gelu_fwd", "arch": f"sm_{ARCH}"}
+    usual = predict(subject, GPUS[ARCH], code).us
+    slow = {
+        name: replace(
+            kernel, instructions=[replace(i, stall=15) if i.name == "FFMA" else i for i in kernel.instructions]
+        )
+        for name, kernel in code.known.items()
+    }
+    slowed = predict(subject, GPUS[ARCH], slow).us
+    before = {"predicted_us": f"{usual:.5g}"}
+    assert machine_code.drift(line | {"predicted_us": usual}, before) == ""
+    assert "bias_gelu_fwd on sm_90a is slower" in machine_code.drift(line | {"predicted_us": slowed}, before)
+    assert "bias_gelu_fwd on sm_90a is faster" in machine_code.drift(line | {"predicted_us": 0.9 * usual}, before)
 
 
 def test_rows_of_the_model_enter_no_table_of_measurements(tmp_path):
