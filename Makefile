@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: build test test-gpu lint format bench lease demo clean
+.PHONY: build test test-gpu lint format docs bench lease demo clean
 
 # torch first, so that the build uses the torch the package runs with.
 $(INSTALLED): pyproject.toml setup.py
@@ -33,6 +33,10 @@ format: $(INSTALLED)
 	$(PY) -m ruff format .
 	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs .venv/bin/clang-format -i
 
+# The guide, into build/site, without network; every warning is an error. It imports lgfast without native libraries.
+docs: $(INSTALLED)
+	LGFAST_NATIVE=off NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
 bench: build
 	for script in benchmarks/bench_*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
 
@@ -49,7 +53,7 @@ lease:
 	  "tar xzf $(PACK)/libraries.tar.gz -C lgfast"
 	@echo "# there, second call: the same exports, then"
 	@echo "python3 benchmarks/gpu_suite.py --lease 5 --continue --wheels wheels"
-	@echo "# after, here: keep the rows and write the README's tables"
+	@echo "# after, here: keep the rows and write the tables of README.md and docs/"
 	@echo "cp -r runs/gpu-suite/results/*.csv benchmarks/results/ && python3 benchmarks/tables.py"
 
 demo: build

@@ -1,9 +1,9 @@
-"""Writes the README's tables: of measurements from benchmarks/results/, of kernels by GPU from their plan.
+"""Writes the tables of README.md and docs/: measurements from benchmarks/results/, kernels by GPU from their plan.
 
     python benchmarks/tables.py            # rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
-    python benchmarks/tables.py --check    # fails where the README says something else than the results
+    python benchmarks/tables.py --check    # fails where a document says something else than the results
 
-Of every hardware the newest file that has a subject's rows, and peers, counts; a ratio is within one file.
+Of every hardware, the newest file that has a subject's rows and peers counts. A ratio compares rows of one file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import csv
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from itertools import groupby
 from pathlib import Path
@@ -28,8 +28,10 @@ from lgfast.ops.short_attention import FIRST_CAPABILITY  # noqa: E402
 from lgfast.reports.spread import Spread  # noqa: E402
 from lgfast.reports.table import Table  # noqa: E402
 
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "install.md")
+RESULTS = ROOT / "benchmarks" / "results"
 NOT_YET = "not yet measured"
+LONGEST_CELL = 80  # letters of a command; a longer one stands below its table
 Row = dict[str, str]
 
 
@@ -47,6 +49,7 @@ class Subject:
     value: str = "median_ms"  # the column compared; times are better lower, rates higher
     own: tuple[str, ...] = ("lgfast",)
     ignored: tuple[str, ...] = ()  # variants of lgfast, which are no peers either
+    headline: str = ""  # what the README calls it; "": the README leaves it out
 
     @property
     def command(self) -> str:
@@ -66,6 +69,7 @@ SUBJECTS = (
             "short_attention",
             {"mode": mode, "shape": "deit_tiny B=256"},
             {"mode": mode, "dtype": "bfloat16", "shape": "deit_tiny*"},
+            headline=f"attention, {name}",
         )
         for name, mode in (("forward", "fwd"), ("backward", "bwd"))
     ),
@@ -74,6 +78,7 @@ SUBJECTS = (
         "feature_mse",
         {"mode": "both", "dtype": "bfloat16", "shape": "deit_tiny B=128"},
         {"mode": "both", "dtype": "float32", "shape": "deit_tiny B=32"},
+        headline="guidance loss, forward and backward",
     ),
     Subject("`augment`", "augment", {"shape": "*B=128"}, {"shape": "*B=128"}, "images_per_s"),
     *(
@@ -86,7 +91,16 @@ SUBJECTS = (
         for op in ("add_layer_norm", "bias_gelu", "patch_conv")
     ),
     Subject("`flat_adamw`", "optimizer", {"shape": "deit_tiny*"}, {"shape": "deit_tiny*"}),
-    Subject("loader, 32 -> 224", "loader", {}, {}, "images_per_s", ("resident",), ignored=("dali",)),
+    Subject(
+        "loader, 32 -> 224",
+        "loader",
+        {},
+        {},
+        "images_per_s",
+        ("resident",),
+        ignored=("dali",),
+        headline="data loader with RandAugment",
+    ),
     Subject(
         "guided step, DeiT-Ti",
         "train_step",
@@ -94,6 +108,7 @@ SUBJECTS = (
         {"mode": "guided", "shape": "deit_tiny_224*"},
         "images_per_s",
         ignored=("bare", "loop"),
+        headline="guided training step",
     ),
     Subject(
         "guided step, digits",
@@ -103,7 +118,15 @@ SUBJECTS = (
         "images_per_s",
         ignored=("bare", "loop"),
     ),
-    Subject("sweep", "sweep", {"shape": "deit-ti*"}, {"shape": "heavy*"}, "trials_per_hour", ("group", "groups")),
+    Subject(
+        "sweep",
+        "sweep",
+        {"shape": "deit-ti*"},
+        {"shape": "heavy*"},
+        "trials_per_hour",
+        ("group", "groups"),
+        headline="sweep",
+    ),
 )
 
 
@@ -112,7 +135,7 @@ class Setting:
     """One line of the accuracy table for each hardware."""
 
     text: str
-    command: str
+    command: str  # too long for a cell where it changes many keys: then it stands below the table
     needs_gpu: bool = True
 
 
@@ -251,16 +274,28 @@ def accuracy_rows(results: Path) -> dict[str, dict[str, dict[str, Row]]]:
 
 def accuracy(results: Path) -> str:
     lines: list[list[str]] = []
+    long_commands: list[str] = []
     found = accuracy_rows(results)
     for student in dict.fromkeys([*SETTINGS, *found]):
         setting = SETTINGS.get(student) or setting_of(student)
         places = found.get(student, {})
+        if len(setting.command) > LONGEST_CELL:
+            long_commands.append(setting.command.strip("`"))
+            setting = replace(setting, command=f"command {len(long_commands)} below")
         if setting.needs_gpu and not any(row["gpu"] for rows in places.values() for row in rows.values()):
             lines.append([setting.text, "GPU", NOT_YET, NOT_YET, "", "", "", setting.command])
         for where, rows in places.items():
             lines.append(accuracy_line(setting, where, rows))
     titles = ["setting", "hardware", "base (%)", "guided (%)", "published (%)", "seeds", "minutes a run", "command"]
-    return Table(titles, lines).markdown()
+    return "\n\n".join(
+        [Table(titles, lines).markdown(), *map(listing, range(1, 1 + len(long_commands)), long_commands)]
+    )
+
+
+def listing(number: int, command: str) -> str:
+    """A command under a table, an option a line."""
+    options = command.replace(" --set ", " \\\n    --set ")
+    return f"Command {number}:\n\n```\n{options}\n```"
 
 
 def setting_of(student: str) -> Setting:
@@ -292,6 +327,29 @@ def accuracy_line(setting: Setting, where: str, rows: dict[str, Row]) -> list[st
     return [setting.text, where, top1("base"), top1("guided"), published, seeds, minutes, setting.command]
 
 
+def headline(results: Path) -> str:
+    """The README's table: measured rows alone, accuracy first."""
+    lines: list[list[str]] = []
+    for student, places in accuracy_rows(results).items():
+        for where, rows in places.items():
+            if student in SETTINGS and {"base", "guided"} <= rows.keys():
+                lines.append(headline_accuracy(SETTINGS[student], where, rows))
+    files = list(bench_files(results))
+    for subject in filter(lambda subject: subject.headline, SUBJECTS):
+        for rows in newest(subject, files).values():
+            _, shape_of, where, mine, peer, ratio, _ = throughput_line(subject, rows)
+            if ratio:
+                lines.append([f"{subject.headline}, {shape_of}", where, peer, mine, ratio])
+    return Table(["what", "hardware", "without lgfast", "with lgfast", "gain"], lines).markdown()
+
+
+def headline_accuracy(setting: Setting, where: str, rows: dict[str, Row]) -> list[str]:
+    """Cells of a setting whose base and guided students are both measured."""
+    _, _, base, guided, *_ = accuracy_line(setting, where, rows)
+    gain = float(rows["guided"]["best_top1"]) - float(rows["base"]["best_top1"])
+    return [f"accuracy, {setting.text}", where, f"{base} %", f"{guided} %", f"{gain:+.1f} points"]
+
+
 def attention_by_gpu(results: Path) -> str | None:
     """Which of short_attention's kernels run on which GPU; None where lgfast._C, which knows, is not built."""
     if not _extension.has_native():
@@ -311,6 +369,7 @@ def attention_by_gpu(results: Path) -> str | None:
 
 
 TABLES: dict[str, Callable[[Path], str | None]] = {
+    "headline": headline,
     "throughput": throughput,
     "accuracy": accuracy,
     "attention_by_gpu": attention_by_gpu,
@@ -326,32 +385,35 @@ def render(text: str, results: Path) -> str:
 
     def table(found: re.Match) -> str:
         if found[2] not in TABLES:
-            raise ValueError(f"README: unknown table {found[2]!r}; known: {', '.join(TABLES)}")
+            raise ValueError(f"unknown table {found[2]!r}; known: {', '.join(TABLES)}")
         made = TABLES[found[2]](results)
         return found[0] if made is None else f"{found[1]}\n{made}\n<!-- end -->"
 
     made, count = re.subn(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", table, text, flags=re.DOTALL)
     if count != text.count("<!-- table:"):
-        raise ValueError("README: a table has no `<!-- end -->`")
+        raise ValueError("a table has no `<!-- end -->`")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where README and results differ")
-    parser.add_argument("--readme", type=Path, default=README)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where they differ from results")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("documents", type=Path, nargs="*", default=DOCUMENTS, help="default: README.md and docs/")
     options = parser.parse_args(argv)
-    text = options.readme.read_text()
-    made = render(text, options.results)
-    if made == text:
-        return 0
-    if options.check:
-        print("README.md is not what the results say; run: python benchmarks/tables.py", file=sys.stderr)
-        return 1
-    options.readme.write_text(made)
-    print(f"wrote {options.readme}")
-    return 0
+    stale = 0
+    for document in options.documents:
+        text = document.read_text()
+        made = render(text, options.results)
+        if made == text:
+            continue
+        stale += 1
+        if options.check:
+            print(f"{document} is not what the results say; run: python benchmarks/tables.py", file=sys.stderr)
+        else:
+            document.write_text(made)
+            print(f"wrote {document}")
+    return 1 if stale and options.check else 0
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class Section:
 class DataConfig(Section):
     """Which images, and how they reach the step."""
 
+    # digits needs no files; folder: class folders of your own
     dataset: Literal["digits", "cifar10", "cifar100", "flowers102", "tiny_imagenet", "chaoyang", "folder"] = "digits"
     root: NotEmpty = "data"  # folder that holds the dataset's files
     download: bool = False  # fetch the files where torchvision can
@@ -58,7 +59,7 @@ class DataConfig(Section):
     seed: Seed | None = None  # of the order of the images and of their views; none: the run's seed
     views: Count = 0  # distinct views of each image, which then recur; 0: a new one every epoch
     batch_size: CountFromOne = 64  # images of one optimisation step, over all ranks
-    eval_batch_size: CountFromOne = 200
+    eval_batch_size: CountFromOne = 200  # images judged at a time
     train_limit: Count = 0  # keep this many training images, classes balanced; 0: all
     test_limit: Count = 0  # likewise for the test images
 
@@ -67,12 +68,12 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The network to train. The shape fields override the named model's own where they are set."""
 
-    name: NotEmpty = "deit_tiny_patch16_224"
-    drop_path_rate: Share = 0.1
-    patch_size: Side | None = None
-    embed_dim: Annotated[int, Range(1, 65536)] | None = None
-    depth: Annotated[int, Range(1, 1000)] | None = None
-    num_heads: Annotated[int, Range(1, 4096)] | None = None
+    name: NotEmpty = "deit_tiny_patch16_224"  # one of lgfast's or timm's
+    drop_path_rate: Share = 0.1  # probability that the last block's branches are dropped; less for earlier blocks
+    patch_size: Side | None = None  # side of a patch, pixels; none: the model's own
+    embed_dim: Annotated[int, Range(1, 65536)] | None = None  # width of a token
+    depth: Annotated[int, Range(1, 1000)] | None = None  # number of blocks
+    num_heads: Annotated[int, Range(1, 4096)] | None = None  # attention heads of a block
     # own: the model's; mimetic: attention and positions as training tends to leave them (ICML 2023, arXiv 2305.09828)
     init: Literal["own", "mimetic"] = "own"
     # fused: lgfast.ops.short_attention wherever its kernels take the input; plain: the model's own
@@ -150,19 +151,19 @@ class OptimConfig(Section):
 
     # adamw: this package's flat one; muon: matrices of blocks, adamw for the rest; otherwise any name of timm's factory
     name: NotEmpty = "adamw"
-    lr: Positive = 5e-4
-    min_lr: Amount = 5e-6
-    weight_decay: Amount = 0.05
+    lr: Positive = 5e-4  # highest learning rate
+    min_lr: Amount = 5e-6  # where the schedule ends
+    weight_decay: Amount = 0.05  # of matrices; biases, norms, class tokens and position embeddings have none
     momentum: Decay = 0.9  # of SGD
     muon_momentum: Decay = 0.95  # of the matrices under optim.name=muon
-    warmup_epochs: Count = 20
+    warmup_epochs: Count = 20  # in which the learning rate rises
     warmup_factor: Share = 1e-3  # first learning rate of the warm-up, as a share of lr
     # after the warm-up: cosine as the paper's code has it; onecycle, step and wsd as lgfast/optim/schedule.py says
     schedule: Literal["cosine", "linear", "constant", "step", "onecycle", "wsd"] = "cosine"
     decay_epochs: CountFromOne = 30  # step: between two falls; wsd: at the end
     decay_rate: Share = 0.1  # step: factor of each fall
     per_step: bool = False  # True: the schedule moves at every step; False: once an epoch, as the paper's code does
-    label_smoothing: Share = 0.0
+    label_smoothing: Share = 0.0  # share of a label that goes to all classes alike
     clip_norm: Amount = 0.0  # global gradient norm; 0: no clipping
 
 
@@ -186,7 +187,7 @@ class EvalConfig(Section):
 
     protocol: Literal["holdout", "paper"] = "holdout"  # paper: best epoch chosen on the test set, as its code does
     holdout_fraction: Fraction = 0.1  # share of the training images that selects the best epoch (holdout)
-    every_epochs: CountFromOne = 1
+    every_epochs: CountFromOne = 1  # judge after this many epochs
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class LogConfig(Section):
     every_steps: CountFromOne = 50  # read the meters back and write a line
     save_every_steps: Count = 0  # checkpoints within an epoch too; 0: at the end of epochs only
     save_every_s: Amount = 30.0  # a checkpoint at the end of an epoch, where the last one is this old; 0: every epoch
-    keep_checkpoints: CountFromOne = 2
+    keep_checkpoints: CountFromOne = 2  # the newest ones
     print_epochs: bool = True  # one line an epoch on the terminal
     tensorboard: bool = True  # where the package tensorboard is installed
 
@@ -207,9 +208,9 @@ class Config(Section):
 
     name: FolderName = "digits"  # names the run folder
     epochs: Count = 300  # 0: as many as make min_steps steps, but no fewer than 20
-    min_steps: CountFromOne = 4000
+    min_steps: CountFromOne = 4000  # steps that epochs=0 asks for
     max_steps: Count = 0  # stop after this many steps; 0: no limit
-    seed: Seed = 1
+    seed: Seed = 1  # of the initial weights and of what training draws; data.seed can keep the images apart from it
     device: Device = "auto"  # auto, cpu, cuda, cuda:1
     precision: Literal["auto", "fp32", "bf16", "fp16-amp"] = "auto"  # auto: bf16 where the device has it, else fp32
     run_dir: Place = ""  # "": runs/<name>-<date>-<time>

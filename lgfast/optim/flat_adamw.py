@@ -29,9 +29,15 @@ class FlatAdamW(torch.optim.Optimizer):
     Args:
         params: parameters or groups of them; float32, contiguous, one device, no memory in common.
         lr: learning rate. A tensor is read in every step.
+        betas: decay rates of the first and second moment.
+        eps: added to the root of the second moment.
         weight_decay: decoupled.
-        amsgrad, differentiable: refused where they are True.
-        foreach, capturable, fused: choose among torch's implementations; taken and without effect.
+        amsgrad: True is refused.
+        maximize: step along the gradient instead of against it.
+        foreach: chooses among torch's implementations; without effect here.
+        capturable: likewise.
+        differentiable: True is refused.
+        fused: as foreach.
         max_norm: clips the global gradient norm; 0: no clipping.
         skip_nonfinite: leave everything as it is in a step with a NaN or infinite gradient, and count it.
     Attributes:

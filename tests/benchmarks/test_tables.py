@@ -1,4 +1,4 @@
-"""The README's tables say what the results say, and the newest of them."""
+"""The tables of README.md and docs/ say what the results say, and the newest of them."""
 
 import csv
 from pathlib import Path
@@ -11,8 +11,19 @@ GPU = "NVIDIA H100 80GB HBM3"
 COMMON = {"device": "cuda", "hardware": GPU, "cuda": "13.0"}
 
 
-def test_readme_is_made_from_the_results():
+def test_documents_are_made_from_the_results():
     assert tables.main(["--check"]) == 0
+
+
+def test_the_readme_holds_measured_rows_alone_and_docs_what_waits():
+    readme, waiting = (tables.DOCUMENTS[place].read_text() for place in (0, 1))
+    assert "<!-- table: headline -->" in readme and tables.NOT_YET not in readme
+    assert tables.NOT_YET in waiting
+
+
+def test_no_cell_of_a_document_is_longer_than_a_screen():
+    rows = [line for path in tables.DOCUMENTS for line in path.read_text().splitlines() if line.startswith("|")]
+    assert rows and max(len(cell) for row in rows for cell in row.split("|")) <= 200
 
 
 def write(folder: Path, name: str, rows: list[dict], **common: str) -> None:
@@ -94,15 +105,31 @@ def test_a_changed_recipe_is_not_the_papers(tmp_path):
     write(tmp_path / "2026-01-01_epyc_cifar100", "table.csv", [row])
     text = tables.accuracy(tmp_path)
     (line,) = [line for line in text.splitlines() if "9.00" in line]
-    assert "`python -m lgfast.reproduce --rows deit-ti --set epochs=6 --set data.train_limit=4000`" in line
+    assert "command 1 below" in line
+    long = "python -m lgfast.reproduce --rows deit-ti \\\n    --set epochs=6 \\\n    --set data.train_limit=4000\n"
+    assert f"Command 1:\n\n```\n{long}```" in text
     assert "65.08" not in line
     assert text.count("not yet measured") == 2 * 6 + 1  # the paper's students, and the changed one's guided run
+
+
+def test_the_headline_compares_what_was_measured(tmp_path):
+    (tmp_path / "2026-01-01_epyc_cifar100").mkdir()
+    rows = [accuracy_row("deit-ti", "base", 64.0), accuracy_row("deit-ti", "guided", 70.5)]
+    rows += [accuracy_row("pit-ti", "guided", 75.0)]  # without its base there is no gain to tell
+    write(tmp_path / "2026-01-01_epyc_cifar100", "table.csv", rows)
+    write(tmp_path, "2026-01-02_h100_short_attention.csv", [attention("lgfast", 2), attention("flash", 5)], **COMMON)
+    write(tmp_path, "2026-01-02_h100_optimizer.csv", [attention("lgfast", 2, shape="deit_tiny")], **COMMON)
+    lines = [line.strip("| ").split(" | ") for line in tables.headline(tmp_path).splitlines()[2:]]
+    assert lines == [
+        ["accuracy, DeiT-Ti, the paper's recipe", "epyc", "64.00 %", "70.50 %", "+6.5 points"],
+        ["attention, forward, deit_tiny B=256 bf16", GPU, "5 ms (flash)", "2 ms", "2.50x"],
+    ]
 
 
 def test_check_fails_where_readme_and_results_differ(tmp_path, capsys):
     readme, results = tmp_path / "README.md", tmp_path / "results"
     readme.write_text("before\n<!-- table: throughput -->\nold\n<!-- end -->\nafter\n")
-    options = ["--readme", str(readme), "--results", str(results)]
+    options = [str(readme), "--results", str(results)]
     assert tables.main([*options, "--check"]) == 1
     assert "python benchmarks/tables.py" in capsys.readouterr().err
     assert tables.main(options) == 0 and tables.main([*options, "--check"]) == 0
