@@ -175,7 +175,7 @@ def test_a_kernel_stays_within_five_per_cent_of_its_committed_prediction(code, n
 @readable
 def test_a_kernel_that_slows_is_found(code):
     """One whose products and sums each wait for the one before."""
-    subject, line = SUBJECTS["bias_gelu_fwd"], {"op": "bias_gelu_fwd", "arch": f"sm_{ARCH}"}
+    subject, line = SUBJECTS["add_layer_norm_fwd"], {"op": "add_layer_norm_fwd", "arch": f"sm_{ARCH}"}
     usual = predict(subject, GPUS[ARCH], code).us
     slow = {
         name: replace(
@@ -186,8 +186,8 @@ def test_a_kernel_that_slows_is_found(code):
     slowed = predict(subject, GPUS[ARCH], slow).us
     before = {"predicted_us": f"{usual:.5g}"}
     assert machine_code.drift(line | {"predicted_us": usual}, before) == ""
-    assert "bias_gelu_fwd on sm_90a is slower" in machine_code.drift(line | {"predicted_us": slowed}, before)
-    assert "bias_gelu_fwd on sm_90a is faster" in machine_code.drift(line | {"predicted_us": 0.9 * usual}, before)
+    assert "add_layer_norm_fwd on sm_90a is slower" in machine_code.drift(line | {"predicted_us": slowed}, before)
+    assert "add_layer_norm_fwd on sm_90a is faster" in machine_code.drift(line | {"predicted_us": 0.9 * usual}, before)
 
 
 def test_rows_of_the_model_enter_no_table_of_measurements(tmp_path):
