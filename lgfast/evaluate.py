@@ -6,21 +6,27 @@ import argparse
 import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lgfast.assembly.device import resolve_device
-from lgfast.assembly.images import load_images, load_splits
+from lgfast.assembly.images import SplitImages, load_images, load_splits
 from lgfast.assembly.loaders import eval_loader
 from lgfast.assembly.networks import Trained, load_trained
 from lgfast.config import Config, replace
 from lgfast.data.errors import some
 from lgfast.data.sources.image_folder import is_flat
 from lgfast.models.pycls_weights import Which, model_from_pycls, pycls_image_size, pycls_model_name
+from lgfast.records.answers import Answers, write_answers
 from lgfast.records.checkpoint import CheckpointError
+from lgfast.records.run_config import FILE
+from lgfast.reports.answers import FILES as ANSWER_FILES
+from lgfast.reports.answers import write_answer_files
+from lgfast.reports.scores import Score
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.paths import user_path
-from lgfast.training.evaluation import evaluate
+from lgfast.training.evaluation import evaluate_logits
 
 
 def evaluate_checkpoint(
@@ -32,7 +38,7 @@ def evaluate_checkpoint(
     device: str = "auto",
     weights: Which = "best",
 ) -> dict[str, float]:
-    """Top-1 and top-5 (percent) and mean cross entropy of a checkpoint.
+    """Top-1, top-5, balanced accuracy and macro-F1 (percent) and mean cross entropy of a checkpoint.
 
     Args:
         checkpoint: run folder (its best epoch), checkpoint folder, weights file, or a `.pyth` of the paper's code.
@@ -44,12 +50,20 @@ def evaluate_checkpoint(
         CheckpointError: missing or damaged file, one whose loss is not finite, or one that does not know a class of the
             dataset by its name (for a `.pyth`, which holds none, the number of classes must fit).
     """
-    return evaluate_trained(load_checkpoint(checkpoint, weights), checkpoint, split, dataset, root, device)
+    return evaluate_trained(load_checkpoint(checkpoint, weights), checkpoint, split, dataset, root, device).scores
+
+
+class Evaluation(NamedTuple):
+    """Of a checkpoint: the scores, what it answered, and for which images."""
+
+    scores: dict[str, float]
+    answers: Answers
+    images: SplitImages
 
 
 def evaluate_trained(
     trained: Trained, checkpoint: str, split: str, dataset: str | None, root: str | None, device: str
-) -> dict[str, float]:
+) -> Evaluation:
     """`evaluate_checkpoint` of what was read from the checkpoint."""
     changes = {"data.dataset": dataset, "data.root": root}
     config = replace(trained.config, {key: value for key, value in changes.items() if value is not None})
@@ -68,13 +82,14 @@ def evaluate_trained(
     if split == "test":
         warn_of_new_split(config, trained)
     target = resolve_device(device)
-    scores = evaluate(trained.model.to(target), eval_loader(config, images.relabel(names), target), target)
+    images = images.relabel(names)
+    scores, logits, labels = evaluate_logits(trained.model.to(target), eval_loader(config, images, target), target)
     if not math.isfinite(scores["loss"]):
         raise CheckpointError(
             f"{checkpoint} gives a loss of {scores['loss']}: its training had diverged, or the file is damaged; use an "
             "older checkpoint or train again"
         )
-    return scores
+    return Evaluation(scores, Answers.of(logits, labels, images, f"{config.data.dataset}, {split}"), images)
 
 
 def warn_of_new_split(config: Config, trained: Trained) -> None:
@@ -123,15 +138,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=("best", "model", "ema"),
         help="of those in a .pyth file: as its test mode takes them (default), or one of the two",
     )
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help=f"where to write what it gets wrong: {ANSWER_FILES} (default: RUN/SPLIT of a run folder on its own data)",
+    )
     options = parser.parse_args(argv)
     trained = load_checkpoint(options.checkpoint, options.weights)
     if trained.about:
         print(trained.about, flush=True)
     where = (options.split, options.dataset, options.root, options.device)
-    scores = evaluate_trained(trained, options.checkpoint, *where)
+    scores, answers, images = evaluate_trained(trained, options.checkpoint, *where)
     top = f"top-1 {scores['top1']:.2f} %   top-5 {scores['top5']:.2f} %"
-    print(f"{top}   loss {scores['loss']:.4f}   images {scores['images']}")
+    print(f"{top}   loss {scores['loss']:.4f}   images {scores['images']}", flush=True)
+    if folder := answer_folder(options):
+        write_answers(folder, answers)
+        print_scores(write_answer_files(answers, images, folder), folder)
     return 0
+
+
+def answer_folder(options: argparse.Namespace) -> Path | None:
+    """Where the answers are kept: those for other data than the run's own only where --out says."""
+    if options.out:
+        return user_path(options.out)
+    run = user_path(options.checkpoint)
+    is_own = options.dataset is None and options.root is None
+    return run / options.split if is_own and (run / FILE).is_file() else None
+
+
+def print_scores(scores: Mapping[str, Score], folder: Path) -> None:
+    """Values in percent with their intervals, and where the rest is."""
+    names = {"top1": "top-1", "top5": "top-5", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+    for name, title in (names | {"ece": "calibration error"}).items():
+        print(
+            f"{title:20}{scores[name].value:6.2f} %   95 % interval {scores[name].low:.2f} to {scores[name].high:.2f}"
+        )
+    print(f"classes, confusion, mistakes and logits are in {folder}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -95,7 +97,12 @@ def base_config(options: argparse.Namespace) -> Config:
     return load_recipe(options.recipe or DEFAULT_RECIPE)
 
 
-def print_result(result: Result) -> None:
+def print_result(result: Result, before: str = "") -> None:
+    """Lines about a finished run, of the one rank that speaks."""
+    if not ranks.is_speaker():
+        return
+    if before:
+        print(before)
     if result.teacher_test_top1 is not None:
         print(f"teacher test accuracy   {result.teacher_test_top1:6.2f} %   {result.teacher_run}")
     chosen = f"(epoch {result.best_epoch}, chosen on {result.selected_on})"
@@ -103,6 +110,16 @@ def print_result(result: Result) -> None:
     print(f"          last epoch    {result.last_test_top1:6.2f} %")
     print(f"{result.seconds:.0f} s; metrics, curves and weights are in {result.run_dir}")
     print(result.verdict(), flush=True)
+
+
+def report(run_dir: Path) -> None:
+    """What the network gets wrong; where that cannot be written, the run is complete all the same."""
+    from lgfast.reports.answers import write_run_answers
+
+    try:
+        write_run_answers(run_dir)
+    except (ValueError, OSError) as error:
+        warnings.warn(f"the run is complete, but not its report: {error}", stacklevel=2)
 
 
 def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -138,9 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from lgfast.records.result import read_result
 
         if options.resume and (done := read_result(options.resume)):
-            if ranks.is_speaker():
-                print(f"{options.resume} is already complete")
-                print_result(done)
+            print_result(done, f"{options.resume} is already complete")
             return 0
         if options.resume:
             threads.compute_as_before(options.resume)
@@ -148,8 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(chosen, flush=True)
         interrupt.install(repeat_ends=not ranks.was_launched_by_torchrun())
         result = train_run(config, bool(options.resume), interrupt)
-        if ranks.is_speaker():
-            print_result(result)
+        print_result(result)
+        if ranks.is_speaker() and config.log.report:
+            report(Path(result.run_dir))
         return 0
     except Interrupted as stop:
         print(stop, file=sys.stderr)

@@ -33,6 +33,7 @@ TINY = {
     "log.every_steps": 2,
     "log.save_every_s": 0,
     "log.tensorboard": "false",
+    "log.report": "false",
     "device": "cpu",
     "precision": "fp32",
 }

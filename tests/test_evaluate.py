@@ -1,5 +1,7 @@
 """Evaluation of a run on other folders: classes are known by their names."""
 
+import csv
+import json
 import math
 import shutil
 from pathlib import Path
@@ -54,6 +56,33 @@ def test_a_test_folder_alone_is_judged_by_the_names_of_its_classes(run, tmp_path
     scores = evaluate_checkpoint(run, root=str(write_colours(tmp_path, ("test",), classes)))
     assert scores["images"] == 12 * len(classes)
     assert scores["top1"] == 100
+
+
+def test_what_a_network_gets_wrong_is_kept_beside_the_run(run, tmp_path, capsys):
+    root = write_colours(tmp_path / "images", ("test",))
+    for name, place in (("ant", "bee"), ("bee", "cat")):  # an image in another class's folder is a mistake
+        (root / "test" / name / "0.png").rename(root / "test" / place / "moved.png")
+    assert main(["--checkpoint", run, "--root", str(root), "--out", str(tmp_path / "out")]) == 0
+    recalls = (11 / 11, 11 / 12, 12 / 13)
+    assert f"balanced accuracy    {100 * sum(recalls) / 3:.2f} %" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} >= {"scores.json", "classes.csv", "confusion.csv", "logits.npz"}
+    with (out / "mistakes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(Path(row["file"]).parent.name, row["named"], row["class"]) for row in rows} == {
+        ("bee", "ant", "bee"),
+        ("cat", "bee", "cat"),
+    }
+    assert Image.open(out / "mistakes.png").getpixel((60, 60)) in {(200, 30, 30), (30, 200, 30)}
+    assert not (Path(run) / "test" / "mistakes.png").exists()  # other images than the run's own
+
+
+def test_a_run_folder_gets_the_answers_for_its_own_images(run, capsys):
+    assert main(["--checkpoint", run]) == 0
+    found = json.loads((Path(run) / "test" / "scores.json").read_text())
+    assert found["images"] == 36 and found["top1"]["value"] == 100
+    assert main(["--checkpoint", f"{run}/best.safetensors"]) == 0
+    assert "are in" not in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_classes_that_were_not_trained_are_refused(run, tmp_path):

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lgfast"
 # From the ground up: a room may import from the rooms that stand before it, and from itself.
 ROOMS = (
     "_native", "version", "_extension", "spec", "ops", "runtime", "config", "data", "models",
-    "fusion", "guidance", "optim", "records", "step", "training", "assembly", "inference", "evaluate", "reports",
+    "fusion", "guidance", "optim", "records", "step", "training", "assembly", "inference", "reports", "evaluate",
     "attention_distance", "report", "reproduce", "sweep", "doctor", "train", "predict", "export", "__main__",
 )  # fmt: skip
 

@@ -20,12 +20,13 @@ from lgfast.assembly.run_folder import emptied_on_failure, run_folder
 from lgfast.assembly.teachers import load_teacher, teacher_source
 from lgfast.config import Config
 from lgfast.guidance.teacher import Teacher
+from lgfast.records.answers import Answers, write_answers
 from lgfast.records.checkpoint import load_weights, read_weights
 from lgfast.records.files import WriteError, write_text
 from lgfast.records.result import Result, read_result
 from lgfast.runtime import ranks
 from lgfast.runtime.interrupt import InterruptFlag
-from lgfast.training.evaluation import evaluate, evaluate_classes
+from lgfast.training.evaluation import evaluate, evaluate_logits
 from lgfast.training.lane import Lane
 
 
@@ -108,7 +109,8 @@ def final_test(lane: Lane, splits: DataSplits, teacher_run: Path | None, seconds
     ranks.barrier()  # the writer has written
     best_path = run_dir / "best.safetensors"
     load_weights(model, read_weights(best_path)[0], best_path)
-    best, by_class = evaluate_classes(model, loader, device, splits.test.class_names)
+    best, logits, labels = evaluate_logits(model, loader, device)
+    answers = Answers.of(logits, labels, splits.test, f"{config.data.dataset}, test")
     last = last or best
     result = Result(
         run_dir=str(run_dir),
@@ -121,10 +123,11 @@ def final_test(lane: Lane, splits: DataSplits, teacher_run: Path | None, seconds
         seconds=seconds,
         teacher_run=str(teacher_run) if teacher_run else None,
         teacher_test_top1=teacher_test_top1(teacher_run),
-        class_top1=by_class,
+        class_top1=answers.class_top1(),
         guided_epochs=lane.progress.guided_epochs,
     )
     if ranks.is_writer():
+        write_answers(run_dir / "test", answers)
         write_text(run_dir / "result.json", json.dumps(dataclasses.asdict(result), indent=2) + "\n")
     return result
 

@@ -200,6 +200,7 @@ class LogConfig(Section):
     keep_checkpoints: CountFromOne = 2  # the newest ones
     print_epochs: bool = True  # one line an epoch on the terminal
     tensorboard: bool = True  # where the package tensorboard is installed
+    report: bool = True  # at the end of a run, what its network gets wrong, in its folder test/
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from lgfast.runtime import ranks
 from lgfast.step.losses import Losses
 from lgfast.step.reading import Reading
+from lgfast.step.scores import ClassCounts
 
 
 class TrainMeter:
@@ -84,15 +85,11 @@ class MeterReading(Reading):
 
 
 class EvalMeter:
-    """Top-1 and top-5 hits and the summed cross entropy, kept on the device; hits of each class too, where asked.
+    """Top-1 and top-5 hits, the summed cross entropy and the counts of every class, kept on the device."""
 
-    Args:
-        num_classes: of which `read_classes` tells the accuracy; 0: none.
-    """
-
-    def __init__(self, device: torch.device | str, num_classes: int = 0) -> None:
+    def __init__(self, device: torch.device | str) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
-        self.classes = torch.zeros(2, num_classes, dtype=torch.float64, device=device)  # hits, images
+        self.classes = torch.zeros(3, 0, dtype=torch.float64, device=device)  # as ClassCounts has them
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -103,16 +100,53 @@ class EvalMeter:
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         count = torch.full_like(loss, len(labels))
         self.sums += torch.stack([v.double() for v in (hits[:, 0].sum(), hits.any(1).sum(), loss, count)])
-        if self.classes.numel():
-            self.classes.index_add_(1, labels, torch.stack([hits[:, 0].double(), torch.ones_like(hits[:, 0]).double()]))
+        self._know_classes(logits.shape[1])
+        ones = torch.ones_like(labels, dtype=torch.float64)
+        for row, classes, values in ((0, labels, hits[:, 0].double()), (1, top[:, 0], ones), (2, labels, ones)):
+            self.classes[row].index_add_(0, classes, values)
 
     def read(self) -> dict[str, float]:
+        """Percentages, but for the loss and the number of images."""
         top1, top5, loss, count = ranks.all_reduce_sum(self.sums).tolist()  # sync: once per evaluation
         if count == 0:
             raise ValueError("evaluation saw no image; check data.test_limit and the dataset's test split")
-        return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "images": int(count)}
+        counts = self.read_classes()
+        return {
+            "top1": 100 * top1 / count,
+            "top5": 100 * top5 / count,
+            "balanced_accuracy": 100 * float(counts.balanced_accuracy()),
+            "macro_f1": 100 * float(counts.macro_f1()),
+            "loss": loss / count,
+            "images": int(count),
+        }
 
-    def read_classes(self) -> list[float]:
-        """Top-1 of each class in percent; not a number where it has no image."""
-        hits, images = ranks.all_reduce_sum(self.classes)
-        return (100 * hits / images).tolist()  # sync: once per evaluation
+    def read_classes(self) -> ClassCounts:
+        number = torch.tensor(self.classes.shape[1], device=self.classes.device)
+        self._know_classes(int(ranks.all_reduce_max(number)))  # a rank that saw no image does not know them
+        return ClassCounts(*ranks.all_reduce_sum(self.classes).cpu().numpy())  # sync: once per evaluation
+
+    def _know_classes(self, num_classes: int) -> None:
+        if self.classes.shape[1] < num_classes:
+            self.classes = self.classes.new_zeros(3, num_classes)
+
+
+class LogitsMeter(EvalMeter):
+    """Keeps the logits and labels too."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        super().__init__(device)
+        self.parts: list[tuple[Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        super().update(logits, labels)
+        self.parts.append((logits.float(), labels))
+
+    def read_logits(self) -> tuple[Tensor, Tensor]:
+        """Logits [n, K] float32 and labels [n], on the CPU, in the order of the images: rank r saw r, r + world, ..."""
+        parts = [{"logits": logits.cpu(), "labels": labels.cpu()} for logits, labels in self.parts]
+        by_rank = [tuple(found["parts"]) for found in ranks.gather({"parts": parts})]
+        order = [torch.arange(sum(len(part["labels"]) for part in own)) for own in by_rank]
+        places = torch.cat([own * len(by_rank) + rank for rank, own in enumerate(order)]).argsort()
+        logits, labels = (torch.cat([part[name] for own in by_rank for part in own]) for name in ("logits", "labels"))
+        return logits[places], labels[places]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lgfast.data.batch import Batch
-from lgfast.step.meters import EvalMeter
+from lgfast.step.meters import EvalMeter, LogitsMeter
 
 
 def evaluate(
     model: nn.Module, loader: Iterable[Batch], device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> dict[str, float]:
-    """Top-1, top-5 (percent) and mean cross entropy over a loader, in eval mode.
+    """Top-1, top-5, balanced accuracy and macro-F1 (percent) and mean cross entropy over a loader, in eval mode.
 
     Args:
         dtype: what a float32 model computes in, by autocast unless float32.
@@ -22,14 +22,13 @@ def evaluate(
     return evaluate_all([model], loader, device, dtype)[0]
 
 
-def evaluate_classes(
-    model: nn.Module, loader: Iterable[Batch], device: torch.device | str, class_names: Sequence[str]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """As `evaluate`, and the top-1 (percent) of every class that has an image, in float32."""
-    meter = EvalMeter(device, len(class_names))
+def evaluate_logits(
+    model: nn.Module, loader: Iterable[Batch], device: torch.device | str
+) -> tuple[dict[str, float], Tensor, Tensor]:
+    """As `evaluate` in float32; and logits [n, K] and labels [n] in the order of the images, on the CPU."""
+    meter = LogitsMeter(device)
     judge([model], [meter], loader, device, torch.float32)
-    by_class = zip(class_names, meter.read_classes(), strict=True)
-    return meter.read(), {name: top1 for name, top1 in by_class if top1 == top1}
+    return meter.read(), *meter.read_logits()
 
 
 def evaluate_all(

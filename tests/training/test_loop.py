@@ -204,7 +204,7 @@ def test_a_header_of_another_version_names_its_key(tmp_path):
 )
 def test_the_test_images_are_not_judged_twice_by_the_same_weights(tmp_path, monkeypatch, changes, passes):
     calls = []
-    for name in ("evaluate", "evaluate_classes"):
+    for name in ("evaluate", "evaluate_logits"):
         real = getattr(run, name)
         monkeypatch.setattr(run, name, lambda *a, real=real: calls.append(real) or real(*a))
     config = tiny_config(tmp_path, **{"guidance.weight": 0, "eval.every_epochs": 1} | changes)

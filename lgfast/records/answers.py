@@ -1,0 +1,93 @@
+"""What a network answered for labelled images, kept so that every score can be had without computing it again."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lgfast.data.image_set import LabelledImages
+from lgfast.records.files import atomic_path
+
+FILE = "logits.npz"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of n images and K classes, in the order of the images.
+
+    Attributes:
+        logits: float32 [n, K].
+        labels: int64 [n], the true classes.
+        class_names: K names.
+        files: n paths, or none where the images are of no files of their own.
+        about: which images these are, as "cifar100, test".
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    about: str = ""
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor, images: LabelledImages, about: str) -> Answers:
+        """Of logits [n, K] and labels [n], on the CPU, that belong to the images in their order."""
+        return cls(logits.numpy(), labels.numpy(), images.class_names, tuple(map(str, images.paths or ())), about)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """float64 [n, K]."""
+        return torch.from_numpy(self.logits).double().softmax(1).numpy()
+
+    @cached_property
+    def named(self) -> np.ndarray:
+        """int64 [n]: the likeliest class."""
+        return self.logits.argmax(1)
+
+    @property
+    def is_hit(self) -> np.ndarray:
+        return self.named == self.labels
+
+    def class_top1(self) -> dict[str, float]:
+        """Share of each class's images that were named rightly, in percent, of the classes that have images."""
+        there, hits = (
+            np.bincount(labels, minlength=len(self.class_names)) for labels in (self.labels, self.labels[self.is_hit])
+        )
+        return {name: 100 * float(hits[i] / there[i]) for i, name in enumerate(self.class_names) if there[i]}
+
+
+def write_answers(folder: Path, answers: Answers) -> None:
+    """Write logits.npz: logits, labels, class_names, files and about."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / FILE) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            logits=answers.logits,
+            labels=answers.labels,
+            class_names=np.array(answers.class_names, dtype=np.str_),
+            files=np.array(answers.files, dtype=np.str_),
+            about=np.array(answers.about),
+        )
+
+
+def read_answers(folder: Path) -> Answers | None:
+    """What `write_answers` wrote; None where there is nothing.
+
+    Raises:
+        ValueError: the file is damaged; it is named.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            names, files = (tuple(found[name].tolist()) for name in ("class_names", "files"))
+            return Answers(found["logits"], found["labels"], names, files, str(found["about"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and evaluate the run again") from None

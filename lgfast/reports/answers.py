@@ -1,0 +1,104 @@
+"""The files that say what a network gets wrong: scores, classes, confusion and the most confident mistakes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lgfast.assembly.images import SplitImages, load_images
+from lgfast.data.decode import decode_image
+from lgfast.data.image_set import ImageSet
+from lgfast.records.answers import Answers, read_answers
+from lgfast.records.files import atomic_path, write_text
+from lgfast.records.run_config import read_config
+from lgfast.reports.confusion import draw_confusion
+from lgfast.reports.contact_sheet import contact_sheet
+from lgfast.reports.scores import Score, class_rows, confusion_matrix, mistakes, scores
+from lgfast.reports.table import write_csv
+
+SHOWN = 36  # mistakes on the contact sheet
+TEST = "test"  # the folder in a run's
+FILES = "scores.json, classes.csv, confusion.csv and .png, mistakes.csv and .png, logits.npz"
+
+
+def write_answer_files(answers: Answers, images: SplitImages | None, folder: Path) -> dict[str, Score]:
+    """Write FILES into the folder; without confusion.png where matplotlib is missing.
+
+    Args:
+        images: that were answered for, in their order; None: they are not at hand, and mistakes.png stays as it is.
+    """
+    found = scores(answers)
+    told = {"images": len(answers.labels), "of": answers.about}
+    told |= {name: score._asdict() for name, score in found.items()}
+    write_text(folder / "scores.json", json.dumps(told, indent=2) + "\n")
+    write_csv(folder / "classes.csv", class_rows(answers))
+    write_confusion(answers, folder)
+    worst = mistakes(answers, len(answers.labels))
+    columns = ["image", "file", "class", "named", "probability", "own_probability"]
+    write_csv(folder / "mistakes.csv", [mistake(answers, image) for image in worst], columns)
+    if images is not None:
+        write_mistakes(answers, images, worst[:SHOWN], folder / "mistakes.png")
+    return found
+
+
+def write_run_answers(run_dir: Path) -> dict[str, Score] | None:
+    """The same for the test images of a run, from the logits that its test kept; None where there are none."""
+    answers = read_answers(run_dir / TEST)
+    if answers is None:
+        return None
+    images: SplitImages | None = None
+    with contextlib.suppress(ValueError, OSError):  # images that are no longer where they were
+        images = load_images(read_config(run_dir), "test")
+    if images is not None and images.labels.tolist() != answers.labels.tolist():
+        images = None
+    return write_answer_files(answers, images, run_dir / TEST)
+
+
+def write_confusion(answers: Answers, folder: Path) -> None:
+    matrix = confusion_matrix(answers)
+    rows = [
+        {"true class": name} | dict(zip(answers.class_names, row, strict=True))
+        for name, row in zip(answers.class_names, matrix.tolist(), strict=True)
+    ]
+    write_csv(folder / "confusion.csv", rows)
+    try:
+        with atomic_path(folder / "confusion.png") as temporary, temporary.open("wb") as file:
+            draw_confusion(matrix, answers.class_names, file)
+    except ImportError:  # matplotlib, which the extra [plot] brings
+        pass
+
+
+def mistake(answers: Answers, image: int) -> dict[str, Any]:
+    """Of one image."""
+    own, named = int(answers.labels[image]), int(answers.named[image])
+    row = answers.probabilities[image]
+    return {
+        "image": image,
+        "file": answers.files[image] if answers.files else "",
+        "class": answers.class_names[own],
+        "named": answers.class_names[named],
+        "probability": round(float(row[named]), 6),
+        "own_probability": round(float(row[own]), 6),
+    }
+
+
+def write_mistakes(answers: Answers, images: SplitImages, worst: Sequence[int], path: Path) -> None:
+    """The contact sheet; none where nothing was mistaken."""
+    if not worst:
+        path.unlink(missing_ok=True)
+        return
+    told = [mistake(answers, image) for image in worst]
+    captions = [[f"{row['named']} {100 * row['probability']:.0f} %", f"is {row['class']}"] for row in told]
+    sheet = contact_sheet([picture(images, image) for image in worst], captions)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, "PNG")
+
+
+def picture(images: SplitImages, index: int) -> np.ndarray:
+    """uint8 [h, w, 3]."""
+    return images.image(index) if isinstance(images, ImageSet) else decode_image(images.paths[index], images.decoding)

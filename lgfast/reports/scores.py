@@ -1,0 +1,109 @@
+"""Scores of a network's answers, each with the interval that a bootstrap over the images gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lgfast.records.answers import Answers
+from lgfast.step.scores import ClassCounts
+
+RESAMPLES, SEED = 1000, 0
+BINS = 15  # of the calibration error, as Guo et al., ICML 2017
+TOP = 5
+
+
+class Score(NamedTuple):
+    """A value, and the 2.5 and 97.5 % quantiles of it over resampled images."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def scores(answers: Answers, resamples: int = RESAMPLES) -> dict[str, Score]:
+    """top1, top5 (capped by the class count), balanced_accuracy, macro_f1 and ece in percent, loss in nats.
+
+    ece: expected calibration error of the likeliest class, over 15 bins of equal width.
+    """
+    measure = _measure(answers)
+    values = measure(np.ones(len(answers.labels)))
+    drawn = [measure(weights) for weights in _weights(len(answers.labels), resamples)]
+    spread = {name: np.quantile([row[name] for row in drawn], (0.025, 0.975)) for name in values}
+    return {name: Score(value, *map(float, spread[name])) for name, value in values.items()}
+
+
+def _weights(images: int, resamples: int) -> Iterator[np.ndarray]:
+    """How often each image is drawn."""
+    random = np.random.default_rng(SEED)
+    for _ in range(resamples):
+        yield np.bincount(random.integers(0, images, images), minlength=images).astype(float)
+
+
+def _measure(answers: Answers) -> Callable[[np.ndarray], dict[str, float]]:
+    """The scores as a function of the images' weights [n]."""
+    probabilities, labels = answers.probabilities, answers.labels
+    own = probabilities[np.arange(len(labels)), labels]
+    loss = -np.log(np.maximum(own, np.finfo(float).tiny))
+    is_near = (-answers.logits).argpartition(min(TOP, probabilities.shape[1]) - 1, axis=1)[:, :TOP] == labels[:, None]
+    confidence, is_hit = probabilities.max(1), answers.is_hit.astype(float)
+    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+
+    def measure(weights: np.ndarray) -> dict[str, float]:
+        counts, total = class_counts(answers, weights), weights.sum()
+        gaps = np.bincount(bins, weights * (confidence - is_hit), BINS)
+        return {
+            "top1": 100 * float(weights @ is_hit / total),
+            "top5": 100 * float(weights @ is_near.any(1) / total),
+            "balanced_accuracy": 100 * float(counts.balanced_accuracy()),
+            "macro_f1": 100 * float(counts.macro_f1()),
+            "ece": 100 * float(np.abs(gaps).sum() / total),
+            "loss": float(weights @ loss / total),
+        }
+
+    return measure
+
+
+def class_counts(answers: Answers, weights: np.ndarray | None = None) -> ClassCounts:
+    """Of the images, or of their weights [n]."""
+    weights = np.ones(len(answers.labels)) if weights is None else weights
+    sums = ((answers.labels, weights * answers.is_hit), (answers.named, weights), (answers.labels, weights))
+    return ClassCounts(*(np.bincount(classes, values, len(answers.class_names)) for classes, values in sums))
+
+
+def class_rows(answers: Answers) -> list[dict[str, Any]]:
+    """A row a class: precision, recall and F1 in percent, support, and the class it is taken for most often."""
+    counts, confusion = class_counts(answers), confusion_matrix(answers)
+    np.fill_diagonal(confusion, 0)
+    rows = []
+    for number, name in enumerate(answers.class_names):
+        worst = int(confusion[number].argmax())
+        rows.append(
+            {
+                "class": name,
+                "precision": round(100 * float(counts.precision[number]), 2),
+                "recall": round(100 * float(counts.recall[number]), 2),
+                "f1": round(100 * float(counts.f1[number]), 2),
+                "support": int(counts.there[number]),
+                "taken_for": answers.class_names[worst] if confusion[number, worst] else "",
+                "times": int(confusion[number, worst]),
+            }
+        )
+    return rows
+
+
+def confusion_matrix(answers: Answers) -> np.ndarray:
+    """int64 [K, K]: images of class i that were named j."""
+    size = len(answers.class_names)
+    return np.bincount(answers.labels * size + answers.named, minlength=size * size).reshape(size, size)
+
+
+def mistakes(answers: Answers, count: int) -> list[int]:
+    """The images that were named wrongly with the most confidence, the most confident first."""
+    wrong = np.flatnonzero(~answers.is_hit)
+    return wrong[np.argsort(-answers.probabilities[wrong].max(1), kind="stable")][:count].tolist()
