@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lgfast.assembly.images import DataSplits
+from lgfast.assembly.initial import start_model
 from lgfast.assembly.loaders import Loaders, eval_loader, train_loader
 from lgfast.assembly.networks import build_student, weights_metadata
 from lgfast.assembly.targets import target_source
@@ -17,7 +18,9 @@ from lgfast.data.batch import Batch, BatchStream
 from lgfast.guidance.shared import SharedTeacher
 from lgfast.guidance.stopping import GuidanceStop, guidance_stop
 from lgfast.guidance.teacher import TargetSource, Teacher
+from lgfast.models.layer_groups import layer_scales
 from lgfast.optim.build import build_optimizer, clips_itself
+from lgfast.records.checkpoint import CheckpointStore
 from lgfast.records.run_log import MetricsLog, SilentLog
 from lgfast.runtime import ranks
 from lgfast.runtime.allocator import keep_freed_memory
@@ -66,8 +69,10 @@ def share(config: Config, splits: DataSplits, teacher: Teacher | None, device: t
 
 
 def build_lane(config: Config, shared: Shared) -> Lane:
-    """The lane of a run in `config.run_dir`; the model's initial weights depend on `config.seed` alone."""
-    step, run_dir, stream = build_step(config, shared), Path(config.run_dir), shared.loaders.train
+    """The lane of a run in `config.run_dir`; the model's initial weights depend on `config.seed` and on what it starts
+    from, which a run that continues does not read again."""
+    run_dir, stream = Path(config.run_dir), shared.loaders.train
+    step = build_step(config, shared, is_new=not CheckpointStore(run_dir).all())
     metadata = weights_metadata(config, shared.splits.train)
     saver = RunSaver(run_dir, step, stream, metadata, config.log.keep_checkpoints)
     log = MetricsLog(run_dir, config.log.tensorboard) if ranks.is_writer() else SilentLog()
@@ -82,18 +87,34 @@ def build_silent_lane(config: Config, shared: Shared) -> Lane:
     return Lane(config, step, len(shared.loaders.train), SilentSaver(), SilentLog(), random_state)
 
 
+def say(config: Config, text: str) -> None:
+    if config.log.print_epochs and ranks.is_writer():
+        print(text, flush=True)
+
+
 def stop_of(config: Config) -> GuidanceStop | None:
     """When the run's guidance ends."""
     return guidance_stop(config.guidance.stop, config.guidance.stop_threshold, config.epochs)
 
 
-def build_step(config: Config, shared: Shared) -> TrainStep:
-    """A fresh student with its optimizer."""
+def build_step(config: Config, shared: Shared, is_new: bool = True) -> TrainStep:
+    """A fresh student with its optimizer.
+
+    Args:
+        is_new: give it the weights that the run starts from.
+    """
     device, teacher = shared.device, shared.targets if config.needs_teacher else None
     torch.manual_seed(config.seed)
-    student = build_student(config, shared.splits.train.num_classes, teacher).to(device)
+    student = build_student(config, shared.splits.train.num_classes, teacher)
+    if is_new and (said := start_model(student.model, config, shared.splits.train.class_names)):
+        say(config, said)
+    student.freeze(config.optim.freeze)
+    student.to(device)
     has_overflows = config.precision == "fp16-amp"
-    optimizer = build_optimizer(student.named_parameters(), config.optim, skip_nonfinite=has_overflows)
+    scales = layer_scales(student.model, config.optim.layer_decay) if config.optim.layer_decay < 1 else {}
+    optimizer = build_optimizer(
+        student.named_parameters(), config.optim, has_overflows, {f"model.{name}": s for name, s in scales.items()}
+    )
     smoothing = config.optim.label_smoothing
     step = TrainStep(
         student,

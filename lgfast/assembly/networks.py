@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeGuard
 from torch import nn
 
 from lgfast.assembly.cost import check_cost
+from lgfast.assembly.initial import start_model
 from lgfast.config import Config, GuidanceConfig, from_dict, to_dict
 from lgfast.data.image_set import LabelledImages
 from lgfast.fusion import fuse, fuse_layers
@@ -71,6 +72,8 @@ def build_student(config: Config, num_classes: int, teacher: TargetSource | None
 def check_student(config: Config, num_classes: int) -> None:
     """Raise the ValueError of a network that cannot be trained, where its teacher would be trained first."""
     student = build_student(dataclasses.replace(config, guidance=GuidanceConfig(weight=0)), num_classes, None)
+    start_model(student.model, config, ())
+    student.freeze(config.optim.freeze)
     if config.guidance.weight > 0:
         layers = guided_layers(config, student.model)
         if config.guidance.taps == "learned":

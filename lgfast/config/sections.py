@@ -27,6 +27,7 @@ Pixels = Annotated[int, Range(1, 178_956_970)]  # up to where Pillow refuses an 
 Place = Annotated[str, Text(r"[^\ud800-\udfff]*", "a path in UTF-8")]  # safetensors and TensorBoard open no other
 Workers = Annotated[int, Range(0, 1024)]
 Stop = Annotated[str, Text(r"never|epoch:[1-9][0-9]{0,8}|adaptive|relative", "never, epoch:N, adaptive or relative")]
+Freeze = Annotated[str, Text(r"|backbone|blocks:[1-9][0-9]{0,3}", "blocks:N or backbone, or nothing")]
 Slope = Annotated[float, Range(below=0, text="a number below 0")]
 Device = Annotated[str, Text(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")]
 # of one folder, so that nothing is written elsewhere
@@ -76,8 +77,16 @@ class ModelConfig(Section):
     num_heads: Annotated[int, Range(1, 4096)] | None = None  # attention heads of a block
     # own: the model's; mimetic: attention and positions as training tends to leave them (ICML 2023, arXiv 2305.09828)
     init: Literal["own", "mimetic"] = "own"
+    pretrained: bool = False  # start from timm's trained weights, of the Hugging Face hub or its cache
+    # start from a run, a .safetensors, .pth or .pyth; another image size, patch or head is fitted. "": from nothing
+    init_from: Place = ""
     # fused: lgfast.ops.short_attention wherever its kernels take the input; plain: the model's own
     attention: Literal["fused", "plain"] = "fused"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if sum((self.init != "own", self.pretrained, self.init_from != "")) > 1:
+            raise ValueError("init_from: a model starts in one way; set one of model.init, pretrained and init_from")
 
     def shape_overrides(self) -> dict[str, int]:
         names = ("patch_size", "embed_dim", "depth", "num_heads")
@@ -165,6 +174,8 @@ class OptimConfig(Section):
     per_step: bool = False  # True: the schedule moves at every step; False: once an epoch, as the paper's code does
     label_smoothing: Share = 0.0  # share of a label that goes to all classes alike
     clip_norm: Amount = 0.0  # global gradient norm; 0: no clipping
+    layer_decay: Annotated[float, Range(above=0, high=1)] = 1.0  # each layer learns that much slower than the next one
+    freeze: Freeze = ""  # not trained: blocks:N, the first N blocks and what precedes them; backbone: all but the head
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lgfast.guidance.learned_taps import LearnedTaps, check_alike
 from lgfast.guidance.loss import Guidance
 from lgfast.guidance.teacher import TeacherTargets
+from lgfast.models.layer_groups import freeze
 from lgfast.models.taps import FeatureTaps, tap_shapes
 from lgfast.runtime.compilation import compile_once
 
@@ -45,6 +46,7 @@ class GuidedStudent(nn.Module):
         self.guidance: Guidance | None = None
         self._taps: FeatureTaps | None = None
         self.is_guided = bool(layers)
+        self._frozen: list[nn.Module] = []
         if layers:
             shapes = tap_shapes(model, layers, image_size)
             taps = None
@@ -55,6 +57,17 @@ class GuidedStudent(nn.Module):
             channels = [width for width, _ in shapes]
             self.guidance = Guidance(channels, teacher_channels, transform, taps)
             self._taps = FeatureTaps(model, layers)
+
+    def freeze(self, what: str) -> None:
+        """Stop the training of a part of the model (`models.layer_groups.freeze`)."""
+        self._frozen = freeze(self.model, what)
+
+    def train(self, mode: bool = True) -> GuidedStudent:
+        """As torch's; frozen modules stay as in evaluation."""
+        super().train(mode)
+        for module in self._frozen:
+            module.train(False)
+        return self
 
     def end_guidance(self) -> None:
         """Go on without taps and projections; these keep their last values and get no gradient any more."""

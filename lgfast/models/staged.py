@@ -88,8 +88,13 @@ class StagedTransformer(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
-        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)"
-        return {"stem": r"^stages\.0\.patch_embed", "blocks": [(blocks, None), (r"^norm|cls_token", (99999,))]}
+        stem, last = r"^stages\.0\.(?:patch_embed|pos_embed)", (r"^norm|cls_token", (99999,))
+        if coarse:
+            return {"stem": stem, "blocks": [(r"^stages\.(\d+)", None), last]}
+        # what leads into a stage comes before its first block
+        into = (r"^stages\.(\d+)\.(?:patch_embed|pos_embed)", (-1,))
+        out_of = (r"^stages\.(\d+)\.norm", (99998,))
+        return {"stem": stem, "blocks": [(r"^stages\.(\d+)\.blocks\.(\d+)", None), into, last, out_of]}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,14 +26,25 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith(".bias") and not any(part in name for part in NO_DECAY_NAMES)
 
 
-def param_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict]:
-    """Two groups, with and without weight decay; frozen parameters are left out."""
-    decay: list[nn.Parameter] = []
-    no_decay: list[nn.Parameter] = []
+def param_groups(
+    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float, scales: Mapping[str, float] | None = None
+) -> list[dict]:
+    """Two groups, with and without weight decay, for each factor of the learning rate; frozen parameters are left out.
+
+    Args:
+        scales: factors by name, which a group holds as `lr_scale`; 1 for names that are not in it.
+    """
+    groups: dict[float, tuple[list[nn.Parameter], list[nn.Parameter]]] = {1.0: ([], [])}
     for name, parameter in named:
         if parameter.requires_grad:
+            decay, no_decay = groups.setdefault((scales or {}).get(name, 1.0), ([], []))
             (decay if decays(name, parameter) else no_decay).append(parameter)
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    return [
+        {"params": parameters, "weight_decay": rate} | ({"lr_scale": scale} if scale != 1 else {})
+        for scale, parts in groups.items()
+        for parameters, rate in zip(parts, (weight_decay, 0.0), strict=True)
+        if parameters or scale == 1
+    ]
 
 
 class DeviceSGD(torch.optim.SGD):
@@ -85,17 +96,21 @@ def clips_itself(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def build_optimizer(
-    named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig, skip_nonfinite: bool = False
+    named: Iterable[tuple[str, nn.Parameter]],
+    config: OptimConfig,
+    skip_nonfinite: bool = False,
+    scales: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """`adamw`, `muon` and `sgd` are those that a CUDA graph can hold; every other name is timm's factory's.
 
     Args:
         skip_nonfinite: gradients may overflow (fp16-amp), which undoes the step.
+        scales: factors of the learning rate by parameter's name; 1 for the others.
     Raises:
         ValueError: an unknown name, or that of an optimizer that cannot work here; says what it lacks.
     """
     named = list(named)
-    groups = param_groups(named, config.weight_decay)
+    groups = param_groups(named, config.weight_decay, scales)
     if config.name == "adamw":
         return FlatAdamW(
             groups,
@@ -105,6 +120,10 @@ def build_optimizer(
             skip_nonfinite=skip_nonfinite,
         )
     if config.name == "muon":
+        if scales:
+            raise ValueError(
+                "optim.layer_decay: muon gives all blocks one rate; use optim.name=adamw, or layer_decay=1"
+            )
         return build_muon(named, config)
     if config.name == "sgd":
         return DeviceSGD(groups, lr=config.lr, momentum=config.momentum)
@@ -168,9 +187,10 @@ def check_apex(name: str) -> None:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set every group's rate; a tensor is written in place, since a captured step may read it."""
+    """Set every group's rate, times its `lr_scale`; a tensor is written in place, since a captured step may read it."""
     for group in optimizer.param_groups:
+        rate = lr * group.get("lr_scale", 1.0)
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(rate)
         else:
-            group["lr"] = lr
+            group["lr"] = rate

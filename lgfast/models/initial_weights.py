@@ -1,0 +1,128 @@
+"""Weights of another model as a start: position embeddings and patches are resized, a head of other classes is new."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import timm
+from timm.layers import resample_abs_pos_embed
+from timm.models import is_model_pretrained
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Start:
+    """What became of the weights that a model was given.
+
+    Attributes:
+        resized: names of the position embeddings and patches that were resized.
+        new: names of the head's parameters that keep their initial values.
+    """
+
+    resized: tuple[str, ...]
+    new: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{', '.join(self.resized)} resized"] if self.resized else []
+        return "; ".join([*parts, *(["a new head"] if self.new else [])]) or "every tensor as it is"
+
+
+def start_from(model: nn.Module, weights: Mapping[str, Tensor], keep_head: bool = True) -> Start:
+    """Copy weights into a model of the same kind, which may have another image size, patch or number of classes.
+
+    Position embeddings are resized as timm does (bicubic, antialiased; prefix tokens as they are), patches by timm's
+    own filter of the model where it has one.
+
+    Args:
+        model: takes the weights.
+        weights: a state dict under timm's names.
+        keep_head: take the classifier too, where it has as many classes.
+    Raises:
+        ValueError: a tensor is missing, is not part of the model, or has a shape that cannot be resized; the model is
+            then as it was.
+    """
+    own, head = model.state_dict(), head_names(model)
+    found = filtered(model, {name: tensor.detach() for name, tensor in weights.items()})
+    resized = {
+        name: resize(name, tensor, own[name]) for name, tensor in found.items() if must_resize(name, tensor, own)
+    }
+    found |= resized
+    is_head_new = not keep_head or any(name not in found or found[name].shape != own[name].shape for name in head)
+    new = head if is_head_new else set()
+    found = {name: tensor for name, tensor in found.items() if name not in new and not is_other_head(name, head)}
+    check_fit(found, own, new)
+    model.load_state_dict(found, strict=False)
+    changed = [name for name, tensor in weights.items() if name in found and tensor.shape != found[name].shape]
+    return Start(tuple(changed), tuple(sorted(new)))
+
+
+def pretrained_weights(name: str) -> dict[str, Tensor]:
+    """timm's trained weights of a model, from the cache of the Hugging Face hub or, with a network, from the hub.
+
+    Raises:
+        ValueError: timm has none, or they cannot be had.
+    """
+    if not is_model_pretrained(name):
+        raise ValueError(f"model.pretrained: timm has no trained weights of {name}; use model.init_from=FILE")
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # of a network, a cache or a download
+        raise ValueError(
+            f"model.pretrained: cannot get timm's weights of {name}: {' '.join(str(error).split())[:300]}; fetch them "
+            "where there is a network (HF_HOME names the cache), or use model.init_from=FILE"
+        ) from error
+
+
+def head_names(model: nn.Module) -> set[str]:
+    """Names of the parameters of a model's classifiers."""
+    stated = getattr(model, "pretrained_cfg", None) or {}
+    names: str | Sequence[str] = stated.get("classifier") or "head"
+    prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    return {name for name in model.state_dict() if name.startswith(prefixes)}
+
+
+def is_other_head(name: str, head: set[str]) -> bool:
+    """A second classifier of the source, as that of a distillation token, which the model lacks."""
+    return name.startswith("head_dist.") and name not in head
+
+
+def filtered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Through the filter that timm's module of the model has for weights of other shapes and older names."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    return dict(weights) if convert is None else dict(convert(weights, model))
+
+
+def must_resize(name: str, tensor: Tensor, own: Mapping[str, Tensor]) -> bool:
+    return name in own and tensor.shape != own[name].shape and "pos_embed" in name.rpartition(".")[2]
+
+
+def resize(name: str, positions: Tensor, own: Tensor) -> Tensor:
+    """Position embeddings [1, prefix + h * w, d] or [1, d, h, w] on another grid, square where it is flat."""
+    if positions.ndim == own.ndim == 4 and positions.shape[1] == own.shape[1]:
+        return F.interpolate(positions, own.shape[2:], mode="bicubic", antialias=True, align_corners=False)
+    (prefix, side), (own_prefix, own_side) = grid(positions), grid(own)
+    if positions.ndim != 3 or positions.shape[2] != own.shape[2] or prefix != own_prefix:
+        return positions  # named by `check_fit`
+    return resample_abs_pos_embed(positions, [own_side, own_side], [side, side], num_prefix_tokens=prefix)
+
+
+def grid(positions: Tensor) -> tuple[int, int]:
+    """(prefix tokens, side of the grid) of flat position embeddings."""
+    side = math.isqrt(positions.shape[1])
+    return positions.shape[1] - side * side, side
+
+
+def check_fit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], new: set[str]) -> None:
+    for name, tensor in own.items():
+        if name in new:
+            continue
+        if name not in found:
+            raise ValueError(f"no tensor {name!r}, which the model needs; is it another architecture?")
+        if found[name].shape != tensor.shape:
+            raise ValueError(f"{name} has shape {list(found[name].shape)}, the model needs {list(tensor.shape)}")
+    if extra := sorted(set(found) - set(own)):
+        raise ValueError(f"tensor {extra[0]!r} is not part of the model; is it another architecture?")
