@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lgfast.assembly.images import DataSplits
 from lgfast.assembly.initial import start_model
@@ -87,6 +88,27 @@ def build_silent_lane(config: Config, shared: Shared) -> Lane:
     return Lane(config, step, len(shared.loaders.train), SilentSaver(), SilentLog(), random_state)
 
 
+def objective(config: Config, labels: Tensor, num_classes: int, device: torch.device) -> Objective:
+    """What the run minimises.
+
+    Args:
+        labels: of the training images, by which classes are balanced.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).float()
+    shares = counts / counts.sum()
+    weights = {
+        "loss": {"class_weights": torch.where(counts > 0, 1 / (num_classes * shares), 0.0)},
+        "logits": {"log_priors": shares.clamp(min=1e-12).log()},
+    }.get(config.data.balance, {})
+    return Objective(
+        config.guidance.weight,
+        label_smoothing=config.optim.label_smoothing,
+        distill=config.distill,
+        device=device,
+        **{name: tensor.to(device) for name, tensor in weights.items()},
+    )
+
+
 def say(config: Config, text: str) -> None:
     if config.log.print_epochs and ranks.is_writer():
         print(text, flush=True)
@@ -115,13 +137,12 @@ def build_step(config: Config, shared: Shared, is_new: bool = True) -> TrainStep
     optimizer = build_optimizer(
         student.named_parameters(), config.optim, has_overflows, {f"model.{name}": s for name, s in scales.items()}
     )
-    smoothing = config.optim.label_smoothing
     step = TrainStep(
         student,
         teacher,
         optimizer,
         TrainMeter(device),
-        Objective(config.guidance.weight, label_smoothing=smoothing, distill=config.distill, device=device),
+        objective(config, shared.splits.train.labels, shared.splits.train.num_classes, device),
         precision=config.precision,
         clip_norm=0.0 if clips_itself(optimizer) else config.optim.clip_norm,
         options=config.step,

@@ -39,6 +39,7 @@ def train_loader(config: Config, images: SplitImages, device: torch.device) -> E
         device=device,
         dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
         num_views=data.views,
+        balanced=data.balance == "sampler",
     )
     if len(loader) == 0:
         raise ValueError(f"data.batch_size: {data.batch_size} is more than the {len(images)} training images; lower it")

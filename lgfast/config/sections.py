@@ -59,6 +59,9 @@ class DataConfig(Section):
     workers: Workers = 0  # timm: processes that prepare images, 0: this one; dali: decoding threads, 0: one a core
     seed: Seed | None = None  # of the order of the images and of their views; none: the run's seed
     views: Count = 0  # distinct views of each image, which then recur; 0: a new one every epoch
+    # for classes of few images. loss: the cross entropy of class c counts n / (classes * n_c) times; logits: training
+    # adds the logarithm of its share to each (arXiv 2007.07314); sampler: an epoch shows all classes equally often
+    balance: Literal["none", "loss", "logits", "sampler"] = "none"
     batch_size: CountFromOne = 64  # images of one optimisation step, over all ranks
     eval_batch_size: CountFromOne = 200  # images judged at a time
     train_limit: Count = 0  # keep this many training images, classes balanced; 0: all
@@ -264,6 +267,8 @@ class Config(Section):
         if targets == "cached":
             if self.data.views == 0:
                 return "only views that recur can be kept; set data.views=K"
+            if self.data.balance == "sampler":
+                return "a balanced epoch does not show every image; use data.balance=loss or logits"
             return "a map depends on the batch's other images; use teacher.bn=running" if is_batch else None
         if self.distill.mode != "none":
             return "logits of whole images are no targets for crops; use distill.mode=none"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lgfast.data.batch import Batch
 from lgfast.data.image_set import Images
-from lgfast.data.permutation import epoch_permutation
+from lgfast.data.permutation import balanced_order, epoch_permutation
 from lgfast.ops.mix import mix_images, mix_labels, mix_plan
 from lgfast.ops.teacher_input import teacher_input
 from lgfast.spec.augment import AugmentSpec
@@ -35,6 +35,7 @@ class EpochLoader(ABC, Generic[Images]):
         device: where batches are delivered.
         dtype: of images and teacher_images.
         num_views: epoch e shows the views of epoch e modulo this; 0: new ones every epoch.
+        balanced: show the classes equally often (`balanced_order`); an image that recurs in an epoch has one view.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class EpochLoader(ABC, Generic[Images]):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         num_views: int = 0,
+        balanced: bool = False,
     ) -> None:
         check_sharding(batch_size, rank, world)
         if spec.mixes and world > 1 and batch_size // world % 2:
@@ -58,7 +60,7 @@ class EpochLoader(ABC, Generic[Images]):
             )
         self.image_set, self.spec, self.batch_size, self.seed = image_set, spec, batch_size, seed
         self.rank, self.world, self.device, self.dtype = rank, world, torch.device(device), dtype
-        self.num_views = num_views
+        self.num_views, self.balanced = num_views, balanced
         self.epoch = 0
         self.position = 0  # batches of this epoch handed out
         self.next_position = 0  # at which the next iter() starts
@@ -116,7 +118,10 @@ class EpochLoader(ABC, Generic[Images]):
 
     def epoch_indices(self, device: torch.device | str | None = None) -> Tensor:
         """int64 [len(self), batch_size / world]: this rank's images in each batch of the current epoch."""
-        order = epoch_permutation(len(self.image_set), self.seed, self.epoch, device)
+        if self.balanced:
+            order = balanced_order(self.image_set.labels, self.seed, self.epoch).to(device)
+        else:
+            order = epoch_permutation(len(self.image_set), self.seed, self.epoch, device)
         order = order[: len(self) * self.batch_size].view(len(self), self.batch_size)
         return order[:, self.rank :: self.world].contiguous()
 

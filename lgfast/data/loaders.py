@@ -30,6 +30,7 @@ def build_train_loader(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     num_views: int = 0,
+    balanced: bool = False,
 ) -> EpochLoader:
     """A training loader of the given kind; all kinds give the same batches. Arguments as `EpochLoader`.
 
@@ -48,4 +49,5 @@ def build_train_loader(
         device=device,
         dtype=dtype,
         num_views=num_views,
+        balanced=balanced,
     )

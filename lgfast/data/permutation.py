@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lgfast.ops.random import PERMUTATION_BLOCK, sample_bits
+from lgfast.ops.random import BALANCE_BLOCK, PERMUTATION_BLOCK, sample_bits
 
 SUBSET_EPOCH = -1  # no training epoch has this number, so subsets are independent of every epoch's order
 
@@ -18,3 +18,32 @@ def epoch_permutation(num_images: int, seed: int, epoch: int, device: torch.devi
 def random_permutation(num_images: int, seed: int) -> Tensor:
     """int64 [num_images]: a permutation for choosing subsets."""
     return epoch_permutation(num_images, seed, SUBSET_EPOCH)
+
+
+def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
+    """int64 [n]: as many images as there are, in which every class that has any appears equally often.
+
+    A class of too few images shows each of them again and again, one of too many a random part, another one in every
+    epoch. What does not divide goes to the first classes, another one first in every epoch.
+
+    Args:
+        labels: int64 [n], on the CPU.
+    """
+    counts = torch.bincount(labels)
+    classes = counts.nonzero().flatten().roll(-epoch % max(1, int((counts > 0).sum())))
+    quota = torch.zeros_like(counts)
+    quota[classes] = len(labels) // len(classes)
+    quota[classes[: len(labels) % len(classes)]] += 1
+
+    rounds = -(-quota // counts.clamp(min=1))  # how often a class is gone through
+    of_class = rounds[labels]
+    images = torch.arange(len(labels)).repeat_interleave(of_class)
+    round_number = torch.arange(len(images)) - (of_class.cumsum(0) - of_class).repeat_interleave(of_class)
+    bits = sample_bits(torch.tensor([seed, epoch]), images + len(labels) * round_number, BALANCE_BLOCK)
+    order = torch.argsort((bits[:, 1] << 32) | bits[:, 0], stable=True)
+    order = order[torch.argsort(round_number[order], stable=True)]
+    order = order[torch.argsort(labels[images[order]], stable=True)]  # by class, then by round, then at random
+    sizes = counts * rounds
+    place = torch.arange(len(images)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    chosen = order[place < quota.repeat_interleave(sizes)]
+    return images[chosen[torch.argsort((bits[chosen, 3] << 32) | bits[chosen, 2], stable=True)]]

@@ -20,6 +20,7 @@ NOISE_BLOCK = 11  # key of the erase noise (two words)
 ERASE_BLOCK = 12  # ... 21, one per try: area, ratio, top, left
 RAND_AUGMENT_BLOCK = 32  # two per slot: fire, op, sign, uniform magnitude; normal magnitude (two words)
 PERMUTATION_BLOCK = 1 << 16  # sort keys of the epoch's order
+BALANCE_BLOCK = 1 << 18  # sort keys of an order that shows the classes equally often
 MIX_BLOCK = 1 << 17  # mixup and cutmix, keyed by the batch's number instead of a sample's index
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -43,6 +43,8 @@ class Objective:
         label_smoothing: of the cross entropy.
         distill: whether and how the teacher's logits are targets too; its `weight` is w, its `cross_entropy_weight` a.
         device: of the student.
+        class_weights: [K] factors of the cross entropy by class; None: all 1.
+        log_priors: [K] added to the logits for the cross entropy; None: nothing.
     """
 
     def __init__(
@@ -52,7 +54,10 @@ class Objective:
         label_smoothing: float = 0.0,
         distill: DistillConfig | None = None,
         device: torch.device | str = "cpu",
+        class_weights: Tensor | None = None,
+        log_priors: Tensor | None = None,
     ) -> None:
+        self.class_weights, self.log_priors = class_weights, log_priors
         self.guidance_weight = torch.tensor(guidance_weight, device=device)  # a captured step reads it anew
         self.label_smoothing, self.distill = label_smoothing, distill or DistillConfig()
 
@@ -73,7 +78,7 @@ class Objective:
             The losses, and the logits of the classifier in float32 at least.
         """
         logits, distilled = (widen(x) for x in (outputs if isinstance(outputs, tuple) else (outputs, outputs)))
-        total = cls = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        total = cls = self.cross_entropy(logits, labels)
         distill = None
         if self.distill.mode != "none":
             how = self.distill
@@ -84,6 +89,15 @@ class Objective:
         if guidance is not None:
             total = total + self.guidance_weight * guidance
         return Losses(total, cls, guidance, distill), logits
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the batch, which class weights do not renormalise."""
+        if self.log_priors is not None:
+            logits = logits + self.log_priors
+        if self.class_weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        weight, smoothing = self.class_weights.to(logits.dtype), self.label_smoothing
+        return F.cross_entropy(logits, labels, weight, label_smoothing=smoothing, reduction="none").mean()
 
 
 def teacher_logits(targets: TeacherTargets | None) -> Tensor:
