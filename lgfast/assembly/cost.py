@@ -10,13 +10,14 @@ import warnings
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lgfast.config import Config
+from lgfast.config import Config, replace
 from lgfast.models import create_model
 
 MOST_FLOP = 1e17  # of a step: minutes on the fastest GPU, days on a CPU
 MUCH_FLOP = {"cpu": 1e13, "cuda": 1e15}  # of a step that is worth a word
 MOST_BYTES = 1 << 40  # of the weights in training
 MUCH_BYTES = 4 << 30
+MUCH_DEPTH = 200  # blocks that start one after another, however small each is
 BYTES_OF_A_WEIGHT = 16  # in training, in float32: itself, its gradient, two moments
 
 
@@ -26,6 +27,7 @@ def check_cost(config: Config, num_classes: int) -> None:
         return
     augment, batch = config.augment, config.data.batch_size
     flop, weights = count(config, num_classes)
+    is_deep = (config.model.depth or 0) > MUCH_DEPTH
     flop *= 3 * batch  # the backward pass takes twice the forward
     num_bytes = batch * 3 * augment.image_size**2 * 4, weights * BYTES_OF_A_WEIGHT
     asked = "".join(f", model.{name}={value}" for name, value in config.model.shape_overrides().items())
@@ -33,11 +35,12 @@ def check_cost(config: Config, num_classes: int) -> None:
         f"augment.image_size={augment.image_size}, model.name={config.model.name}{asked}: a step of {batch} images "
         f"(data.batch_size) takes about {flop / 1e12:,.1f} TFLOP; in float32 its images are "
         f"{num_bytes[0] / 2**30:,.1f} GiB, and the weights in training {num_bytes[1] / 2**30:,.1f} GiB"
+        + (f"; its {config.model.depth} blocks run one after another" if is_deep else "")
     )
     if flop > MOST_FLOP or max(num_bytes) > MOST_BYTES:
         raise ValueError(f"{text}; no machine does that in reasonable time: lower one of them")
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
-    if flop > MUCH_FLOP[device] or max(num_bytes) > MUCH_BYTES:
+    if is_deep or flop > MUCH_FLOP[device] or max(num_bytes) > MUCH_BYTES:
         warnings.warn(text, stacklevel=2)
 
 
@@ -50,7 +53,10 @@ def is_unusual(config: Config) -> bool:
 
 def count(config: Config, num_classes: int) -> tuple[float, int]:
     """Operations of one image's forward pass, and weights; 0 for a model that the meta device cannot run."""
-    size = config.augment.image_size
+    size, more = config.augment.image_size, (config.model.depth or 0) - 2
+    if more > 0:  # blocks are alike: from two on each costs what the second does
+        one, two = (count(replace(config, {"model.depth": depth}), num_classes) for depth in (1, 2))
+        return two[0] + more * (two[0] - one[0]), two[1] + more * (two[1] - one[1])
     try:
         with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
             model = create_model(config.model.name, num_classes, size, **config.model.shape_overrides()).eval()

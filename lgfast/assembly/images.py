@@ -81,6 +81,7 @@ def load_splits(config: Config) -> DataSplits:
         require_dali()
     train, test = load_whole(config, "train"), load_whole(config, "test")
     check_classes(config, train, test)
+    check_crops(config, train)
     train, test = limited(config, "train", train), limited(config, "test", test)
     select = test
     if config.eval.protocol == "holdout":
@@ -115,6 +116,19 @@ def check_classes(config: Config, train: SplitImages, test: SplitImages) -> None
         )
     if empty := test.empty_classes():
         warnings.warn(f"{test.name}: {len(empty)} classes without a test image: {some(empty)}", stacklevel=2)
+
+
+def check_crops(config: Config, train: SplitImages) -> None:
+    """Raises ValueError where an image has no pixel of the ratios asked for. The largest centred crop, which stands in
+    where no random one lies within the image, is then empty."""
+    low, high = config.augment.crop_ratio
+    if config.augment.weak or not isinstance(train, ImageSet):
+        return
+    height, width = train.sizes.double().unbind(1)
+    for ratio, is_empty in ((low, (width / low).round() < 1), (high, (height * high).round() < 1)):
+        if is_empty.any():
+            sides = "x".join(map(str, train.sizes[int(is_empty.nonzero()[0])].tolist()))
+            raise ValueError(f"augment.crop_ratio: an image of {sides} pixels has no crop of width / height {ratio:g}")
 
 
 def settle_epochs(config: Config, splits: DataSplits | None = None) -> Config:

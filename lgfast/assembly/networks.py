@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+import torch
 from torch import nn
 
 from lgfast.assembly.cost import check_cost
@@ -19,8 +23,17 @@ from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
 from lgfast.models.mimetic import init_mimetic
 from lgfast.models.patches import covered_sizes
-from lgfast.models.taps import ImageSizeError, count_blocks, default_layers, resolve_layer, run_zero_image, tap_shapes
+from lgfast.models.taps import (
+    ImageSizeError,
+    count_blocks,
+    default_layers,
+    resolve_layer,
+    run_zero_image,
+    tap_shapes,
+    zero_image,
+)
 from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
+from lgfast.runtime import ranks
 
 
 def build_model(config: Config, num_classes: int) -> nn.Module:
@@ -58,6 +71,7 @@ def build_student(config: Config, num_classes: int, teacher: TargetSource | None
         model.set_distilled_training(True)  # two heads in training, their mean in evaluation
     size, transform = config.augment.image_size, config.guidance.transform
     try:
+        check_batch_norm(config, model)
         if teacher is None or config.guidance.weight == 0:
             run_zero_image(model, size)
             return GuidedStudent(model, compiled=compiled)
@@ -88,6 +102,30 @@ def check_covered(config: Config, model: nn.Module) -> None:
             f"augment.image_size: the patches of {config.model.name} leave rows and columns of images of {size}x{size} "
             f"out; use {' or '.join(map(str, near))}, or another model.patch_size"
         )
+
+
+def check_batch_norm(config: Config, model: nn.Module) -> None:
+    """Raise a ValueError where one image a forward pass leaves a BatchNorm of the student nothing to normalise."""
+    accumulate, world = config.step.accumulate, ranks.world()
+    if config.data.batch_size // accumulate // world > 1:
+        return
+    run_zero_image(model, config.augment.image_size)
+    way_on = f"use {2 * accumulate * world} or more (step.accumulate={accumulate}, {world} ranks), or another model"
+    with torch.random.fork_rng(devices=[]), refusing_single_values(config.model.name, way_on):
+        copy.deepcopy(model).train()(zero_image(model, config.augment.image_size))
+
+
+@contextlib.contextmanager
+def refusing_single_values(name: str, way_on: str) -> Iterator[None]:
+    """Names the key that mends what torch's BatchNorm refuses: a single value a channel to take statistics of."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"data.batch_size: {name} normalises over a batch, in which one image gives it a single value; {way_on}"
+        ) from None
 
 
 def fuse_model_layers(model: nn.Module) -> None:

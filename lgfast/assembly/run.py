@@ -16,7 +16,7 @@ from lgfast.assembly.device import resolve_device, resolve_precision
 from lgfast.assembly.images import DataSplits, describe_splits, load_splits, record_parts, settle_epochs
 from lgfast.assembly.lanes import build_lane, share
 from lgfast.assembly.loaders import eval_loader
-from lgfast.assembly.run_folder import emptied_on_failure, run_folder
+from lgfast.assembly.run_folder import run_folder
 from lgfast.assembly.teachers import load_teacher, teacher_source
 from lgfast.config import Config
 from lgfast.guidance.teacher import Teacher
@@ -51,9 +51,8 @@ def train_run(
         resume = resume or start.is_restart
         with run_folder(config, resume) as run_dir:
             start.begin()
-            with contextlib.nullcontext() if resume else emptied_on_failure(run_dir):
-                shared = share(config, splits, teacher, device, num_lanes=1)
-                lane = build_lane(dataclasses.replace(config, run_dir=str(run_dir)), shared)
+            shared = share(config, splits, teacher, device, num_lanes=1)
+            lane = build_lane(dataclasses.replace(config, run_dir=str(run_dir)), shared)
             if resume:
                 continue_run(lane)
             with contextlib.nullcontext() if alone else saying_how_to_go_on(run_dir):

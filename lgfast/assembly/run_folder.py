@@ -6,15 +6,17 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from lgfast.config import FREE_ON_RESUME, Config, replace
-from lgfast.records.files import remove_leftovers, write_text
+from lgfast.records.files import WriteError, remove_leftovers, write_text
 from lgfast.records.run_config import FILE, read_config, write_config
+from lgfast.records.run_log import METRICS
 from lgfast.runtime import ranks
 from lgfast.runtime.environment import describe_environment
 from lgfast.runtime.locks import file_lock
@@ -27,6 +29,8 @@ LOCK, ENVIRONMENT = "run.lock", "environment.json"
 def run_folder(config: Config, resume: bool) -> Iterator[Path]:
     """The run's folder, with its configuration and environment, for this process alone.
 
+    A new run that fails before it has anything to show leaves no folder in the way of the corrected command.
+
     Raises:
         ValueError: it holds another run, or another process is at work in it.
     """
@@ -37,8 +41,12 @@ def run_folder(config: Config, resume: bool) -> Iterator[Path]:
             f"run_dir: {run_dir} already holds a run; continue it with --resume {run_dir}, or name another"
         )
     ranks.barrier()
-    with for_this_process(run_dir) if ranks.is_writer() else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
         if ranks.is_writer():
+            earlier = set(os.listdir(run_dir)) if run_dir.is_dir() else None
+            stack.enter_context(for_this_process(run_dir))
+            if not resume:
+                stack.enter_context(emptied_on_failure(run_dir, earlier))
             for folder in (run_dir, run_dir / "checkpoints"):
                 remove_leftovers(folder)
             write_config(run_dir, dataclasses.replace(config, run_dir=str(run_dir)))
@@ -68,17 +76,42 @@ def forget_holder(run_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def emptied_on_failure(run_dir: Path) -> Iterator[None]:
-    """A run that cannot begin, as with an impossible setting, leaves no folder in the way of the corrected one."""
+def emptied_on_failure(run_dir: Path, earlier: Collection[str] | None) -> Iterator[None]:
+    """Where a run fails with nothing to go on from, the folder is as it was before.
+
+    A failed write is another matter: the run goes on once there is room.
+
+    Args:
+        earlier: names in the folder before the run; None where there was no folder.
+    """
     try:
         yield
-    except Exception:
-        if ranks.is_writer():
-            for name in (FILE, ENVIRONMENT, LOCK):
-                (run_dir / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty
-                run_dir.rmdir()
+    except WriteError:
         raise
+    except Exception:
+        if not has_progress(run_dir):
+            with contextlib.suppress(OSError):
+                remove_new(run_dir, earlier)
+        raise
+
+
+def has_progress(run_dir: Path) -> bool:
+    """Whether a run in this folder wrote a line about a step, or weights."""
+    return (run_dir / METRICS).exists() or any(run_dir.glob("*.safetensors")) or any(run_dir.glob("checkpoints/*"))
+
+
+def remove_new(run_dir: Path, earlier: Collection[str] | None) -> None:
+    """Remove what is in the folder but for these names; the folder too where it is None."""
+    if earlier is None:
+        shutil.rmtree(run_dir)
+        return
+    for path in run_dir.iterdir():
+        if path.name in earlier:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def resume_config(run_dir: Path | str, changes: dict[str, Any]) -> Config:

@@ -13,13 +13,13 @@ from torch import nn
 
 from lgfast.assembly.device import resolve_precision
 from lgfast.assembly.images import stored_side
-from lgfast.assembly.networks import check_student, load_trained
+from lgfast.assembly.networks import check_student, load_trained, refusing_single_values
 from lgfast.config import Config, digest, load_recipe, to_dict
 from lgfast.data.image_set import LabelledImages
 from lgfast.guidance import Teacher
 from lgfast.models.pycls_weights import model_from_pycls
 from lgfast.models.stages import teacher_stages
-from lgfast.models.taps import architecture
+from lgfast.models.taps import architecture, zero_image
 from lgfast.records.checkpoint import CheckpointError
 from lgfast.records.files import WriteError
 from lgfast.runtime import ranks
@@ -198,7 +198,7 @@ def as_teacher(config: Config, model: nn.Module) -> Teacher:
     """A CNN as the runs of a configuration ask it."""
     stages = choose_stages(config, model)
     is_offline = config.teacher.targets == "offline"  # computed once: in full, and in one way for all runs
-    return Teacher(
+    teacher = Teacher(
         model,
         stages,
         config.teacher.bn,
@@ -208,6 +208,10 @@ def as_teacher(config: Config, model: nn.Module) -> Teacher:
         gives_logits=config.distill.mode != "none",
         compiled=config.step.compile == "on" and not is_offline,
     )
+    if config.data.batch_size // ranks.world() == 1:
+        with refusing_single_values(architecture(model), "use 2 or more, or teacher.bn=running"):
+            teacher.outputs(zero_image(model, config.augment.teacher_size))
+    return teacher
 
 
 def choose_stages(config: Config, model: nn.Module) -> tuple[int, ...]:

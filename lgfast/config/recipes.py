@@ -50,6 +50,8 @@ def load_yaml(path: Path | str, above: tuple[Path, ...] = ()) -> Config:
     for note in ("about", "published_top1"):  # for people and tables: what the recipe is, its accuracy elsewhere
         tree.pop(note, None)
     base = tree.pop("base", None)
+    if not tree and base is None:
+        raise ValueError(f"{path}: holds no configuration key; without one every default would be taken")
     try:
         return from_dict(tree, None if base is None else load_base(base, (*above, Path(path).resolve())))
     except ValueError as error:

@@ -201,15 +201,18 @@ def run_zero_image(model: nn.Module, image_size: int, forward=None):
     Raises:
         ImageSizeError: the model cannot take images of that size.
     """
-    like = next(model.parameters())
-    in_chans = getattr(model, "in_chans", 3)
-    images = torch.zeros(1, in_chans, image_size, image_size, device=like.device, dtype=like.dtype)
     with evaluation_mode(model):
         try:
-            return (forward or model)(images)
+            return (forward or model)(zero_image(model, image_size))
         except Exception as error:  # models check their input in many ways
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ImageSizeError(f"{architecture(model)}: cannot run at image size {image_size}: {reason}") from error
+
+
+def zero_image(model: nn.Module, size: int) -> Tensor:
+    """[1, C, size, size] in the model's type."""
+    like = next(model.parameters())
+    return torch.zeros(1, getattr(model, "in_chans", 3), size, size, device=like.device, dtype=like.dtype)
 
 
 @contextmanager

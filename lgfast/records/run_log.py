@@ -14,6 +14,7 @@ from typing import Any
 from lgfast.records.events import EventFile
 from lgfast.records.files import WriteError
 
+METRICS, SUMMARY = "metrics.jsonl", "summary.csv"
 EPOCH_COLUMNS = (
     "epoch", "lr", "loss", "cls_loss", "guidance_loss", "distill_loss", "train_top1", "val_top1", "val_top5",
     "val_loss", "seconds",
@@ -30,7 +31,7 @@ class MetricsLog:
 
     def __init__(self, run_dir: Path, tensorboard: bool = True) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        self.jsonl, self.csv = run_dir / "metrics.jsonl", run_dir / "summary.csv"
+        self.jsonl, self.csv = run_dir / METRICS, run_dir / SUMMARY
         self._events = EventFile(run_dir / "tensorboard") if tensorboard else None
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -82,7 +83,7 @@ def read_epochs(run_dir: Path) -> list[EpochRow]:
         OSError: there is no summary.csv.
         ValueError: a line is damaged; file and line are named.
     """
-    path = run_dir / "summary.csv"
+    path = run_dir / SUMMARY
     lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
     reader = csv.DictReader(line for line in lines if line.endswith("\n"))
     rows = []

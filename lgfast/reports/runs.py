@@ -12,7 +12,7 @@ from typing import Any
 from lgfast.config import FREE_ON_RESUME, digest, to_dict
 from lgfast.records.result import Result, read_result
 from lgfast.records.run_config import flatten, read_config
-from lgfast.records.run_log import EpochRow, read_epochs
+from lgfast.records.run_log import SUMMARY, EpochRow, read_epochs
 from lgfast.reports.curves import Curve
 
 
@@ -82,7 +82,7 @@ def read_run(folder: Path) -> Run:
     config = read_config(folder)
     keys = flatten(to_dict(config))
     telling = {key: value for key, value in keys.items() if key != "seed" and not key.startswith(FREE_ON_RESUME)}
-    epochs = read_epochs(folder) if (folder / "summary.csv").is_file() else []
+    epochs = read_epochs(folder) if (folder / SUMMARY).is_file() else []
     result = read_result(folder)
     is_at_end = bool(epochs) and epochs[-1].epoch >= config.epochs
     is_trained = result is not None or is_at_end or (folder / "last.safetensors").is_file()

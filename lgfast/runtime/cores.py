@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # of control groups, version 2: microseconds of quota and of period
+SCHEDSTAT = Path("/proc/thread-self/schedstat")  # nanoseconds that a thread ran, and that it waited to run
 LOADAVG = Path("/proc/loadavg")  # its fourth field begins with the number of tasks that run now
 SAMPLES, SECONDS_BETWEEN_SAMPLES = 5, 0.01
 
@@ -43,3 +44,11 @@ def free_cores() -> int:
     """Cores this process may use that nobody else keeps busy, at least 1; other work counts as spread over all."""
     share = min(1.0, busy_cores() / (os.cpu_count() or 1))
     return max(1, round(num_cores() * (1 - share)))
+
+
+def waited_for_core_s() -> float:
+    """Seconds for which other work kept this thread from running; 0 where the system does not tell."""
+    try:
+        return int(SCHEDSTAT.read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

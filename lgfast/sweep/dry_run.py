@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lgfast.runtime.cores import waited_for_core_s
 from lgfast.sweep.probe import predict
 from lgfast.sweep.space import Space
 from lgfast.sweep.study import Plan
@@ -14,6 +15,7 @@ from lgfast.sweep.table import describe
 from lgfast.training.console import duration
 
 SHOWN = 20
+WORTH_A_WORD = 0.1  # of the time
 
 
 def dry_run(plan: Plan, environments: list[dict[str, str]]) -> int:
@@ -32,13 +34,35 @@ def dry_run(plan: Plan, environments: list[dict[str, str]]) -> int:
         print(f"  ... and {len(settings) - SHOWN} more")
     if workers > 1:
         torch.set_num_threads(int(environments[0]["OMP_NUM_THREADS"]))
+    began, waited = time.monotonic(), waited_for_core_s()
     prediction = predict(configs, plan.group, Progress())
+    waiting = (waited_for_core_s() - waited) / (time.monotonic() - began)
+    total = prediction.total(workers)
     print(
-        f"{prediction.groups} groups of up to {plan.group}; predicted {duration(prediction.total(workers))} with "
+        f"{prediction.groups} groups of up to {plan.group}; predicted {duration(total)} with "
         f"{workers} worker(s), from {len(configs)} trials of {plan.base.epochs} epochs"
         + (f"; {duration(prediction.teacher)} of it train the teacher" if prediction.teacher else "")
     )
+    if waiting >= WORTH_A_WORD:
+        print(
+            f"other work kept this process waiting for {waiting:.0%} of the measurement; without it the sweep would "
+            f"take about {duration(total * (1 - waiting))}"
+        )
+    if reasons := shorter(plan):
+        print(f"it takes less {' and '.join(reasons)}")
     return 0
+
+
+def shorter(plan: Plan) -> list[str]:
+    """When a sweep takes less time than its steps, all taken as the first ones, would."""
+    reasons = []
+    if plan.pruner != "none":
+        reasons.append(f"where --pruner {plan.pruner} ends trials")
+    if plan.base.guidance.stop != "never":
+        reasons.append("after guidance has ended")
+    if plan.base.needs_teacher and plan.base.teacher.targets != "live":
+        reasons.append(f"where the teacher's targets are {plan.base.teacher.targets} already")
+    return reasons
 
 
 class Progress:

@@ -15,20 +15,17 @@ from lgfast.guidance.stopping import GuidanceStop
 from lgfast.optim.build import set_learning_rate
 from lgfast.optim.schedule import learning_rate
 from lgfast.records.files import WriteError
-from lgfast.records.run_log import MetricsLog, SilentLog
+from lgfast.records.run_log import METRICS, SUMMARY, MetricsLog, SilentLog
 from lgfast.runtime import ranks
 from lgfast.runtime.interrupt import Interrupted
 from lgfast.step import TrainStep
 from lgfast.step.meters import MeterReading, TrainMeter
 from lgfast.training.console import Pace, epoch_message, guidance_message, progress_bar
+from lgfast.training.divergence import NonFiniteLossError, remedy
 from lgfast.training.random_state import RandomState
 from lgfast.training.saving import Progress, RunSaver, SilentSaver
 
 Status = Literal["running", "complete", "pruned", "saved", "failed"]
-
-
-class NonFiniteLossError(ValueError):
-    """The loss became NaN or infinite; the last good checkpoint is kept."""
 
 
 @dataclass(frozen=True)
@@ -229,9 +226,10 @@ class Lane:
         bad = reading.first_bad_step()
         if bad is not None:
             self.saver.write_best()
+            newest = self.saver.newest()
+            kept = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
             raise NonFiniteLossError(
-                f"the loss is not finite at step {bad} (learning rate {lr:.3g}); the last good checkpoint is "
-                f"{self.saver.newest() or 'none yet'}. Lower optim.lr, set optim.clip_norm, or use --precision fp32"
+                f"the loss is not finite at step {bad} (learning rate {lr:.3g}); {kept}; {remedy(self.config)}"
             )
 
     # ---- saving, continuing and ending -------------------------------------------------------------------------------
@@ -250,7 +248,7 @@ class Lane:
         """Continue from the newest checkpoint; False where there is none."""
         found = self.saver.resume()
         if found is None:
-            self.log.rewind({"metrics.jsonl": 0, "summary.csv": 0})
+            self.log.rewind({METRICS: 0, SUMMARY: 0})
             return False
         self.progress, log_position = found
         if self.guidance_stop is not None:

@@ -5,10 +5,12 @@ import warnings
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lgfast.assembly import cost
 from lgfast.assembly.networks import build_student
 from lgfast.assembly.run import train_run
+from lgfast.assembly.teachers import as_teacher
 from lgfast.config import load_recipe, replace
 from lgfast.models import create_model
 from lgfast.models.patches import covered_sizes
@@ -100,6 +102,58 @@ def test_every_pixel_of_a_covered_image_counts(size):
     model.eval()(images)[0, 0].backward()
     sees_all = bool((images.grad != 0).all())
     assert sees_all is (covered_sizes(model, size) == ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"data.batch_size": 1}, "use 2 or more"),
+        ({"data.batch_size": 4, "step.accumulate": 4}, r"use 8 or more \(step\.accumulate=4"),
+    ],
+)
+def test_a_batch_norm_that_gets_one_value_a_channel_names_the_batch_size(changes, fix):
+    """resnet18's last map of an image of 16x16 is one pixel."""
+    with pytest.raises(ValueError, match=rf"^data\.batch_size: resnet18 normalises over a batch, .*; {fix}"):
+        build(SHAPELESS | {"model.name": "resnet18"} | changes)
+
+
+def test_one_image_at_a_time_trains_what_needs_no_more():
+    state = torch.get_rng_state()
+    build({"data.batch_size": 1})
+    torch.set_rng_state(state)
+    build(SHAPELESS | {"model.name": "cifar_resnet8", "data.batch_size": 1})  # its last map has 4x4 pixels
+    build(SHAPELESS | {"model.name": "resnet18", "data.batch_size": 4, "step.accumulate": 2})
+
+
+def test_a_teacher_that_normalises_one_image_names_the_batch_size():
+    config = replace(load_recipe("digits"), {"data.batch_size": 1, "augment.image_size": 16})
+    with pytest.raises(ValueError, match=r"^data\.batch_size: resnet18 .*; use 2 or more, or teacher\.bn=running"):
+        as_teacher(config, create_model("resnet18", 10, 16))
+    as_teacher(replace(config, {"teacher.bn": "running"}), create_model("resnet18", 10, 16))
+    as_teacher(config, create_model("cifar_resnet8", 10, 16))
+
+
+def test_the_cost_of_many_blocks_follows_from_two():
+    config = replace(load_recipe("digits-base"), {"model.depth": 7})
+    flop, weights = cost.count(config, 10)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model = create_model(config.model.name, 10, 16, **config.model.shape_overrides()).eval()
+        model(torch.zeros(1, 3, 16, 16))
+    assert flop == counter.get_total_flops() and weights == sum(p.numel() for p in model.parameters())
+
+
+def test_very_many_blocks_are_said_however_small(monkeypatch):
+    monkeypatch.setattr(cost, "create_model", lambda name, *args, depth, **shape: create(name, *args, depth, **shape))
+    built = []
+
+    def create(name, classes, size, depth, **shape):
+        built.append(depth)
+        return create_model(name, classes, size, depth=depth, **shape)
+
+    config = replace(load_recipe("digits-base"), {"model.depth": 1000, "model.embed_dim": 4})
+    with pytest.warns(UserWarning, match=r"model\.depth=1000.*; its 1000 blocks run one after another"):
+        cost.check_cost(config, 10)
+    assert built == [1, 2]  # and are never made to be counted
 
 
 def test_an_unusual_cost_is_said(monkeypatch):

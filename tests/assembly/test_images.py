@@ -8,6 +8,7 @@ from lgfast.assembly import images
 from lgfast.assembly.teachers import teacher_config
 from lgfast.config import Config, replace
 from lgfast.data import load_dataset
+from lgfast.ops.reference.augment_plan import _centre_crop
 from tests.data.layouts import write_folder
 
 
@@ -44,3 +45,18 @@ def test_one_class_is_refused(tmp_path):
     config = replace(config, {"data.root": str(tmp_path / "photos")})
     with pytest.raises(ValueError, match=r"data.root: .*photos has one class folder \(cat\)"):
         images.load_splits(config)
+
+
+@pytest.mark.parametrize("ratio", [(0.0001, 0.0001), (1e4, 1e4), (0.05, 0.05), (0.07, 0.3), (15.9, 16), (17, 20)])
+def test_a_crop_without_a_pixel_is_refused(ratio):
+    """The plan's centred crop, which stands in where no random one fits, is the truth."""
+    train = load_dataset("digits", "", "train")
+    height, width = train.sizes.long().unbind(1)
+    sides = _centre_crop(ratio, height, width)[2:]
+    config = replace(Config(), {"augment.crop_ratio": ratio})
+    if min(side.min() for side in sides) > 0:
+        images.check_crops(config, train)
+        return
+    with pytest.raises(ValueError, match=r"^augment\.crop_ratio: an image of 8x8 pixels has no crop of width / height"):
+        images.load_splits(config)
+    images.check_crops(replace(config, {"augment.weak": True}), train)

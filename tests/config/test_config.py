@@ -135,6 +135,9 @@ def test_broken_yaml_is_named(tmp_path):
         ("[" * 5000, r"mine\.yaml: nested too deeply for a configuration"),
         ("optim: " + "[" * 200 + "]" * 200, r"mine\.yaml: optim: expected a mapping of keys, got \[\[\["),
         ("optim: {lr: &x [*x]}", r"mine\.yaml: optim\.lr: expected a number, got \[\[\["),
+        ("", r"mine\.yaml: holds no configuration key"),
+        ("# epochs: 3\n", r"mine\.yaml: holds no configuration key"),
+        ("about: text\n", r"mine\.yaml: holds no configuration key"),
         ("1: 2", r"mine\.yaml: unknown configuration key '1'"),
         ("seed: 2024-13-45", r"mine\.yaml: (not valid YAML|seed: expected)"),
         (

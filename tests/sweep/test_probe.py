@@ -3,8 +3,12 @@
 import pytest
 
 from lgfast.config import load_recipe, replace
+from lgfast.runtime import cores
 from lgfast.sweep import dry_run, probe
 from lgfast.sweep.dry_run import Progress
+from lgfast.sweep.probe import Prediction
+from lgfast.sweep.space import read_space
+from lgfast.sweep.study import Plan
 
 BASE = replace(load_recipe("digits-base"), {"device": "cpu", "precision": "fp32"})
 
@@ -60,3 +64,37 @@ def test_progress_says_how_long_the_measurements_still_take(monkeypatch, capsys)
         "measuring 2 of 3: some steps of 8 trials of one group, 1 min left",
         "measuring 3 of 3: some steps of one run, 45 s left",
     ]
+
+
+def test_a_busy_machine_is_said_with_the_time_without_it(monkeypatch, capsys):
+    """A quarter of the measurement went to others."""
+    waited = iter([10.0, 15.0])
+    monkeypatch.setattr(dry_run, "waited_for_core_s", lambda: next(waited))
+    monkeypatch.setattr(dry_run.time, "monotonic", iter([0.0, 0.0, 20.0]).__next__)
+    monkeypatch.setattr(dry_run, "predict", lambda *_: Prediction(groups=1, students=480.0, teacher=0.0))
+    dry_run.dry_run(plan(BASE), [{}])
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].startswith("1 groups of up to 8; predicted 8 min with 1 worker(s)")
+    assert said[-1].startswith("other work kept this process waiting for 25% of the measurement; without it")
+    assert said[-1].endswith("about 6 min")
+
+
+def plan(config, pruner="none"):
+    return Plan(config, read_space(["optim.lr=1e-3"], None, config), None, pruner, 8)
+
+
+def test_what_makes_a_sweep_shorter_than_its_first_steps_is_named():
+    guided = load_recipe("digits")
+    assert dry_run.shorter(plan(guided)) == []
+    assert dry_run.shorter(plan(guided, "median")) == ["where --pruner median ends trials"]
+    known = {"teacher.targets": "cached", "data.views": 2, "teacher.bn": "running"}
+    reasons = dry_run.shorter(plan(replace(guided, known | {"guidance.stop": "epoch:3"})))
+    assert reasons == ["after guidance has ended", "where the teacher's targets are cached already"]
+
+
+def test_waiting_for_a_core_is_told_by_the_system(monkeypatch, tmp_path):
+    (tmp_path / "schedstat").write_text("118017 3223304000 2\n")
+    monkeypatch.setattr(cores, "SCHEDSTAT", tmp_path / "schedstat")
+    assert cores.waited_for_core_s() == 3.223304
+    monkeypatch.setattr(cores, "SCHEDSTAT", tmp_path / "none")
+    assert cores.waited_for_core_s() == 0.0

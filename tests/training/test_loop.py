@@ -26,10 +26,11 @@ from lgfast.guidance import GuidedStudent
 from lgfast.models import create_model
 from lgfast.optim.build import build_optimizer
 from lgfast.records.checkpoint import CheckpointError, CheckpointStore, read_weights, save_weights
+from lgfast.records.files import WriteError
 from lgfast.records.result import read_result
 from lgfast.step import TrainMeter, TrainStep
+from lgfast.training.divergence import NonFiniteLossError
 from lgfast.training.evaluation import evaluate
-from lgfast.training.lane import NonFiniteLossError
 from tests.data.layouts import write_folder
 from tests.runs import metrics, small_loop, tiny_config
 
@@ -154,6 +155,56 @@ def test_a_run_that_cannot_begin_leaves_no_folder(finished, tmp_path):
     with pytest.raises(ValueError, match="unknown optimizer"):
         train_run(replace(config, places | {"optim.name": "adamx"}))
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["notes.txt"]
+
+
+UNGUIDED = {"guidance.weight": 0, "augment.teacher_size": 0}
+
+
+@pytest.mark.parametrize(("step", "is_kept"), [(1, False), (2, False), (3, True)])
+def test_a_run_that_ends_with_nothing_to_go_on_from_leaves_no_folder(tmp_path, monkeypatch, step, is_kept):
+    """A line of the log is written every two steps. The corrected command is the same one with other settings."""
+    config, run_batch = tiny_config(tmp_path, **UNGUIDED), TrainStep.run
+
+    def fail(self, batch):
+        if int(self.meter.step) + 1 == step:
+            raise RuntimeError("out of order")
+        run_batch(self, batch)
+
+    monkeypatch.setattr(TrainStep, "run", fail)
+    with pytest.raises(RuntimeError, match="out of order"):
+        train_run(config)
+    assert (tmp_path / "run").exists() is is_kept
+    monkeypatch.undo()
+    if not is_kept:
+        train_run(replace(config, {"epochs": 1}))
+
+
+def test_a_full_disk_leaves_a_run_to_go_on_with(tmp_path, monkeypatch):
+    def fail(*_):
+        raise WriteError("could not write metrics.jsonl: No space left on device")
+
+    monkeypatch.setattr("lgfast.records.run_log.append", fail)
+    config = tiny_config(tmp_path, **UNGUIDED)
+    with pytest.raises(WriteError, match=r"continue with: python -m lgfast\.train --resume"):
+        train_run(config)
+    monkeypatch.undo()
+    assert train_run(config, resume=True).best_epoch > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"guidance.weight": 1e38}, r"lower guidance\.weight, 1e\+38$"),
+        (UNGUIDED | {"optim.weight_decay": 1e30}, r"lower optim\.weight_decay, 1e\+30: a step multiplies weights by"),
+        (UNGUIDED | {"optim.lr": 1e38, "optim.weight_decay": 0}, r"lower optim\.lr, set optim\.clip_norm"),
+        (UNGUIDED | {"optim.lr": 1e38, "optim.weight_decay": 0, "optim.name": "sgd"}, r"lower optim\.lr"),
+    ],
+)
+def test_a_broken_loss_names_the_key_that_broke_it(finished, tmp_path, changes, fix):
+    places = {"run_dir": str(tmp_path / "run"), "teacher.checkpoint": finished[1].teacher_run}
+    with pytest.raises(NonFiniteLossError, match=fix):
+        train_run(replace(finished[0], places | changes))
+    assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
 def test_teacher_of_other_classes_is_refused(finished, tmp_path):
