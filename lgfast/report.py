@@ -28,7 +28,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         Column("run", lambda row: row["run"]),
         Column("setting", lambda row: row["setting"]),
         Column("runs", runs),
-        Column("validation", lambda row: spread(row, "val_top1")),
+        Column("validation", lambda row: spread(row, "val_score")),
         Column("test", lambda row: spread(row, "test_top1")),
         Column("test, last epoch", lambda row: spread(row, "last_test_top1")),
         Column(f"{what} against the first (p)", lambda row: "-" if row is rows[0] else against(row)),

@@ -53,7 +53,7 @@ def test_settings_are_the_keys_that_differ_and_their_figures_are_over_seeds(runs
         assert row["test_top1"] == pytest.approx(statistics.mean(values))
         assert row["test_top1_std"] == pytest.approx(statistics.stdev(values))
         assert row["last_test_top1"] == pytest.approx(statistics.mean(values) - 1)
-        assert (row["val_top1"], row["val_top1_std"], row["minutes"]) == (50, 0, 2)
+        assert (row["val_score"], row["val_score_std"], row["minutes"]) == (50, 0, 2)
 
 
 def test_differences_are_paired_by_seed(runs):
@@ -86,7 +86,7 @@ def test_runs_under_way_enter_no_mean(runs, capsys):
         {k: v for k, v in row.items() if k not in told} for row in before
     ]
     assert [row["so_far"] for row in after] == [None, 99.0]
-    assert (empty["trained"], empty["val_top1"], empty["so_far"], empty["difference"]) == (0, None, None, None)
+    assert (empty["trained"], empty["val_score"], empty["so_far"], empty["difference"]) == (0, None, None, None)
     assert main([str(runs)]) == 0
     output = capsys.readouterr().out
     assert "| run | setting | runs | so far | validation |" in output

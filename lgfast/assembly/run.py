@@ -119,6 +119,8 @@ def final_test(lane: Lane, splits: DataSplits, teacher_run: Path | None, seconds
         best_epoch=lane.progress.best_epoch,
         selected_on="test" if config.eval.protocol == "paper" else "validation",
         val_top1=lane.progress.best_top1,
+        metric=config.eval.metric,
+        val_score=lane.progress.best_score,
         seconds=seconds,
         teacher_run=str(teacher_run) if teacher_run else None,
         teacher_test_top1=teacher_test_top1(teacher_run),

@@ -202,6 +202,8 @@ class EvalConfig(Section):
     protocol: Literal["holdout", "paper"] = "holdout"  # paper: best epoch chosen on the test set, as its code does
     holdout_fraction: Fraction = 0.1  # share of the training images that selects the best epoch (holdout)
     every_epochs: CountFromOne = 1  # judge after this many epochs
+    # what chooses the best epoch, and the winner of a sweep; the last two weigh rare classes as much as common ones
+    metric: Literal["top1", "top5", "balanced_accuracy", "macro_f1"] = "top1"
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,8 @@ class LogConfig(Section):
     save_every_s: Amount = 30.0  # a checkpoint at the end of an epoch, where the last one is this old; 0: every epoch
     keep_checkpoints: CountFromOne = 2  # the newest ones
     print_epochs: bool = True  # one line an epoch on the terminal
-    tensorboard: bool = True  # where the package tensorboard is installed
     report: bool = True  # at the end of a run, what its network gets wrong, in its folder test/
+    tensorboard: bool = True  # where the package tensorboard is installed
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ class Result:
     teacher_run: str | None = None
     teacher_test_top1: float | None = None
     guided_epochs: int | None = None  # after which guidance ended; None: it did not
+    metric: str = "top1"  # that chose the epoch
+    val_score: float | None = None  # by it, on the selection images, at the best epoch
     class_top1: dict | None = None  # class -> test_top1 of its images, where it has some
 
     def verdict(self) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lgfast.records.files import WriteError
 METRICS, SUMMARY = "metrics.jsonl", "summary.csv"
 EPOCH_COLUMNS = (
     "epoch", "lr", "loss", "cls_loss", "guidance_loss", "distill_loss", "train_top1", "val_top1", "val_top5",
-    "val_loss", "seconds",
+    "val_balanced_accuracy", "val_macro_f1", "val_loss", "seconds",
 )  # fmt: skip
 
 
@@ -45,8 +46,10 @@ class MetricsLog:
     def write_epoch(self, row: dict[str, Any]) -> None:
         """Append one row; columns that an epoch does not have (no evaluation) stay empty."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=EPOCH_COLUMNS, lineterminator="\n")
-        if not self.csv.exists():
+        is_new = not self.csv.exists()
+        columns = EPOCH_COLUMNS if is_new else header(self.csv)  # an older version's file may have fewer
+        writer = csv.DictWriter(text, fieldnames=columns, extrasaction="ignore", lineterminator="\n")
+        if is_new:
             writer.writeheader()
         writer.writerow(row)
         append(self.csv, text.getvalue())
@@ -72,12 +75,20 @@ class EpochRow:
     """What a row of summary.csv says."""
 
     epoch: int
-    val_top1: float | None  # percent, on the selection images; None where the epoch was not judged
+    val_score: float | None  # percent, on the selection images, by eval.metric; None where the epoch was not judged
     seconds: float  # of training, evaluation left out
 
 
-def read_epochs(run_dir: Path) -> list[EpochRow]:
-    """The epochs of a run. A last line without its end is left out: a run writes it now, or was killed while it did.
+def header(path: Path) -> Sequence[str]:
+    """Columns of a summary.csv."""
+    with path.open(newline="") as file:
+        columns = next(csv.reader([file.readline(1000)]), [])
+    return columns if columns[:1] == ["epoch"] else EPOCH_COLUMNS
+
+
+def read_epochs(run_dir: Path, metric: str = "top1") -> list[EpochRow]:
+    """The epochs of a run, judged by `eval.metric`. A last line without its end is left out: a run writes it now,
+    or was killed while it did.
 
     Raises:
         OSError: there is no summary.csv.
@@ -89,8 +100,8 @@ def read_epochs(run_dir: Path) -> list[EpochRow]:
     rows = []
     try:
         for row in reader:
-            top1 = float(row["val_top1"]) if row["val_top1"] else None
-            rows.append(EpochRow(int(row["epoch"]), top1, float(row["seconds"])))
+            score = float(row[f"val_{metric}"]) if row[f"val_{metric}"] else None
+            rows.append(EpochRow(int(row["epoch"]), score, float(row["seconds"])))
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(
             f"{path} is damaged: line {reader.line_num} is no row of an epoch ({error}); "
@@ -99,10 +110,10 @@ def read_epochs(run_dir: Path) -> list[EpochRow]:
     return rows
 
 
-def read_curve(run_dir: Path) -> tuple[list[int], list[float]]:
-    """Epochs at which a run was evaluated, and its accuracy there (percent, selection images)."""
-    judged = [(row.epoch, row.val_top1) for row in read_epochs(run_dir) if row.val_top1 is not None]
-    return [epoch for epoch, _ in judged], [top1 for _, top1 in judged]
+def read_curve(run_dir: Path, metric: str = "top1") -> tuple[list[int], list[float]]:
+    """Epochs at which a run was evaluated, and its score there (percent, selection images)."""
+    judged = [(row.epoch, row.val_score) for row in read_epochs(run_dir, metric) if row.val_score is not None]
+    return [epoch for epoch, _ in judged], [score for _, score in judged]
 
 
 class SilentLog:

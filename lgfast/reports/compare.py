@@ -15,15 +15,15 @@ def compare(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     """One row a setting, over its trained runs. Differences are of test accuracies where all of those have one, else of
     validation."""
     is_tested = all(run.result for setting in settings for run in setting.runs if run.is_trained)
-    return [describe(setting, settings[0], "test_top1" if is_tested else "val_top1") for setting in settings]
+    return [describe(setting, settings[0], "test_top1" if is_tested else "val_score") for setting in settings]
 
 
 def describe(setting: Setting, baseline: Setting, figure: str) -> dict[str, Any]:
     trained = [run for run in setting.runs if run.is_trained]
-    under_way = [run.val_top1 for run in setting.runs if not run.is_trained and run.val_top1 is not None]
+    under_way = [run.val_score for run in setting.runs if not run.is_trained and run.val_score is not None]
     row: dict[str, Any] = {"run": setting.folders, "setting": setting.name}
     row |= {"runs": len(setting.runs), "trained": len(trained), "tested": len(setting.values("test_top1"))}
-    for name in ("val_top1", "test_top1", "last_test_top1"):
+    for name in ("val_score", "test_top1", "last_test_top1"):
         row[name], row[f"{name}_std"] = Spread.of(setting.values(name))
     row["so_far"] = max(under_way, default=None)
     row["difference"], row["p_value"] = difference(setting, baseline, figure)
@@ -36,7 +36,7 @@ def difference(setting: Setting, baseline: Setting, figure: str) -> tuple[float 
     """Mean of the differences of runs with the same seed (percentage points), and the p-value of a paired t-test.
 
     Args:
-        figure: val_top1 or test_top1.
+        figure: val_score or test_top1.
     Returns:
         None in place of the first where no seed is common, of the second where fewer than two are or all differ alike.
     """

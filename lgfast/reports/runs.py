@@ -29,11 +29,11 @@ class Run:
 
     @property
     def curve(self) -> Curve:
-        judged = [row for row in self.epochs if row.val_top1 is not None]
-        return [row.epoch for row in judged], [row.val_top1 for row in judged if row.val_top1 is not None]
+        judged = [row for row in self.epochs if row.val_score is not None]
+        return [row.epoch for row in judged], [row.val_score for row in judged if row.val_score is not None]
 
     @property
-    def val_top1(self) -> float | None:
+    def val_score(self) -> float | None:
         """Of its best epoch so far, on the selection images."""
         return max(self.curve[1], default=None)
 
@@ -43,8 +43,8 @@ class Run:
         return max(sum(row.seconds for row in self.epochs), self.result.seconds if self.result else 0.0)
 
     def figure(self, name: str) -> float | None:
-        """val_top1, test_top1 or last_test_top1 of a run at its end; None of one that is not, or was not tested."""
-        source = self if name == "val_top1" else self.result
+        """val_score, test_top1 or last_test_top1 of a run at its end; None of one that is not, or was not tested."""
+        source = self if name == "val_score" else self.result
         return getattr(source, name) if self.is_trained and source is not None else None
 
 
@@ -82,7 +82,7 @@ def read_run(folder: Path) -> Run:
     config = read_config(folder)
     keys = flatten(to_dict(config))
     telling = {key: value for key, value in keys.items() if key != "seed" and not key.startswith(FREE_ON_RESUME)}
-    epochs = read_epochs(folder) if (folder / SUMMARY).is_file() else []
+    epochs = read_epochs(folder, config.eval.metric) if (folder / SUMMARY).is_file() else []
     result = read_result(folder)
     is_at_end = bool(epochs) and epochs[-1].epoch >= config.epochs
     is_trained = result is not None or is_at_end or (folder / "last.safetensors").is_file()

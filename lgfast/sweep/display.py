@@ -104,9 +104,9 @@ class Display:
             before = self._states.get((run.setting, run.seed), "waiting")
             self._states[run.setting, run.seed] = run.state
             if run.state != before:
-                top1 = "" if run.val_top1 is None else f"  val {run.val_top1:.2f} %"
+                score = "" if run.val_score is None else f"  val {run.val_score:.2f} %"
                 name = f"setting {run.setting} seed {run.seed} {describe(run.changes or {})}"
-                line = f"{name}: {run.state}{top1}  {run.error}".rstrip()
+                line = f"{name}: {run.state}{score}  {run.error}".rstrip()
                 self.print(f"{line} ({summary})")
         if time.monotonic() - self._printed >= LINE_EVERY_S:
             self.print(summary)

@@ -64,6 +64,6 @@ def describe_winner(winner: SettingRow | None, test: dict[str, Any] | None, out:
         seeds = len(test["top1"])
         tested = f", test {Spread.of(test['top1'])} % ({seeds} seed{'s' * (seeds > 1)})"
     return [
-        f"best: setting {winner.setting}, validation {winner.val_top1} %{tested}",
+        f"best: setting {winner.setting}, validation {winner.val_score} %{tested}",
         f"train it again with: python -m lgfast.train --config {out}/best.yaml; all runs in {out}/sweep.csv",
     ]

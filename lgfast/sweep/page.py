@@ -137,7 +137,7 @@ def best(study: Study, settings: Sequence[SettingRow], out: Path) -> dict[str, A
     return {
         "setting": winner.setting,
         "changes": describe(winner.changes),
-        "validation": winner.val_top1,
+        "validation": winner.val_score,
         "test": Spread.of(test["top1"]) if test else None,
         "command": command("--config", out / "best.yaml"),
     }
@@ -153,7 +153,7 @@ def runs_table(runs: Sequence[RunRow], out: Path) -> Table:
         Column("setting", lambda run: str(run.setting)),
         Column("seed", lambda run: str(run.seed)),
         Column("state", lambda run: run.state),
-        Column("val top-1 (%)", lambda run: "-" if run.val_top1 is None else f"{run.val_top1:.2f}"),
+        Column("validation (%)", lambda run: "-" if run.val_score is None else f"{run.val_score:.2f}"),
         Column("epochs", lambda run: str(run.epoch)),
         Column("time", lambda run: "-" if run.seconds is None else duration(run.seconds)),
         Column("folder", lambda run: Path(run.run_dir).name if run.run_dir else "-"),

@@ -135,7 +135,7 @@ def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Pat
             box = {"facecolor": "white", "edgecolor": "0.8", "pad": 2}
             label = axes.text(x, y, shorten(text, 24), fontsize=9, ha="center", va="center", bbox=box, zorder=3)
             label.set_in_layout(False)
-    axes.set_xticks(range(len(keys) + 1), [*keys, "val top-1 (%)"])
+    axes.set_xticks(range(len(keys) + 1), [*keys, "validation (%)"])
     axes.set_yticks([])
     axes.set_xlim(-0.3, len(keys) + 0.3)
     axes.spines[:].set_visible(False)

@@ -30,7 +30,7 @@ class RunRow:
     seed: int
     changes: dict[str, Any] | None  # None: not sampled yet
     state: str  # waiting, running, complete, pruned, failed, saved, lost
-    val_top1: float | None  # best so far, percent
+    val_score: float | None  # best so far, percent
     epoch: int  # epochs done, as far as known
     seconds: float | None
     run_dir: str
@@ -45,7 +45,7 @@ class SettingRow:
     setting: int
     changes: dict[str, Any]
     states: tuple[str, ...]
-    val_top1: Spread  # over the seeds that are complete
+    val_score: Spread  # over the seeds that are complete
     so_far: float | None  # the best of those that are not, which have seen fewer epochs
 
     @property
@@ -66,7 +66,7 @@ class SettingRow:
     @property
     def best_known(self) -> float | None:
         """Mean of the complete runs, else the best so far: where to put the setting while that is all there is."""
-        return self.so_far if self.val_top1.mean is None else self.val_top1.mean
+        return self.so_far if self.val_score.mean is None else self.val_score.mean
 
 
 def read_runs(study: Study) -> list[RunRow]:
@@ -106,12 +106,12 @@ def by_setting(runs: Sequence[RunRow], seeds: int) -> list[SettingRow]:
             groups[run.setting].append(run)
     rows = []
     for setting, members in groups.items():
-        known = [(run.state == "complete", run.val_top1) for run in members if run.val_top1 is not None]
-        mean = Spread.of(top1 for is_complete, top1 in known if is_complete)
-        so_far = max((top1 for is_complete, top1 in known if not is_complete), default=None)
+        known = [(run.state == "complete", run.val_score) for run in members if run.val_score is not None]
+        mean = Spread.of(score for is_complete, score in known if is_complete)
+        so_far = max((score for is_complete, score in known if not is_complete), default=None)
         states = tuple(run.state for run in members) + ("waiting",) * (seeds - len(members))
         rows.append(SettingRow(setting, members[0].changes or {}, states, mean, so_far))
-    return sorted(rows, key=lambda row: (row.val_top1.mean is None, -(row.best_known or 0), row.setting))
+    return sorted(rows, key=lambda row: (row.val_score.mean is None, -(row.best_known or 0), row.setting))
 
 
 def find_winner(settings: Sequence[SettingRow]) -> SettingRow | None:
@@ -121,7 +121,7 @@ def find_winner(settings: Sequence[SettingRow]) -> SettingRow | None:
 
 def write_runs(runs: Sequence[RunRow], keys: Sequence[str], path: Path) -> None:
     """sweep.csv: one line per run."""
-    names = ("state", "val_top1", "epoch", "seconds", "run_dir", "error")
+    names = ("state", "val_score", "epoch", "seconds", "run_dir", "error")
     rows = []
     for run in runs:
         changes = {key: (run.changes or {}).get(key) for key in keys}
@@ -173,5 +173,5 @@ def write_results(study: Study, out: Path) -> tuple[list[RunRow], list[SettingRo
 
 def json_row(row: SettingRow) -> dict[str, Any]:
     """As results.json has it."""
-    found = {"mean": row.val_top1.mean, "spread": row.val_top1.deviation, "seeds": row.seeds, "so_far": row.so_far}
+    found = {"mean": row.val_score.mean, "spread": row.val_score.deviation, "seeds": row.seeds, "so_far": row.so_far}
     return {"setting": row.setting, "changes": row.changes, "states": row.states} | found

@@ -253,8 +253,8 @@ class Study:
 
     # ---- what came of it ---------------------------------------------------------------------------------------------
 
-    def complete(self, trial: Trial, val_top1: float) -> None:
-        self.optuna.tell(trial, val_top1, skip_if_finished=True)
+    def complete(self, trial: Trial, val_score: float) -> None:
+        self.optuna.tell(trial, val_score, skip_if_finished=True)
 
     def prune(self, trial: Trial) -> None:
         self.optuna.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
@@ -269,10 +269,10 @@ class Study:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             trial.set_user_attr(name, value)
 
-    def report(self, trial: Trial, top1: float, epoch: int) -> None:
+    def report(self, trial: Trial, score: float, epoch: int) -> None:
         """Pass a validation accuracy on, unless the trial was given to another worker."""
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            trial.report(top1, epoch)
+            trial.report(score, epoch)
 
     def is_lost(self, trial: Trial) -> bool:
         """Whether the trial was given to another worker, as this one was not heard of for a while."""

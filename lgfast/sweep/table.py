@@ -26,7 +26,7 @@ def settings_table(settings: Sequence[SettingRow], keys: Sequence[str]) -> Table
     """A row per setting: validation accuracy of its complete runs, the best so far of the others, states, values."""
     columns = [
         Column("setting", lambda row: str(row.setting)),
-        Column("val top-1 (%)", lambda row: str(row.val_top1)),
+        Column("validation (%)", lambda row: str(row.val_score)),
         Column("so far (%)", lambda row: "-" if row.so_far is None else f"{row.so_far:.2f}"),
         Column("seeds", lambda row: f"{row.seeds}/{len(row.states)}"),
         Column("state", states),

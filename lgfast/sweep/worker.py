@@ -128,7 +128,7 @@ class Worker:
 
     def train(self, runs: list[Run], configs: list[Config]) -> None:
         started = time.monotonic()
-        reporters = {c.run_dir: Reporter(self.study, r, Path(c.run_dir)) for r, c in zip(runs, configs, strict=True)}
+        reporters = {c.run_dir: Reporter(self.study, r, c) for r, c in zip(runs, configs, strict=True)}
 
         def on_epoch(lane: Lane, row: Row) -> bool:
             self.note_epoch(reporters[lane.config.run_dir].trial.number, int(row["epoch"]))
@@ -202,7 +202,7 @@ class Worker:
             result = progress | {"seconds": seconds, "run_dir": outcome.config.run_dir}
             self.study.note(trial, "result", result)
         if outcome.status == "complete" and outcome.progress is not None:
-            self.study.complete(trial, outcome.progress.best_top1)
+            self.study.complete(trial, outcome.progress.best_score)
         elif outcome.status == "pruned":
             self.study.prune(trial)
         else:
@@ -210,23 +210,23 @@ class Worker:
 
 
 class Reporter:
-    """Passes a run's validation accuracy on to its trial, with the epochs before a resume."""
+    """Passes a run's scores on the selection images on to its trial, with the epochs before a resume."""
 
-    def __init__(self, study: Study, run: Run, run_dir: Path) -> None:
-        self.study, self.trial, self.run_dir = study, run.trial, run_dir
+    def __init__(self, study: Study, run: Run, config: Config) -> None:
+        self.study, self.trial, self.run_dir, self.metric = study, run.trial, Path(config.run_dir), config.eval.metric
         self._has_past = False
 
     def report(self, row: dict[str, float]) -> bool:
         """Returns whether to stop the run: the pruner would, or another worker was given it."""
-        if "val_top1" not in row:
+        if f"val_{self.metric}" not in row:
             return False
         if not self.report_past():
-            self.study.report(self.trial, row["val_top1"], int(row["epoch"]))
+            self.study.report(self.trial, row[f"val_{self.metric}"], int(row["epoch"]))
         return self.study.is_lost(self.trial) or self.trial.should_prune()
 
     def report_past(self) -> bool:
         """Pass all epochs on that the run's files have, this one among them, if none was yet."""
         is_first, self._has_past = not self._has_past, True
-        for epoch, top1 in zip(*read_curve(self.run_dir), strict=True) if is_first else ():
-            self.study.report(self.trial, top1, epoch)
+        for epoch, score in zip(*read_curve(self.run_dir, self.metric), strict=True) if is_first else ():
+            self.study.report(self.trial, score, epoch)
         return is_first

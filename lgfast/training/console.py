@@ -70,7 +70,9 @@ def paced(loader: Iterable[Batch], title: str, step: int, pace: Pace, has_lines:
             print(f"{title}  step {done} of {pace.total}{time_left(left_s)}", flush=True)
 
 
-def epoch_message(name: str, epochs: int, row: dict[str, float], seconds: float, left_s: float | None = None) -> str:
+def epoch_message(
+    name: str, epochs: int, row: dict[str, float], seconds: float, left_s: float | None = None, metric: str = "top1"
+) -> str:
     """One line.
 
     Args:
@@ -79,8 +81,9 @@ def epoch_message(name: str, epochs: int, row: dict[str, float], seconds: float,
         row: of summary.csv.
         seconds: that the epoch took.
         left_s: seconds that the run still takes, where they are known.
+        metric: that chooses the best epoch.
     """
-    val = f"  val {row['val_top1']:.2f} %" if "val_top1" in row else ""
+    val = f"  val {row[f'val_{metric}']:.2f} %" if f"val_{metric}" in row else ""
     named = ((name, row[f"{name}_loss"]) for name in ("guidance", "distill"))
     parts = "".join(f"  {name} {loss:.4f}" for name, loss in named if loss)
     return (

@@ -165,14 +165,15 @@ class Lane:
         self.scores = scores
         row = {"epoch": self.progress.epoch, "lr": self.lr} | self.means
         if scores is not None:
-            self.judge(scores["top1"])
-            row |= {f"val_{name}": scores[name] for name in ("top1", "top5", "loss")}
+            self.judge(scores)
+            row |= {f"val_{name}": value for name, value in scores.items() if name != "images"}
         images = self.steps_per_epoch * self.config.data.batch_size
         self.log.write("epoch", self.progress.step, row | {"seconds": seconds, "images_per_s": images / seconds})
         self.log.write_epoch(row | {"seconds": round(seconds, 3)})
         if self.config.log.print_epochs and ranks.is_writer():
             left_s = self.pace.left_s(self.progress.step)
-            print(epoch_message(self.config.name, self.config.epochs, row, seconds, left_s), flush=True)
+            line = epoch_message(self.config.name, self.config.epochs, row, seconds, left_s, self.config.eval.metric)
+            print(line, flush=True)
         self.end_guidance_if_due()
         return row
 
@@ -188,10 +189,12 @@ class Lane:
             if self.config.log.print_epochs and ranks.is_writer():
                 print(guidance_message(self.config.name, self.progress.epoch, self.config.epochs), flush=True)
 
-    def judge(self, top1: float) -> None:
+    def judge(self, scores: dict[str, float]) -> None:
         """Keep the weights if this epoch is the best so far."""
-        if top1 > self.progress.best_top1:
-            self.progress.best_top1, self.progress.best_epoch = top1, self.progress.epoch
+        score = scores[self.config.eval.metric]
+        if score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_top1 = score, scores["top1"]
+            self.progress.best_epoch = self.progress.epoch
             self.saver.keep_best(self.progress)
 
     def set_lr(self) -> None:

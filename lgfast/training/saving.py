@@ -24,7 +24,8 @@ class Progress:
 
     epoch: int = 0  # epochs completed
     step: int = 0  # optimisation steps completed
-    best_top1: float = -1.0
+    best_score: float = -1.0  # by eval.metric
+    best_top1: float = -1.0  # of the same epoch
     best_epoch: int = -1
     guidance_losses: list[float] = field(default_factory=list)  # of the guided epochs, where a rule may end guidance
     guided_epochs: int | None = None  # after how many guidance ended; None: it has not
@@ -113,7 +114,8 @@ class RunSaver:
         self.step.load_state_dict(state)
         self.loader.load_state_dict(state["loader"])
         self.load_rank_state(state["ranks"])
-        return Progress(**state["progress"]), state["log_position"]
+        progress = {"best_score": state["progress"]["best_top1"]} | state["progress"]  # older files know top-1 alone
+        return Progress(**progress), state["log_position"]
 
     def rank_state(self) -> dict[str, Any]:
         """What each rank has for itself: the sums of its meters and its random numbers."""

@@ -26,7 +26,7 @@ def test_log_rewinds_to_a_position(tmp_path):
     assert [row["step"] for row in rows] == [1]
     header, *lines = (tmp_path / "summary.csv").read_text().splitlines()
     assert header.startswith("epoch,lr,loss")
-    assert lines == ["1,,1.0,,,,,,,,"]
+    assert lines == ["1,,1.0" + "," * (header.count(",") - 2)]
 
 
 def test_non_finite_values_stay_valid_json(tmp_path):

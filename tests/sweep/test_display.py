@@ -55,7 +55,7 @@ def test_a_terminal_shows_one_table_that_follows_the_study(study, terminal):
         runs[1].trial.report(60.0, 3)
         display.update(force=True)
         assert screen(terminal.getvalue()) == [
-            "setting  val top-1 (%)  so far (%)  seeds  state                  optim.lr",
+            "setting  validation (%)  so far (%)  seeds  state                  optim.lr",
             "      0          50.00           -    1/2  1 complete, 1 waiting     0.001",
             "      1              -       60.00    0/2  1 running, 1 waiting      0.002",
             "1 complete, 1 running, 2 waiting",
@@ -90,7 +90,7 @@ def test_the_table_fits_the_terminal(study, terminal, monkeypatch, columns, line
             display.update(force=True)
         shown = screen(terminal.getvalue(), columns, lines)
     assert len(shown) < lines and max(map(len, shown)) < columns
-    assert shown[-1] == "4 waiting" and shown[0].startswith("setting  val top-1 (%)  seeds")
+    assert shown[-1] == "4 waiting" and shown[0].startswith("setting  validation (%)  seeds")
     assert (shown[0][-1] == "\N{HORIZONTAL ELLIPSIS}") is (columns == 40)
     assert ("... and 1 more" in shown) is (lines == 5)
     assert screen(terminal.getvalue(), columns, lines) == []

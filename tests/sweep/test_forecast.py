@@ -82,12 +82,12 @@ def test_runs_under_way_enter_neither_mean_nor_spread():
     rows = [row(0, 10, "complete", 60.0, 0), row(0, 3, "saved", 20.0, 1), row(0, 5, "running", 30.0, 2)]
     rows += [row(1, 2, "saved", 99.0, seed) for seed in range(3)] + [row(2, 0, "waiting")]
     first, second, third = by_setting(rows, seeds=3)
-    assert (first.setting, first.val_top1, first.so_far, first.seeds) == (0, Spread(60.0, None), 30.0, 1)
-    assert (second.setting, second.val_top1, second.so_far, second.seeds) == (1, Spread(None, None), 99.0, 0)
+    assert (first.setting, first.val_score, first.so_far, first.seeds) == (0, Spread(60.0, None), 30.0, 1)
+    assert (second.setting, second.val_score, second.so_far, second.seeds) == (1, Spread(None, None), 99.0, 0)
     assert (third.setting, third.best_known) == (2, None)
     assert find_winner([first, second, third]) is None
 
 
 def test_a_pruned_run_has_no_mean():
     (only,) = by_setting([row(0, 3, "pruned", 20.0)], seeds=1)
-    assert only.val_top1 == Spread(None, None) and only.so_far == 20.0
+    assert only.val_score == Spread(None, None) and only.so_far == 20.0

@@ -81,7 +81,7 @@ def write(tmp_path, assignments, top1, base=BASE, test=None):
 def test_table_marks_the_best_row_and_aligns_numbers_right(tmp_path):
     page = write(tmp_path, ["optim.lr=1e-3,2e-3", "optim.name=adamw,sgd"], [40.0, 41.0, 62.5, 30.0])
     (_, header), *rows = page.rows
-    assert [text for _, text in header] == ["setting", "val top-1 (%)", "seeds", "state", "optim.lr", "optim.name"]
+    assert [text for _, text in header] == ["setting", "validation (%)", "seeds", "state", "optim.lr", "optim.name"]
     assert [kind for kind, _ in header] == ["number", "number", "number", None, "number", None]
     assert all([kind for kind, _ in cells] == [kind for kind, _ in header] for _, cells in rows)
     assert [mark for mark, _ in rows] == ["best", None, None, None]
@@ -108,7 +108,7 @@ def test_page_says_what_was_run_when_and_where_and_links_the_runs(tmp_path):
     assert "digits at 16 px" in page.text and "Some CPU, 2 threads; torch 2.x, lgfast 0.x" in page.text
     assert re.search(r"date\s*20\d\d-\d\d-\d\d \d\d:\d\d to 20\d\d-", page.text)
     header, *rows = [[text for _, text in cells] for _, cells in page.tables[1]]
-    assert header == ["setting", "seed", "state", "val top-1 (%)", "epochs", "time", "folder"]
+    assert header == ["setting", "seed", "state", "validation (%)", "epochs", "time", "folder"]
     assert rows[1] == ["0", "1", "complete", "40.00", "1", "2 min", "000 seed1"]
     assert len(page.links) == 4 and all((tmp_path / unquote(link)).is_dir() for link in page.links)
 

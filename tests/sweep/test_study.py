@@ -238,7 +238,7 @@ def test_winner_is_the_best_mean_over_all_seeds(place):
             else:
                 study.fail(run.trial, "ValueError: diverged")
     rows = by_setting(read_runs(study), 2)
-    means = [(row.setting, row.val_top1.mean, round(row.val_top1.deviation, 3)) for row in rows[1:]]
+    means = [(row.setting, row.val_score.mean, round(row.val_score.deviation, 3)) for row in rows[1:]]
     assert means == [(1, 85, 0.0), (0, 80, 14.142)]
     assert find_winner(rows).setting == 1  # setting 2 has one seed only
     assert study.optuna.get_trials(states=(TrialState.FAIL,))[0].user_attrs["reason"] == "ValueError: diverged"

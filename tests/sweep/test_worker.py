@@ -10,12 +10,13 @@ from optuna.storages.journal import JournalFileBackend
 
 from lgfast.config import replace
 from lgfast.records.files import WriteError
+from lgfast.records.run_log import MetricsLog
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.sweep import liveness, worker
 from lgfast.sweep.results import read_runs
 from lgfast.sweep.space import read_space
 from lgfast.sweep.study import Plan, Study
-from lgfast.sweep.worker import Worker, may_pass
+from lgfast.sweep.worker import Reporter, Worker, may_pass
 from tests.runs import metrics, tiny_config
 
 
@@ -169,3 +170,17 @@ def test_a_run_that_was_killed_at_its_end_keeps_its_curve(study, tmp_path, monke
     work(other, tmp_path)
     other.heartbeat.stop()
     assert [list(run.curve) for run in read_runs(study)] == [[1, 2, 3], [1, 2, 3]]
+
+
+def test_runs_report_the_metric_that_chooses_their_best_epoch(study, tmp_path):
+    run, _ = study.claim()
+    config = replace(study.plan.base, {"run_dir": str(tmp_path), "eval.metric": "macro_f1"})
+    log = MetricsLog(tmp_path, tensorboard=False)
+    reporter = Reporter(study, run, config)
+    for epoch, score in ((1, 12.5), (2, 25.0)):
+        row = {"epoch": epoch, "val_top1": 90.0, "val_macro_f1": score, "seconds": 1.0}
+        log.write_epoch(row)
+        reporter.report(row)
+    assert not reporter.report({"epoch": 3})
+    (shown,) = [row for row in read_runs(study) if row.state == "running" and row.curve]
+    assert shown.curve == {1: 12.5, 2: 25.0} and shown.val_score == 25.0
