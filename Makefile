@@ -1,14 +1,15 @@
 # make test and make demo work from a clean clone: they make .venv, install, build and run.
 PYTHON ?= python3
+TORCH ?= torch>=2.11
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: build test test-gpu lint format docs bench lease demo clean
+.PHONY: build test test-gpu lint format docs wheel bench lease demo clean
 
 # torch first, so that the build uses the torch the package runs with.
 $(INSTALLED): pyproject.toml setup.py
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install "torch>=2.11" "setuptools>=77" wheel "cmake>=3.24" ninja "pybind11>=2.13"
+	$(PY) -m pip install "$(TORCH)" "setuptools>=77" wheel "cmake>=3.24" ninja "pybind11>=2.13"
 	$(PY) -m pip install --no-build-isolation --editable ".[dev]"
 	touch $@
 
@@ -36,6 +37,10 @@ format: $(INSTALLED)
 # The guide, into build/site, without network; every warning is an error. It imports lgfast without native libraries.
 docs: $(INSTALLED)
 	LGFAST_NATIVE=off NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+# A wheel for the Python and the torch of .venv.
+wheel: $(INSTALLED)
+	$(PY) -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 bench: build
 	for script in benchmarks/bench_*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done

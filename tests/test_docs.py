@@ -9,7 +9,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
+import lgfast
 from docs import hooks
 from lgfast import train
 from lgfast.__main__ import COMMANDS
@@ -120,3 +122,22 @@ def test_messages_of_the_troubleshooting_page_are_those_of_the_package():
     texts = set(texts_of_the_package())
     assert len(messages) >= 30
     assert [message for message in messages if not any(message in text for text in texts)] == []
+
+
+def test_the_version_stands_in_one_place_and_the_citation_follows_it():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == lgfast.__version__ and cited["references"][0]["url"].endswith("2207.10026")
+
+
+def test_workflows_call_targets_that_there_are():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = set()
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            called |= {step["run"].split()[1] for step in job["steps"] if step.get("run", "").startswith("make ")}
+    assert {"lint", "docs", "test", "wheel"} <= called <= targets
+
+
+def test_every_example_is_listed():
+    folder = ROOT / "examples"
+    assert set(local_links(folder / "README.md")) == {path.name for path in folder.iterdir()} - {"README.md"}
