@@ -48,6 +48,9 @@ def command_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key; repeatable")
     parser.add_argument("--resume", type=not_empty, metavar="RUN", help="continue the run or the sweep in this folder")
+    parser.add_argument(
+        "--folds", type=int, metavar="K", help="cross-validate: train K times, each tested on another fold"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("-h", "--help", action="store_true", help="show this text and every configuration key")
     add_sweep_options(parser)
@@ -122,6 +125,23 @@ def report(run_dir: Path) -> None:
         warnings.warn(f"the run is complete, but not its report: {error}", stacklevel=2)
 
 
+def cross_validate(config: Config, options: argparse.Namespace, interrupt: InterruptFlag) -> int:
+    """Train and test on every fold, and print what they found together."""
+    if options.folds < 2:
+        raise ValueError(f"--folds: expected at least 2, got {options.folds}")
+    if options.resume or ranks.was_launched_by_torchrun():
+        raise ValueError(
+            "--folds: starts its runs itself, one after another; drop --resume and torchrun (the same "
+            "command with its --run-dir goes on where it stopped)"
+        )
+    from lgfast.sweep.folds import run_folds
+
+    folds = run_folds(config, options.folds, interrupt)
+    print("\n".join(folds.table().lines()))
+    print(f"{len(folds.together.labels)} images, each tested once: {folds.top1:.2f} %; see {folds.folder}", flush=True)
+    return 0
+
+
 def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Start, join or continue a sweep."""
     if ranks.was_launched_by_torchrun():
@@ -162,6 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif chosen := threads.choice():
             print(chosen, flush=True)
         interrupt.install(repeat_ends=not ranks.was_launched_by_torchrun())
+        if options.folds is not None:
+            return cross_validate(config, options, interrupt)
         result = train_run(config, bool(options.resume), interrupt)
         print_result(result)
         if ranks.is_speaker() and config.log.report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from lgfast.data.dali_loader import require_dali
 from lgfast.data.decode import Decoding
 from lgfast.data.errors import some
 from lgfast.data.file_set import FileSet
+from lgfast.data.folds import check_groups_apart, fold_numbers, folds_of, group_names, split_fold
 from lgfast.data.image_set import ImageSet
+from lgfast.data.sources.image_folder import is_flat
 from lgfast.ops.augment import largest_source_side
 from lgfast.records.files import atomic_path
+from lgfast.runtime.paths import user_path
 
 FEWEST_EPOCHS = 20  # where their number follows from the number of images
 HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed
@@ -45,6 +49,35 @@ def limited(config: Config, split: str, images: SplitImages) -> SplitImages:
 
 def load_whole(config: Config, split: str) -> SplitImages:
     """One split of the dataset with all its images."""
+    num_folds = folds_to_cut(config)
+    if num_folds == 0:
+        return read_split(config, split, config.data.test_fraction)
+    images = read_split(config, "train", 0.0)
+    try:
+        numbers = fold_numbers(images.labels, num_folds, groups(config, images))
+    except ValueError as error:
+        raise ValueError(f"data.folds: {error}") from None
+    name = images.name.removesuffix("-train")
+    part = split_fold(images, numbers, config.data.fold)[split == "test"]
+    return dataclasses.replace(part, name=f"{name}-{split}")
+
+
+def folds_to_cut(config: Config) -> int:
+    """Into how many folds the images are cut to train and to test; 0: the dataset has its parts."""
+    data = config.data
+    if data.folds:
+        return data.folds
+    is_whole = data.dataset == "folder" and is_flat(user_path(data.root))
+    return folds_of(data.test_fraction) if data.group and is_whole else 0
+
+
+def groups(config: Config, images: SplitImages) -> list[str] | None:
+    """The group of each image; None where every image stands alone."""
+    data = config.data
+    return group_names(images, data.group, str(user_path(data.root))) if data.group else None
+
+
+def read_split(config: Config, split: str, test_fraction: float) -> SplitImages:
     data = config.data
     load = load_files if data.loader == "dali" else load_dataset
     return load(
@@ -54,7 +87,7 @@ def load_whole(config: Config, split: str) -> SplitImages:
         download=data.download,
         skip_broken=data.skip_broken,
         decoding=decoding(config),
-        test_fraction=data.test_fraction,
+        test_fraction=test_fraction,
     )
 
 
@@ -82,16 +115,26 @@ def load_splits(config: Config) -> DataSplits:
     train, test = load_whole(config, "train"), load_whole(config, "test")
     check_classes(config, train, test)
     check_crops(config, train)
+    if config.data.group:
+        check_groups_apart(train, test, config.data.group, str(user_path(config.data.root)))
     train, test = limited(config, "train", train), limited(config, "test", test)
     select = test
     if config.eval.protocol == "holdout":
-        try:
-            train, select = split_holdout(train, config.eval.holdout_fraction, HOLDOUT_SEED)
-        except ValueError as error:
-            raise ValueError(f"eval.holdout_fraction: {error}") from None
+        train, select = hold_out(config, train)
     if empty := train.empty_classes():
         warnings.warn(f"{train.name}: {len(empty)} classes without a training image: {some(empty)}", stacklevel=2)
     return DataSplits(train, select, test)
+
+
+def hold_out(config: Config, train: SplitImages) -> tuple[SplitImages, SplitImages]:
+    """(images to train on, images that choose the epoch), groups kept together."""
+    fraction, named = config.eval.holdout_fraction, groups(config, train)
+    try:
+        if named is None:
+            return split_holdout(train, fraction, HOLDOUT_SEED)
+        return split_fold(train, fold_numbers(train.labels, folds_of(fraction), named), 0)
+    except ValueError as error:
+        raise ValueError(f"eval.holdout_fraction: {error}") from None
 
 
 def check_classes(config: Config, train: SplitImages, test: SplitImages) -> None:

@@ -56,7 +56,7 @@ def train_run(
             if resume:
                 continue_run(lane)
             with contextlib.nullcontext() if alone else saying_how_to_go_on(run_dir):
-                if config.data.dataset == "folder" and not resume and ranks.is_writer():
+                if config.data.dataset == "folder" and ranks.is_writer():
                     record_parts(run_dir, splits)
                 shared.loop([lane], interrupt, watch=lane.watched).run()
                 lane.raise_error()

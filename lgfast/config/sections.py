@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -25,6 +26,7 @@ from lgfast.spec.fields import (
 Side = Annotated[int, Range(1, 4096)]  # pixels
 Pixels = Annotated[int, Range(1, 178_956_970)]  # up to where Pillow refuses an image
 Place = Annotated[str, Text(r"[^\ud800-\udfff]*", "a path in UTF-8")]  # safetensors and TensorBoard open no other
+Pattern = Annotated[str, Text(r"[^\ud800-\udfff]{0,1000}", "a regular expression")]
 Workers = Annotated[int, Range(0, 1024)]
 Stop = Annotated[str, Text(r"never|epoch:[1-9][0-9]{0,8}|adaptive|relative", "never, epoch:N, adaptive or relative")]
 Freeze = Annotated[str, Text(r"|backbone|blocks:[1-9][0-9]{0,3}", "blocks:N or backbone, or nothing")]
@@ -53,6 +55,11 @@ class DataConfig(Section):
     exif_orientation: bool = False  # turn image files as their EXIF tag says
     stored_side: Count | None = 0  # reduce images of a longer short side to it; 0: never; none: to what views use
     test_fraction: Fraction = 0.2  # of each class, that is the test part of a folder without train/ and test/
+    # images whose paths below root match with the same text (the expression's first group) are never on both sides of a
+    # split, as those of one patient or plant. "": every image stands alone
+    group: Pattern = ""
+    folds: Annotated[int, Range(0, 100)] = 0  # cut what there is to train on into so many parts; 0: into none
+    fold: Count = 0  # which of them is the test, from 0; the others train
     max_pixels: Pixels = 89_478_485  # refuse images of more, which fill the memory; at most 178,956,970
     # resident (native, images in memory), dali (NVIDIA DALI reads image files), timm (Pillow workers)
     loader: Literal["resident", "dali", "timm"] = "resident"
@@ -66,6 +73,19 @@ class DataConfig(Section):
     eval_batch_size: CountFromOne = 200  # images judged at a time
     train_limit: Count = 0  # keep this many training images, classes balanced; 0: all
     test_limit: Count = 0  # likewise for the test images
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds == 1:
+            raise ValueError("folds: expected 0 or at least 2, got 1")
+        if self.fold >= max(1, self.folds):
+            raise ValueError(f"fold: expected 0 to {max(1, self.folds) - 1} of {self.folds} folds, got {self.fold}")
+        if self.folds and self.train_limit:
+            raise ValueError("train_limit: folds are of all images; use data.train_limit=0, or data.folds=0")
+        try:
+            re.compile(self.group)
+        except re.error as error:
+            raise ValueError(f"group: {self.group!r} is no regular expression: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -204,6 +224,7 @@ class EvalConfig(Section):
     every_epochs: CountFromOne = 1  # judge after this many epochs
     # what chooses the best epoch, and the winner of a sweep; the last two weigh rare classes as much as common ones
     metric: Literal["top1", "top5", "balanced_accuracy", "macro_f1"] = "top1"
+    patience: Count = 0  # end the run after so many epochs without a better one; 0: at its last epoch
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,13 @@ class Lane:
 
     @property
     def is_finished(self) -> bool:
-        return self.progress.epoch >= self.config.epochs or self.has_reached_max_steps
+        return self.progress.epoch >= self.config.epochs or self.has_reached_max_steps or self.has_lost_patience
+
+    @property
+    def has_lost_patience(self) -> bool:
+        """Whether `eval.patience` epochs have brought no better one."""
+        patience, best = self.config.eval.patience, self.progress.best_epoch
+        return 0 < patience <= self.progress.epoch - best and best > 0
 
     @property
     def is_judged(self) -> bool:

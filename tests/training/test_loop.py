@@ -433,3 +433,14 @@ def test_max_steps_ends_the_run(tmp_path):
     result = train_run(tiny_config(tmp_path, **{"max_steps": 8, "guidance.weight": 0}))
     assert result.best_epoch == 2
     assert max(row["step"] for row in metrics(tmp_path / "run")) == 8
+
+
+def test_a_run_ends_when_its_patience_is_over(tmp_path):
+    """An epoch that is no better follows the best one at last, here since the rate is 0 after the first."""
+    config = tiny_config(
+        tmp_path, epochs=9, **{"guidance.weight": 0, "eval.patience": 2, "optim.lr": 1e-12, "optim.min_lr": 0}
+    )
+    result = train_run(config)
+    rows = [row for row in metrics(tmp_path / "run") if "epoch" in row]
+    assert len(rows) == result.best_epoch + 2 < 9
+    assert (tmp_path / "run" / "last.safetensors").is_file()

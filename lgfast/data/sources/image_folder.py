@@ -24,7 +24,7 @@ def folder_source(root: Path, split: str, test_fraction: float = TEST_FRACTION) 
     """A class-per-folder split; the classes are the sorted folder names under train/, or of a test part alone.
 
     Args:
-        test_fraction: share of every class that is the test part of a tree without parts.
+        test_fraction: share of every class that is the test part of a tree without parts; 0: all is for training.
     """
     is_whole = is_flat(root)
     folder = root if is_whole else split_folder(root, split)
@@ -66,6 +66,8 @@ def part_of(images: Sequence[Path], root: Path, split: str, test_fraction: float
     def place(path: Path) -> bytes:
         return hashlib.blake2b(os.fsencode(path.relative_to(root))).digest()
 
+    if test_fraction == 0:
+        return list(images) if split == "train" else []
     num_test = min(max(1, round(len(images) * test_fraction)), len(images) - 1)
     test = set(sorted(images, key=place)[: max(0, num_test)])
     return [path for path in images if (path in test) == (split == "test")]

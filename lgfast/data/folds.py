@@ -1,0 +1,78 @@
+"""Parts of a set of images for a test or a cross-validation: classes evenly spread, groups never torn apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lgfast.data.errors import some
+from lgfast.data.image_set import Images, LabelledImages
+
+SEED = 0  # one cut for every run on the same images, whatever the run's own seed
+
+
+def group_names(images: LabelledImages, pattern: str, root: str) -> list[str]:
+    """What each image's file shares with those of its group; its own path where the pattern does not match.
+
+    Args:
+        pattern: regular expression, searched in the path below the root; its first group counts, or all that it found.
+    Raises:
+        ValueError: the images have no files.
+    """
+    if images.paths is None:
+        raise ValueError(f"data.group: {images.name} has no image files whose names could tell groups")
+    search = re.compile(pattern).search
+    names = []
+    for path in images.paths:
+        below = str(path).removeprefix(root).lstrip("/")
+        found = search(below)
+        names.append(below if found is None else found.group(1 if found.re.groups else 0) or below)
+    return names
+
+
+def fold_numbers(labels: Tensor, num_folds: int, groups: Sequence[str] | None = None) -> Tensor:
+    """The fold of each image, int64 [n], 0 to num_folds - 1; each has its share of every class, as far as groups allow.
+
+    Args:
+        labels: int64 [n].
+        groups: name of each image's group; images of one group are in one fold. None: every image is alone.
+    Raises:
+        ValueError: there are fewer images, or groups, than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    units = len(labels) if groups is None else len(set(groups))
+    if units < num_folds:
+        what = "images" if groups is None else "groups"
+        raise ValueError(f"{num_folds} folds need as many {what}, got {units}")
+    make = StratifiedKFold if groups is None else StratifiedGroupKFold
+    cut = make(num_folds, shuffle=True, random_state=SEED)
+    numbers = torch.zeros(len(labels), dtype=torch.int64)
+    with np.errstate(all="ignore"):
+        for number, (_, inside) in enumerate(cut.split(np.zeros(len(labels)), labels.numpy(), groups)):
+            numbers[torch.from_numpy(inside)] = number
+    return numbers
+
+
+def split_fold(images: Images, numbers: Tensor, fold: int) -> tuple[Images, Images]:
+    """(the other folds, this fold)."""
+    return images.subset((numbers != fold).nonzero().flatten()), images.subset((numbers == fold).nonzero().flatten())
+
+
+def folds_of(fraction: float) -> int:
+    """How many folds have about this share of the images each."""
+    return max(2, round(1 / fraction))
+
+
+def check_groups_apart(first: LabelledImages, second: LabelledImages, pattern: str, root: str) -> None:
+    """Raise a ValueError where images of one group are in both sets."""
+    torn = set(group_names(first, pattern, root)) & set(group_names(second, pattern, root))
+    if torn:
+        raise ValueError(
+            f"data.group: {len(torn)} groups are in {first.name} and in {second.name} ({some(sorted(torn))}), so the "
+            "test would know them; move each to one part, or put all class folders into one and let lgfast split it"
+        )
