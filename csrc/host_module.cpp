@@ -19,17 +19,21 @@ int augment_largest_side(int image_size, int resample) {
   return lgfast::largest_augment_side(image_size, static_cast<lgfast::Resample>(resample));
 }
 
-py::dict feature_mse_plan(int channels, int grid_h, int grid_w, int acc_bytes, int max_smem) {
+py::dict feature_mse_plan(int channels, int student_h, int student_w, int teacher_h, int teacher_w, int element_bytes,
+                          int max_smem) {
   lgfast::FeatureMseParams params{};
   params.num_pairs = 1;
-  params.pairs[0].channels = channels;
-  params.pairs[0].grid_h = grid_h;
-  params.pairs[0].grid_w = grid_w;
-  if (lgfast::plan_feature_mse(params, 1, acc_bytes, max_smem) != 0)
+  lgfast::FeatureMsePair& pair = params.pairs[0];
+  pair.channels = channels;
+  pair.student_h = student_h, pair.student_w = student_w;
+  pair.teacher_h = teacher_h, pair.teacher_w = teacher_w;
+  lgfast::complete_feature_mse_pair(pair, 1, 1.0);
+  if (lgfast::plan_feature_mse(params, 1, element_bytes, max_smem) != 0)
     throw py::value_error("one channel exceeds shared memory");
   py::dict plan;
-  plan["channels_per_block"] = 1 << params.slab_log2[0];
+  plan["channels_per_block"] = 1 << params.cuts[0].slab_log2;
   plan["blocks_per_image"] = params.first_block[1];
+  plan["segments"] = params.cuts[0].segments;
   plan["smem_bytes"] = params.smem_bytes;
   return plan;
 }
@@ -92,9 +96,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "augment_largest_side", &augment_largest_side, py::arg("image_size"), py::arg("resample"),
       "The longest side of images that augment can reduce to image_size; resample: 0 nearest, 1 bilinear, 2 bicubic.");
-  m.def("feature_mse_plan", &feature_mse_plan, py::arg("channels"), py::arg("grid_h"), py::arg("grid_w"),
-        py::arg("acc_bytes") = 4, py::arg("max_smem") = lgfast::kFeatureMseMaxSmem,
-        "How feature_mse's kernel cuts one pair: channels of a block, blocks, shared memory.");
+  m.def("feature_mse_plan", &feature_mse_plan, py::arg("channels"), py::arg("student_h"), py::arg("student_w"),
+        py::arg("teacher_h"), py::arg("teacher_w"), py::arg("element_bytes") = 4,
+        py::arg("max_smem") = lgfast::kFeatureMseMaxSmem,
+        "How feature_mse's kernel cuts one pair: channels of a block, blocks, segments of rows, shared memory.");
   m.def(
       "short_attention_plan", &short_attention_plan, py::arg("batch_heads"), py::arg("num_queries"),
       py::arg("num_keys"), py::arg("head_dim"), py::arg("max_smem"), py::arg("has_bias") = false,

@@ -11,7 +11,7 @@ from benchmarks.model.kernels import Subject, planned_for
 from benchmarks.model.launches import Case, Launch
 from benchmarks.model.objects import Kernel
 from benchmarks.model.operations import action
-from benchmarks.model.timing import Result, block_clocks, steps_of
+from benchmarks.model.timing import Result, block_clocks, mixed_clocks, steps_of
 
 SATURATED = 0.8  # a pipe that is busy for this share of the time bounds it; else latency does
 
@@ -60,8 +60,7 @@ def add_launch(
     resident = resident_blocks(gpu, kernel.registers, launch.threads, launch.smem_bytes)
     if resident == 0:
         raise RuntimeError(f"{launch.smem_bytes} bytes of shared memory are more than {gpu.name} gives a block")
-    busy: Counter = Counter()
-    longest = 0.0
+    kinds = []
     for index, count in subject.blocks(launch):
         place = (
             index % launch.grid[0],
@@ -70,17 +69,21 @@ def add_launch(
         )
         arguments = (launch.grid, launch.threads, launch.smem_bytes, launch.parameters, place)
         block = Block(kernel, gpu.number, case.memory, *arguments)
-        steps = steps_of(block.run(action), kernel.instructions)
-        clocks, result = block_clocks(gpu, steps, max(1.0, count / gpu.multiprocessors), resident)
-        found.us += clocks / gpu.clock_hz * 1e6
+        kinds.append((steps_of(block.run(action), kernel.instructions), count))
         found.unmodelled |= block.unmodelled
-        for warp in steps:
-            for step in warp:
-                found.instructions[step.pipe] += count * subject.scale
-                found.wavefronts += step.amount * count * subject.scale if step.pipe == "shared" else 0
+    for steps, count in kinds:
+        for step in (step for warp in steps for step in warp):
+            found.instructions[step.pipe] += count * subject.scale
+            found.wavefronts += step.amount * count * subject.scale if step.pipe == "shared" else 0
+    mixed = mixed_clocks(gpu, kinds, resident) if len(kinds) > 1 else None
+    parts = [mixed] if mixed else [block_clocks(gpu, s, max(1.0, n / gpu.multiprocessors), resident) for s, n in kinds]
+    busy: Counter = Counter()
+    for clocks, result in parts:
+        found.us += clocks / gpu.clock_hz * 1e6
         busy.update({pipe: value / result.clocks * clocks for pipe, value in result.busy.items()})
-        if is_first and clocks > longest:
-            longest, found.roles = clocks, roles(result, len(steps))
+    if is_first:
+        longest = max(parts, key=lambda part: part[0])[1]
+        found.roles = roles(longest, launch.threads // 32)
     if is_first:
         found.registers, found.stack_bytes = kernel.registers, kernel.stack_bytes
         found.smem_bytes, found.threads, found.blocks = launch.smem_bytes, launch.threads, launch.blocks

@@ -264,3 +264,18 @@ def block_clocks(gpu: Gpu, steps: list[list[Step]], count: float, resident: int)
     result = Multiprocessor(gpu, [steps] * 3 * resident, resident).run()
     rate = (result.clocks - short.clocks) / resident
     return result.clocks + (count - 3 * resident) * rate, result
+
+
+def mixed_clocks(
+    gpu: Gpu, kinds: Sequence[tuple[list[list[Step]], float]], resident: int
+) -> tuple[float, Result] | None:
+    """The same for blocks of several kinds, (steps, count) of each in the order of the launch, side by side; None where
+    they are too many to run one by one."""
+    share = [count / gpu.multiprocessors for _, count in kinds]
+    if math.ceil(sum(share)) > 3 * resident:
+        return None
+    ends = [math.ceil(sum(share[: k + 1])) for k in range(len(share))]
+    numbers = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    blocks = [steps for (steps, _), number in zip(kinds, numbers, strict=True) for _ in range(number)]
+    result = Multiprocessor(gpu, blocks, resident).run()
+    return result.clocks, result

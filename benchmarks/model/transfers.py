@@ -137,8 +137,9 @@ def load_constant(i: Instruction) -> Action:
     width = width_of(i.modifiers)
 
     def act(b: Block, mask: np.ndarray) -> None:
-        for word in range(max(width // 4, 1)):
-            b.write(to, b.constant(source, min(width, 4), 4 * word), mask, word)
+        words = [b.constant(source, min(width, 4), 4 * word) for word in range(max(width // 4, 1))]
+        for word, value in enumerate(words):  # the first may go where the address was
+            b.write(to, value, mask, word)
 
     return act
 

@@ -12,15 +12,18 @@ struct Tap {
   Acc weight;
 };
 
-// Tap of output position x in a resize from `in` to `out` positions. out == in gives the identity exactly.
+// Tap of output position x in a resize from `in` positions; scale: in / out, of which 1 gives the identity exactly.
 template <typename Acc>
-LGFAST_HOST_DEVICE Tap<Acc> bilinear_tap(int x, int in, int out) {
-  const Acc scale = static_cast<Acc>(in) / static_cast<Acc>(out);
+LGFAST_HOST_DEVICE Tap<Acc> scaled_tap(int x, int in, Acc scale) {
   const Acc source = scale * (static_cast<Acc>(x) + Acc(0.5)) - Acc(0.5);
   if (source <= Acc(0)) return {0, 0, Acc(0)};
   const int low = static_cast<int>(source);
   if (low >= in - 1) return {in - 1, in - 1, Acc(0)};
   return {low, low + 1, source - static_cast<Acc>(low)};
+}
+template <typename Acc>
+LGFAST_HOST_DEVICE Tap<Acc> bilinear_tap(int x, int in, int out) {
+  return scaled_tap(x, in, static_cast<Acc>(in) / static_cast<Acc>(out));
 }
 
 // What input position i contributes to the output position of this tap.

@@ -17,15 +17,16 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-FeatureMseParams feature_mse_params(const FeatureMseInputs& in, bool is_double) {
+FeatureMseParams feature_mse_params(const FeatureMseInputs& in, int element_bytes) {
   LGFAST_CHECK(in.pairs.size() <= kFeatureMseMaxPairs, "feature_mse", "at most ", kFeatureMseMaxPairs,
                " pairs on CUDA, got ", in.pairs.size());
   FeatureMseParams params{};
   params.num_pairs = static_cast<int>(in.pairs.size());
   std::copy(in.pairs.begin(), in.pairs.end(), params.pairs);
   const int max_smem = gpu_smem_bytes();
-  const int64_t needed = plan_feature_mse(params, in.batch, is_double ? 8 : 4, max_smem);
-  LGFAST_CHECK(needed == 0, "feature_mse", "one channel of the larger grid must fit in this GPU's shared memory, ",
+  const int64_t needed = plan_feature_mse(params, in.batch, element_bytes, max_smem);
+  LGFAST_CHECK(needed == 0, "feature_mse",
+               "one channel of the maps that are resized, with its sums, must fit in this GPU's shared memory, ",
                max_smem, " bytes a block, got ", needed, " bytes; resize the maps first");
   return params;
 }
@@ -37,7 +38,7 @@ std::tuple<Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& student, c
   const torch::stable::accelerator::DeviceGuard guard(device);
   const FeatureMseInputs in = feature_mse_inputs(student, teacher, grids, grad_scale);
   const bool is_double = student[0].scalar_type() == ScalarType::Double;
-  FeatureMseParams params = feature_mse_params(in, is_double);
+  FeatureMseParams params = feature_mse_params(in, static_cast<int>(student[0].element_size()));
   Tensor loss = torch::stable::new_empty(student[0], {}, is_double ? ScalarType::Double : ScalarType::Float);
   Tensor partials = torch::stable::new_empty(student[0], {params.first_block[params.num_pairs]}, ScalarType::Double);
   params.partials = static_cast<double*>(partials.mutable_data_ptr());

@@ -79,9 +79,22 @@ def test_reads_slices_in_place(run):
     assert_matches_reference(loss, grads, student, teacher, [(3, 3)])
 
 
-def test_map_that_allows_only_some_channels_at_once(run):
-    side = 100  # 16 channels need 640 KB of shared memory: blocks of 2
-    student, teacher = [torch.randn(1, side * side, 6)], [torch.randn(1, 3, 3, 6).permute(0, 3, 1, 2)]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("grid", "teacher_side"),
+    [((8, 8), (8, 8)), ((8, 3), (8, 9)), ((3, 8), (9, 8)), ((9, 3), (4, 8)), ((3, 40), (1, 1)), ((1, 1), (7, 30))],
+    ids=["nothing", "columns", "rows", "both maps", "the teacher", "the student"],
+)
+def test_matches_reference_whatever_is_resized(run, grid, teacher_side, dtype):
+    student = [torch.randn(2, grid[0] * grid[1], 16, dtype=dtype)]
+    teacher = [torch.randn(2, *teacher_side, 16, dtype=dtype).permute(0, 3, 1, 2)]
+    loss, grads, _ = run(student, teacher, [grid])
+    assert_matches_reference(loss, grads, student, teacher, [grid])
+
+
+def test_maps_that_allow_only_some_channels_at_once(run):
+    side = 99  # a channel of the student and of its sums needs 81 KB of shared memory: blocks of 2
+    student, teacher = [torch.randn(1, side * side, 6)], [torch.randn(1, 100, 100, 6).permute(0, 3, 1, 2)]
     loss, grads, _ = run(student, teacher, [(side, side)])
     assert_matches_reference(loss, grads, student, teacher, [(side, side)])
 

@@ -8,7 +8,13 @@ import torch.nn.functional as F
 
 from lgfast import _extension
 from lgfast.ops import feature_mse
-from tests.ops.feature_mse_cases import STUDENT_SIDES, assert_matches_reference, loss_and_grads, make_maps
+from tests.ops.feature_mse_cases import (
+    STUDENT_SIDES,
+    TEACHER_MAPS,
+    assert_matches_reference,
+    loss_and_grads,
+    make_maps,
+)
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -196,22 +202,32 @@ def test_rejects_arguments_that_do_not_match(arguments, message):
         feature_mse(*arguments)
 
 
+def cuda_plan(channels, student, teacher, **options):
+    """How the CUDA kernel cuts a pair of square maps."""
+    return importlib.import_module("lgfast._C").feature_mse_plan(
+        channels, student, student, teacher, teacher, **options
+    )
+
+
 @pytest.mark.skipif(not _extension.has_native(), reason="lgfast._C is not in use")
-@pytest.mark.parametrize(("channels", "side"), [(16, 32), (32, 16), (64, 14), (16, 56), (32, 28), (64, 8)])
-def test_cuda_plan_lets_two_blocks_share_a_multiprocessor(channels, side):
-    plan = importlib.import_module("lgfast._C").feature_mse_plan(channels, side, side)
+@pytest.mark.parametrize("pair", range(3))
+@pytest.mark.parametrize("model", STUDENT_SIDES)
+def test_cuda_plan_lets_four_blocks_share_a_multiprocessor(model, pair):
+    channels, teacher = TEACHER_MAPS[pair]
+    plan = cuda_plan(channels, STUDENT_SIDES[model][pair], teacher)
     assert plan["channels_per_block"] * plan["blocks_per_image"] == channels
-    assert 2 * (plan["smem_bytes"] + 1024) <= 228 * 1024  # sm_90: 228 KiB, of which each block reserves 1
+    assert 1 <= plan["segments"] <= 4
+    assert 4 * (plan["smem_bytes"] + 1024) <= 228 * 1024  # sm_90: 228 KiB, of which each block reserves 1
 
 
 @pytest.mark.skipif(not _extension.has_native(), reason="lgfast._C is not in use")
-def test_cuda_plan_refuses_a_map_larger_than_shared_memory():
-    plan = importlib.import_module("lgfast._C").feature_mse_plan
-    assert plan(16, 230, 230)["channels_per_block"] == 1
+def test_cuda_plan_refuses_maps_to_resize_that_are_larger_than_shared_memory():
+    assert cuda_plan(16, 1000, 1000)["smem_bytes"] < 48 * 1024  # nothing is resized
+    assert cuda_plan(16, 230, 231)["channels_per_block"] == 1
     with pytest.raises(ValueError, match="exceeds shared memory"):
-        plan(16, 300, 300)
+        cuda_plan(16, 300, 301)
     small = 99 * 1024  # of a block of sm_89 and sm_120
-    assert plan(16, 56, 56, max_smem=small)["channels_per_block"] == 4
-    assert plan(16, 56, 56, max_smem=small)["smem_bytes"] <= small
+    assert cuda_plan(16, 55, 56, max_smem=small)["channels_per_block"] == 4
+    assert cuda_plan(16, 55, 56, max_smem=small)["smem_bytes"] <= small
     with pytest.raises(ValueError, match="exceeds shared memory"):
-        plan(16, 230, 230, max_smem=small)
+        cuda_plan(16, 230, 231, max_smem=small)

@@ -91,6 +91,6 @@ def test_compiles_fullgraph_with_equal_bits(maps):
 
 
 def test_rejects_a_map_too_large_for_shared_memory():
-    student, teacher = torch.zeros(1, 300 * 300, 1, device="cuda"), torch.zeros(1, 1, 2, 2, device="cuda")
+    student, teacher = torch.zeros(1, 300 * 300, 1, device="cuda"), torch.zeros(1, 1, 301, 301, device="cuda")
     with pytest.raises(RuntimeError, match="must fit in this GPU's shared memory"):
         feature_mse([student], [teacher])
