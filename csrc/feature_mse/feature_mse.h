@@ -130,7 +130,7 @@ inline FeatureMseCut feature_mse_cut(const FeatureMsePair& p, int slab_log2, int
 // As many channels as a pixel has, or as leave room for other blocks; not less than one access of 16 bytes moves where
 // that has room at all.
 inline FeatureMseCut best_feature_mse_cut(const FeatureMsePair& p, int element_bytes, int max_smem) {
-  const int good_smem = smaller(max_smem, kFeatureMseGoodSmem);
+  const int good_smem = smaller(max_smem / 2 - 1024, kFeatureMseGoodSmem);  // two blocks at least
   int log2 = kFeatureMseMostSlabLog2;
   for (; log2 > 0; --log2) {
     const int slab = 1 << log2;

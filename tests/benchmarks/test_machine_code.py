@@ -299,6 +299,19 @@ def test_blocks_that_do_not_fit_at_once_follow_one_another():
     assert many == pytest.approx(10 * one, rel=0.1)
 
 
+def test_blocks_of_several_kinds_run_side_by_side():
+    gpu, floats, halves = GPUS[ARCH], steps("FFMA R0, R0, R0, R0", 400), steps("LOP3 R0, R0, R0", 200)
+    each = gpu.multiprocessors
+    alone = sum(clocks([*kind]) for kind in (floats, halves))
+    together, _ = timing.mixed_clocks(gpu, [([floats], each), ([halves], each)], resident=2)
+    assert together < 0.6 * alone
+    one_by_one, _ = timing.mixed_clocks(gpu, [([floats], each), ([halves], each)], resident=1)
+    assert one_by_one == pytest.approx(alone, rel=0.02)
+    halved, _ = timing.mixed_clocks(gpu, [([floats], each / 2), ([halves], each / 2)], resident=1)
+    assert halved == pytest.approx(clocks(floats), rel=0.02)  # one block a multiprocessor in all
+    assert timing.mixed_clocks(gpu, [([floats], 2 * each), ([halves], 2 * each)], resident=1) is None
+
+
 def test_occupancy_is_that_of_the_programming_guide():
     h200, ada = GPUS["90a"], GPUS["89"]
     assert resident_blocks(h200, 255, 128, 70 * 1024) == 2  # registers: 2 x 4 warps of 256 x 32

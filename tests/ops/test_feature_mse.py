@@ -223,11 +223,11 @@ def test_cuda_plan_lets_four_blocks_share_a_multiprocessor(model, pair):
 @pytest.mark.skipif(not _extension.has_native(), reason="lgfast._C is not in use")
 def test_cuda_plan_refuses_maps_to_resize_that_are_larger_than_shared_memory():
     assert cuda_plan(16, 1000, 1000)["smem_bytes"] < 48 * 1024  # nothing is resized
-    assert cuda_plan(16, 230, 231)["channels_per_block"] == 1
+    assert cuda_plan(16, 160, 161)["channels_per_block"] == 1
     with pytest.raises(ValueError, match="exceeds shared memory"):
         cuda_plan(16, 300, 301)
     small = 99 * 1024  # of a block of sm_89 and sm_120
-    assert cuda_plan(16, 55, 56, max_smem=small)["channels_per_block"] == 4
-    assert cuda_plan(16, 55, 56, max_smem=small)["smem_bytes"] <= small
+    assert cuda_plan(16, 48, 49, max_smem=small)["channels_per_block"] == 4
+    assert cuda_plan(16, 48, 49, max_smem=small)["smem_bytes"] <= small
     with pytest.raises(ValueError, match="exceeds shared memory"):
-        cuda_plan(16, 230, 231, max_smem=small)
+        cuda_plan(16, 160, 161, max_smem=small)
