@@ -15,26 +15,36 @@ from lgfast.version import __version__
 
 if TYPE_CHECKING:
     from lgfast import models, ops
+    from lgfast.api import Run, evaluate, export, load, predict, train
     from lgfast.fusion import FuseReport, fuse, fuse_layers, unfuse, unfuse_layers
     from lgfast.optim.flat_adamw import FlatAdamW
 
 __all__ = [
     "FlatAdamW",
     "FuseReport",
+    "Run",
     "__version__",
+    "evaluate",
+    "export",
     "fuse",
     "fuse_layers",
+    "load",
     "models",
     "ops",
+    "predict",
+    "train",
     "unfuse",
     "unfuse_layers",
 ]
 
+_MODULES = ("evaluate", "export", "models", "ops", "predict", "train")  # four of them may be called
 _MODULE_OF = {
     "FlatAdamW": "optim.flat_adamw",
     "FuseReport": "fusion",
+    "Run": "api",
     "fuse": "fusion",
     "fuse_layers": "fusion",
+    "load": "api",
     "unfuse": "fusion",
     "unfuse_layers": "fusion",
 }
@@ -53,7 +63,7 @@ _import_lock = threading.RLock()
 
 def __getattr__(name: str) -> Any:
     with _import_lock:
-        if name in ("models", "ops"):
+        if name in _MODULES:
             return importlib.import_module(f"lgfast.{name}")
         if name in _MODULE_OF:
             return getattr(importlib.import_module(f"lgfast.{_MODULE_OF[name]}"), name)

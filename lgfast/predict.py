@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from torch import Tensor
+
 from lgfast.assembly.device import resolve_device
 from lgfast.assembly.images import decoding
 from lgfast.data.decode import show_progress
@@ -17,6 +19,7 @@ from lgfast.inference.classifier import Classifier, load_classifier
 from lgfast.inference.pictures import CHUNK, decode_pictures, find_pictures
 from lgfast.records.files import atomic_path
 from lgfast.runtime.command_line import command_line
+from lgfast.runtime.door import open_door
 from lgfast.runtime.paths import user_path
 
 DESCRIPTION = "Name the classes of pictures, with their probabilities."
@@ -24,10 +27,20 @@ FORMATS = (".csv", ".jsonl")
 
 
 class Prediction(NamedTuple):
-    """Of one picture: its most likely classes with their probabilities, the likeliest first."""
+    """Of one picture: its path and its most likely classes with their probabilities, the likeliest first."""
 
     path: str
     top: tuple[tuple[str, float], ...]
+
+    @property
+    def label(self) -> str:
+        """The likeliest class."""
+        return self.top[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Of the likeliest class."""
+        return self.top[0][1]
 
 
 def predict(
@@ -42,12 +55,19 @@ def predict(
         top: classes a picture.
         flip: average over a picture and its mirror image.
     """
-    top = min(top, len(classifier.class_names))
     for kept, images in decode_pictures(paths, decoding(classifier.config), broken):
-        values, classes = classifier.probabilities(images, flip, CHUNK).topk(top, dim=1)
-        for path, row, labels in zip(kept, values.tolist(), classes.tolist(), strict=True):
-            names = (classifier.class_names[label] for label in labels)
-            yield Prediction(str(path), tuple(zip(names, row, strict=True)))
+        found = classifier.probabilities(images, flip, CHUNK)
+        yield from named([str(path) for path in kept], found, classifier.class_names, top)
+
+
+def named(paths: Sequence[str], probabilities: Tensor, class_names: Sequence[str], top: int) -> list[Prediction]:
+    """Predictions from probabilities [n, K] of n pictures, with `top` classes or as many as there are."""
+    values, classes = probabilities.topk(min(top, len(class_names)), dim=1)
+    rows = zip(paths, values.tolist(), classes.tolist(), strict=True)
+    return [
+        Prediction(path, tuple(zip((class_names[label] for label in labels), row, strict=True)))
+        for path, row, labels in rows
+    ]
 
 
 def write_csv(predictions: Iterator[Prediction], file: TextIO, top: int) -> None:
@@ -107,3 +127,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+open_door(__name__)

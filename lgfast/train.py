@@ -16,6 +16,7 @@ from lgfast.config.flags import Parser, add_key_flags, check_no_leftover, key_ch
 from lgfast.config.pycls import read_pycls_config
 from lgfast.runtime import ranks, threads
 from lgfast.runtime.command_line import command_line
+from lgfast.runtime.door import open_door
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.options import add_sweep_options, check_join_options, check_no_sweep_options, is_sweep
 
@@ -199,3 +200,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+open_door(__name__)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,16 +28,22 @@ from lgfast.runtime import ranks
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.training.evaluation import evaluate, evaluate_logits
 from lgfast.training.lane import Lane
+from lgfast.training.loop import Row, keep_going
 
 
 def train_run(
-    config: Config, resume: bool = False, interrupt: InterruptFlag | None = None, alone: bool = False
+    config: Config,
+    resume: bool = False,
+    interrupt: InterruptFlag | None = None,
+    alone: bool = False,
+    on_epoch: Callable[[Lane, Row], bool] = keep_going,
 ) -> Result:
     """Train as `config` says (its teacher first, if it needs one) and test the result.
 
     Args:
         resume: continue from the newest checkpoint of `config.run_dir` (start anew where there is none).
         alone: in this process, whatever torchrun launched beside it; so a teacher is trained by the first rank to come.
+        on_epoch: called after every epoch with the lane and its row.
     """
     interrupt = interrupt or InterruptFlag()
     started = time.perf_counter()
@@ -58,7 +64,7 @@ def train_run(
             with contextlib.nullcontext() if alone else saying_how_to_go_on(run_dir):
                 if config.data.dataset == "folder" and ranks.is_writer():
                     record_parts(run_dir, splits)
-                shared.loop([lane], interrupt, watch=lane.watched).run()
+                shared.loop([lane], interrupt, on_epoch, lane.watched).run()
                 lane.raise_error()
                 return final_test(lane, splits, teacher_run, time.perf_counter() - started)
 

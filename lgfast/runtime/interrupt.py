@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
 
 
 class Interrupted(Exception):
@@ -36,6 +39,19 @@ class InterruptFlag:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         return self
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[InterruptFlag]:
+        """Listen within it, and leave the signals as they were. In a thread of its own no signal comes to listen to."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self.install()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.requested, self.signal_number = True, number

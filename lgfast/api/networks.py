@@ -1,0 +1,117 @@
+"""A trained network from Python: load, predict, evaluate, export."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lgfast.api.process import process_kept
+from lgfast.api.training import Run
+from lgfast.assembly.device import resolve_device
+from lgfast.assembly.images import decoding
+from lgfast.data.decode import decode_image, to_rgb
+from lgfast.evaluate import evaluate_checkpoint
+from lgfast.export import SUFFIXES
+from lgfast.export import export as write_export
+from lgfast.inference.classifier import Classifier, load_classifier
+from lgfast.predict import Prediction, named
+from lgfast.runtime.paths import user_path
+
+Source = str | os.PathLike[str]
+
+
+def load(source: Source | Run, device: str = "auto") -> Classifier:
+    """The network of a run (its best epoch), a weights file, or a file that `export` wrote.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one that lgfast did not write.
+    """
+    with process_kept():
+        return load_classifier(user_path(os.fspath(source)), resolve_device(device))
+
+
+def predict(
+    model: Classifier | Source | Run,
+    images: Any,
+    *,
+    top: int = 1,
+    flip: bool = False,
+    batch_size: int = 100,
+) -> list[Prediction]:
+    """The likeliest classes of pictures, in their order.
+
+    Args:
+        model: of `load`, or what `load` takes.
+        images: one picture or a sequence of them: a path, a Pillow image, or a uint8 array [h, w, 3] each.
+        top: classes a picture, the likeliest first.
+        flip: average over a picture and its mirror image.
+        batch_size: pictures computed at a time.
+    Raises:
+        ValueError: a picture cannot be decoded or is no picture; it is named.
+    """
+    if top < 1:
+        raise ValueError(f"top: expected 1 or more, got {top}")
+    classifier = model if isinstance(model, Classifier) else load(model)
+    pictures = list(images) if _is_sequence(images) else [images]
+    arrays = [_pixels(picture, number, classifier) for number, picture in enumerate(pictures)]
+    with process_kept():
+        found = classifier.probabilities(arrays, flip, batch_size)
+    paths = [os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "" for picture in pictures]
+    return named(paths, found, classifier.class_names, top)
+
+
+def _is_sequence(images: Any) -> bool:
+    is_one = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 4) < 4
+    return not is_one
+
+
+def _pixels(picture: Any, number: int, classifier: Classifier) -> np.ndarray:
+    """uint8 [h, w, 3]."""
+    if isinstance(picture, (str, os.PathLike)):
+        return decode_image(user_path(os.fspath(picture)), decoding(classifier.config))
+    if isinstance(picture, Image.Image):
+        return to_rgb(picture)
+    pixels = np.asarray(picture)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise ValueError(
+            f"images[{number}]: expected a path, a Pillow image or a uint8 array [h, w, 3], got "
+            f"{type(picture).__name__} of {pixels.dtype} {list(pixels.shape)}"
+        )
+    return pixels
+
+
+def evaluate(
+    source: Source | Run,
+    *,
+    split: str = "test",
+    dataset: str | None = None,
+    root: str | None = None,
+    device: str = "auto",
+) -> dict[str, float]:
+    """Top-1, top-5, balanced accuracy and macro-F1 (percent), mean cross entropy and number of images of a network.
+
+    Arguments and errors as `lgfast.evaluate.evaluate_checkpoint`.
+    """
+    with process_kept():
+        return evaluate_checkpoint(os.fspath(source), split=split, dataset=dataset, root=root, device=device)
+
+
+def export(source: Source | Run, kind: str = "onnx", out: Source | None = None) -> Path:
+    """Write a network for other programs; the file or folder that was written.
+
+    Args:
+        kind: "onnx", "torch" (a torch.export program), "safetensors", or "hf" (a folder for the Hugging Face hub).
+        out: where; None: beside the network's own files.
+    """
+    if kind not in SUFFIXES:
+        raise ValueError(f"kind: expected one of {', '.join(SUFFIXES)}, got {kind!r}")
+    path = user_path(os.fspath(source))
+    folder = path if path.is_dir() else path.parent
+    target = folder / f"model{SUFFIXES[kind]}" if out is None else user_path(os.fspath(out))
+    with process_kept():
+        write_export(path, kind, target)
+    return target
