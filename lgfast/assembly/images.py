@@ -13,12 +13,14 @@ from lgfast import _extension
 from lgfast.config import Config, replace
 from lgfast.data import load_dataset, load_files, split_holdout
 from lgfast.data.dali_loader import require_dali
+from lgfast.data.datasets import labels_path
 from lgfast.data.decode import Decoding
 from lgfast.data.errors import some
 from lgfast.data.file_set import FileSet
 from lgfast.data.folds import check_groups_apart, fold_numbers, folds_of, group_names, split_fold
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.image_folder import is_flat
+from lgfast.data.sources.table import SPLIT, LabelTable, read_table
 from lgfast.ops.augment import largest_source_side
 from lgfast.records.files import atomic_path
 from lgfast.runtime.paths import user_path
@@ -49,10 +51,10 @@ def limited(config: Config, split: str, images: SplitImages) -> SplitImages:
 
 def load_whole(config: Config, split: str) -> SplitImages:
     """One split of the dataset with all its images."""
-    num_folds = folds_to_cut(config)
-    if num_folds == 0:
+    if has_parts(config):
         return read_split(config, split, config.data.test_fraction)
     images = read_split(config, "train", 0.0)
+    num_folds = config.data.folds or folds_of(config.data.test_fraction, images.labels)
     try:
         numbers = fold_numbers(images.labels, num_folds, groups(config, images))
     except ValueError as error:
@@ -62,19 +64,33 @@ def load_whole(config: Config, split: str) -> SplitImages:
     return dataclasses.replace(part, name=f"{name}-{split}")
 
 
-def folds_to_cut(config: Config) -> int:
-    """Into how many folds the images are cut to train and to test; 0: the dataset has its parts."""
+def has_parts(config: Config) -> bool:
+    """Whether training and test images are read apart: else all are read, and cut here into folds."""
     data = config.data
     if data.folds:
-        return data.folds
-    is_whole = data.dataset == "folder" and is_flat(user_path(data.root))
-    return folds_of(data.test_fraction) if data.group and is_whole else 0
+        return False
+    if not data.group or data.dataset != "folder":
+        return True
+    table = label_table(config)
+    return not is_flat(user_path(data.root)) if table is None else SPLIT in table.columns
+
+
+def label_table(config: Config) -> LabelTable | None:
+    """The run's table of labels; None where class folders say them."""
+    root = user_path(config.data.root)
+    return read_table(labels_path(root, config.data.labels), root) if config.data.labels else None
 
 
 def groups(config: Config, images: SplitImages) -> list[str] | None:
     """The group of each image; None where every image stands alone."""
     data = config.data
-    return group_names(images, data.group, str(user_path(data.root))) if data.group else None
+    if not data.group:
+        return None
+    table = label_table(config)
+    if table is not None and data.group in table.columns:
+        names = table.group_of(data.group)
+        return [names[str(path)] for path in images.paths or ()]
+    return group_names(images, data.group, str(user_path(data.root)))
 
 
 def read_split(config: Config, split: str, test_fraction: float) -> SplitImages:
@@ -88,6 +104,7 @@ def read_split(config: Config, split: str, test_fraction: float) -> SplitImages:
         skip_broken=data.skip_broken,
         decoding=decoding(config),
         test_fraction=test_fraction,
+        labels=data.labels,
     )
 
 
@@ -115,8 +132,7 @@ def load_splits(config: Config) -> DataSplits:
     train, test = load_whole(config, "train"), load_whole(config, "test")
     check_classes(config, train, test)
     check_crops(config, train)
-    if config.data.group:
-        check_groups_apart(train, test, config.data.group, str(user_path(config.data.root)))
+    check_groups_apart(train, groups(config, train), test, groups(config, test))
     train, test = limited(config, "train", train), limited(config, "test", test)
     select = test
     if config.eval.protocol == "holdout":
@@ -132,7 +148,7 @@ def hold_out(config: Config, train: SplitImages) -> tuple[SplitImages, SplitImag
     try:
         if named is None:
             return split_holdout(train, fraction, HOLDOUT_SEED)
-        return split_fold(train, fold_numbers(train.labels, folds_of(fraction), named), 0)
+        return split_fold(train, fold_numbers(train.labels, folds_of(fraction, train.labels), named), 0)
     except ValueError as error:
         raise ValueError(f"eval.holdout_fraction: {error}") from None
 

@@ -25,8 +25,9 @@ def start_model(model: nn.Module, config: Config, class_names: Sequence[str]) ->
     Raises:
         ValueError: there are no such weights, or they do not fit; names the key.
     """
+    names: Sequence[str] = ()
     if config.model.pretrained:
-        weights, names, key, source = pretrained_weights(config.model.name), [], "model.pretrained", "timm's weights"
+        weights, key, source = pretrained_weights(config.model.name), "model.pretrained", "timm's weights"
     elif config.model.init_from:
         key, source = "model.init_from", config.model.init_from
         weights, names = read_source(source, config.model.name)

@@ -54,9 +54,12 @@ class DataConfig(Section):
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
     exif_orientation: bool = False  # turn image files as their EXIF tag says
     stored_side: Count | None = 0  # reduce images of a longer short side to it; 0: never; none: to what views use
+    # CSV with the columns file and label (and split: train, test or val, where it says the parts), in place of class
+    # folders; its path, or its name below root
+    labels: Place = ""
     test_fraction: Fraction = 0.2  # of each class, that is the test part of a folder without train/ and test/
     # images whose paths below root match with the same text (the expression's first group) are never on both sides of a
-    # split, as those of one patient or plant. "": every image stands alone
+    # split, as those of one patient or plant; or a column of data.labels. "": every image stands alone
     group: Pattern = ""
     folds: Annotated[int, Range(0, 100)] = 0  # cut what there is to train on into so many parts; 0: into none
     fold: Count = 0  # which of them is the test, from 0; the others train

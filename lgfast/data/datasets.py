@@ -14,6 +14,7 @@ from lgfast.data.sources.digits import load_digits
 from lgfast.data.sources.flowers import flowers_source
 from lgfast.data.sources.image_folder import TEST_FRACTION, folder_source
 from lgfast.data.sources.source import SPLITS, Source, describe_unread
+from lgfast.data.sources.table import table_source
 from lgfast.data.sources.tiny_imagenet import tiny_imagenet_source
 from lgfast.runtime.paths import user_path
 
@@ -40,6 +41,7 @@ def load_dataset(
     cache_dir: str | Path | None = None,
     decoding: Decoding = AS_STORED,
     test_fraction: float = TEST_FRACTION,
+    labels: str | Path = "",
 ) -> ImageSet:
     """One split of a dataset as decoded images.
 
@@ -51,6 +53,7 @@ def load_dataset(
         skip_broken: leave out images that cannot be decoded, with one warning that counts and names them.
         decoding: how image files become pixels; by default as they are stored.
         test_fraction: share of every class that is the test part, in a "folder" that holds classes alone.
+        labels: CSV with the labels of the images of a "folder" (`sources.table`); "": its folders are the classes.
         cache_dir: where decoded images are kept; by default $LGFAST_CACHE, <root>/.lgfast_cache or ~/.cache/lgfast.
     Raises:
         FileNotFoundError: files are missing; the message says what is expected and where to get it.
@@ -62,7 +65,7 @@ def load_dataset(
     if name == "digits":
         return load_digits(split)
     root = user_path(root)
-    source = find_source(name, root, split, download, test_fraction)
+    source = find_source(name, root, split, download, test_fraction, labels)
     warn_unread(source)
     folder = Path(cache_dir) if cache_dir else cache_folder(root)
     return cached(source, folder, skip_broken, decoding, is_chosen=folder != cache_beside(root))
@@ -75,13 +78,28 @@ def warn_unread(source: Source) -> None:
 
 
 def find_source(
-    name: str, root: Path, split: str, download: bool = False, test_fraction: float = TEST_FRACTION
+    name: str,
+    root: Path,
+    split: str,
+    download: bool = False,
+    test_fraction: float = TEST_FRACTION,
+    labels: str | Path = "",
 ) -> Source:
     """The files of a split, found and listed but not decoded."""
     if name not in SOURCES:
         raise ValueError(f"load_dataset: name must be one of {', '.join(DATASET_NAMES)}, got {name!r}")
+    if labels:
+        if name != "folder":
+            raise ValueError(f"data.labels: {name} has labels of its own; use data.dataset=folder")
+        return table_source(root, labels_path(root, labels), split, test_fraction)
     if name == "folder":
         return folder_source(root, split, test_fraction)
     if download and name in DOWNLOADABLE:
         return SOURCES[name](root, split, download=True)
     return SOURCES[name](root, split)
+
+
+def labels_path(root: Path, labels: str | Path) -> Path:
+    """Where a table of labels is: at its path, or below the images' folder."""
+    path = user_path(labels)
+    return path if path.is_file() else root / path

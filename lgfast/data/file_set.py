@@ -41,6 +41,7 @@ def load_files(
     skip_broken: bool = False,
     decoding: Decoding = AS_STORED,
     test_fraction: float = TEST_FRACTION,
+    labels: str | Path = "",
 ) -> FileSet:
     """One split of a dataset of image files; arguments as `load_dataset`. Every file is read once, for the hash.
 
@@ -51,7 +52,8 @@ def load_files(
     """
     if split not in SPLITS:
         raise ValueError(f"load_files: split must be one of {', '.join(SPLITS)}, got {split!r}")
-    source = None if name == "digits" else find_source(name, Path(root).expanduser(), split, download, test_fraction)
+    root = Path(root).expanduser()
+    source = None if name == "digits" else find_source(name, root, split, download, test_fraction, labels)
     if source is None or not source.images:
         raise ValueError(
             f"load_files: {name} is not stored as image files, which the dali loader reads; use data.loader=resident"
@@ -60,9 +62,9 @@ def load_files(
     pairs = list(zip(*source.read(), strict=True))
     if skip_broken:
         pairs = leave_out_broken(pairs, source.name, decoding)
-    paths, labels = [path for path, _ in pairs], torch.tensor([label for _, label in pairs], dtype=torch.int64)
-    content_hash = hash_files(paths, labels, source.class_names, source.name, decoding)
-    return FileSet(source.name, paths, labels, source.class_names, content_hash, decoding)
+    paths, numbers = [path for path, _ in pairs], torch.tensor([label for _, label in pairs], dtype=torch.int64)
+    content_hash = hash_files(paths, numbers, source.class_names, source.name, decoding)
+    return FileSet(source.name, paths, numbers, source.class_names, content_hash, decoding)
 
 
 def leave_out_broken(pairs: list[tuple[Path, int]], name: str, decoding: Decoding) -> list[tuple[Path, int]]:

@@ -63,16 +63,21 @@ def split_fold(images: Images, numbers: Tensor, fold: int) -> tuple[Images, Imag
     return images.subset((numbers != fold).nonzero().flatten()), images.subset((numbers == fold).nonzero().flatten())
 
 
-def folds_of(fraction: float) -> int:
-    """How many folds have about this share of the images each."""
-    return max(2, round(1 / fraction))
+def folds_of(fraction: float, labels: Tensor) -> int:
+    """How many folds have about this share of the images each; no more than the largest class has images."""
+    return max(2, min(round(1 / fraction), int(torch.bincount(labels).max())))
 
 
-def check_groups_apart(first: LabelledImages, second: LabelledImages, pattern: str, root: str) -> None:
+def check_groups_apart(
+    first: LabelledImages,
+    first_groups: Sequence[str] | None,
+    second: LabelledImages,
+    second_groups: Sequence[str] | None,
+) -> None:
     """Raise a ValueError where images of one group are in both sets."""
-    torn = set(group_names(first, pattern, root)) & set(group_names(second, pattern, root))
+    torn = set(first_groups or ()) & set(second_groups or ())
     if torn:
         raise ValueError(
             f"data.group: {len(torn)} groups are in {first.name} and in {second.name} ({some(sorted(torn))}), so the "
-            "test would know them; move each to one part, or put all class folders into one and let lgfast split it"
+            "test would know them; move each to one part, or give no parts and let lgfast split the images"
         )

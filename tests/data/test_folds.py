@@ -68,6 +68,6 @@ def test_names_of_groups():
         group_names(image_set(None), "p", "/data")
 
 
-@pytest.mark.parametrize(("fraction", "folds"), [(0.2, 5), (0.1, 10), (0.5, 2), (0.9, 2)])
+@pytest.mark.parametrize(("fraction", "folds"), [(0.2, 5), (0.1, 10), (0.5, 2), (0.9, 2), (0.01, 12)])
 def test_a_share_as_a_number_of_folds(fraction, folds):
-    assert folds_of(fraction) == folds
+    assert folds_of(fraction, torch.arange(24) % 2) == folds

@@ -48,7 +48,8 @@ def folder_source(root: Path, split: str, test_fraction: float = TEST_FRACTION) 
         labels += [label] * len(images)
     if not files:
         raise FileNotFoundError(f"{folder}: no images in its class folders; {describe_unread(unread) or EXPECTED}")
-    return file_source(f"{root.name}-{split}", folder, files, labels, tuple(class_names), unread=unread)
+    name = root.name if is_whole and test_fraction == 0 else f"{root.name}-{split}"
+    return file_source(name, folder, files, labels, tuple(class_names), unread=unread)
 
 
 def is_flat(root: Path) -> bool:
@@ -64,7 +65,7 @@ def part_of(images: Sequence[Path], root: Path, split: str, test_fraction: float
     """
 
     def place(path: Path) -> bytes:
-        return hashlib.blake2b(os.fsencode(path.relative_to(root))).digest()
+        return hashlib.blake2b(os.fsencode(os.path.relpath(path, root))).digest()
 
     if test_fraction == 0:
         return list(images) if split == "train" else []
