@@ -4,7 +4,7 @@ TORCH ?= torch>=2.11
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: build test test-gpu lint format docs wheel bench lease demo clean
+.PHONY: build test test-gpu faults lint format docs wheel bench lease demo clean
 
 # torch first, so that the build uses the torch the package runs with.
 $(INSTALLED): pyproject.toml setup.py
@@ -22,6 +22,10 @@ test: build
 
 test-gpu: build
 	$(PY) -m pytest -m gpu
+
+# Kills or fails every file-system call of a run in turn and continues it: some minutes. A sample is in the tests.
+faults: build
+	$(PY) -m tests.faults.harness
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
