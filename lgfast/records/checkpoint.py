@@ -9,6 +9,7 @@ versions, are read unchecked.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lgfast.data.read import UnreadableError, read_file
 from lgfast.records.files import atomic_path
 
 HEADER, DIGEST, STATE_DIGEST = "lgfast", "lgfast_digest", "lgfast_state_digest"  # entries of a weights file
@@ -73,12 +75,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         raise reason or OSError(str(error).splitlines()[0]) from error
 
 
-def file_digest(path: Path) -> str:
-    total = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
+def digest_of(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -86,6 +84,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         CheckpointError: it is missing, or damaged.
+        UnreadableError: it cannot be read now, and may be sound.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -107,13 +106,21 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a weights file whose content is what was written."""
+    """Tensors and header of a weights file whose content is what was written.
+
+    Raises:
+        CheckpointError: it is damaged.
+        UnreadableError: it cannot be read now, and may be sound.
+    """
     try:
+        read_file(path)  # where a disk fails, this says so; in the map that safe_open makes, a signal would end all
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         check_digest(tensors, header)
         json.loads(header.get(HEADER, "{}"))
+    except UnreadableError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a complete checkpoint ({error})") from None
     return tensors, header
@@ -169,10 +176,9 @@ class CheckpointStore:
         if path.is_dir():
             return path
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            temporary.mkdir()
+        with atomic_path(path, is_folder=True) as temporary:
             write_state(temporary / "resume.pt", state)
-            digest = {STATE_DIGEST: file_digest(temporary / "resume.pt")}
+            digest = {STATE_DIGEST: digest_of((temporary / "resume.pt").read_bytes())}
             write_weights(temporary / "model.safetensors", model.state_dict(), metadata, **digest)
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old)
@@ -183,6 +189,7 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: it is damaged.
+            UnreadableError: it cannot be read now, and may be sound.
         """
         paths = self.all()
         if not paths:
@@ -194,9 +201,12 @@ class CheckpointStore:
             raise CheckpointError(f"{error}; {way_on}") from None
         path = paths[-1] / "resume.pt"
         try:
-            if header.get(STATE_DIGEST, expected := file_digest(path)) != expected:
+            content = read_file(path)
+            if header.get(STATE_DIGEST, expected := digest_of(content)) != expected:
                 raise ValueError("its content does not match its digest")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except UnreadableError:
+            raise
         except Exception as error:
             raise CheckpointError(f"{path} cannot be read ({error}); {way_on}") from None
         return weights, state

@@ -24,15 +24,21 @@ class WriteError(ValueError):
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write a file or a folder to; renamed to `path` on success, removed on failure.
+def atomic_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
+    """A temporary sibling, new and empty, to write to; renamed to `path` on success, removed on failure.
 
-    A file that stands at `path` is replaced; a folder must be new, for no system replaces one at one stroke.
+    A file that stands at `path` is replaced; a folder must be new, for no system replaces one at one stroke. Nobody
+    foresees the temporary name: processes of two containers share a folder, and may have one process id.
+
     Raises:
         WriteError: it cannot be written; what stood at `path` is intact.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
+        if is_folder:
+            temporary.mkdir()
+        else:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
         yield temporary
         sync(temporary)
         os.replace(temporary, path)

@@ -19,6 +19,7 @@ from lgfast.runtime.compilation import compiler_failure
 from lgfast.runtime.printable import printable
 
 PACKAGE = Path(__file__).parents[1]
+BOMB = "Image size .* could be decompression bomb"  # of Pillow, about images that data.max_pixels decides on
 Main = Callable[..., int]  # given its arguments, or None for those of the process
 
 
@@ -37,7 +38,9 @@ def command_line(main: Main) -> Main:
             sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no text
         try:
             try:
-                return answer(main, argv)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", BOMB)
+                    return answer(main, argv)
             finally:
                 sys.stdout.flush()
         except BrokenPipeError:

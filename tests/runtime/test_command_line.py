@@ -6,7 +6,9 @@ import sys
 import warnings
 
 import pytest
+from PIL import Image
 
+from lgfast.data.decode import Decoding, decode_image
 from lgfast.runtime import command_line as module
 from lgfast.runtime.command_line import command_line
 
@@ -122,3 +124,21 @@ def test_names_that_are_no_text_can_be_printed(tmp_path, monkeypatch):
         assert main([]) == 2
     assert (tmp_path / "out").read_text() == "caf\\udce9\n"
     assert r"ValueError: caf\udce9: no such class" in (tmp_path / "runs" / "last_error.txt").read_text()
+
+
+def test_pillows_warning_of_large_images_is_silent(tmp_path, monkeypatch, capsys):
+    """data.max_pixels decides on them, in one line of its own."""
+    Image.new("L", (4, 4)).save(tmp_path / "image.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.warns(Image.DecompressionBombWarning):
+        Image.open(tmp_path / "image.png").close()
+
+    @command_line
+    def main(argv):
+        decode_image(tmp_path / "image.png", Decoding(max_pixels=10))
+        return 0
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert main([]) == 2
+    assert not seen and "4x4 pixels are more than data.max_pixels, 10" in capsys.readouterr().err

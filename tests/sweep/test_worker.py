@@ -4,11 +4,13 @@ import csv
 import dataclasses
 import errno
 import time
+from pathlib import Path
 
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from lgfast.config import replace
+from lgfast.data import read
 from lgfast.records.files import WriteError
 from lgfast.records.run_log import MetricsLog
 from lgfast.runtime.interrupt import InterruptFlag
@@ -108,6 +110,31 @@ def test_what_may_pass_is_known_by_its_cause():
     wrapped.__cause__ = OSError(errno.EIO, "a")
     assert may_pass(wrapped) and may_pass(WriteError("full"))
     assert not may_pass(ValueError("c")) and not may_pass(OSError(errno.ENOENT, "d"))
+
+
+@pytest.mark.parametrize("name", ["resume.pt", "model.safetensors"])
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_fails_no_trial(study, tmp_path, monkeypatch, name):
+    """One lane of a group that goes on meets the error. Both trials are given back, as on a full disk."""
+    interrupt = InterruptFlag()
+
+    def stop_after_an_epoch():
+        interrupt.requested = any(run.epoch for run in read_runs(study))
+
+    def broken(path, *arguments):
+        if Path(path).match(f"001-seed1/checkpoints/*/{name}"):
+            raise OSError(errno.EIO, "Input/output error")
+        return open(path, *arguments)
+
+    Worker(study, tmp_path, {}, interrupt, stop_after_an_epoch).work()
+    assert states(study) == ["saved", "saved"]
+    study.repair()
+    with monkeypatch.context() as patch:
+        patch.setattr(read, "open", broken, raising=False)
+        with pytest.raises(OSError, match=rf"{name}: cannot be read \(Input/output error\); it may be sound"):
+            work(study, tmp_path)
+    assert states(study) == ["saved", "saved"]
+    work(study, tmp_path)
+    assert states(study) == ["complete", "complete"]
 
 
 def test_a_worker_that_wakes_up_leaves_its_runs_to_who_took_them(study, tmp_path, monkeypatch, capsys):
