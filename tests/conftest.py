@@ -1,6 +1,10 @@
-"""Shared test set-up: the gpu marker, a fixed seed, and full float32 products in one order."""
+"""Shared test set-up: the gpu marker, a fixed seed, and full float32 products in one order.
+
+LGFAST_TEST_SEED (default 0) is the seed: with another one, what is random in a test is drawn anew.
+"""
 
 import functools
+import os
 
 import pytest
 import torch
@@ -31,7 +35,7 @@ def sound_gpu(request):
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    torch.manual_seed(0)
+    torch.manual_seed(int(os.environ.get("LGFAST_TEST_SEED", "0")))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True  # ways of running a step are compared bit for bit

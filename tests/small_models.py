@@ -1,7 +1,18 @@
 """Small models for the tests of fusion, and what they compute."""
 
+import copy
+
 import timm
 import torch
+
+from lgfast.models import create_model
+from lgfast.models.cvt import ConvolutionalVisionTransformer
+from tests.rounding import truth
+
+FOUR_STAGES = {  # 4 keys in each stage but the last
+    "num_classes": 5, "depths": (1, 1, 1, 1), "embed_dims": (32, 64, 64, 96), "num_heads": (1, 2, 2, 3),
+    "mlp_ratios": (2, 2, 2, 2), "sr_ratios": (4, 2, 1, 1),
+}  # fmt: skip
 
 
 def vit(**changes):
@@ -9,8 +20,21 @@ def vit(**changes):
     return timm.models.VisionTransformer(**{**options, **changes})
 
 
+def pvt():
+    return create_model("pvt_tiny", image_size=32, drop_path_rate=0.0, **FOUR_STAGES)
+
+
+def pvt_v2():
+    return timm.create_model("pvt_v2_b0", drop_path_rate=0.0, **FOUR_STAGES)
+
+
+def cvt():
+    options = {"depths": (1, 1, 1), "embed_dims": (32, 32, 64), "num_heads": (1, 1, 2)}
+    return create_model("cvt_13", num_classes=5, image_size=64, drop_path_rate=0.0, **options)
+
+
 def images(model):
-    side = 32 if isinstance(model, timm.models.VisionTransformer) else 64
+    side = 64 if isinstance(model, timm.models.ConVit | ConvolutionalVisionTransformer) else 32
     return torch.randn(2, 3, side, side)
 
 
@@ -19,3 +43,9 @@ def output_and_gradients(model, x):
     model.zero_grad()
     (out.float() * torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out)).sum().backward()
     return {"out": out.detach(), **{name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}}
+
+
+def true_output_and_gradients(model, x):
+    """The Truth of each, of a model and images in the dtype under test."""
+    exact = copy.deepcopy(model).double()
+    return truth(lambda: output_and_gradients(exact, x.double()), x.dtype, pytorch_norms=True)

@@ -1,7 +1,7 @@
 """What each kernel is held to: its inputs, its call, and the truth with the error that is allowed.
 
 Truth is float64 in plain PyTorch; for augment, whose bytes are fixed, the kernel of the CPU. A bound is what the tests
-of the operation allow: twice the error of plain PyTorch in the same dtype, or some roundings.
+of the operation allow: what rounding to the same dtype explains.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks import bench_augment, bench_feature_mse, bench_fused_layers
 from lgfast.ops import augment, augment_plan, feature_mse, flat_adamw
 from lgfast.ops.flat_adamw import hyperparameter_row
 from tests import attention_truth
-from tests.helpers import error_bound
+from tests.rounding import truth as true_results
 
 ADAMW = {"lr": 5e-4, "weight_decay": 0.05, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 BLOCK = (192, 192, 576 * 192, 576, 192 * 192, 192, 192, 192, 768 * 192, 768, 192 * 768, 192)  # of DeiT-Ti
@@ -50,10 +50,10 @@ def fill_random(tensors: Iterable[Tensor]) -> None:
 
 
 def compared(call: Callable[..., list[Tensor]], inputs: list[Tensor]) -> list[Truth]:
-    """The results of a composition in float64, each with the error that the same in the inputs' dtype allows."""
+    """The results of a composition in float64, each with the error that rounding to the inputs' dtype explains."""
     wide = [x.detach().double().requires_grad_(x.requires_grad) for x in inputs]
-    pairs = zip(call(*inputs), call(*wide), strict=True)
-    return [(exact.detach(), error_bound(plain.detach(), exact.detach())) for plain, exact in pairs]
+    found = true_results(lambda: [result.detach() for result in call(*wide)], inputs[0].dtype)
+    return [(result.exact, result.largest_error) for result in found]
 
 
 def attention_forward(device: torch.device, batch: int, tokens: int, heads: int, head_dim: int) -> Trial:
@@ -61,16 +61,12 @@ def attention_forward(device: torch.device, batch: int, tokens: int, heads: int,
     dout, scale = torch.zeros_like(qkv[:, :, 0]), head_dim**-0.5
 
     def truth() -> list[Truth]:
-        plain, exact = (attention_truth.attention(*x.unbind(2), d, scale) for x, d in with_double(qkv, dout))
-        out = exact["out"].flatten(2), error_bound(plain["out"], exact["out"])
-        return [out, (exact["lse"], error_bound(plain["lse"], exact["lse"]))]
+        found = attention_truth.true_attention(*qkv.unbind(2), dout, scale)
+        out, lse = found["out"], found["lse"]
+        return [(out.exact.flatten(2), out.largest_error), (lse.exact, lse.largest_error)]
 
     call = torch.ops.lgfast.short_attention_qkvpacked_fwd
     return Trial(lambda: call(qkv, None, scale), truth, lambda: fill_random([qkv]))
-
-
-def with_double(*tensors: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    return list(tensors), [x.double() for x in tensors]
 
 
 def attention_backward(device: torch.device, batch: int, tokens: int, heads: int, head_dim: int) -> Trial:
@@ -87,12 +83,11 @@ def attention_backward(device: torch.device, batch: int, tokens: int, heads: int
         lse.copy_(exact["lse"])
 
     def truth() -> list[Truth]:
-        plain, exact = (
-            torch.stack([found[name] for name in ("dq", "dk", "dv")], 2)
-            for found in (attention_truth.attention(*x.unbind(2), d, scale) for x, d in with_double(qkv, dout))
-        )
+        found = attention_truth.true_attention(*qkv.unbind(2), dout, scale)
+        exact = torch.stack([found[name].exact for name in ("dq", "dk", "dv")], 2)
         rounding = torch.finfo(torch.bfloat16).eps * exact.abs().sum(1).max().item()  # of each summand, if all alike
-        return [(exact, error_bound(plain, exact)), (exact.sum(1), rounding)]
+        largest_error = max(found[name].largest_error for name in ("dq", "dk", "dv"))
+        return [(exact, largest_error), (exact.sum(1), rounding)]
 
     def renew() -> None:
         fill_random([qkv, dout])

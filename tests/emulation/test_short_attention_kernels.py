@@ -20,7 +20,6 @@ from tests.attention_truth import (
     check_bias_gradient,
 )
 from tests.emulation.attention_case import poisoned, run_kernels
-from tests.helpers import error_bound
 
 
 def random_tensor(shape, dtype, seed):
@@ -149,9 +148,4 @@ def test_large_scores_do_not_overflow(n, tmp_path):
     v, dout = (random_tensor((1, n, 1, dim), dtype, seed) for seed in (3, 4))
     outputs = [(poisoned(q.shape, dtype), None) for _ in range(4)]
     result = run_kernels((q, None), (k, None), (v, None), (dout, None), 1.0, tmp_path, outputs)
-    exact = attention(*(x.double() for x in (q, k, v, dout)), 1.0)
-    plain = attention(q, k, v, dout, 1.0)
-    check({"out": result.out}, q, k, v, dout, 1.0)
-    for name in ("dq", "dk", "dv"):
-        error = (getattr(result, name).double() - exact[name]).abs().max()
-        assert error <= error_bound(plain[name], exact[name]) + 2**-10, name  # keys of size 40 times ds that cancel
+    check_all(result, q, k, v, dout, 1.0)

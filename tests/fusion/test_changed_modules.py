@@ -13,9 +13,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from lgfast import fuse, fuse_layers
 from lgfast.fusion.attention import FusedVitAttention
-from lgfast.models import create_model
 from lgfast.ops import once
-from tests.small_models import images, output_and_gradients, vit
+from tests.small_models import cvt, images, output_and_gradients, pvt_v2, vit
 
 
 class Lora(nn.Module):
@@ -122,8 +121,10 @@ def assert_computes_the_same(plain, fused):
         x = images(plain)
         expected, found = (output_and_gradients(model.train(mode), x) for model in (plain, fused))
         assert expected.keys() == found.keys()
+        size = {name: value.abs().max().item() for name, value in expected.items()}
+        largest = max(size.values())  # of the terms of a gradient that cancels
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4 * value.abs().max().item(), msg=name)
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4 * size[name] + 1e-6 * largest, msg=name)
 
 
 @pytest.mark.filterwarnings("ignore:Fused")
@@ -211,7 +212,7 @@ SWITCHES = {
 }
 FAMILIES = {
     "vit": vit,
-    "pvt_v2": lambda: timm.create_model("pvt_v2_b0", num_classes=5, depths=(1, 1, 1, 1), drop_path_rate=0.0),
+    "pvt_v2": pvt_v2,
 }
 
 
@@ -232,7 +233,7 @@ def test_switches_of_the_attention_count(build, settings, fuses_first):
 
 DROPOUT = {
     "vit": vit,
-    "cvt": lambda: create_model("cvt_13", num_classes=5, depths=(1, 1, 1), image_size=64, drop_path_rate=0.0),
+    "cvt": cvt,
     "timm's convit": lambda: timm.create_model(
         "convit_tiny", img_size=64, num_classes=5, depth=2, local_up_to_layer=1, drop_path_rate=0.0
     ),

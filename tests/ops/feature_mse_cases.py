@@ -3,6 +3,7 @@
 import torch
 
 from lgfast.ops import reference
+from tests.rounding import assert_rounded, truth
 
 TEACHER_MAPS = [(16, 32), (32, 16), (64, 8)]  # channels, h = w
 STUDENT_SIDES = {  # h = w of the three guided maps; models in one row share shapes
@@ -32,16 +33,12 @@ def reference_loss_and_grads(student, teacher, grids, dtype=None):
     return loss_and_grads(reference.feature_mse, student, [maps.detach().to(dtype) for maps in teacher], grids)
 
 
-def assert_within_twice_plain(value, plain, truth):
-    """The op's largest error is at most twice that of plain PyTorch in the same dtype, plus a few roundings."""
-    floor = 4 * torch.finfo(value.dtype).eps * truth.abs().max()  # in float64 truth itself is rounded
-    assert (value.double() - truth).abs().max() <= 2 * (plain.double() - truth).abs().max() + floor
-
-
 def assert_matches_reference(loss, grads, student, teacher, grids):
-    plain, plain_grads = reference_loss_and_grads(student, teacher, grids, student[0].dtype)
-    truth, true_grads = reference_loss_and_grads(student, teacher, grids, torch.float64)
-    assert_within_twice_plain(loss, plain, truth)
-    for grad, plain_grad, true_grad, maps in zip(grads, plain_grads, true_grads, student, strict=True):
+    def compute():
+        return reference_loss_and_grads(student, teacher, grids, torch.float64)
+
+    true_loss, true_grads = truth(compute, student[0].dtype)
+    assert_rounded(loss, true_loss, "loss")
+    for grad, true_grad, maps in zip(grads, true_grads, student, strict=True):
         assert grad.dtype == maps.dtype
-        assert_within_twice_plain(grad, plain_grad, true_grad)
+        assert_rounded(grad, true_grad, "gradient")

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from lgfast import _extension
 from lgfast.ops import once, reference, short_attention, short_attention_qkvpacked, short_attention_unsupported_reason
+from tests.attention_truth import check
 from tests.cpu_levels import FLOAT_LEVELS, held_to
-from tests.helpers import assert_as_exact_as_plain
+from tests.rounding import assert_rounded, truth
 from tests.stand_in_gpus import use_architectures, use_gpus
 
 module = importlib.import_module("lgfast.ops.short_attention")
@@ -28,17 +29,6 @@ def make_qkv(n=17, m=17, dim=32, dtype=torch.bfloat16, batch=2, heads=2, require
 def sdpa(q, k, v, scale=None):
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
-
-
-def truth(q, k, v, dout, scale=None):
-    """out, dq, dk, dv: in float64, and of plain PyTorch in the dtype of q."""
-    results = []
-    for dtype in (torch.float64, q.dtype):
-        leaves = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
-        scores = torch.einsum("bnhd,bmhd->bhnm", leaves[0], leaves[1]) * (scale or q.shape[-1] ** -0.5)
-        out = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), leaves[2])
-        results.append([out.detach(), *torch.autograd.grad(out, leaves, dout.to(dtype))])
-    return results
 
 
 @pytest.fixture
@@ -62,16 +52,16 @@ def test_packed_equals_unpacked_and_gives_the_bias_its_gradient():
     weight, x, dout = torch.randn(3 * 64, 64) / 8, torch.randn(2, 17, 64), torch.randn(2, 17, 64)
     bias = torch.randn(3 * 64, requires_grad=True)
 
-    def composed(dtype):
-        qkv = F.linear(x.to(dtype), weight.to(dtype), bias.to(dtype)).view(2, 17, 3, 2, 32)
+    def composed():
+        qkv = F.linear(x.double(), weight.double(), bias.double()).view(2, 17, 3, 2, 32)
         out = sdpa(*qkv.unbind(2)).flatten(2)
-        return out.detach(), torch.autograd.grad(out, bias, dout.to(dtype))[0]
+        return out.detach(), torch.autograd.grad(out, bias, dout.double())[0]
 
     detached = F.linear(x, weight, bias.detach()).view(2, 17, 3, 2, 32)
     out = short_attention_qkvpacked(detached, added_bias=bias)
     results = out.detach(), torch.autograd.grad(out, bias, dout)[0]
-    for got, plain, exact_value in zip(results, composed(torch.float32), composed(torch.float64), strict=True):
-        assert_as_exact_as_plain(got, plain, exact_value)
+    for got, expected in zip(results, truth(composed, torch.float32), strict=True):
+        assert_rounded(got, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -84,9 +74,7 @@ def test_the_op_matches_float64(n, m, dim, dtype):
     out = ops.short_attention_fwd(q, k, v, 0.2)[0]
     dout = torch.randn_like(out)
     grads = torch.autograd.grad(out, (q, k, v), dout)
-    exact, plain = truth(q, k, v, dout, 0.2)
-    for got, plain_value, exact_value in zip((out.detach(), *grads), plain, exact, strict=True):
-        assert_as_exact_as_plain(got, plain_value, exact_value)
+    check(dict(zip(("out", "dq", "dk", "dv"), (out, *grads), strict=True)), q, k, v, dout, 0.2)
 
 
 def test_large_scores_neither_overflow_nor_underflow():
@@ -152,9 +140,7 @@ def test_public_function_matches_float64(kernels_on_cpu, n, m, dim):
     out = short_attention(q, k, v, 0.2)
     dout = torch.randn_like(out)
     grads = torch.autograd.grad(out, (q, k, v), dout)
-    exact, plain = truth(q, k, v, dout, 0.2)
-    for got, plain_value, exact_value in zip((out, *grads), plain, exact, strict=True):
-        assert_as_exact_as_plain(got.detach(), plain_value, exact_value)
+    check(dict(zip(("out", "dq", "dk", "dv"), (out, *grads), strict=True)), q, k, v, dout, 0.2)
 
 
 def test_packed_matches_unpacked_in_bfloat16(kernels_on_cpu):
