@@ -10,140 +10,18 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from lgfast.assembly.device import resolve_device
 from lgfast.assembly.images import load_images
 from lgfast.assembly.loaders import eval_loader
 from lgfast.evaluate import load_checkpoint
-from lgfast.fusion import unfuse
-from lgfast.models.convit import PositionalAttention
+from lgfast.inference.attention import LayerDistance, attention_distances
 from lgfast.reports.table import Table, write_csv
 from lgfast.runtime.command_line import command_line
-
-MAX_PREFIX_TOKENS = 5  # a class token and four registers; more could be patches
-
-
-@dataclass(frozen=True)
-class LayerDistance:
-    """Of one attention module, in pixels: a mean for each head, and that of a head that looks everywhere alike."""
-
-    heads: list[float]
-    uniform: float
-
-    @property
-    def mean(self) -> float:
-        return sum(self.heads) / len(self.heads)
-
-
-@torch.no_grad()
-def attention_distances(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, LayerDistance]:
-    """Mean attention distance of every head, by the name of the attention module, in the order they run.
-
-    Args:
-        model: one whose attention goes through `scaled_dot_product_attention`, as that of timm's models and lgfast's
-            does; its fused attention is undone, and it is left in eval mode.
-        batches: float [B, 3, S, S] each, on the model's device.
-    Raises:
-        ValueError: no attention was seen, or images or a layer's tokens are not a square.
-    """
-    unfuse(model.eval())
-    recorder = _Recorder()
-    for images in batches:
-        if images.shape[-1] != images.shape[-2]:
-            raise ValueError(f"batches: expected square images, got {tuple(images.shape)}")
-        recorder.image_size, recorder.num_batches = images.shape[-1], recorder.num_batches + 1
-        with _names_of(model) as recorder.running, recorder:
-            model(images)
-    if not recorder.sums:
-        seen = f"{type(model).__name__} made no such call in {recorder.num_batches} batches"
-        raise ValueError(f"model: expected attention that calls scaled_dot_product_attention; {seen}")
-    return {
-        name: LayerDistance((total / recorder.counts[name]).tolist(), recorder.uniform[name])
-        for name, total in recorder.sums.items()
-    }
-
-
-@contextmanager
-def _names_of(model: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
-    """The modules that are running, outermost first."""
-    running: list[tuple[str, nn.Module]] = []
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda module, args, name=name: running.append((name, module))))
-        handles.append(module.register_forward_hook(lambda *args: running.pop() and None))
-    try:
-        yield running
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _Recorder(TorchFunctionMode):
-    """Sums up the distances of every attention that runs under it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.image_size = self.num_batches = 0
-        self.running: list[tuple[str, nn.Module]] = []
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.uniform: dict[str, float] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            with torch._C.DisableTorchFunction():
-                self.record(*args[:2], **kwargs or {})
-        return func(*args, **kwargs or {})
-
-    def record(self, q: Tensor, k: Tensor, scale: float | None = None, **_: Any) -> None:
-        name, module = self.running[-1]
-        scale = q.shape[-1] ** -0.5 if scale is None else scale
-        attention = (scale * q.float() @ k.float().transpose(-2, -1)).softmax(-1)
-        if isinstance(module, PositionalAttention):
-            gate = torch.sigmoid(-module.gating_param.float())[:, None, None]
-            attention = gate * attention + module.position_weights().float()
-        queries, keys = (_grid(name, tokens.shape[-2]) for tokens in (q, k))
-        between = _distances(queries, keys, self.image_size).to(q.device)
-        heads = _mean_distances(attention[..., -(queries**2) :, -(keys**2) :], between)
-        self.sums[name] = self.sums.get(name, 0) + heads.double().sum(0).cpu()
-        self.counts[name] = self.counts.get(name, 0) + len(q)
-        self.uniform[name] = between.mean().item()
-
-
-def _mean_distances(attention: Tensor, between: Tensor) -> Tensor:
-    """[B, H] of attention [B, H, Q, K] and distances [Q, K]."""
-    return ((attention * between).sum(-1) / attention.sum(-1)).mean(-1)
-
-
-def _grid(name: str, tokens: int) -> int:
-    """Side of the square grid of a layer's tokens; class tokens come before it."""
-    side = math.isqrt(tokens)
-    if tokens - side**2 > MAX_PREFIX_TOKENS:
-        raise ValueError(
-            f"{name}: {tokens} tokens are not a square grid after at most {MAX_PREFIX_TOKENS} other tokens"
-        )
-    return side
-
-
-def _distances(queries: int, keys: int, image_size: int) -> Tensor:
-    """Between the centres of the cells of two grids over the image: [queries^2, keys^2], in pixels."""
-
-    def centres(side: int) -> Tensor:
-        line = (torch.arange(side) + 0.5) * (image_size / side)
-        return torch.cartesian_prod(line, line)
-
-    return torch.cdist(centres(queries), centres(keys), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def checkpoint_distances(

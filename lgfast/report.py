@@ -15,6 +15,7 @@ from typing import Any
 
 from lgfast.reports.compare import compare
 from lgfast.reports.curves import Curves, colors, write_curves
+from lgfast.reports.run_report import write_run_report
 from lgfast.reports.runs import Setting, find_runs, group, read_run
 from lgfast.reports.spread import Spread
 from lgfast.reports.table import Column, Table, write_csv
@@ -79,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
         "runs", nargs="+", type=Path, help="folders of runs or of sweeps; the first run's is compared with"
     )
     parse.add_argument("--csv", type=Path, metavar="FILE", help="write the table with a column for each differing key")
+    parse.add_argument(
+        "--html", action="store_true", help="write the page of each run anew, RUN/index.html, and what it gets wrong"
+    )
     parse.add_argument("--plot", type=Path, metavar="FILE", help="write the curves as PNG, SVG or PDF")
     return parse
 
@@ -86,15 +90,19 @@ def parser() -> argparse.ArgumentParser:
 @command_line
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    settings = group([read_run(folder) for folder in find_runs(options.runs)])
+    folders = find_runs(options.runs)
+    settings = group([read_run(folder) for folder in folders])
     rows = compare(settings)
     print(table(rows).markdown())
-    for line in notes(rows):
+    for line in notes(rows) + ends_of_guidance(settings):
         print(f"\n{line}")
     if options.csv:
         write_csv(options.csv, [setting.changes | row for setting, row in zip(settings, rows, strict=True)])
     if options.plot:
         plot(settings, options.plot)
+    if options.html:
+        for folder in folders:
+            print(write_run_report(folder), flush=True)
     return 0
 
 
@@ -110,6 +118,17 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     if tested < trained:
         lines.append(f"{trained - tested} of {runs} runs are not tested, as in a sweep")
     return lines
+
+
+def ends_of_guidance(settings: Sequence[Setting]) -> list[str]:
+    """Of the runs whose guidance ended before their last epoch: after which, and what that saved."""
+    return [
+        f"{run.folder.name}: guidance ended after epoch {run.result.guided_epochs} of {run.keys['epochs']}, "
+        f"{1 - run.result.guided_epochs / run.keys['epochs']:.0%} of its cost saved"
+        for setting in settings
+        for run in setting.runs
+        if run.result is not None and run.result.guided_epochs is not None
+    ]
 
 
 if __name__ == "__main__":

@@ -117,11 +117,11 @@ def print_result(result: Result, before: str = "") -> None:
 
 
 def report(run_dir: Path) -> None:
-    """What the network gets wrong; where that cannot be written, the run is complete all the same."""
-    from lgfast.reports.answers import write_run_answers
+    """What the network gets wrong, and a page; where they cannot be written, the run is complete all the same."""
+    from lgfast.reports.run_report import write_run_report
 
     try:
-        write_run_answers(run_dir)
+        write_run_report(run_dir)
     except (ValueError, OSError) as error:
         warnings.warn(f"the run is complete, but not its report: {error}", stacklevel=2)
 

@@ -11,8 +11,9 @@ from timm.models.pvt_v2 import Attention as PvtAttention
 from timm.models.vision_transformer import VisionTransformer
 
 from lgfast.assembly.run import train_run
-from lgfast.attention_distance import LayerDistance, attention_distances, main, table
+from lgfast.attention_distance import main, table
 from lgfast.fusion import fuse
+from lgfast.inference.attention import LayerDistance, attention_distances
 from lgfast.models import create_model
 from tests.runs import tiny_config
 

@@ -239,7 +239,7 @@ class LogConfig(Section):
     save_every_s: Amount = 30.0  # a checkpoint at the end of an epoch, where the last one is this old; 0: every epoch
     keep_checkpoints: CountFromOne = 2  # the newest ones
     print_epochs: bool = True  # one line an epoch on the terminal
-    report: bool = True  # at the end of a run, what its network gets wrong, in its folder test/
+    report: bool = True  # at the end of a run, what its network gets wrong (test/) and a page (index.html)
     tensorboard: bool = True  # where the package tensorboard is installed
 
 

@@ -79,6 +79,27 @@ class EpochRow:
     seconds: float  # of training, evaluation left out
 
 
+def read_rows(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl of a kind, "epoch" or "train". A last line without its end is left out.
+
+    Raises:
+        ValueError: a line is damaged; file and line are named.
+    """
+    path = run_dir / METRICS
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line) if line.endswith("\n") else {}
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: line {number} is no row ({error}); restore it or delete it") from None
+        if isinstance(row, dict) and row.get("kind") == kind:
+            rows.append(row)
+    return rows
+
+
 def header(path: Path) -> Sequence[str]:
     """Columns of a summary.csv."""
     with path.open(newline="") as file:

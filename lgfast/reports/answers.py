@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from lgfast.assembly.images import SplitImages, load_images
+from lgfast.config import Config
 from lgfast.data.decode import decode_image
 from lgfast.data.image_set import ImageSet
-from lgfast.records.answers import Answers, read_answers
+from lgfast.records.answers import Answers
 from lgfast.records.files import atomic_path, write_text
-from lgfast.records.run_config import read_config
 from lgfast.reports.confusion import draw_confusion
 from lgfast.reports.contact_sheet import contact_sheet
 from lgfast.reports.scores import Score, class_rows, confusion_matrix, mistakes, scores
@@ -46,17 +45,13 @@ def write_answer_files(answers: Answers, images: SplitImages | None, folder: Pat
     return found
 
 
-def write_run_answers(run_dir: Path) -> dict[str, Score] | None:
-    """The same for the test images of a run, from the logits that its test kept; None where there are none."""
-    answers = read_answers(run_dir / TEST)
-    if answers is None:
+def answered_images(answers: Answers, config: Config) -> SplitImages | None:
+    """The test images that a run's answers are for; None where they are no longer where they were, or others."""
+    try:
+        images = load_images(config, "test")
+    except (ValueError, OSError):
         return None
-    images: SplitImages | None = None
-    with contextlib.suppress(ValueError, OSError):  # images that are no longer where they were
-        images = load_images(read_config(run_dir), "test")
-    if images is not None and images.labels.tolist() != answers.labels.tolist():
-        images = None
-    return write_answer_files(answers, images, run_dir / TEST)
+    return images if images.labels.tolist() == answers.labels.tolist() else None
 
 
 def write_confusion(answers: Answers, folder: Path) -> None:

@@ -14,7 +14,8 @@ from lgfast.assembly.run import train_run
 from lgfast.config import Config, replace
 from lgfast.records.answers import Answers, read_answers, write_answers
 from lgfast.records.result import Result, read_result
-from lgfast.reports.answers import TEST, write_answer_files, write_run_answers
+from lgfast.reports.answers import TEST, write_answer_files
+from lgfast.reports.run_report import write_run_report
 from lgfast.reports.spread import Spread
 from lgfast.reports.table import Table, write_csv
 from lgfast.runtime.interrupt import InterruptFlag
@@ -75,7 +76,7 @@ def run_folds(config: Config, num_folds: int, interrupt: InterruptFlag) -> Folds
         run = fold_config(config, num_folds, fold, folder)
         results.append(read_result(run.run_dir) or train_run(run, resume=True, interrupt=interrupt))
         if config.log.report:
-            write_run_answers(Path(run.run_dir))
+            write_run_report(Path(run.run_dir))
         found = read_answers(Path(run.run_dir) / TEST)
         if found is None:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from urllib.parse import quote
 
 from lgfast.config import Config
 from lgfast.records.files import write_text
+from lgfast.records.run_config import FILE
 from lgfast.reports.html import render
+from lgfast.reports.run_page import PAGE, write_run_page
 from lgfast.reports.runs import read_hardware
 from lgfast.reports.spread import Spread
 from lgfast.reports.table import Column, Table
@@ -44,8 +47,18 @@ def write_page(study: Study, runs: Sequence[RunRow], settings: Sequence[SettingR
     matplotlib.use("Agg")
     with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign in a value is a dollar sign
         pictures = draw(study, runs, scored, out)
+    write_run_pages(runs)
     write_text(out / "index.html", page(study, runs, settings, pictures, out))
     return [f"plots in {out}/index.html"]
+
+
+def write_run_pages(runs: Sequence[RunRow]) -> None:
+    """A page for each of the shown runs that is complete, is here and has none yet."""
+    for run in runs[:MAX_ROWS]:
+        folder = Path(run.run_dir)
+        if run.state == "complete" and (folder / FILE).is_file() and not (folder / PAGE).exists():
+            with contextlib.suppress(ValueError, OSError):  # a damaged folder; the sweep's page links it all the same
+                write_run_page(folder)
 
 
 def draw(study: Study, runs: Sequence[RunRow], scored: Sequence[SettingRow], out: Path) -> list[Picture]:
@@ -148,7 +161,7 @@ def command(option: str, path: Path) -> str:
 
 
 def runs_table(runs: Sequence[RunRow], out: Path) -> Table:
-    """A row per run, linked to its folder where that is here."""
+    """A row per run, linked to its page, or to its folder where that is all there is."""
     columns = [
         Column("setting", lambda run: str(run.setting)),
         Column("seed", lambda run: str(run.seed)),
@@ -160,5 +173,6 @@ def runs_table(runs: Sequence[RunRow], out: Path) -> Table:
     ]
     table = Table.of(runs, columns)
     here = [(row, run.run_dir) for row, run in enumerate(runs) if run.run_dir and Path(run.run_dir).is_dir()]
-    links = {(row, len(columns) - 1): quote(os.path.relpath(folder, out)) for row, folder in here}
+    pages = [(row, Path(folder, PAGE) if Path(folder, PAGE).is_file() else Path(folder)) for row, folder in here]
+    links = {(row, len(columns) - 1): quote(os.path.relpath(place, out)) for row, place in pages}
     return Table(table.titles, table.rows, links=links)

@@ -1,0 +1,168 @@
+"""The page of a run, RUN/index.html: one file that says what was trained, how it went and what it gets wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lgfast.config import Config, get, valid_keys
+from lgfast.records.answers import Answers, read_answers
+from lgfast.records.files import write_text
+from lgfast.records.result import Result, read_result
+from lgfast.records.run_config import read_config
+from lgfast.records.run_log import read_rows
+from lgfast.reports.answers import TEST
+from lgfast.reports.html import render
+from lgfast.reports.run_attention import FILE as ATTENTION
+from lgfast.reports.run_attention import read_attention
+from lgfast.reports.run_pictures import draw_curves, draw_distances
+from lgfast.reports.scores import class_rows
+from lgfast.reports.table import Column, Table
+from lgfast.training.console import duration
+
+PAGE = "index.html"
+TITLES = {
+    "top1": "top-1 (%)",
+    "top5": "top-5 (%)",
+    "balanced_accuracy": "balanced accuracy (%)",
+    "macro_f1": "macro-F1 (%)",
+    "ece": "calibration error (%)",
+    "loss": "loss",
+}
+NO_PLOTS = "Curves are left out: matplotlib is missing (pip install 'lgfast[plot]')."
+
+
+class Picture(NamedTuple):
+    title: str
+    caption: str
+    path: Path
+
+
+def write_run_page(run_dir: Path) -> Path:
+    """Write RUN/index.html from the run's files, at its end or not; it loads nothing and needs no network.
+
+    Raises:
+        ValueError: a file of the run is damaged; it is named.
+        OSError: the folder is no run's, or cannot be written.
+    """
+    config, result, rows = read_config(run_dir), read_result(run_dir), read_rows(run_dir, "epoch")
+    answers, notes = read_answers(run_dir / TEST), []
+    try:
+        pictures = draw_pictures(run_dir, rows, result)
+    except ImportError:
+        pictures, notes = [], [NO_PLOTS]
+    kept = [
+        Picture("Confusion", "Rows are true classes, columns what they were named.", run_dir / TEST / "confusion.png"),
+        Picture("Most confident mistakes", "What each was named, and is.", run_dir / TEST / "mistakes.png"),
+    ]
+    page = render(
+        "run.html",
+        title=f"{config.name}: {run_dir.name}",
+        summary=summary(config, result, rows),
+        facts=facts(run_dir, config, result, rows),
+        scores=scores_table(run_dir / TEST / "scores.json"),
+        tested=f"{len(answers.labels)} images of {answers.about}" if answers else "",
+        pictures=pictures,
+        results=[picture for picture in kept if picture.path.is_file()] if answers else [],
+        classes=classes_table(answers) if answers else None,
+        changed=settings_table(config, is_changed=True),
+        unchanged=settings_table(config, is_changed=False),
+        notes=notes,
+        resume=f"lgfast train --resume {shlex.quote(str(run_dir))}" if result is None else "",
+    )
+    write_text(run_dir / PAGE, page)
+    return run_dir / PAGE
+
+
+def draw_pictures(run_dir: Path, rows: Sequence[Mapping[str, Any]], result: Result | None) -> list[Picture]:
+    pictures = []
+    if rows:
+        pictures.append(Picture("Curves", "", draw_curves(rows, result, run_dir / "curves.png")))
+    if distances := read_attention(run_dir / TEST / ATTENTION):
+        caption = "How far each head looks on test images: a dot a head, a line through their means. Small is local."
+        path = draw_distances(distances, run_dir / TEST / "attention.png")
+        pictures.append(Picture("Attention distance", caption, path))
+    return pictures
+
+
+def summary(config: Config, result: Result | None, rows: Sequence[Mapping[str, Any]]) -> str:
+    if result is None:
+        return f"Not finished: {int(rows[-1]['epoch']) if rows else 0} of {config.epochs} epochs."
+    chosen = f"epoch {result.best_epoch}, chosen by {result.metric} on {result.selected_on}"
+    return f"{result.verdict()}. {chosen[0].upper()}{chosen[1:]}; last epoch {result.last_test_top1:.2f} %."
+
+
+def facts(run_dir: Path, config: Config, result: Result | None, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What was trained, on what, and for how long."""
+    place = f" in {config.data.root}" if config.data.dataset == "folder" else ""
+    told = {
+        "data set": f"{config.data.dataset}{place} at {config.augment.image_size} px",
+        "model": config.model.name,
+        "guidance": guidance(config, result),
+        "teacher": teacher(config, result),
+        "epochs": f"{int(rows[-1]['epoch']) if rows else 0} of {config.epochs}",
+        "precision": config.precision,
+    }
+    if result is not None:
+        told["time"] = duration(result.seconds)
+    with contextlib.suppress(OSError, ValueError):
+        machine = json.loads((run_dir / "environment.json").read_text())
+        told["hardware"] = f"{machine.get('gpu') or machine.get('cpu')}, {machine.get('cpu_threads')} threads"
+        versions = [f"{name} {machine[name]}" for name in ("lgfast", "commit", "torch", "timm", "python", "cuda")]
+        told["versions"] = ", ".join(text for text in versions if not text.endswith("None"))
+    return {name: text for name, text in told.items() if text}
+
+
+def guidance(config: Config, result: Result | None) -> str:
+    """How the student was guided, and what was saved where that ended early."""
+    if not config.guidance.weight:
+        return "none"
+    text = f"weight {config.guidance.weight:g}, {config.guidance.transform}, stop {config.guidance.stop}"
+    ended = result.guided_epochs if result else None
+    if ended is None:
+        return text
+    return f"{text}; ended after epoch {ended}, {1 - ended / config.epochs:.0%} of its cost saved"
+
+
+def teacher(config: Config, result: Result | None) -> str:
+    if not config.needs_teacher:
+        return ""
+    accuracy = f", {result.teacher_test_top1:.2f} %" if result and result.teacher_test_top1 is not None else ""
+    return f"{config.teacher.recipe} ({config.teacher.targets} targets, bn {config.teacher.bn}){accuracy}"
+
+
+def scores_table(path: Path) -> Table | None:
+    """Values with their 95 % intervals."""
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    rows = [
+        [title, *(f"{found[name][figure]:.2f}" for figure in ("value", "low", "high"))]
+        for name, title in TITLES.items()
+        if name in found
+    ]
+    return Table(["score", "value", "from", "to"], rows)
+
+
+def classes_table(answers: Answers) -> Table:
+    columns = [
+        Column("class", lambda row: row["class"]),
+        Column("precision (%)", lambda row: f"{row['precision']:.2f}"),
+        Column("recall (%)", lambda row: f"{row['recall']:.2f}"),
+        Column("F1 (%)", lambda row: f"{row['f1']:.2f}"),
+        Column("images", lambda row: str(row["support"])),
+        Column("taken for", lambda row: row["taken_for"]),
+        Column("times", lambda row: str(row["times"])),
+    ]
+    return Table.of(class_rows(answers), columns)
+
+
+def settings_table(config: Config, is_changed: bool) -> Table:
+    """Keys that differ from the defaults, or the others."""
+    default = Config()
+    pairs = [(key, get(config, key), get(default, key)) for key in valid_keys()]
+    return Table(["key", "value"], [[key, str(own)] for key, own, usual in pairs if (own != usual) is is_changed])
