@@ -87,7 +87,7 @@ def field_comments(kind: type) -> dict[str, str]:
 def attributes(docstring: str) -> Iterator[tuple[str, str]]:
     """Names and texts of a docstring's list of attributes."""
     _, _, block = docstring.partition("Attributes:\n")
-    for entry in textwrap.dedent(block).split("\n"):
+    for entry in textwrap.dedent(block.partition("\n\n")[0]).split("\n"):
         if entry and not entry.startswith(" "):
             names, _, text = entry.partition(": ")
             last = names.split(", ")

@@ -64,7 +64,14 @@ def split_assignment(text: str) -> tuple[str, str]:
 
 
 def replace(config: Config, changes: dict[str, Any]) -> Config:
-    """A copy with dotted keys set, e.g. {"optim.lr": 1e-3}. Values are converted to the field's type."""
+    """A copy with dotted keys set; values are converted to the field's type.
+
+    Raises:
+        ValueError: an unknown key, or a value that the key does not take.
+
+    >>> replace(Config(), {"optim.lr": "1e-3", "epochs": 10}).optim.lr
+    0.001
+    """
     tree = to_dict(config)
     for key, value in changes.items():
         check_key(key)

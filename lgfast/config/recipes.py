@@ -22,7 +22,14 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str) -> Config:
-    """A recipe of the package by name, or a YAML file by path. `base: NAME` builds on another recipe."""
+    """A recipe of the package by name, or a YAML file by path. `base: NAME` builds on another recipe.
+
+    Raises:
+        ValueError: no such recipe or file (names the nearest), or a key or value that is none.
+
+    >>> load_recipe("cifar100-deit-ti-guided").guidance.weight
+    2.5
+    """
     return load_yaml(recipe_path(name))
 
 

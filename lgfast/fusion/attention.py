@@ -44,7 +44,7 @@ _refusals: dict[type, str] = {  # attention classes that short_attention cannot 
 
 
 def fuse(model: nn.Module) -> FuseReport:
-    """Swaps every attention module of `model` that short_attention can serve; fusing twice changes nothing.
+    """Swap every attention module of `model` that short_attention can serve; fusing twice changes nothing.
 
     Weights, state-dict keys and hooks stay, so a model can be fused before or after loading, and copied or pickled.
 
@@ -52,12 +52,25 @@ def fuse(model: nn.Module) -> FuseReport:
         model: changed in place; timm's models, and others built of timm's attention.
     Returns:
         What was swapped and what not, and why; `print` it.
+
+    >>> import timm
+    >>> model = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=32)
+    >>> fuse(model).fused
+    ('blocks.0.attn', 'blocks.1.attn')
     """
     return _swap.swap(model)
 
 
 def unfuse(model: nn.Module) -> None:
-    """Undoes `fuse`."""
+    """Undo `fuse`.
+
+    >>> import timm
+    >>> model = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)
+    >>> report = fuse(model)
+    >>> unfuse(model)
+    >>> type(model.blocks[0].attn) is timm.layers.Attention
+    True
+    """
     _swap.undo(model)
 
 
@@ -120,7 +133,7 @@ def _dropout(module: nn.Module) -> float:
 
 
 def _allows_kernels(module: nn.Module) -> bool:
-    """Whether its switches leave this call to the kernels; where they do not, it is said once."""
+    """Whether the module's switches leave this call to the kernels; where they do not, warn once."""
     reason = _switch_reason(module)
     if reason is not None:
         warn_of_original(module, reason)
@@ -222,7 +235,7 @@ class FusedPositionalAttention(convit.PositionalAttention):
 
 @register_fused(timm_convit.MHSA)
 class FusedTimmConvitAttention(FusedConvitAttention):
-    """The same of timm's own ConViT."""
+    """The plain attention of timm's own ConViT."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if _is_served(self, x, x.shape[1]) else timm_convit.MHSA.forward(self, x)
@@ -230,7 +243,7 @@ class FusedTimmConvitAttention(FusedConvitAttention):
 
 @register_fused(timm_convit.GPSA)
 class FusedTimmPositionalAttention(FusedPositionalAttention):
-    """The same of timm's own ConViT, whose renormalising divides by one: two softmaxes mixed by g and 1 - g."""
+    """The gated attention of timm's own ConViT. It mixes two softmaxes by g and 1 - g."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if _is_served(self, x, x.shape[1]) else timm_convit.GPSA.forward(self, x)

@@ -62,7 +62,7 @@ class ClassSwap:
         """Class decorator: the decorated subclass of `plain` is its fused form.
 
         Args:
-            only: modules of which this does not hold are none of its business.
+            only: whether a module of that class is to be looked at; the others stay as they are, without a line.
         """
 
         def register(fused: type) -> type:
@@ -77,7 +77,7 @@ class ClassSwap:
         return type(module) in self.fused_classes and self.conditions[type(module)](module)
 
     def swap(self, model: nn.Module) -> FuseReport:
-        """Swaps every candidate that is not refused; doing so twice changes nothing."""
+        """Swap every candidate that is not refused; doing so twice changes nothing."""
         _check_module(model)
         fused, refused = [], []
         for name, module in model.named_modules():
@@ -93,7 +93,7 @@ class ClassSwap:
         return FuseReport(tuple(fused), tuple(refused), self.claim, self.limits(model))
 
     def undo(self, model: nn.Module) -> None:
-        """Gives every module its plain class back."""
+        """Give every module its plain class back."""
         _check_module(model)
         plain = {fused: plain for plain, fused in self.fused_classes.items()}
         for module in model.modules():
@@ -101,7 +101,7 @@ class ClassSwap:
 
 
 def _refuse_script(module: nn.Module) -> nn.Module:
-    """What torch.jit.script asks a module before it compiles it."""
+    """Refuse torch.jit.script, which asks a module for this attribute before it compiles it."""
     raise RuntimeError(
         f"torch.jit.script cannot compile {type(module).__name__}; call lgfast.unfuse(model) and "
         "lgfast.unfuse_layers(model) first, or use torch.jit.trace, torch.export or torch.onnx.export"

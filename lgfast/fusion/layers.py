@@ -28,12 +28,25 @@ from lgfast.ops.bias_gelu import bias_gelu_channels_reason
 
 
 def fuse_layers(model: nn.Module) -> FuseReport:
-    """Swaps every block and MLP of `model` that the operations can serve; doing so twice changes nothing."""
+    """Swap every block and MLP of `model` that the operations can serve; doing so twice changes nothing.
+
+    >>> import timm
+    >>> fuse_layers(timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)).fused
+    ('patch_embed.proj', 'blocks.0', 'blocks.0.mlp')
+    """
     return _swap.swap(model)
 
 
 def unfuse_layers(model: nn.Module) -> None:
-    """Undoes `fuse_layers`."""
+    """Undo `fuse_layers`.
+
+    >>> import timm
+    >>> model = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)
+    >>> report = fuse_layers(model)
+    >>> unfuse_layers(model)
+    >>> type(model.blocks[0].mlp) is timm.layers.Mlp
+    True
+    """
     _swap.undo(model)
 
 
@@ -71,7 +84,7 @@ def _block_refusal(block: nn.Module) -> str | None:
 
 
 def _mlp_refusal(mlp: Mlp) -> str | None:
-    """Likewise of an MLP."""
+    """Why an MLP cannot be fused, or in this call not; None where it can."""
     fc1, act = mlp.fc1, mlp.act
     reason = not_plain_reason(fc1, nn.Linear)
     if reason is not None or fc1.bias is None:
@@ -89,7 +102,7 @@ def _tiles_its_map(conv: nn.Conv2d) -> bool:
 
 
 def drop_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
-    """What timm's DropPath would multiply each sample of x [B, ...] by, from the same draw: [B]; None: nothing."""
+    """The factor [B] by which timm's DropPath would multiply the samples of x [B, ...], from the same draw; None: one."""
     if not isinstance(drop_path, DropPath) or drop_path.drop_prob == 0 or not drop_path.training:
         return None
     keep_prob = 1 - drop_path.drop_prob
@@ -119,7 +132,7 @@ class FusedVitBlock(vision_transformer.Block):
 
 @_swap.register(pvt_v2.Block)
 class FusedPvtV2Block(pvt_v2.Block):
-    """PVTv2: its MLP has a convolution between projection and activation, and stays."""
+    """PVTv2's block. Its MLP stays, for it has a convolution between projection and activation."""
 
     def forward(self, x: Tensor, feat_size: tuple[int, int]) -> Tensor:
         x, normed = _add_and_normalise(self, self.attn(self.norm1(x), feat_size), x)
@@ -134,12 +147,12 @@ class _FusedGridBlock(nn.Module):
 
 @_swap.register(pvt.Block)
 class FusedPvtBlock(_FusedGridBlock, pvt.Block):
-    """PVT."""
+    """PVT's block."""
 
 
 @_swap.register(cvt.Block)
 class FusedCvtBlock(_FusedGridBlock, cvt.Block):
-    """CvT, whose QuickGELU stays."""
+    """CvT's block. Its QuickGELU stays."""
 
 
 @_swap.register(Mlp)

@@ -35,5 +35,5 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def warn_of_original(module: nn.Module, reason: str) -> None:
-    """Say once, for a reason and a class, that fused modules run as before they were fused."""
+    """Warn once for each reason and class that fused modules run as they did before they were fused."""
     warn_once(f"{type(module).__name__} runs its original forward, unfused: {reason}")

@@ -30,6 +30,10 @@ def distillation_loss(
         Scalar in the student's dtype.
     Source: DeiT's DistillationLoss, as the paper's code states it; standardised: Sun et al., "Logit Standardization in
         Knowledge Distillation", CVPR 2024 (arXiv 2403.01427).
+
+    >>> logits = torch.tensor([[2.0, 0.0, -1.0]])
+    >>> distillation_loss(logits, logits, "soft", temperature=2.0).item()
+    0.0
     """
     teacher = teacher.detach().to(student.dtype)
     if mode == "hard":

@@ -22,10 +22,15 @@ def smoothed_slope(losses: Sequence[float], window: int = WINDOW) -> float:
     For e >= 2w the last line is the published (1 / w^2) sum of L_i - L_{i-w} over the last w epochs.
 
     Args:
-        losses: mean guidance loss of every epoch so far, not weighted; two at least.
+        losses: mean guidance loss of every epoch so far, not weighted; at least two.
         window: w, epochs.
+    Raises:
+        ValueError: fewer than two losses.
     Source: Rostand, Hsu & Lu, "Adaptive Locality Guidance", IEEE TNNLS 2024 (10.1109/TNNLS.2024.3515076), equations 10
         to 19.
+
+    >>> smoothed_slope([8.0, 4.0, 2.0], window=2)
+    -2.5
     """
     epoch = len(losses)
     if epoch < 2:

@@ -50,7 +50,7 @@ PAPER_MODELS = {
 def create_model(
     name: str, num_classes: int, image_size: int = 224, drop_path_rate: float = 0.1, **kwargs
 ) -> nn.Module:
-    """Builds an untrained model; those of the paper exactly as the paper's code initialises them.
+    """Build an untrained model; those of the paper are initialised exactly as in the paper's code.
 
     Args:
         name: any name of timm's registry, which holds lgfast's own models too.
@@ -60,6 +60,9 @@ def create_model(
         kwargs: passed to the constructor (`patch_size`, `embed_dim`, `depth`, `num_heads`, ...).
     Raises:
         ValueError: unknown name (with near ones), or an argument the model does not have or take.
+
+    >>> create_model("t2t_vit_7", num_classes=10, image_size=64).num_classes
+    10
     """
     if not is_model(name):
         raise ValueError(unknown_model(name))

@@ -1,8 +1,11 @@
 """Fused operations, each usable alone: `from lgfast.ops import feature_mse`.
 
-Inputs that the kernels of an operation do not take run its composition in PyTorch; why, says a function of its name
-and `_unsupported_reason`.
+An operation runs its composition in PyTorch on inputs that its kernels do not take. The function of its name with
+`_unsupported_reason` at the end says why.
 """
+
+import warnings
+from typing import Any
 
 from lgfast import _extension
 from lgfast.ops.add_layer_norm import add_layer_norm, add_layer_norm_unsupported_reason
@@ -15,7 +18,6 @@ from lgfast.ops.short_attention import (
     short_attention,
     short_attention_qkvpacked,
     short_attention_unsupported_reason,
-    unsupported_reason,
 )
 from lgfast.spec.augment import AugmentSpec
 
@@ -36,7 +38,15 @@ __all__ = [
     "short_attention",
     "short_attention_qkvpacked",
     "short_attention_unsupported_reason",
-    "unsupported_reason",
 ]
 
+_RENAMED = {"unsupported_reason": "short_attention_unsupported_reason"}  # names of 0.1, until 0.2
+
 _extension.serve_visible_gpus()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f"module 'lgfast.ops' has no attribute {name!r}")
+    warnings.warn(f"lgfast.ops.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

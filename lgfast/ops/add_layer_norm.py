@@ -41,6 +41,11 @@ def add_layer_norm(
         ValueError: shapes, dtypes or devices do not match, or a dtype is none of the above.
         RuntimeError: backward through the kernels with create_graph=True; they have no second derivative.
     Source: stochastic depth, Huang et al., ECCV 2016 (arXiv 1603.09382), as in timm.
+
+    >>> x, residual = torch.randn(2, 2, 197, 64).unbind(0)
+    >>> stream, normalised = add_layer_norm(x, residual, torch.ones(64), torch.zeros(64))
+    >>> stream.shape, normalised.shape
+    (torch.Size([2, 197, 64]), torch.Size([2, 197, 64]))
     """
     check_floating("add_layer_norm", x=x, residual=residual, weight=weight, bias=bias)
     tensors = [x, residual, weight, bias] + ([] if drop_scale is None else [drop_scale])
@@ -58,14 +63,18 @@ def add_layer_norm(
 
 
 def add_layer_norm_unsupported_reason(x: Tensor) -> str | None:
-    """Why the kernels of `add_layer_norm` do not take x [B, ..., C], or None where they do."""
+    """Why the kernels of `add_layer_norm` do not take x [B, ..., C], or None where they do.
+
+    >>> add_layer_norm_unsupported_reason(torch.randn(2, 10, 36)) is None
+    False
+    """
     if x.dtype == torch.float64 and x.device.type == "cuda":
         return "dtype must be float32, bfloat16 or float16 on CUDA, got torch.float64"
     return add_layer_norm_channels_reason(x.shape[-1])
 
 
 def add_layer_norm_channels_reason(channels: int) -> str | None:
-    """As `add_layer_norm_unsupported_reason`, of the number of channels alone."""
+    """Why the kernels of `add_layer_norm` do not take this number of channels, or None where they do."""
     if channels % 8 or not 8 <= channels <= MAX_CHANNELS:
         return f"channels must be a multiple of 8 from 8 to {MAX_CHANNELS}, got {channels}"
     return None

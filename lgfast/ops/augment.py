@@ -46,6 +46,11 @@ def augment_plan(spec: AugmentSpec, sizes: Tensor, indices: Tensor, counter: Ten
     Raises:
         ValueError: a tensor has another dtype or shape.
     Source: timm 1.0 (RandomResizedCropAndInterpolation, RandAugment, RandomErasing).
+
+    >>> sizes, indices = torch.tensor([[32, 32], [48, 32]], dtype=torch.int32), torch.arange(2)
+    >>> plan = augment_plan(AugmentSpec(image_size=32), sizes, indices, counter=torch.tensor([1, 0]))
+    >>> tuple(plan.shape) == (2, len(AugmentSpec().plan_columns))
+    True
     """
     _check_spec("augment_plan", spec)
     check_tensor("augment_plan", "sizes", sizes, torch.int32, "B", 2)
@@ -104,6 +109,15 @@ def augment(
     Raises:
         ValueError: a tensor has another dtype or shape, or the plan another number of columns than the spec.
         RuntimeError: on CPU, an index, crop or rectangle that lies outside.
+
+    >>> spec = AugmentSpec(image_size=24, teacher_size=8)
+    >>> pixels = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)  # five images
+    >>> offsets, sizes = torch.arange(5) * 32 * 32 * 3, torch.full((5, 2), 32, dtype=torch.int32)
+    >>> indices = torch.tensor([0, 3])
+    >>> plan = augment_plan(spec, sizes[indices], indices, counter=torch.tensor([1, 0]))
+    >>> images, teacher_images = augment(pixels.flatten(), offsets, sizes, indices, plan, spec)
+    >>> images.shape, teacher_images.shape
+    (torch.Size([2, 3, 24, 24]), torch.Size([2, 3, 8, 8]))
     """
     _check_spec("augment", spec)
     if dtype not in _DTYPES:
@@ -138,7 +152,7 @@ def _check_spec(op: str, spec: AugmentSpec) -> None:
 
 
 def largest_source_side(spec: AugmentSpec) -> int:
-    """The longest side of an image of which the native kernels make every view; needs them."""
+    """The longest side of an image from which the native kernels make every view; it asks the native library."""
     return importlib.import_module("lgfast._C").augment_largest_side(
         spec.image_size, INTERPOLATIONS.index(spec.resample)
     )

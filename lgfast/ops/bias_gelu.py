@@ -28,6 +28,9 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
         ValueError: shapes, dtypes or devices do not match, or a dtype is none of the above.
         RuntimeError: backward through the kernels with create_graph=True; they have no second derivative.
     Source: Hendrycks and Gimpel, 2016 (arXiv 1606.08415).
+
+    >>> bias_gelu(torch.zeros(2, 10, 64), torch.ones(64)).mean().item()  # gelu(1)
+    0.841...
     """
     check_floating("bias_gelu", x=x, bias=bias)
     if is_autocast(x):  # as the projection that would have added the bias
@@ -40,14 +43,18 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def bias_gelu_unsupported_reason(x: Tensor) -> str | None:
-    """Why the kernels of `bias_gelu` do not take x [B, ..., C], or None where they do."""
+    """Why the kernels of `bias_gelu` do not take x [B, ..., C], or None where they do.
+
+    >>> bias_gelu_unsupported_reason(torch.randn(2, 10, 36)) is None
+    False
+    """
     if x.dtype == torch.float64 and x.device.type == "cuda":
         return "dtype must be float32, bfloat16 or float16 on CUDA, got torch.float64"
     return bias_gelu_channels_reason(x.shape[-1])
 
 
 def bias_gelu_channels_reason(channels: int) -> str | None:
-    """As `bias_gelu_unsupported_reason`, of the number of channels alone."""
+    """Why the kernels of `bias_gelu` do not take this number of channels, or None where they do."""
     return f"channels must be a multiple of 8, got {channels}" if channels % 8 or channels == 0 else None
 
 

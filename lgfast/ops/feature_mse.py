@@ -32,6 +32,12 @@ def feature_mse(
         ValueError: lists, shapes, dtypes or devices do not match, or a dtype is none of the above.
         RuntimeError: backward with create_graph=True; there is no second derivative.
     Source: guidance loss of Li et al., ECCV 2022 (arXiv 2207.10026); projecting before resizing, as their code does.
+
+    >>> tokens = torch.ones(2, 4 * 4, 16, requires_grad=True)  # a 4x4 grid of a student
+    >>> loss = feature_mse([tokens], [torch.zeros(2, 16, 8, 8)])
+    >>> loss.backward()
+    >>> loss.item(), tokens.grad.shape
+    (1.0, torch.Size([2, 16, 16]))
     """
     _check_lists(student_maps, teacher_maps, student_grids)
     check_floating("feature_mse", student_maps=student_maps[0])
@@ -71,7 +77,7 @@ def _check_lists(student_maps, teacher_maps, student_grids) -> None:
 
 
 def _promote(student_maps: list[Tensor], teacher_maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """All maps in their widest dtype: the autocast rule, as for PyTorch's own operations on several tensors."""
+    """Cast all maps to their widest dtype, as autocast does for PyTorch's own operations on several tensors."""
     dtype = functools.reduce(torch.promote_types, [maps.dtype for maps in (*student_maps, *teacher_maps)])
     return [maps.to(dtype) for maps in student_maps], [maps.to(dtype) for maps in teacher_maps]
 
@@ -112,7 +118,7 @@ def _check_pair(k: int, student: Tensor, teacher: Tensor, grid: tuple[int, int],
 
 
 def _grad_scale(student_maps, teacher_maps, grids) -> float:
-    """Keeps the stored gradient near the differences in size, so that float16 does not lose it: numel / 2."""
+    """numel / 2, a factor that keeps the stored gradient as large as the differences, so that float16 does not lose it."""
     numels = [
         student.shape[0] * student.shape[2] * max(grid[0], teacher.shape[2]) * max(grid[1], teacher.shape[3])
         for student, teacher, grid in zip(student_maps, teacher_maps, grids, strict=True)
@@ -133,7 +139,7 @@ def _(dloss, grad, scale):
 
 
 def _keep(ctx, student, teacher, grad_scale, grad) -> None:
-    """What backward needs."""
+    """Save what backward needs."""
     ctx.shapes = [maps.shape for maps in student]
     ctx.num_teachers = len(teacher)
     ctx.grad_scale = grad_scale

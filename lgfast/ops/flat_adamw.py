@@ -52,6 +52,17 @@ def flat_adamw(
     Raises:
         RuntimeError: a shape, dtype or offset does not fit.
     Source: Loshchilov and Hutter, ICLR 2019 (arXiv 1711.05101); equal to torch.optim.AdamW to float32 rounding.
+
+    `lgfast.FlatAdamW` makes the buffers. By hand:
+
+    >>> import torch
+    >>> params, exp_avg, exp_avg_sq = torch.ones(8), torch.zeros(8), torch.zeros(8)
+    >>> row = hyperparameter_row(lr=0.1, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
+    >>> numbers = torch.tensor([row], dtype=torch.float64)
+    >>> steps, skipped = torch.zeros(1), torch.zeros((), dtype=torch.int64)
+    >>> flat_adamw(params, [torch.ones(8)], exp_avg, exp_avg_sq, [0], [0], numbers, steps, skipped)
+    >>> round(params[0].item(), 4)
+    0.9
     """
     torch.ops.lgfast.flat_adamw(
         params, exp_avg, exp_avg_sq, low, steps, num_skipped, grads, offsets, groups, hyperparameters, loss_scale,

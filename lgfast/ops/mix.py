@@ -1,4 +1,4 @@
-"""mixup and cutmix: how a whole batch is mixed is drawn from (seed, epoch, step), and mixed where the batch lies."""
+"""mixup and cutmix of whole batches: a plan is drawn from (seed, epoch, step), and the batch is mixed where it lies."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def mix_plan(spec: AugmentSpec, counter: Tensor, steps: Tensor) -> Tensor:
     Returns:
         (n, 6) float64, columns MIX_COLUMNS, on CPU.
     Source: timm 1.0 (Mixup, mode "batch").
+
+    >>> spec = AugmentSpec(image_size=32, mixup_alpha=0.8)
+    >>> plan = mix_plan(spec, counter=torch.tensor([1, 0]), steps=torch.arange(10))  # seed 1, epoch 0, ten batches
+    >>> plan.shape
+    torch.Size([10, 6])
     """
     switch_bits, weight_bits, *centre_bits = philox.sample_bits(counter, steps, philox.MIX_BLOCK).unbind(-1)
     if spec.mixup_alpha > 0 and spec.cutmix_alpha > 0:
@@ -55,7 +60,7 @@ def beta(bits: Tensor, alpha: float) -> Tensor:
 
 
 def partners(values: Tensor) -> Tensor:
-    """For each element of a batch its partner: the one half a batch further on.
+    """The partner of each element of a batch: the one half a batch further on.
 
     When a batch is dealt out to ranks (rank r gets elements r, r + world, ...) in even shares, partners stay together,
     and are the same ones as without ranks.
@@ -64,7 +69,7 @@ def partners(values: Tensor) -> Tensor:
 
 
 def mix_images(images: Tensor, row: Tensor) -> Tensor:
-    """Each image mixed with its partner's.
+    """Mix each image with its partner.
 
     Args:
         images: (B, 3, S, S), any device and floating dtype; computed in float32 at least, rounded once.
@@ -73,6 +78,10 @@ def mix_images(images: Tensor, row: Tensor) -> Tensor:
         (B, 3, S, S), the images' dtype.
     Raises:
         ValueError: the images are not of a floating dtype.
+
+    >>> row = mix_plan(AugmentSpec(image_size=32, cutmix_alpha=1.0), torch.tensor([1, 0]), torch.arange(1))[0]
+    >>> mix_images(torch.randn(4, 3, 32, 32), row).shape
+    torch.Size([4, 3, 32, 32])
     """
     check_floating("mix_images", images=images)
     outside, top, left, height, width, _ = row.unbind()
@@ -85,7 +94,12 @@ def mix_images(images: Tensor, row: Tensor) -> Tensor:
 
 
 def mix_labels(labels: Tensor, row: Tensor, num_classes: int) -> Tensor:
-    """Each label mixed with its partner's: (B, K) float32 probabilities from (B,) int64; `row` as in `mix_images`."""
+    """Mix each label with its partner's: (B, K) float32 probabilities from (B,) int64; `row` as in `mix_images`.
+
+    >>> row = mix_plan(AugmentSpec(image_size=32, mixup_alpha=1.0), torch.tensor([1, 0]), torch.arange(1))[0]
+    >>> mix_labels(torch.tensor([0, 2]), row, num_classes=3).sum(1)
+    tensor([1., 1.])
+    """
     own = row[-1]
     one_hot = (labels[:, None] == torch.arange(num_classes, device=labels.device)).double()
     return (own * one_hot + (1 - own) * partners(one_hot)).float()

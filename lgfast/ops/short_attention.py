@@ -43,6 +43,10 @@ def short_attention(
         ValueError: shapes, dtypes or devices do not match, or the layout is neither.
         RuntimeError: backward through the kernels with create_graph=True; they have no second derivative.
     Source: FlashAttention-2 (arXiv 2307.08691), for sequences whose keys fit on chip.
+
+    >>> q, k, v = torch.randn(3, 2, 197, 4, 32).unbind(0)
+    >>> short_attention(q, k, v).shape
+    torch.Size([2, 197, 4, 32])
     """
     _check(q, k, v, layout)
     if layout == "bhnd":
@@ -64,7 +68,7 @@ def short_attention(
 def short_attention_qkvpacked(
     qkv: Tensor, softmax_scale: float | None = None, added_bias: Tensor | None = None
 ) -> Tensor:
-    """Self-attention of packed queries, keys and values, whose gradient comes back packed, without a copy.
+    """Self-attention of packed queries, keys and values; their gradient comes back packed, without a copy.
 
     Args:
         qkv: [B, N, 3, H, D], as a qkv projection viewed; else as in `short_attention`.
@@ -77,6 +81,12 @@ def short_attention_qkvpacked(
     Raises:
         ValueError: shapes, dtypes or devices do not match.
         RuntimeError: backward through the kernels with create_graph=True.
+
+    >>> qkv = torch.randn(2, 50, 3, 4, 32, requires_grad=True)
+    >>> out = short_attention_qkvpacked(qkv)
+    >>> out.sum().backward()
+    >>> out.shape, qkv.grad.shape
+    (torch.Size([2, 50, 128]), torch.Size([2, 50, 3, 4, 32]))
     """
     _check_packed(qkv, added_bias)
     qkv = qkv.to(compute_dtype(qkv))
@@ -92,19 +102,21 @@ def short_attention_qkvpacked(
 def short_attention_unsupported_reason(
     q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None
 ) -> str | None:
-    """Why the kernels of `short_attention` do not take q [B, N, H, D], k and v [B, M, H, D], or None where they do."""
+    """Why the kernels of `short_attention` do not take q [B, N, H, D], k and v [B, M, H, D], or None where they do.
+
+    >>> q = torch.randn(1, 10, 1, 40)
+    >>> short_attention_unsupported_reason(q, q, q)
+    'head dim must be 32, 48 or 64, got 40'
+    """
     if softmax_scale is not None and not softmax_scale > 0:
         return f"softmax_scale must be positive, got {softmax_scale}"
     return unsupported_shape_reason(q.device, q.dtype, q.shape[1], k.shape[1], q.shape[3])
 
 
-unsupported_reason = short_attention_unsupported_reason  # its name of before
-
-
 def unsupported_shape_reason(
     device: torch.device, dtype: torch.dtype, num_queries: int, num_keys: int, head_dim: int
 ) -> str | None:
-    """As `short_attention_unsupported_reason`, of what it looks at."""
+    """`short_attention_unsupported_reason` for the sizes, dtype and device that it depends on, without tensors."""
     if dtype not in (torch.bfloat16, torch.float16) and (device.type, dtype) != ("cpu", torch.float32):
         return f"dtype must be bfloat16 or float16{', or float32 on CPU' if device.type == 'cpu' else ''}, got {dtype}"
     if head_dim not in HEAD_DIMS:
@@ -147,7 +159,10 @@ def _smem_for_every_shape() -> int:
 
 @assume_constant_result
 def lack_of_smem(max_smem: int, num_queries: int, num_keys: int, head_dim: int) -> str | None:
-    """As `unsupported_reason`, of a GPU that gives a block max_smem bytes of shared memory; asks the kernels' plan."""
+    """Why a GPU that gives a block max_smem bytes of shared memory cannot run the kernels, or None.
+
+    The launch plan of the kernels answers.
+    """
     return (
         importlib.import_module("lgfast._C").short_attention_refusal(num_queries, num_keys, head_dim, max_smem) or None
     )
@@ -158,7 +173,7 @@ def _scale(q: Tensor, softmax_scale: float | None) -> float:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype attention computes x in: its own, or autocast's where that is on."""
+    """The dtype in which attention computes x: its own, or autocast's where autocast is on."""
     return torch.get_autocast_dtype(x.device.type) if x.dtype != torch.float64 and is_autocast(x) else x.dtype
 
 
@@ -251,7 +266,7 @@ def _backward_qkvpacked(ctx, dout, _):
 
 
 def _vmap_over_batch(op):
-    """The rule for torch.vmap: its dimension is folded into the batch, which every argument and result begins with."""
+    """The rule for torch.vmap: fold its dimension into the batch, the first dimension of every argument and result."""
 
     def fold(x, dim, size):
         if not isinstance(x, Tensor):

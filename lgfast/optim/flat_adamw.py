@@ -45,6 +45,13 @@ class FlatAdamW(torch.optim.Optimizer):
     Raises:
         ValueError: here, in `add_param_group` and in `load_state_dict`: what it cannot do as torch.optim.AdamW does.
         RuntimeError: in a step, the parameters have been moved.
+
+    >>> model = torch.nn.Linear(4, 2)
+    >>> optimizer = FlatAdamW(model.parameters(), lr=1e-3, max_norm=1.0)
+    >>> model(torch.randn(8, 4)).sum().backward()
+    >>> optimizer.step()
+    >>> optimizer.num_skipped.item()
+    0
     """
 
     _step_supports_amp_scaling = True  # GradScaler hands over its scale and whether it found an overflow

@@ -23,6 +23,10 @@ def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
     Args:
         epoch: epochs done so far; whole numbers unless `per_step`.
         epochs: length of the run.
+
+    >>> config = OptimConfig(lr=1e-3, min_lr=0.0, warmup_epochs=10, warmup_factor=0.0)
+    >>> [round(learning_rate(config, epoch, epochs=100), 6) for epoch in (0, 5, 10, 50, 100)]
+    [0.0, 0.0005, 0.000976, 0.0005, 0.0]
     """
     warmup, peak, low = config.warmup_epochs, config.lr, config.min_lr
     if epoch < warmup:

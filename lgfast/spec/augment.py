@@ -127,6 +127,9 @@ class AugmentSpec:
             crop, RandAugment and erasing settings are then ignored.
         mixup_alpha, cutmix_alpha: parameters of the Beta distribution of a batch's weight (`ops.mix`, the training
             loaders); 0: off; both above 0: one or the other with probability one half.
+
+    >>> AugmentSpec(image_size=32, crop_scale=(0.3, 1.0), rand_augment="").plan_columns[:4]
+    ('crop_top', 'crop_left', 'crop_height', 'crop_width')
     """
 
     image_size: Annotated[int, Range(1, 4096)] = 224

@@ -42,7 +42,11 @@ def augment_plan(spec: AugmentSpec, sizes: Tensor, indices: Tensor, counter: Ten
 
 
 def eval_plan(spec: AugmentSpec, sizes: Tensor) -> Tensor:
-    """The plan that shows each image whole: (B, P) float64 for sizes (B, 2)."""
+    """The plan that shows each image whole: (B, P) float64 for sizes (B, 2).
+
+    >>> eval_plan(AugmentSpec(rand_augment=""), torch.tensor([[32, 48]]))[0, 2:4]  # the crop: all rows and columns
+    tensor([32., 48.], dtype=torch.float64)
+    """
     plan = torch.zeros(len(sizes), len(spec.plan_columns), dtype=torch.float64, device=sizes.device)
     plan[:, 2:4] = sizes
     for slot in range(spec.policy.num_ops):
