@@ -102,7 +102,7 @@ def _tiles_its_map(conv: nn.Conv2d) -> bool:
 
 
 def drop_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
-    """The factor [B] by which timm's DropPath would multiply the samples of x [B, ...], from the same draw; None: one."""
+    """The factor [B] by which timm's DropPath would multiply the samples of x [B, ...], in the same draw; None: 1."""
     if not isinstance(drop_path, DropPath) or drop_path.drop_prob == 0 or not drop_path.training:
         return None
     keep_prob = 1 - drop_path.drop_prob

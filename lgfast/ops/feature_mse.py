@@ -118,7 +118,7 @@ def _check_pair(k: int, student: Tensor, teacher: Tensor, grid: tuple[int, int],
 
 
 def _grad_scale(student_maps, teacher_maps, grids) -> float:
-    """numel / 2, a factor that keeps the stored gradient as large as the differences, so that float16 does not lose it."""
+    """numel / 2, which keeps the stored gradient as large as the differences, so that float16 does not lose it."""
     numels = [
         student.shape[0] * student.shape[2] * max(grid[0], teacher.shape[2]) * max(grid[1], teacher.shape[3])
         for student, teacher, grid in zip(student_maps, teacher_maps, grids, strict=True)
