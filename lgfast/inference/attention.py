@@ -8,7 +8,7 @@ are left out on both sides.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +64,43 @@ def attention_distances(model: nn.Module, batches: Iterable[Tensor]) -> dict[str
     }
 
 
+@torch.no_grad()
+def attention_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Attention [B, H, N, M] of queries to keys, float32 on the CPU, by module, in the order they run.
+
+    Args:
+        model, images: as in `attention_distances`.
+    Raises:
+        ValueError: no attention was seen.
+    """
+    unfuse(model.eval())
+    keeper = _Keeper()
+    with _names_of(model) as keeper.running, keeper:
+        model(images)
+    if not keeper.maps:
+        raise ValueError(f"model: {type(model).__name__} made no call of scaled_dot_product_attention")
+    return keeper.maps
+
+
+def rollout(maps: Sequence[Tensor]) -> Tensor:
+    """Attention rollout (Abnar and Zuidema, ACL 2020): what each token of the last layer draws on each of the first.
+
+    Args:
+        maps: [B, H, N, N] each, in the order of the layers; a residual connection goes around each.
+    Returns:
+        [B, N, N]; rows sum to 1.
+    Raises:
+        ValueError: the layers have different numbers of tokens.
+    """
+    if len({size for attention in maps for size in attention.shape[-2:]}) != 1:
+        raise ValueError("rollout: expected layers of one number of tokens each, as of DeiT")
+    total = torch.eye(maps[0].shape[-1])
+    for attention in maps:
+        step = attention.mean(1) / 2 + torch.eye(attention.shape[-1]) / 2
+        total = step / step.sum(-1, keepdim=True) @ total
+    return total
+
+
 @contextmanager
 def _names_of(model: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
     """The modules that are running, outermost first."""
@@ -79,35 +116,64 @@ def _names_of(model: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
             handle.remove()
 
 
-class _Recorder(TorchFunctionMode):
-    """Sums up the distances of every attention that runs under it."""
+class _Reader(TorchFunctionMode):
+    """Sees every attention that runs under it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.image_size = self.num_batches = 0
         self.running: list[tuple[str, nn.Module]] = []
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.uniform: dict[str, float] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is F.scaled_dot_product_attention:
             with torch._C.DisableTorchFunction():
-                self.record(*args[:2], **kwargs or {})
+                self.read(*args[:2], **kwargs or {})
         return func(*args, **kwargs or {})
 
-    def record(self, q: Tensor, k: Tensor, scale: float | None = None, **_: Any) -> None:
+    def read(self, q: Tensor, k: Tensor, scale: float | None = None, **_: Any) -> None:
         name, module = self.running[-1]
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         attention = (scale * q.float() @ k.float().transpose(-2, -1)).softmax(-1)
         if isinstance(module, PositionalAttention):
             gate = torch.sigmoid(-module.gating_param.float())[:, None, None]
             attention = gate * attention + module.position_weights().float()
-        queries, keys = (_grid(name, tokens.shape[-2]) for tokens in (q, k))
-        between = _distances(queries, keys, self.image_size).to(q.device)
+        self.see(name, attention)
+
+    def see(self, name: str, attention: Tensor) -> None:
+        """
+        Args:
+            name: of the attention module.
+            attention: [B, H, N, M], of queries to keys.
+        """
+        raise NotImplementedError
+
+
+class _Keeper(_Reader):
+    """Keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: dict[str, Tensor] = {}
+
+    def see(self, name: str, attention: Tensor) -> None:
+        self.maps[name] = attention.cpu()
+
+
+class _Recorder(_Reader):
+    """Sums up its distances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_size = self.num_batches = 0
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.uniform: dict[str, float] = {}
+
+    def see(self, name: str, attention: Tensor) -> None:
+        queries, keys = (grid_side(name, tokens) for tokens in attention.shape[-2:])
+        between = _distances(queries, keys, self.image_size).to(attention.device)
         heads = _mean_distances(attention[..., -(queries**2) :, -(keys**2) :], between)
         self.sums[name] = self.sums.get(name, 0) + heads.double().sum(0).cpu()
-        self.counts[name] = self.counts.get(name, 0) + len(q)
+        self.counts[name] = self.counts.get(name, 0) + len(attention)
         self.uniform[name] = between.mean().item()
 
 
@@ -116,7 +182,7 @@ def _mean_distances(attention: Tensor, between: Tensor) -> Tensor:
     return ((attention * between).sum(-1) / attention.sum(-1)).mean(-1)
 
 
-def _grid(name: str, tokens: int) -> int:
+def grid_side(name: str, tokens: int) -> int:
     """Side of the square grid of a layer's tokens; class tokens come before it."""
     side = math.isqrt(tokens)
     if tokens - side**2 > MAX_PREFIX_TOKENS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,18 @@ from lgfast.assembly.networks import build_student, load_trained
 from lgfast.inference.attention import LayerDistance, attention_distances
 from lgfast.reports.table import write_csv
 
-IMAGES = 64  # of the test; the distances are means over images and patches
 FILE = "attention.csv"
 
 
 def measure_attention(run_dir: Path, images: SplitImages) -> dict[str, dict[str, LayerDistance]]:
-    """Mean attention distances on the first test images of the trained network and of the one it began as.
+    """Mean attention distances on test images of the trained network and of the one it began as.
 
     Raises:
         ValueError: the network has no attention that can be read, or its tokens are no square.
     """
     trained = load_trained(run_dir)
     device = torch.device("cpu")
-    few = images.subset(torch.arange(min(IMAGES, len(images))))
-    batches = [batch.images for batch in islice(eval_loader(trained.config, few, device), 8)]
+    batches = [batch.images for batch in eval_loader(trained.config, images, device)]
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(trained.config.seed)  # as lgfast.assembly.lanes makes it
         initial = build_student(trained.config, trained.num_classes, None).model

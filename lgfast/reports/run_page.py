@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from lgfast.reports.answers import TEST
 from lgfast.reports.html import render
 from lgfast.reports.run_attention import FILE as ATTENTION
 from lgfast.reports.run_attention import read_attention
+from lgfast.reports.run_features import FILE as FEATURES
 from lgfast.reports.run_pictures import draw_curves, draw_distances
 from lgfast.reports.scores import class_rows
 from lgfast.reports.table import Column, Table
@@ -33,6 +35,10 @@ TITLES = {
     "ece": "calibration error (%)",
     "loss": "loss",
 }
+LOOKS = (
+    "From the class token, or all tokens where there is none: attention rollout through all layers, and the heads of "
+    "the last one. Warm is much, from the least to the most of each map."
+)
 NO_PLOTS = "Curves are left out: matplotlib is missing (pip install 'lgfast[plot]')."
 
 
@@ -57,6 +63,7 @@ def write_run_page(run_dir: Path) -> Path:
         pictures, notes = [], [NO_PLOTS]
     kept = [
         Picture("Confusion", "Rows are true classes, columns what they were named.", run_dir / TEST / "confusion.png"),
+        Picture("Where it looks", LOOKS, run_dir / TEST / "attention_maps.png"),
         Picture("Most confident mistakes", "What each was named, and is.", run_dir / TEST / "mistakes.png"),
     ]
     page = render(
@@ -68,6 +75,7 @@ def write_run_page(run_dir: Path) -> Path:
         tested=f"{len(answers.labels)} images of {answers.about}" if answers else "",
         pictures=pictures,
         results=[picture for picture in kept if picture.path.is_file()] if answers else [],
+        features=features_table(run_dir / TEST / FEATURES),
         classes=classes_table(answers) if answers else None,
         changed=settings_table(config, is_changed=True),
         unchanged=settings_table(config, is_changed=False),
@@ -146,6 +154,17 @@ def scores_table(path: Path) -> Table | None:
         if name in found
     ]
     return Table(["score", "value", "from", "to"], rows)
+
+
+def features_table(path: Path) -> Table | None:
+    """Distance to the teacher's features, a row a tap."""
+    if not path.is_file():
+        return None
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    titles = {"tap": "student's block", "teacher_stage": "teacher's stage", "distance": "distance",
+              "before_training": "before training"}  # fmt: skip
+    return Table(list(titles.values()), [[row[name] for name in titles] for row in rows])
 
 
 def classes_table(answers: Answers) -> Table:

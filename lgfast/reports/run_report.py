@@ -1,16 +1,29 @@
-"""Everything that a run's folder says of it at its end: what its network gets wrong, and the page."""
+"""Everything that a run's folder says of it at its end: what its network gets wrong, where it looks, and the page."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
 
+import torch
+
+from lgfast.assembly.images import SplitImages
+from lgfast.assembly.networks import load_trained
+from lgfast.config import Config
 from lgfast.records.answers import read_answers
+from lgfast.records.result import read_result
 from lgfast.records.run_config import read_config
-from lgfast.reports.answers import TEST, answered_images, write_answer_files
+from lgfast.reports.answers import TEST, answered_images, picture, write_answer_files
+from lgfast.reports.attention_pictures import find_looks, one_of_each, write_looks
 from lgfast.reports.run_attention import FILE as ATTENTION
 from lgfast.reports.run_attention import measure_attention, write_attention
+from lgfast.reports.run_features import FILE as FEATURES
+from lgfast.reports.run_features import batch_of, measure_features
 from lgfast.reports.run_page import write_run_page
+from lgfast.reports.table import write_csv
+
+IMAGES = 64  # of the test, for what is a mean over images
+LOOKS = 6  # whose attention is shown
 
 
 def write_run_report(run_dir: Path) -> Path:
@@ -25,6 +38,22 @@ def write_run_report(run_dir: Path) -> Path:
         images = answered_images(answers, config)
         write_answer_files(answers, images, run_dir / TEST)
         if images is not None:
-            with contextlib.suppress(ValueError):  # a network without attention that can be read, such as a CNN
-                write_attention(measure_attention(run_dir, images), run_dir / TEST / ATTENTION)
+            write_looks_inside(run_dir, config, images)
     return write_run_page(run_dir)
+
+
+def write_looks_inside(run_dir: Path, config: Config, images: SplitImages) -> None:
+    """How far the heads look and where, and how near the features are to the teacher's; what cannot be had is left."""
+    few, folder = images.subset(torch.arange(min(IMAGES, len(images)))), run_dir / TEST
+    with contextlib.suppress(ValueError):  # a network without attention that can be read, such as a CNN
+        write_attention(measure_attention(run_dir, few), folder / ATTENTION)
+        chosen = one_of_each(images.labels, LOOKS)
+        batch = batch_of(config, images.subset(torch.tensor(chosen)))
+        names = [images.class_names[int(images.labels[index])] for index in chosen]
+        looks = find_looks(load_trained(run_dir).model, batch)
+        write_looks(looks, [picture(images, index) for index in chosen], names, folder)
+    result = read_result(run_dir)
+    if config.guidance.weight and result is not None and result.teacher_run:
+        with contextlib.suppress(ValueError, OSError):  # a teacher or a checkpoint that is gone
+            if rows := measure_features(run_dir, config, Path(result.teacher_run), few):
+                write_csv(folder / FEATURES, rows)

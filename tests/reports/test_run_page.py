@@ -10,12 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lgfast import report, train
+from lgfast.assembly.images import load_images
+from lgfast.assembly.loaders import eval_loader
+from lgfast.assembly.networks import build_student
+from lgfast.assembly.teachers import load_teacher
 from lgfast.attention_distance import checkpoint_distances
-from lgfast.config import to_dict
+from lgfast.config import replace, to_dict
+from lgfast.fusion import unfuse
 from lgfast.inference.attention import attention_distances
+from lgfast.records.checkpoint import CheckpointStore
 from lgfast.records.result import read_result
+from lgfast.records.run_config import read_config
 from lgfast.records.run_log import read_rows
 from lgfast.reports.run_attention import read_attention
 from lgfast.reports.run_page import guidance, write_run_page
@@ -108,6 +116,35 @@ def test_the_attention_beside_the_trained_is_that_of_the_network_it_began_as(run
     initial = attention_distances(loop.lanes[0].step.model, batches)  # before its first step, on other images
     for name, layer in initial.items():
         assert found["before training"][name].heads == pytest.approx(layer.heads, rel=0.02)
+
+
+def test_distances_to_the_teachers_features_are_those_of_plain_torch(run, page):
+    """Of projected maps, resized as the guidance loss does, on the first 60 test images."""
+    config = replace(read_config(run), {"precision": "fp32"})
+    images = load_images(config, "test")
+    teacher = load_teacher(config, Path(read_result(run).teacher_run), images, torch.device("cpu"))
+    student = build_student(config, 10, teacher)
+    weights, state = CheckpointStore(run).load_newest()
+    student.model.load_state_dict(weights)
+    student.guidance.load_state_dict(state["guidance"])
+    unfuse(student.model.eval())
+    tokens = []
+    for block in student.model.blocks:
+        block.register_forward_hook(lambda module, args, output: tokens.append(output))
+    batches = eval_loader(config, images, torch.device("cpu"))  # of 8x8 pixels, as the teacher's input is
+    batch = torch.cat([batch.images for batch in batches])
+    with torch.no_grad():
+        student.model(batch)
+        theirs = teacher.outputs(batch).maps
+        expected = []
+        for project, token, their in zip(student.guidance.projections, tokens, theirs, strict=True):
+            own = project(token[:, -16:]).transpose(1, 2).unflatten(2, (4, 4))
+            side = (max(4, their.shape[2]),) * 2
+            own, their = (F.interpolate(maps.double(), side, mode="bilinear") for maps in (own, their))
+            expected.append(float(F.mse_loss(own, their) / their.square().mean()))
+    rows = page.table("student's block")[1:]
+    assert [row[:2] for row in rows] == [["0", "0"], ["1", "1"], ["2", "2"]]
+    assert [float(row[2]) for row in rows] == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_run_under_way_has_a_page(run, tmp_path):
