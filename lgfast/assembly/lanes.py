@@ -14,7 +14,7 @@ from lgfast.assembly.initial import start_model
 from lgfast.assembly.loaders import Loaders, eval_loader, train_loader
 from lgfast.assembly.networks import build_student, weights_metadata
 from lgfast.assembly.targets import target_source
-from lgfast.config import Config
+from lgfast.config import Config, to_dict
 from lgfast.data.batch import Batch, BatchStream
 from lgfast.guidance.shared import SharedTeacher
 from lgfast.guidance.stopping import GuidanceStop, guidance_stop
@@ -22,7 +22,9 @@ from lgfast.guidance.teacher import TargetSource, Teacher
 from lgfast.models.layer_groups import layer_scales
 from lgfast.optim.build import build_optimizer, clips_itself
 from lgfast.records.checkpoint import CheckpointStore
+from lgfast.records.run_config import flatten
 from lgfast.records.run_log import MetricsLog, SilentLog
+from lgfast.records.trackers import SafeTracker
 from lgfast.runtime import ranks
 from lgfast.runtime.allocator import keep_freed_memory
 from lgfast.runtime.interrupt import InterruptFlag
@@ -76,7 +78,7 @@ def build_lane(config: Config, shared: Shared) -> Lane:
     step = build_step(config, shared, is_new=not CheckpointStore(run_dir).all())
     metadata = weights_metadata(config, shared.splits.train)
     saver = RunSaver(run_dir, step, stream, metadata, config.log.keep_checkpoints)
-    log = MetricsLog(run_dir, config.log.tensorboard) if ranks.is_writer() else SilentLog()
+    log = open_log(config, run_dir) if ranks.is_writer() else SilentLog()
     random_state = RandomState() if shared.has_company else None
     return Lane(config, step, len(stream), saver, log, random_state, stop_of(config))
 
@@ -107,6 +109,13 @@ def objective(config: Config, labels: Tensor, num_classes: int, device: torch.de
         device=device,
         **{name: tensor.to(device) for name, tensor in weights.items()},
     )
+
+
+def open_log(config: Config, run_dir: Path) -> MetricsLog:
+    """The run's files, TensorBoard events and the tracker that was asked for."""
+    kind = config.log.tracker
+    trackers = [] if kind == "none" else [SafeTracker(kind, run_dir, flatten(to_dict(config)))]
+    return MetricsLog(run_dir, config.log.tensorboard, trackers)
 
 
 def say(config: Config, text: str) -> None:

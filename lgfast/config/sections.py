@@ -240,6 +240,8 @@ class LogConfig(Section):
     keep_checkpoints: CountFromOne = 2  # the newest ones
     print_epochs: bool = True  # one line an epoch on the terminal
     report: bool = True  # at the end of a run, what its network gets wrong (test/) and a page (index.html)
+    # told the same scalars where its package is installed; a resumed run goes on under the same id
+    tracker: Literal["none", "wandb", "mlflow", "trackio"] = "none"
     tensorboard: bool = True  # where the package tensorboard is installed
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from lgfast.records.events import EventFile
 from lgfast.records.files import WriteError
+from lgfast.records.trackers import Tracker
 
 METRICS, SUMMARY = "metrics.jsonl", "summary.csv"
 EPOCH_COLUMNS = (
@@ -28,20 +29,21 @@ class MetricsLog:
     Args:
         run_dir: the run's folder.
         tensorboard: write events if the package is installed.
+        trackers: told the same scalars.
     """
 
-    def __init__(self, run_dir: Path, tensorboard: bool = True) -> None:
+    def __init__(self, run_dir: Path, tensorboard: bool = True, trackers: Sequence[Tracker] = ()) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.jsonl, self.csv = run_dir / METRICS, run_dir / SUMMARY
-        self._events = EventFile(run_dir / "tensorboard") if tensorboard else None
+        self.trackers: list[Tracker] = [*([EventFile(run_dir / "tensorboard")] if tensorboard else []), *trackers]
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append one line; non-finite numbers become null, which JSON can hold."""
         row = {"kind": kind, "step": step} | {k: finite_or_none(v) for k, v in values.items()}
         append(self.jsonl, json.dumps(row) + "\n")
-        if self._events is not None:
-            scalars = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
-            self._events.write(step, scalars)
+        scalars = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
+        for tracker in self.trackers:
+            tracker.write(step, scalars)
 
     def write_epoch(self, row: dict[str, Any]) -> None:
         """Append one row; columns that an epoch does not have (no evaluation) stay empty."""
@@ -66,8 +68,8 @@ class MetricsLog:
                     path.unlink()
 
     def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def test_tensorboard_that_fails_is_one_warning_and_ends_no_run(tmp_path, monkeyp
         patch.undo()
         for step in range(3):
             if place == "later" and step == 1:
-                log._events._file = Path("/dev/full").open("ab")  # noqa: SIM115
+                log.trackers[0]._file = Path("/dev/full").open("ab")  # noqa: SIM115
             log.write("train", step, {"loss": 1.0})
         log.close()
     (warning,) = (str(one.message) for one in caught if one.category is UserWarning)
