@@ -73,11 +73,12 @@ def test_pixel_arithmetic_is_neither_contracted_nor_approximated(tmp_path):
     found = set(re.findall(r"^\s+((?:fma|mul|add|sub|div|sqrt)\.[\w.]*f(?:32|64))\s", ptx.read_text(), re.MULTILINE))
     exact = {f"{name}.rn.{dtype}" for name in ("mul", "add", "sub", "div", "sqrt") for dtype in ("f32", "f64")}
     assert {"mul.rn.f32", "add.rn.f32", "div.rn.f32", "sqrt.rn.f32"} <= found
-    assert found <= exact | {"fma.rn.f64", "add.rm.f64"}  # of cos, exp and log, and of floor: they ask for it
+    # of cos, exp and log, of floor, and of an estimate that knows its error: they ask for it
+    assert found <= exact | {"fma.rn.f64", "add.rm.f64", "fma.rm.f32"}
 
 
 # Bytes of stack frame, spill stores and spill loads: the kernels are made for sm_90a, and one does not fit on sm_100.
-SPILLED = {("bwd_bf16_d64", "resident", "sm_100"): (48, 72, 340), ("bwd_fp16_d64", "resident", "sm_100"): (48, 72, 340)}
+SPILLED = {("bwd_bf16_d64", "resident", "sm_100"): (56, 80, 328), ("bwd_fp16_d64", "resident", "sm_100"): (56, 80, 328)}
 
 
 def assert_stays_in_registers(name: str, report: list[dict]) -> None:

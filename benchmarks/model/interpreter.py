@@ -154,10 +154,13 @@ class Block:
         return True
 
     def hold(self, mask: np.ndarray, number: int, count: int) -> None:
-        """Threads come to a barrier; the last of its count sets all free."""
+        """Threads come to a barrier; the last of its count sets all free. The step's cost is [0, 1] of warps of which
+        some threads are still on their way: those have not come yet."""
         self.held[mask] = number
-        waiting = self.held == number
-        expected = count or int((self.places != ENDED).sum())
+        waiting, running = self.held == number, self.places != ENDED
+        late = (running & ~waiting).reshape(-1, WARP).any(1) & mask.reshape(-1, WARP).any(1)
+        self.cost = np.stack([np.zeros(len(late), np.int64), late.astype(np.int64)], 1)
+        expected = count or int(running.sum())
         if int(waiting.sum()) >= expected:
             self.held[waiting] = -1
 

@@ -27,7 +27,6 @@ class Subject:
         make: () -> its launches.
         source: CUDA source, under csrc/. options: of its compiler.
         blocks: launch -> (index of a block, how many are like it).
-        scale: by which the time is multiplied, where fewer rounds are run than the shape has.
         disabled: LGFAST_DISABLE while it is planned.
     """
 
@@ -35,7 +34,6 @@ class Subject:
     source: str
     shape: str
     blocks: Callable[[Launch], list[tuple[int, float]]] = lambda launch: spread(launch, 1)
-    scale: float = 1.0
     options: list[str] = field(default_factory=list)
     disabled: str = ""
 
@@ -70,15 +68,11 @@ def one_view(*operations: tuple[int, float]) -> Case:
 
 
 ATTENTION = "short_attention/instances/{}_bf16_d64.cu"
-HEADS_RUN = 264  # of the resident backward: two a multiprocessor of 132, in place of B = 256's 768
 AUGMENT = {"source": "augment/instances/augment_bf16.cu", "options": ["--fmad=false"]}
 SUBJECTS: dict[str, Subject] = {
     "short_attention_fwd": Subject(partial(launches.attention, 256), ATTENTION.format("fwd"), "deit_tiny B=256"),
     "short_attention_bwd_resident": Subject(
-        partial(launches.attention, HEADS_RUN // 3, is_backward=True),
-        ATTENTION.format("bwd"),
-        "deit_tiny B=256",
-        scale=768 / HEADS_RUN,
+        partial(launches.attention, 256, is_backward=True), ATTENTION.format("bwd"), "deit_tiny B=256"
     ),
     "short_attention_bwd_streamed": Subject(
         partial(launches.attention, 256, is_backward=True),

@@ -44,11 +44,11 @@ def predict(subject: Subject, gpu: Gpu, kernels: dict[str, Kernel]) -> Predictio
         RuntimeError: a launch does not fit the GPU, or the library is not of these sources.
     """
     with planned_for(subject, gpu.multiprocessors, gpu.block_smem) as case:
-        found = Prediction(num_bytes=case.num_bytes * subject.scale)
+        found = Prediction(num_bytes=case.num_bytes)
         found.floor_us = found.num_bytes / gpu.bandwidth * 1e6
         for number, launch in enumerate(case.launches):
             add_launch(found, subject, gpu, case, launch, kernels[launch.kernel], is_first=number == 0)
-    found.us = max(found.us * subject.scale, found.floor_us) + LAUNCH_US * len(case.launches)
+    found.us = max(found.us, found.floor_us) + LAUNCH_US * len(case.launches)
     found.bound = "dram" if found.us - LAUNCH_US * len(case.launches) <= found.floor_us else found.bound
     return found
 
@@ -73,8 +73,8 @@ def add_launch(
         found.unmodelled |= block.unmodelled
     for steps, count in kinds:
         for step in (step for warp in steps for step in warp):
-            found.instructions[step.pipe] += count * subject.scale
-            found.wavefronts += step.amount * count * subject.scale if step.pipe == "shared" else 0
+            found.instructions[step.pipe] += count
+            found.wavefronts += step.amount * count if step.pipe == "shared" else 0
     mixed = mixed_clocks(gpu, kinds, resident) if len(kinds) > 1 else None
     parts = [mixed] if mixed else [block_clocks(gpu, s, max(1.0, n / gpu.multiprocessors), resident) for s, n in kinds]
     busy: Counter = Counter()

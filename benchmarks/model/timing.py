@@ -35,7 +35,8 @@ SECTOR = 32
 
 @dataclass(frozen=True)
 class Step:
-    """One instruction of one warp; amount: wavefronts, or sectors; fresh: sectors that the block had not touched."""
+    """One instruction of one warp; amount: wavefronts, or sectors; fresh: sectors that the block had not touched; at a
+    barrier whether some threads of the warp are still on their way to it."""
 
     instruction: Instruction
     pipe: str
@@ -223,7 +224,7 @@ class Multiprocessor:
             warp.scoreboards[traits.read] = max(warp.scoreboards[traits.read], now + OPERANDS_READ)
         warp.next += 1
         warp.ended = now + 1
-        if traits.meets:
+        if traits.meets and not step.fresh:
             warp.arrived = now
             return None
         return now + traits.stall

@@ -4,7 +4,8 @@
 // warps, 32 keys each, next to dk and dv; its queries pass by in slabs, copied some slabs ahead, across heads. Of a
 // slab a key warp forms s^T = k q^T and dp^T = v dout^T and, without leaving registers, dv += p^T dout and dk += ds^T
 // q. Only ds goes through shared memory: the query warps, those without keys, form dq = ds k of the slab before, and
-// delta of the slab to come. So one barrier a slab is enough. Few keys have several warps each, which divide the
+// delta of the slab to come; where there is one such warp, a key warp with few keys forms half of dq. So one barrier a
+// slab is enough. Few keys have several warps each, which divide the
 // queries of a larger slab among them; their sums are added in a fixed order.
 #pragma once
 
@@ -58,7 +59,8 @@ struct ResidentBlock {
     return first_scores.below((step % 2 * plan.parts + part) * plan.key_rows);
   }
   __device__ __forceinline__ QueryStats* stats(int step) const { return first_stats + step % 2 * plan.query_rows; }
-  // [D] sums: of dq (which 0) of a query warp, of dk and dv (0 and 1) of a key warp.
+  // [D] sums: of dq (which 0) of a query warp, of dk and dv (0 and 1) of a key warp. What a key warp has of dq lies in
+  // the place that the only query warp leaves (1).
   __device__ __forceinline__ float* bias(int count, int role, int which) const {
     if (first_bias == nullptr) return nullptr;
     return first_bias + ((count % 2 * Traits::kWarps + role) * 2 + which) * Traits::kD;
@@ -67,6 +69,12 @@ struct ResidentBlock {
     return scratch + ((part - 1) * plan.key_groups + group) * 2 * kResidentGroup * Traits::kD + lane_index();
   }
   __device__ __forceinline__ int key_warps() const { return plan.key_groups * plan.parts; }
+  // Whether the last key warp, with at most half the keys of the others, forms half of dq: where a single warp has no
+  // keys, the others would wait for it.
+  __device__ __forceinline__ bool splits_dq(int num_keys) const {
+    return key_warps() == Traits::kWarps - 1 && plan.parts == 1 &&
+           num_keys - (plan.key_groups - 1) * kResidentGroup <= kTileRows;
+  }
 
   __device__ __forceinline__ Head after(Head head) const {
     const Head next{head.b + stride.b, head.h + stride.h};
@@ -125,6 +133,7 @@ __device__ __forceinline__ void write_bias(const ResidentBlock<Traits>& block, c
     float sum = 0.0f;
 #pragma unroll 1
     for (int role = first; role < end; ++role) sum += block.bias(count, role, which == 2)[column];
+    if (which == 0 && block.splits_dq(params.num_keys)) sum += block.bias(count, Traits::kWarps - 1, 1)[column];
     params.dbias[((int64_t(head.b) * 3 + which) * params.heads + head.h) * Traits::kD + column] = sum;
   }
 }
@@ -221,6 +230,187 @@ __device__ __forceinline__ void write_dk_dv(const ResidentBlock<Traits>& block, 
   write_key_gradient<T>(params.dv, head, sums.dv, 1.0f, key, params.num_keys, block.bias(count, block.role, 1));
 }
 
+// What a product of dq reads of 16 keys: ds^T of kTiles x 16 queries, transposed, and all of k.
+template <int kD, int kTiles>
+struct DqFragments {
+  uint32_t ds[kTiles][4], k[kD / 16][4];
+
+  __device__ __forceinline__ void load(uint32_t scores, uint32_t keys, int key) {
+#pragma unroll
+    for (int r = 0; r < kTiles; ++r) ldmatrix_x4_trans(ds[r], (scores ^ (32 * r)) + key * ScoreTile::kRowBytes);
+#pragma unroll
+    for (int j = 0; j < kD / 16; ++j) {
+      ldmatrix_x4_trans(k[j], SmemTile<kD>::advance(keys, 2 * j) + key * SmemTile<kD>::kRowBytes);
+    }
+  }
+  template <typename T>
+  __device__ __forceinline__ void multiply(float (&dq)[kTiles][kD / 8][4]) const {
+#pragma unroll
+    for (int j = 0; j < kD / 16; ++j) {
+#pragma unroll
+      for (int r = 0; r < kTiles; ++r) {
+        mma_m16n8k16<T>(dq[r][2 * j], ds[r], k[j][0], k[j][1]);
+        mma_m16n8k16<T>(dq[r][2 * j + 1], ds[r], k[j][2], k[j][3]);
+      }
+    }
+  }
+  // ds of keys that do not exist is anything: `left` of the 16 do.
+  __device__ __forceinline__ void clear(int left) {
+#pragma unroll
+    for (int i = 0; i < kTiles * 4; ++i) {
+      const int own = left - 8 * (i % 4 / 2) - 2 * (fresh_lane() % 4);
+      ds[i / 4][i % 4] &= own >= 2 ? 0xffffffffu : own == 1 ? 0xffffu : 0u;
+    }
+  }
+};
+
+// dq of kTiles x 16 queries, whose ds^T is read from its chunk `chunk` on. What the next 16 keys need is on its way
+// while these are multiplied.
+template <typename T, int kD, int kTiles>
+__device__ __forceinline__ void form_dq(float (&dq)[kTiles][kD / 8][4], ScoreTile scores, int chunk, SmemTile<kD> keys,
+                                        int num_keys) {
+  const int lane = fresh_lane();
+  const uint32_t from_scores = scores.at(lane % 8 + 8 * (lane / 16), chunk + lane / 8 % 2);
+  const uint32_t from_keys = keys.at(lane % 16, lane / 16);
+  DqFragments<kD, kTiles> now, next;
+  now.load(from_scores, from_keys, 0);
+  int key = kTileRows;
+#pragma unroll 2
+  for (; key < num_keys; key += kTileRows) {
+    next.load(from_scores, from_keys, key);
+    now.template multiply<T>(dq);
+    now = next;
+  }
+  now.clear(num_keys - key + kTileRows);
+  now.template multiply<T>(dq);
+}
+
+// Writes lse and delta of the queries of a slab, in turn with the other warps that do; delta is the diagonal of out
+// dout^T. lse comes from global memory, a slab before it is used.
+template <typename Traits>
+struct StatsWriter {
+  static constexpr int kD = Traits::kD;
+  static constexpr int kMostParts = 2;  // of a warp; more of them have more warps
+  using T = typename Traits::Element;
+  const ResidentBlock<Traits>& block;
+  const ShortAttentionBwdParams& params;
+  int index, warps;       // of those that write; of so many
+  float lse[kMostParts];  // of this lane's query of each part
+
+  __device__ __forceinline__ void fetch(int slab, Head head) {
+    const int first = slab * block.plan.query_rows;
+    const float* from = params.lse + (int64_t(head.b) * params.heads + head.h) * params.num_queries;
+#pragma unroll
+    for (int i = 0; i < kMostParts; ++i) {
+      const int part = index + i * warps, query = first + part * kResidentGroup + fresh_lane();
+      lse[i] = -negative_infinity();
+      if (part < block.plan.parts && query < params.num_queries && head.b < params.batch) lse[i] = from[query];
+    }
+  }
+
+  // Of the slab that was fetched last; the next to fetch is `slab` of `head`.
+  __device__ __forceinline__ void write(int step, int slab, Head head) {
+    QueryStats* stats = block.stats(step);
+#pragma unroll
+    for (int i = 0; i < kMostParts; ++i) {
+      const int part = index + i * warps;
+      if (part < block.plan.parts) stats[part * kResidentGroup + fresh_lane()].lse_log2 = lse[i] * kLog2E;
+    }
+    fetch(slab, head);
+    const int tiles = block.plan.query_rows / kTileRows;
+#pragma unroll 1
+    for (int t = index; t < tiles; t += 2 * warps) {
+      if (t + warps < tiles) {
+        write_delta<2>(step, t * kTileRows);
+      } else {
+        write_delta<1>(step, t * kTileRows);
+      }
+    }
+  }
+
+  // Of kTiles tiles at a time, each of whose products waits for the one before.
+  template <int kTiles>
+  __device__ __forceinline__ void write_delta(int step, int row) {
+    const int stride = warps * kTileRows;
+    float product[kTiles][1][2][4] = {};
+#pragma unroll
+    for (int k = 0; k < kD / 16; ++k) {
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        uint32_t a[1][4];
+        load_a_step(a, block.outs(step).below(row + t * stride), k);
+        multiply_abt_step<T>(product[t], a, block.douts(step).below(row + t * stride), k);
+      }
+    }
+    if (fresh_lane() % 4 != fresh_lane() / 8) return;  // has columns row - row % 2 and the next of its rows
+    QueryStats* stats = block.stats(step) + row + fresh_lane() / 4;
+#pragma unroll
+    for (int i = 0; i < 2 * kTiles; ++i) {
+      const float* two = &product[i / 2][0][i % 2][2 * (i % 2)];
+      stats[i / 2 * stride + 8 * (i % 2)].delta = fresh_lane() / 4 % 2 == 0 ? two[0] : two[1];
+    }
+  }
+
+  __device__ __forceinline__ void start(Head head) {
+    fetch(0, head);
+    write(0, 1, head);
+  }
+  // Of the slab after a position.
+  __device__ __forceinline__ void write_next(const SlabPosition& at, Head next) {
+    const int ahead = at.slab + 2, slabs = block.plan.slabs;
+    write(at.step + 1, ahead < slabs ? ahead : ahead - slabs, ahead < slabs ? at.head : next);
+  }
+};
+
+// Forms and writes dq of a slab's queries, kTiles x 16 at a time, in turn with the other warps that do.
+template <typename Traits, int kTiles>
+struct DqWriter {
+  static constexpr int kD = Traits::kD;
+  using T = typename Traits::Element;
+  const ResidentBlock<Traits>& block;
+  const ShortAttentionBwdParams& params;
+  int index, warps;              // of those that write; of so many
+  int role, which;               // place of the sums, see ResidentBlock::bias
+  LaneColumnSums<kD> sums = {};  // of dq of a head
+
+  // From `row` of a slab on.
+  template <int kHere>
+  __device__ __forceinline__ void write(int step, int count, Head head, int query, int row) {
+    float dq[kHere][kD / 8][4] = {};
+    form_dq<T>(dq, block.scores(step, row / kResidentGroup), row % kResidentGroup / 8, block.keys(count),
+               params.num_keys);
+    store_gradient(head_rows<T>(params.dq, head.b, head.h), params.dq.token_stride, dq, params.softmax_scale,
+                   query + row, params.num_queries);
+    sums.add(dq);
+  }
+
+  __device__ __forceinline__ void write_slab(int step, int slab, int count, Head head) {
+    if (head.b >= params.batch) return;
+    const int rows = block.plan.query_rows, query = slab * rows, left = smaller(params.num_queries - query, rows);
+#pragma unroll 1
+    for (int row = index * kTiles * kTileRows; row < left; row += warps * kTiles * kTileRows) {
+      if (kTiles > 1 && left - row > kTileRows) {
+        write<kTiles>(step, count, head, query, row);
+      } else {
+        write<1>(step, count, head, query, row);
+      }
+    }
+    if (float* bias = block.bias(count, role, which); bias != nullptr && slab == block.plan.slabs - 1) {
+      sums.reduce([&](int column, float sum) { bias[column] = sum * params.softmax_scale; });
+      sums = {};
+    }
+  }
+
+  // Of the slab before a position, whose ds is there.
+  __device__ __forceinline__ void write_last(const SlabPosition& at) {
+    if (at.slab > 0) {
+      write_slab(at.step - 1, at.slab - 1, at.count, at.head);
+    } else if (at.step > 0) {
+      write_slab(at.step - 1, block.plan.slabs - 1, at.count - 1, block.before(at.head));
+    }
+  }
+};
+
 // Walks the slabs as a warp that owns kTiles x 16 keys.
 template <typename Traits, int kTiles>
 __device__ __forceinline__ void run_key_warp(const ResidentBlock<Traits>& block, const ShortAttentionBwdParams& params,
@@ -231,7 +421,10 @@ __device__ __forceinline__ void run_key_warp(const ResidentBlock<Traits>& block,
   const int key = group * kResidentGroup, own_row = part * kResidentGroup;
   KeySums<kD, kTiles> sums;
   uint32_t k[kD / 16][kTiles][4], v[kD / 16][kTiles][4];
+  const bool forms_dq = kTiles == 1 && block.role == block.key_warps() - 1 && block.splits_dq(params.num_keys);
+  DqWriter<Traits, 1> dq{block, params, 1, 2, Traits::kWarps - 1, 1};
   for_each_slab(block, params, first, [&](const SlabPosition& at, Head) {
+    if (forms_dq) dq.write_last(at);
     if (at.slab == 0) {
       if (at.count > 0 && part == 0) write_dk_dv(block, params, sums, at.count - 1, block.before(at.head), group);
       sums = {};
@@ -255,112 +448,18 @@ __device__ __forceinline__ void run_key_warp(const ResidentBlock<Traits>& block,
   });
 }
 
-// dq of kTiles x 16 queries: ds^T is read transposed, from its chunk `chunk` on.
-template <typename T, int kD, int kTiles>
-__device__ __forceinline__ void form_dq(float (&dq)[kTiles][kD / 8][4], ScoreTile scores, int chunk, SmemTile<kD> keys,
-                                        int num_keys) {
-  const int lane = lane_index();
-  const uint32_t first = scores.at(lane % 8 + 8 * (lane / 16), chunk + lane / 8 % 2);
-  uint32_t a[kTiles][4];
-  const auto load = [&](int key) {
-#pragma unroll
-    for (int r = 0; r < kTiles; ++r) ldmatrix_x4_trans(a[r], (first ^ (32 * r)) + key * scores.kRowBytes);
-  };
-  int key = 0;
-#pragma unroll 1
-  for (; key + kTileRows <= num_keys; key += kTileRows) {
-    load(key);
-    multiply_ab<T>(dq, a, keys.below(key));
-  }
-  if (key < num_keys) {
-    load(key);
-#pragma unroll
-    for (int i = 0; i < kTiles * 4; ++i) {  // ds of keys that do not exist is anything
-      const int left = num_keys - key - 8 * (i % 4 / 2) - 2 * (lane % 4);
-      a[i / 4][i % 4] &= left >= 2 ? 0xffffffffu : left == 1 ? 0xffffu : 0u;
-    }
-    multiply_ab<T>(dq, a, keys.below(key));
-  }
-}
-
-// lse and delta of 16 queries: delta is the diagonal of out dout^T.
-template <typename T, int kD>
-__device__ __forceinline__ void write_stats(QueryStats* stats, SmemTile<kD> outs, SmemTile<kD> douts, const float* lse,
-                                            int queries) {
-  uint32_t a[kD / 16][1][4];
-  float product[1][2][4] = {};
-  load_a(a, outs);
-  multiply_abt<T>(product, a, douts);
-  const int row = lane_index() / 4;
-  if (lane_index() % 4 != row / 2) return;  // has columns row - row % 2 and the next
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float* two = &product[0][half][2 * half];
-    const float row_lse = row + 8 * half < queries ? lse[row + 8 * half] : -negative_infinity();
-    stats[row + 8 * half] = {row_lse * kLog2E, row % 2 == 0 ? two[0] : two[1]};
-  }
-}
-
-// dq of kTiles x 16 queries, from `row` of a slab on, and their column sums.
-template <typename Traits, int kTiles>
-__device__ __forceinline__ void write_dq(const ResidentBlock<Traits>& block, const ShortAttentionBwdParams& params,
-                                         LaneColumnSums<Traits::kD>& sums, int step, int count, Head head, int query,
-                                         int row) {
-  using T = typename Traits::Element;
-  float dq[kTiles][Traits::kD / 8][4] = {};
-  form_dq<T>(dq, block.scores(step, row / kResidentGroup), row % kResidentGroup / 8, block.keys(count),
-             params.num_keys);
-  store_gradient(head_rows<T>(params.dq, head.b, head.h), params.dq.token_stride, dq, params.softmax_scale, query,
-                 params.num_queries);
-  sums.add(dq);
-}
-
 // Walks the slabs as one of the warps without keys, which take turns at kTiles x 16 queries.
 template <typename Traits, int kTiles>
 __device__ __forceinline__ void run_query_warp(const ResidentBlock<Traits>& block,
                                                const ShortAttentionBwdParams& params, SlabPosition first) {
-  using T = typename Traits::Element;
-  constexpr int kD = Traits::kD;
-  const int slabs = block.plan.slabs, rows = block.plan.query_rows;
   const int index = block.role - block.key_warps(), warps = Traits::kWarps - block.key_warps();
-  const auto prepare = [&](int step, int slab, Head head) {
-    if (head.b >= params.batch) return;
-    const float* lse = params.lse + (int64_t(head.b) * params.heads + head.h) * params.num_queries + slab * rows;
-#pragma unroll 1
-    for (int row = index * kTileRows; row < rows; row += warps * kTileRows) {
-      write_stats<T>(block.stats(step) + row, block.outs(step).below(row), block.douts(step).below(row), lse + row,
-                     params.num_queries - slab * rows - row);
-    }
-  };
-  LaneColumnSums<kD> sums;  // of dq of a head
-  const auto finish = [&](int step, int slab, int count, Head head) {
-    if (head.b >= params.batch) return;
-    const int query = slab * rows, left = smaller(params.num_queries - query, rows);
-#pragma unroll 1
-    for (int row = index * kTiles * kTileRows; row < left; row += warps * kTiles * kTileRows) {
-      if (kTiles > 1 && left - row > kTileRows) {
-        write_dq<Traits, kTiles>(block, params, sums, step, count, head, query + row, row);
-      } else {
-        write_dq<Traits, 1>(block, params, sums, step, count, head, query + row, row);
-      }
-    }
-    if (float* bias = block.bias(count, block.role, 0); bias != nullptr && slab == slabs - 1) {
-      sums.reduce([&](int column, float sum) { bias[column] = sum * params.softmax_scale; });
-      sums = {};
-    }
-  };
-  prepare(0, 0, first.head);
+  const bool splits = block.splits_dq(params.num_keys);
+  StatsWriter<Traits> stats{block, params, index, warps};
+  DqWriter<Traits, kTiles> dq{block, params, index, splits ? 2 : warps, block.role, 0};
+  stats.start(first.head);
   for_each_slab(block, params, first, [&](const SlabPosition& at, Head next) {
-    if (at.slab < slabs - 1) {
-      prepare(at.step + 1, at.slab + 1, at.head);
-    } else {
-      prepare(at.step + 1, 0, next);
-    }
-    if (at.slab > 0) {
-      finish(at.step - 1, at.slab - 1, at.count, at.head);
-    } else if (at.step > 0) {
-      finish(at.step - 1, slabs - 1, at.count - 1, block.before(at.head));
-    }
+    stats.write_next(at, next);
+    dq.write_last(at);
   });
 }
 
@@ -394,7 +493,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   sync_threads();
   const int first_key = block.role % plan.key_groups * kResidentGroup;
   if (block.role >= block.key_warps()) {
-    if (Traits::kWarps - block.key_warps() <= plan.parts) {
+    if (Traits::kWarps - block.key_warps() <= plan.parts && !block.splits_dq(params.num_keys)) {
       run_query_warp<Traits, 2>(block, params, first);
     } else {
       run_query_warp<Traits, 1>(block, params, first);

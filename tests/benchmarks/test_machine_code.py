@@ -290,6 +290,16 @@ def test_warps_that_meet_at_a_barrier_take_the_time_of_the_slowest():
     assert clocks(fast + slow, slow + fast) == pytest.approx(1010, rel=0.05)
 
 
+def test_a_warp_comes_to_a_barrier_once_all_its_threads_have():
+    """Threads that parted meet a barrier one after the other; only the last of them counts."""
+    meet = timing.Step(instruction("BAR.SYNC 0x0"), "control")
+    early = timing.Step(instruction("BAR.SYNC 0x0"), "control", fresh=1)
+    work, rest = steps("FFMA R0, R0, R0, R0", 1000), steps("FFMA R0, R0, R0, R0", 10)
+    parted = [early, *rest, meet, *work, meet, *rest]
+    whole = [*rest, meet, *work, meet, *rest]
+    assert clocks(parted, whole) == pytest.approx(clocks(whole, whole), rel=0.05)
+
+
 def test_blocks_that_do_not_fit_at_once_follow_one_another():
     work = steps("FFMA R0, R0, R0, R0", 100, stall=4)
     one = clocks(work)
