@@ -3,6 +3,7 @@
 #pragma once
 
 #include "augment/augment.h"
+#include "augment/cubic_estimate.h"
 #include "augment/exact_double.h"
 
 namespace lgfast {
@@ -212,21 +213,23 @@ struct BicubicPixels {
   }
   LGFAST_HOST_DEVICE void make(const uint8_t* plane, int fill, uint8_t* out) const {
     if (fill_if_outside(inside, fill, out)) return;
-    double v[4][kCount], value[kCount];
-    uint32_t taps[kCount];
+    uint32_t taps[4][kCount];
     if (is_interior(across.first, size) && is_interior(down.first, size)) {
       int offset[kCount];
       for (int l = 0; l < kCount; ++l) offset[l] = (down.first[l] - 1) * pitch + across.first[l] - 1;
       for (int k = 0; k < 4; ++k) {
-        for (int l = 0; l < kCount; ++l) taps[l] = four_pixels(plane + k * pitch, offset[l]);
-        for (int l = 0; l < kCount; ++l) v[k][l] = cubic_of_word(taps[l], across.rest[l]);
+        for (int l = 0; l < kCount; ++l) taps[k][l] = four_pixels(plane + k * pitch, offset[l]);
       }
     } else {
       for (int k = 0; k < 4; ++k) {
         gather_taps<true>([&](int l) { return plane + clamp(down.first[l] - 1 + k, 0, size - 1) * pitch; },
-                          across.first, size, pitch, taps);
-        for (int l = 0; l < kCount; ++l) v[k][l] = cubic_of_word(taps[l], across.rest[l]);
+                          across.first, size, pitch, taps[k]);
       }
+    }
+    if (estimate_pixels(taps, across.rest, down.rest, inside, fill, out)) return;
+    double v[4][kCount], value[kCount];
+    for (int k = 0; k < 4; ++k) {
+      for (int l = 0; l < kCount; ++l) v[k][l] = cubic_of_word(taps[k][l], across.rest[l]);
     }
     for (int l = 0; l < kCount; ++l) value[l] = cubic(v[0][l], v[1][l], v[2][l], v[3][l], down.rest[l]);
     to_pixels(value, inside, fill, out);
@@ -244,11 +247,12 @@ struct BicubicLinePixels {
       : line(kIsRow ? a.x : a.y, x, y, size), x(x), y(y), size(size), pitch(pitch) {}
   LGFAST_HOST_DEVICE void make(const uint8_t* plane, int fill, uint8_t* out) const {
     if (fill_if_outside(line.inside, fill, out)) return;
-    uint32_t taps[kCount];
+    uint32_t taps[1][kCount];
     double value[kCount];
     gather_taps<kIsRow>([&](int l) { return kIsRow ? plane + y * pitch : plane + x + l; }, line.first, size, pitch,
-                        taps);
-    for (int l = 0; l < kCount; ++l) value[l] = cubic_of_word(taps[l], line.rest[l]);
+                        taps[0]);
+    if (estimate_pixels(taps, line.rest, line.rest, line.inside, fill, out)) return;
+    for (int l = 0; l < kCount; ++l) value[l] = cubic_of_word(taps[0][l], line.rest[l]);
     to_pixels(value, line.inside, fill, out);
   }
 };

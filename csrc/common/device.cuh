@@ -21,7 +21,10 @@
 // Matrices      ldmatrix_x4(r, row) ldmatrix_x4_trans(r, row): four 8x8 matrices of 16-bit values; lane i names the
 //               16-byte row i % 8 of matrix i / 8. mma_m16n8k16<T>(acc, a, b0, b1): T is bf16 or fp16, float32 sums
 // Bytes         saturate_bytes(v0, v1, v2, v3): each clamped to 0 ... 255, v0 in the lowest byte; select_byte(word, k)
-// Doubles       add_down(a, b): the sum rounded towards minus infinity
+//               dot_bytes(bytes, weights, start): plus four products, of bytes 0 ... 255 and weights -128 ... 127
+// Directed      add_down(a, b): the sum of doubles, rounded once, towards minus infinity; fma_down(a, b, c): a * b + c
+// of
+//               floats likewise
 // Arithmetic    fast_exp2(x) fast_log2(x) fast_reciprocal(x): the hardware's approximations
 // Launch        launch(kernel, Grid{x, y, z}, block, smem_bytes, stream, args...) -> nullptr or the error's text
 // Host          of the current GPU: num_multiprocessors(), by default one in the emulation; max_smem_bytes() that a

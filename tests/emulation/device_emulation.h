@@ -180,6 +180,18 @@ inline uint32_t saturate_bytes(int v0, int v1, int v2, int v3) {
 
 inline int select_byte(uint32_t word, int k) { return int((word >> (8 * k)) & 255); }
 
+inline int dot_bytes(uint32_t bytes, uint32_t weights, int start) {
+  int sum = start;
+  for (int k = 0; k < 4; ++k) sum += select_byte(bytes, k) * int8_t(select_byte(weights, k));
+  return sum;
+}
+
+inline float fma_down(float a, float b, float c) {
+  const double exact = double(a) * b + c;  // the product is exact; of the sum at most the 53rd bit is lost
+  const float nearest = float(exact);
+  return nearest > exact ? std::nextafterf(nearest, -INFINITY) : nearest;
+}
+
 inline double add_down(double a, double b) {
   const double sum = a + b, b_part = sum - a;
   const double error = (a - (sum - b_part)) + (b - b_part);  // sum + error is exact

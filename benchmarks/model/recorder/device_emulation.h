@@ -87,6 +87,8 @@ void mma_m16n8k16(float (&)[4], const uint32_t (&)[4], uint32_t, uint32_t) {}
 inline uint32_t saturate_bytes(int, int, int, int) { return 0; }
 inline int select_byte(uint32_t, int) { return 0; }
 inline double add_down(double a, double) { return a; }
+inline float fma_down(float a, float, float) { return a; }
+inline int dot_bytes(uint32_t, uint32_t, int) { return 0; }
 inline float fast_exp2(float x) { return x; }
 inline float fast_log2(float x) { return x; }
 inline float fast_reciprocal(float x) { return x; }

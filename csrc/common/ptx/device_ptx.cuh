@@ -116,6 +116,14 @@ __device__ __forceinline__ int select_byte(uint32_t word, int k) { return __byte
 
 __device__ __forceinline__ double add_down(double a, double b) { return __dadd_rd(a, b); }
 
+__device__ __forceinline__ float fma_down(float a, float b, float c) { return __fmaf_rd(a, b, c); }
+
+__device__ __forceinline__ int dot_bytes(uint32_t bytes, uint32_t weights, int start) {
+  int sum;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(bytes), "r"(weights), "r"(start));
+  return sum;
+}
+
 __device__ __forceinline__ float fast_exp2(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
