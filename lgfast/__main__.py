@@ -6,22 +6,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from lgfast.runtime.commands import COMMANDS
 from lgfast.runtime.suggestions import did_you_mean, nearest
 from lgfast.runtime.threads import spare_other_work
 from lgfast.version import __version__
-
-# command -> module with a `main`, what it does
-COMMANDS = {
-    "train": ("train", "train a network, with its teacher first, or a sweep of them"),
-    "sweep": ("train", "train many settings: --sweep KEY=A,B,C or --sweep-space FILE"),
-    "evaluate": ("evaluate", "test a checkpoint"),
-    "predict": ("predict", "name the classes of new pictures"),
-    "export": ("export", "write a network for timm, PyTorch, ONNX or the Hugging Face hub"),
-    "report": ("report", "compare runs side by side"),
-    "attention-distance": ("attention_distance", "measure how far the heads of each layer look"),
-    "reproduce": ("reproduce", "run rows of the paper's table"),
-    "doctor": ("doctor.__main__", "check the installation or a data set, with a fix for every problem"),
-}
 
 
 def usage() -> str:

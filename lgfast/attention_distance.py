@@ -62,8 +62,7 @@ def by_head(found: dict[str, dict[str, LayerDistance]]) -> list[dict[str, Any]]:
     ]
 
 
-@command_line
-def main(argv: Sequence[str] | None = None) -> int:
+def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lgfast.attention_distance",
         description="Mean attention distance of every layer, in pixels of the input: mean over heads, and their range.",
@@ -73,6 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="test", choices=("test", "train"))
     parser.add_argument("--csv", type=Path, help="also write every head's distance to this file")
     parser.add_argument("--device", default="auto")
+    return parser
+
+
+@command_line
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = command_parser()
     options = parser.parse_args(argv)
     if options.images < 1:
         parser.error(f"--images: expected at least 1, got {options.images}")

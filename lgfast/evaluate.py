@@ -125,8 +125,7 @@ def load_pyth(path: Path, weights: Which = "best") -> Trained:
     return Trained(model, checkpoint.num_classes, (), replace(Config(), changes | {"guidance.weight": 0}), about)
 
 
-@command_line
-def main(argv: Sequence[str] | None = None) -> int:
+def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lgfast.evaluate", description="Test a checkpoint.")
     parser.add_argument("--checkpoint", required=True, help="run folder, checkpoint folder, .safetensors or .pyth file")
     parser.add_argument("--split", default="test", choices=("test", "train"))
@@ -144,7 +143,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         help=f"where to write what it gets wrong: {ANSWER_FILES} (default: RUN/SPLIT of a run folder on its own data)",
     )
-    options = parser.parse_args(argv)
+    return parser
+
+
+@command_line
+def main(argv: Sequence[str] | None = None) -> int:
+    options = command_parser().parse_args(argv)
     trained = load_checkpoint(options.checkpoint, options.weights)
     if trained.about:
         print(trained.about, flush=True)

@@ -46,8 +46,7 @@ def export(source: Path, kind: str, out: Path) -> None:
     writers[kind](trained.model, classifier, out)
 
 
-@command_line
-def main(argv: Sequence[str] | None = None) -> int:
+def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lgfast.export", description=DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="run folder (its best epoch) or .safetensors file")
     parser.add_argument(
@@ -57,7 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="safetensors and hf: for timm; torch: a torch.export program; onnx: checked against onnxruntime",
     )
     parser.add_argument("--out", help="file or folder to write (default: beside the run's files)")
-    options = parser.parse_args(argv)
+    return parser
+
+
+@command_line
+def main(argv: Sequence[str] | None = None) -> int:
+    options = command_parser().parse_args(argv)
     source = user_path(options.run)
     folder = source if source.is_dir() else source.parent
     out = user_path(options.out) if options.out else folder / f"model{SUFFIXES[options.format]}"

@@ -87,7 +87,7 @@ def write_jsonl(predictions: Iterator[Prediction], file: TextIO, top: int) -> No
         file.write(json.dumps(row) + "\n")
 
 
-def parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m lgfast.predict", description=DESCRIPTION)
     options.add_argument("model", metavar="RUN", help="run folder, .safetensors, or a .pt2 or .onnx file of export")
     options.add_argument("paths", metavar="PATHS", nargs="+", help="pictures, folders of them, or @FILE with a list")
@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
 @command_line
 def main(argv: Sequence[str] | None = None) -> int:
     """0 where every picture was read, 1 where some were left out."""
-    options = parser().parse_args(argv)
+    options = command_parser().parse_args(argv)
     if options.top < 1:
         raise ValueError(f"--top: expected 1 or more, got {options.top}")
     out = user_path(options.out) if options.out else None

@@ -74,7 +74,7 @@ def plot(settings: Sequence[Setting], path: Path) -> None:
         raise ValueError(f"--plot: cannot write {path}: {error}") from None
 
 
-def parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m lgfast.report", description=__doc__)
     parse.add_argument(
         "runs", nargs="+", type=Path, help="folders of runs or of sweeps; the first run's is compared with"
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command_line
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(argv)
+    options = command_parser().parse_args(argv)
     folders = find_runs(options.runs)
     settings = group([read_run(folder) for folder in folders])
     rows = compare(settings)

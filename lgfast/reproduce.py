@@ -133,7 +133,7 @@ def plot(runs: dict[Cell, list[Result]], path: Path) -> None:
     write_curves(panels, path, "accuracy on the selection images (%)")
 
 
-def parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m lgfast.reproduce", description=__doc__)
     rows_help = "students: deit-ti, pvtv2-b0, ...; digits; any X with recipes X-base and X-guided"
     parse.add_argument("--rows", nargs="+", default=list(PAPER_ROWS), help=rows_help)
@@ -147,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command_line
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(argv)
+    options = command_parser().parse_args(argv)
     started = time.perf_counter()
     if options.workers < 1:
         raise ValueError(f"--workers: expected a number above 0, got {options.workers}")

@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lgfast"
 ROOMS = (
     "_native", "version", "_extension", "spec", "ops", "runtime", "config", "data", "models",
     "fusion", "guidance", "optim", "records", "step", "training", "assembly", "inference", "reports", "evaluate",
-    "attention_distance", "report", "reproduce", "sweep", "doctor", "train", "predict", "export", "api", "__main__",
+    "attention_distance", "report", "reproduce", "sweep", "doctor", "train", "predict", "export", "api",
+    "completion", "__main__",
 )  # fmt: skip
 
 

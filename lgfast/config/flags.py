@@ -7,6 +7,8 @@ from typing import Any, NoReturn, get_origin
 
 from lgfast.config.keys import check_key, split_assignment, valid_keys
 
+KEY_PREFIX = "key "  # of what argparse stores keys under, apart from the names of the other options
+
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are ValueErrors, which a command line says in one line as all others."""
@@ -32,7 +34,7 @@ def spellings(key: str) -> list[str]:
 
 
 def destination(key: str) -> str:
-    return f"key {key}"  # apart from the names of the other options
+    return f"{KEY_PREFIX}{key}"
 
 
 def key_changes(options: argparse.Namespace) -> dict[str, Any]:

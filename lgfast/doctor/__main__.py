@@ -20,16 +20,20 @@ def capability_option(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-@command_line
-def main(argv: Sequence[str] | None = None) -> int:
-    """0 where nothing is wrong, 1 otherwise."""
+def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lgfast.doctor", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="ROOT", help="check the datasets in this folder")
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="check this one (default: all that are found in ROOT)")
     parser.add_argument(
         "--gpu", type=capability_option, metavar="X.Y", help="what is native on a GPU of this compute capability"
     )
-    options = parser.parse_args(argv)
+    return parser
+
+
+@command_line
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 where nothing is wrong, 1 otherwise."""
+    options = command_parser().parse_args(argv)
     if options.gpu is not None:
         return 0 if report(inspect_gpu(options.gpu)) else 1
     if options.data is None and options.dataset is None:

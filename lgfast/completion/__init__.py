@@ -1,0 +1,1 @@
+"""What the command `lgfast` takes, as scripts with which shells complete it."""
