@@ -22,7 +22,8 @@ from lgfast.records.answers import Answers, write_answers
 from lgfast.records.checkpoint import CheckpointError
 from lgfast.records.run_config import FILE
 from lgfast.reports.answers import FILES as ANSWER_FILES
-from lgfast.reports.answers import write_answer_files
+from lgfast.reports.answers import TEST, write_answer_files
+from lgfast.reports.run_page import write_run_page
 from lgfast.reports.scores import Score
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.door import open_door
@@ -159,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if folder := answer_folder(options):
         write_answers(folder, answers)
         print_scores(write_answer_files(answers, images, folder), folder)
+        if folder == user_path(options.checkpoint) / TEST:  # what the run's page shows
+            print(f"page: {write_run_page(folder.parent)}")
     return 0
 
 

@@ -81,6 +81,7 @@ def test_a_run_folder_gets_the_answers_for_its_own_images(run, capsys):
     assert main(["--checkpoint", run]) == 0
     found = json.loads((Path(run) / "test" / "scores.json").read_text())
     assert found["images"] == 36 and found["top1"]["value"] == 100
+    assert "36 images of folder, test" in (Path(run) / "index.html").read_text()
     assert main(["--checkpoint", f"{run}/best.safetensors"]) == 0
     assert "are in" not in capsys.readouterr().out.splitlines()[-1]
 

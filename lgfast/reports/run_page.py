@@ -120,7 +120,7 @@ def facts(run_dir: Path, config: Config, result: Result | None, rows: Sequence[M
     with contextlib.suppress(OSError, ValueError):
         machine = json.loads((run_dir / "environment.json").read_text())
         told["hardware"] = f"{machine.get('gpu') or machine.get('cpu')}, {machine.get('cpu_threads')} threads"
-        versions = [f"{name} {machine[name]}" for name in ("lgfast", "commit", "torch", "timm", "python", "cuda")]
+        versions = [f"{name} {machine.get(name)}" for name in ("lgfast", "commit", "torch", "timm", "python", "cuda")]
         told["versions"] = ", ".join(text for text in versions if not text.endswith("None"))
     return {name: text for name, text in told.items() if text}
 

@@ -3,11 +3,13 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
 from lgfast.config import load_recipe, replace
+from lgfast.records.run_config import write_config
 from lgfast.reports.spread import Spread
 from lgfast.sweep.page import write_page
 from lgfast.sweep.plots import MISSING, plot_heat_map, positions
@@ -111,6 +113,28 @@ def test_page_says_what_was_run_when_and_where_and_links_the_runs(tmp_path):
     assert header == ["setting", "seed", "state", "validation (%)", "epochs", "time", "folder"]
     assert rows[1] == ["0", "1", "complete", "40.00", "1", "2 min", "000 seed1"]
     assert len(page.links) == 4 and all((tmp_path / unquote(link)).is_dir() for link in page.links)
+
+
+def test_a_complete_run_gets_a_page_that_is_linked(tmp_path):
+    folder = tmp_path / "runs" / f"000 seed{BASE.seed}"
+    folder.parent.mkdir()
+    place = tmp_path / "kept"
+    place.mkdir()
+    write_config(place, replace(BASE, {"run_dir": str(folder)}))
+    config = (place / "config.yaml").read_bytes()
+    real = Path.mkdir
+
+    def mkdir(path, *args, **options):  # a run's folder has its configuration from the beginning
+        real(path, *args, **options)
+        if path == folder:
+            (path / "config.yaml").write_bytes(config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "mkdir", mkdir)
+        page = write(tmp_path, ["optim.lr=1e-3,2e-3"], [40.0, 50.0])
+    pages = [tmp_path / unquote(link) for link in page.links]
+    assert pages[0] == folder / "index.html" and pages[1].is_dir()
+    assert "Not finished: 0 of" in pages[0].read_text()
 
 
 def test_two_keys_make_a_heat_map_and_an_importance(tmp_path):
