@@ -23,7 +23,7 @@ def _schemas() -> list[str]:
 
 
 def _names(op_name: str) -> tuple[str, str]:
-    """What LGFAST_DISABLE calls an operation: one pass, or both; the packed form goes with the other."""
+    """The names by which LGFAST_DISABLE switches an operation off: its pass or both, packed and plain alike."""
     name = op_name.replace("_qkvpacked", "")
     return name, name.removesuffix("_fwd").removesuffix("_bwd")
 
@@ -40,7 +40,7 @@ def is_switched_off(op_name: str) -> bool:
 
 
 def _check_up_to_date() -> None:
-    """The built library must know every operation of the sources, which may be newer in a checkout."""
+    """Raise where the library lacks an operation of the sources, which may be newer in a checkout."""
     for schema in _schemas():
         name = schema.partition("(")[0]
         if not hasattr(torch.ops.lgfast, name):
@@ -161,7 +161,7 @@ def _name(architecture: tuple[int, int, str, str]) -> str:
 
 @dataclass(frozen=True)
 class _Operation:
-    """What is known of an operation, both passes and the packed form together."""
+    """What this process knows about an operation, both passes and the packed form together."""
 
     first_capability: tuple[int, int]  # of the GPUs that its CUDA kernels are compiled for
     references: dict[str, Callable] = field(default_factory=dict)  # by the name of the schema
@@ -189,7 +189,7 @@ def missing_kernel_reason(operation: str, device: torch.device) -> str | None:
 
 
 def missing_cuda_kernel_reason(operation: str, capability: tuple[int, int]) -> str | None:
-    """As `missing_kernel_reason`, on a GPU of this compute capability, which need not be at hand."""
+    """`missing_kernel_reason` for a GPU of this compute capability, which need not be at hand."""
     return _missing_on_every_gpu(operation) or unserved_gpu_reason(capability, _operations[operation].first_capability)
 
 
@@ -201,7 +201,7 @@ def _missing_on_every_gpu(operation: str) -> str | None:
 
 
 def refusal(error: RuntimeError) -> str | None:
-    """What an argument check of a native operation said when it raised `error`; None for any other error."""
+    """The message of a native operation's argument check that raised `error`; None for any other error."""
     found = re.search(r"lgfast::\w+: .*", str(error))
     return found and found[0]
 

@@ -56,7 +56,7 @@ def evaluate_checkpoint(
 
 
 class Evaluation(NamedTuple):
-    """Of a checkpoint: the scores, what it answered, and for which images."""
+    """The scores of a checkpoint, its answers, and the images that it answered for."""
 
     scores: dict[str, float]
     answers: Answers
@@ -66,7 +66,7 @@ class Evaluation(NamedTuple):
 def evaluate_trained(
     trained: Trained, checkpoint: str, split: str, dataset: str | None, root: str | None, device: str
 ) -> Evaluation:
-    """`evaluate_checkpoint` of what was read from the checkpoint."""
+    """`evaluate_checkpoint` for a checkpoint that was read already."""
     changes = {"data.dataset": dataset, "data.root": root}
     config = replace(trained.config, {key: value for key, value in changes.items() if value is not None})
     try:
@@ -95,7 +95,7 @@ def evaluate_trained(
 
 
 def warn_of_new_split(config: Config, trained: Trained) -> None:
-    """Says where the test part of a folder of classes alone is not the one that was kept from training."""
+    """Say where the test part of a folder of classes alone is not the one that was kept from training."""
     data = config.data
     if data.dataset != "folder" or not trained.content_hash or not is_flat(user_path(data.root)):
         return
@@ -117,7 +117,7 @@ def load_checkpoint(checkpoint: str, weights: Which = "best") -> Trained:
 
 
 def load_pyth(path: Path, weights: Which = "best") -> Trained:
-    """A checkpoint of the paper's code, which is judged as its test mode does."""
+    """A checkpoint of the paper's code, to be judged as the test mode of that code judges it."""
     model, checkpoint = model_from_pycls(path, weights)
     image_size = pycls_image_size(checkpoint.config, pycls_model_name(checkpoint.state))
     changes = {"data.dataset": "cifar100", "augment.image_size": image_size, "augment.teacher_size": 0}

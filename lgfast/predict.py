@@ -27,7 +27,7 @@ FORMATS = (".csv", ".jsonl")
 
 
 class Prediction(NamedTuple):
-    """Of one picture: its path and its most likely classes with their probabilities, the likeliest first."""
+    """The path of a picture and its likeliest classes with their probabilities, the likeliest first."""
 
     path: str
     top: tuple[tuple[str, float], ...]
@@ -39,7 +39,7 @@ class Prediction(NamedTuple):
 
     @property
     def probability(self) -> float:
-        """Of the likeliest class."""
+        """The probability of the likeliest class."""
         return self.top[0][1]
 
 

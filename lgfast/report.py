@@ -23,7 +23,7 @@ from lgfast.runtime.command_line import command_line
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Of rows of `compare`; accuracies in percent."""
+    """The table of `compare`'s rows; accuracies in percent."""
     what = "test" if rows[0]["difference_of"] == "test_top1" else "validation"
     columns = [
         Column("run", lambda row: row["run"]),
@@ -41,7 +41,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def runs(row: dict[str, Any]) -> str:
-    """How many, and how many of them are at their end where not all are."""
+    """How many runs a setting has; "2/3" where only two of three are at their end."""
     return str(row["runs"]) if row["trained"] == row["runs"] else f"{row['trained']}/{row['runs']}"
 
 
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What the table leaves out."""
+    """Lines about what the table leaves out."""
     runs, trained, tested = (sum(row[name] for row in rows) for name in ("runs", "trained", "tested"))
     lines = []
     if trained < runs:
@@ -121,7 +121,7 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def ends_of_guidance(settings: Sequence[Setting]) -> list[str]:
-    """Of the runs whose guidance ended before their last epoch: after which, and what that saved."""
+    """Lines about runs whose guidance ended early: after which epoch, and what that saved."""
     return [
         f"{run.folder.name}: guidance ended after epoch {run.result.guided_epochs} of {run.keys['epochs']}, "
         f"{1 - run.result.guided_epochs / run.keys['epochs']:.0%} of its cost saved"

@@ -61,7 +61,7 @@ def cell_config(cell: Cell, seed: int, out: Path, changes: dict[str, Any]) -> Co
 
 
 def run_one(config: Config, threads: int) -> Result:
-    """The run's result, with the seconds of all sessions that it took."""
+    """Train or continue one run; its result, with the seconds of all its sessions."""
     torch.set_num_threads(threads)
     result = read_result(config.run_dir) or train_run(config, resume=True)
     return dataclasses.replace(result, seconds=read_run(Path(config.run_dir)).seconds)
@@ -77,7 +77,7 @@ def run_all(configs: Sequence[Config], workers: int) -> dict[str, Result]:
 
 
 def telling(changes: dict[str, Any]) -> str:
-    """The changes of the recipes that bear on what is computed, as `key=value key=value`."""
+    """The changes of the recipes that change what is computed, as `key=value key=value`."""
     return " ".join(f"{key}={value}" for key, value in changes.items() if not key.startswith(FREE_ON_RESUME))
 
 
@@ -103,7 +103,7 @@ def summarise(cell: Cell, runs: Sequence[Result], changes: str = "") -> dict[str
 
 
 def with_environment(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of table.csv: what was found, and where."""
+    """The rows of table.csv: results, and the machine they come from."""
     environment = describe_environment()
     names = ("gpu", "platform", "cpu_threads", "torch", "timm", "commit")
     return [row | {name: environment[name] for name in names} for row in rows]

@@ -154,7 +154,7 @@ def hold_out(config: Config, train: SplitImages) -> tuple[SplitImages, SplitImag
 
 
 def check_classes(config: Config, train: SplitImages, test: SplitImages) -> None:
-    """Raises ValueError for parts that do not fit together; warns of a class that is not tested."""
+    """Raise a ValueError for parts that do not fit together; warn of a class that is not tested."""
     if train.class_names != test.class_names:  # labels would mean one thing in training and another in the test
         odd = sorted(set(train.class_names) ^ set(test.class_names))
         raise ValueError(
@@ -178,7 +178,7 @@ def check_classes(config: Config, train: SplitImages, test: SplitImages) -> None
 
 
 def check_crops(config: Config, train: SplitImages) -> None:
-    """Raises ValueError where an image has no pixel of the ratios asked for. The largest centred crop, which stands in
+    """Raise a ValueError where an image has no pixel of the ratios asked for. The largest centred crop, which stands in
     where no random one lies within the image, is then empty."""
     low, high = config.augment.crop_ratio
     if config.augment.weak or not isinstance(train, ImageSet):
@@ -200,7 +200,7 @@ def settle_epochs(config: Config, splits: DataSplits | None = None) -> Config:
 
 
 def record_parts(run_dir: Path, splits: DataSplits) -> None:
-    """Writes which image file is in which part of a run, where the files are known, to images.csv."""
+    """Write which image file is in which part of a run, where the files are known, to images.csv."""
     parts = {"train": splits.train, "test": splits.test}
     if splits.select is not splits.test:
         parts["validation"] = splits.select

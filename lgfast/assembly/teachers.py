@@ -106,7 +106,7 @@ class Wait:
 
 
 def refuse_strangers(run_dir: Path, trusted: Collection[int]) -> None:
-    """Raises ValueError where somebody else than the trusted users made a part of a kept teacher."""
+    """Raise a ValueError where somebody else than the trusted users made a part of a kept teacher."""
     for path in (run_dir, *run_dir.iterdir()):
         try:
             check_owner(path, trusted)
@@ -169,7 +169,7 @@ def teacher_digest(teacher: Config, images: LabelledImages) -> str:
 
 
 def drop_usual(node: dict[str, Any], usual: dict[str, Any], first: Sequence[str]) -> None:
-    """Takes out of `node` what has its usual value, apart from the keys in `first`."""
+    """Take out of `node` what has its usual value, apart from the keys in `first`."""
     for name in [name for name, value in node.items() if name not in first and value == usual[name]]:
         del node[name]
 

@@ -11,7 +11,7 @@ KEY_PREFIX = "key "  # of what argparse stores keys under, apart from the names 
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are ValueErrors, which a command line says in one line as all others."""
+    """A parser whose errors are ValueErrors, so that a command line prints them in one line like all others."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
@@ -38,7 +38,7 @@ def destination(key: str) -> str:
 
 
 def key_changes(options: argparse.Namespace) -> dict[str, Any]:
-    """The keys that a parsed command line sets, by `--set` and by flags; a flag goes before."""
+    """The keys that a parsed command line sets, by `--set` and by flags; a flag wins over a `--set`."""
     changes: dict[str, Any] = dict(split_assignment(text) for text in options.set)
     for key in valid_keys():
         value = getattr(options, destination(key), None)

@@ -43,7 +43,7 @@ def check_key(key: str) -> None:
 
 
 def hint_for(key: str) -> str:
-    """What an unknown key may have meant: a key of its section, one of that name elsewhere, or what its section has."""
+    """What the user may have meant by an unknown key: a near key, that name elsewhere, or all keys of the section."""
     keys = list(valid_keys())
     section, _, leaf = key.rpartition(".")
     own = [other.removeprefix(f"{section}.") for other in keys if section and other.startswith(f"{section}.")]
@@ -123,7 +123,7 @@ def convert(value: Any, hint: Any, key: str) -> Any:
 
 
 def parse(value: Any, hint: Any) -> Any:
-    """`value` as the type where it can be read so, else as it is."""
+    """`value` converted to the type where that is possible, else unchanged."""
     origin, args = get_origin(hint), get_args(hint)
     if NoneType in args:  # X | None
         return None if value in (None, "none", "None") else parse(value, args[0])
@@ -138,7 +138,7 @@ def parse(value: Any, hint: Any) -> Any:
 
 
 def number(value: Any, hint: type) -> Any:
-    """Text that is a number, or a number of the other type that says the same, as `hint`."""
+    """Text or a number converted to `hint`, int or float, where nothing is lost; else the value unchanged."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return value
     if hint is int and isinstance(value, float):

@@ -107,7 +107,7 @@ def equivalent(stated: Keys, stem: str) -> PyclsConfig:
 
 
 def carry(keys: Keys, network: Network | None) -> tuple[dict[str, Any], dict[str, str]]:
-    """Our keys that take a value as it is; and keys of the paper's code that say nothing here, with the reason."""
+    """Our keys that take a value unchanged, and the keys of the paper's code without a meaning here and why."""
     changes: dict[str, Any] = {}
     dropped: dict[str, str] = {}
     absent = absent_parts(keys)
@@ -123,7 +123,7 @@ def carry(keys: Keys, network: Network | None) -> tuple[dict[str, Any], dict[str
 
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:
-    """`replace`; what it refuses is named by the keys of the paper's code too."""
+    """`replace`, whose errors also name the keys of the paper's code."""
     try:
         return replace(config, changes)
     except ValueError as error:
@@ -166,7 +166,7 @@ def flag(keys: Keys, key: str) -> bool:
 
 
 def find_network(keys: Keys) -> Network:
-    """Of the networks of the file's MODEL.TYPE, the one that differs least."""
+    """The network of the file's MODEL.TYPE that differs least from the file."""
     kind = keys["MODEL.TYPE"]
     if kind not in NETWORKS:
         raise ValueError(f"MODEL.TYPE: expected one of ResNet, {', '.join(NETWORKS)}, got {kind!r}")
@@ -235,7 +235,7 @@ def run_changes(keys: Keys) -> dict[str, Any]:
 
 
 def data_changes(stated: Keys) -> dict[str, Any]:
-    """Our key for the images; what the file states of them must be true of them."""
+    """Our key for the images. Raise where the file states a number of classes or a split that they do not have."""
     name = stated.get("TRAIN.DATASET") or "cifar100"
     if name not in DATASETS:
         raise ValueError(f"TRAIN.DATASET: expected one of {', '.join(DATASETS)}, got {name!r}")
@@ -248,7 +248,7 @@ def data_changes(stated: Keys) -> dict[str, Any]:
 
 
 def teacher_changes(keys: Keys, recipe: str) -> dict[str, Any]:
-    """Our keys that say which teacher, how its features are had, and what of it is imitated."""
+    """Our keys for the teacher: which one, when it works, and which of its stages are imitated."""
     guided, distilled = flag(keys, "DISTILLATION.ENABLE_INTER"), flag(keys, "DISTILLATION.ENABLE_LOGIT")
     if not guided and not distilled:
         return {"augment.teacher_size": 0}

@@ -24,14 +24,14 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Without influence on the result, for the reason given."""
+    """The key changes no result, for the reason given."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Read:
-    """Read by the code of `lgfast.config.pycls`, which sets this key of lgfast after it, if one."""
+    """`lgfast.config.pycls` reads the key, and sets this key of lgfast from it, if one is named."""
 
     to: str = ""
 

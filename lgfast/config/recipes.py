@@ -66,7 +66,7 @@ def load_yaml(path: Path | str, above: tuple[Path, ...] = ()) -> Config:
 
 
 def load_base(name: Any, above: tuple[Path, ...]) -> Config:
-    """What a file builds on, by its key `base`."""
+    """The configuration that a file names by its key `base`."""
     if not isinstance(name, str):
         raise ValueError(f"base: expected the name of a recipe or a file, got {shown(name)}")
     path = recipe_path(name)

@@ -1,4 +1,4 @@
-"""What every loader yields."""
+"""The batches that every loader yields."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
 
 class BatchStream(Protocol):
-    """What a loop trains on: an `EpochLoader`, or one whose batches bring more than images."""
+    """The batches that a loop trains on: an `EpochLoader`, or a loader whose batches bring more than images."""
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -44,7 +44,7 @@ class BatchStream(Protocol):
         """Start the next `iter()` at this batch of this epoch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands."""
+        """The position of the stream."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batch at which `state` was taken; ValueError where other batches would follow."""

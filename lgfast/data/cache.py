@@ -81,7 +81,7 @@ def cached(
 
 
 def without(paths: Sequence[Path], skipped: Sequence[str]) -> Sequence[Path]:
-    """The paths that no message of `skipped` begins with; both are in the order of the source."""
+    """The paths without those that a message of `skipped` begins with; both are in the order of the source."""
     if not skipped:
         return paths
     kept, messages = [], deque(skipped)
@@ -94,7 +94,7 @@ def without(paths: Sequence[Path], skipped: Sequence[str]) -> Sequence[Path]:
 
 
 def cache_name(source: Source, skip_broken: bool, decoding: Decoding) -> str:
-    """Tells the place of the source and the way of decoding, where it is not the usual one."""
+    """Tell the place of the source and the way of decoding, where it is not the usual one."""
     place = f"{source.folder.resolve()}|{skip_broken}" + "".join(decoding.changes())
     digest = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=6)
     return f"{source.name}-{digest.hexdigest()}.lgfast"

@@ -29,7 +29,7 @@ class UselessCacheError(Exception):
 
 
 def write_cache(path: Path, name: str, decoded: Iterable, class_names: tuple[str, ...], source: dict[str, Any]) -> None:
-    """Writes a cache file so that `path` holds either the whole of it or what it held before.
+    """Write a cache file so that `path` holds either the whole of it or what it held before.
 
     Args:
         decoded: (image uint8 [h, w, 3], label) pairs, written as they come.
@@ -47,7 +47,7 @@ def write_cache(path: Path, name: str, decoded: Iterable, class_names: tuple[str
 
 @contextmanager
 def explained(path: Path, what: str, way_on: str) -> Iterator[None]:
-    """Says what could not be written, and the way on, where the disk is full or the folder another user's."""
+    """Say what could not be written, and the way on, where the disk is full or the folder another user's."""
     try:
         yield
     except OSError as error:
@@ -60,7 +60,7 @@ def explained(path: Path, what: str, way_on: str) -> Iterator[None]:
 
 
 def append_footer(file: BinaryIO, tree: dict[str, Any]) -> None:
-    """Ends a file with what `read_footer` reads."""
+    """End a file with what `read_footer` reads."""
     footer = json.dumps(tree).encode()
     file.write(footer + len(footer).to_bytes(LENGTH_BYTES, "little") + MAGIC)
 

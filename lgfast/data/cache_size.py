@@ -1,4 +1,4 @@
-"""How much a cache of decoded images will take, said before it is written."""
+"""Says how large a cache of decoded images will be, before it is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MUCH = 1 << 30
 
 
 def announcement(name: str, paths: Sequence[Path], decoding: Decoding) -> str:
-    """What is going to be decoded and stored, in a line."""
+    """A line that says what is going to be decoded and stored."""
     num_bytes = estimated_bytes(paths, decoding)
     text = f"decoding {len(paths)} images of {name}, about {num_bytes / 1e6:,.0f} MB"
     if num_bytes > MUCH and decoding.stored_side == 0:

@@ -32,7 +32,7 @@ JPEG_START = b"\xff\xd8\xff"
 
 
 def require_dali() -> None:
-    """Raises ValueError, with the fix, where DALI is not installed."""
+    """Raise a ValueError, with the fix, where DALI is not installed."""
     try:
         import nvidia.dali  # noqa: F401
     except ImportError as error:
@@ -94,7 +94,7 @@ class DaliDecoder:
 
 
 def gpu_number(device: torch.device) -> int:
-    """Plain `cuda` is the current GPU, which a rank has chosen."""
+    """The number of a GPU; plain `cuda` is the current one, which a rank has chosen."""
     return torch.cuda.current_device() if device.index is None else device.index
 
 
@@ -163,7 +163,7 @@ class DaliLoader(EpochLoader[FileSet]):
             yield list(map_in_order(encode, [files.paths[index] for index in indices.tolist()], self.threads))
 
     def explain(self, read: deque[Tensor], error: RuntimeError) -> str:
-        """Which file DALI failed on: it does not say."""
+        """Find the file on which DALI failed, which DALI does not tell."""
         files = self.image_set
         errors = (decode_error(files.paths[index], files.decoding) for indices in read for index in indices.tolist())
         return next(filter(None, errors), f"DALI cannot decode a file, though Pillow can: {error}")

@@ -72,7 +72,7 @@ def load_dataset(
 
 
 def warn_unread(source: Source) -> None:
-    """Says which pictures are left out because their kind is not read."""
+    """Say which pictures are left out because their kind is not read."""
     if source.unread:
         warnings.warn(f"{source.name}: left out {describe_unread(source.unread)}", stacklevel=3)
 

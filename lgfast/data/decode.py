@@ -41,7 +41,7 @@ class Decoding:
     max_side: int = 0
 
     def changes(self) -> list[str]:
-        """What makes the pixels other than the stored ones, or leaves other images out."""
+        """The settings that change pixels, or which images are left out; {} for the defaults."""
         pairs = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
         return [f"|{name}={value}" for name, value, usual in pairs if value != usual and name != "max_side"]
 
@@ -63,7 +63,7 @@ def decode_image(path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
 
 
 def decode_bytes(encoded: bytes, path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
-    """As `decode_image`, of the content of a file."""
+    """`decode_image` for the content of a file."""
     try:
         with Image.open(io.BytesIO(encoded), formats=formats()) as image:
             check_pixels(image, decoding.max_pixels)
@@ -115,7 +115,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def check_side(size: Sequence[int], max_side: int) -> None:
-    """Raises ValueError for an image (h, w) that the views cannot be made of."""
+    """Raise a ValueError for an image (h, w) that the views cannot be made of."""
     if 0 < max_side < max(size):
         raise ValueError(
             f"{size[0]}x{size[1]} pixels are too many to make views of, {max_side} a side are possible; "
@@ -124,7 +124,7 @@ def check_side(size: Sequence[int], max_side: int) -> None:
 
 
 def check_pixels(image: Image.Image, max_pixels: int) -> None:
-    """Raises ValueError for an image that would take too much memory."""
+    """Raise a ValueError for an image that would take too much memory."""
     width, height = image.size
     if width * height > max_pixels:
         raise ValueError(f"{width}x{height} pixels are more than data.max_pixels, {max_pixels}")

@@ -72,7 +72,7 @@ class EpochLoader(ABC, Generic[Images]):
 
     @property
     def index_device(self) -> torch.device:
-        """Where `views` wants its indices."""
+        """The device on which `views` takes its indices."""
         return torch.device("cpu")
 
     @property
@@ -126,7 +126,7 @@ class EpochLoader(ABC, Generic[Images]):
         return order[:, self.rank :: self.world].contiguous()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands; equal on all ranks."""
+        """The position of the loader; equal on all ranks."""
         return {"epoch": self.epoch, "position": self.position, "batch_size": self.batch_size, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

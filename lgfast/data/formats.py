@@ -19,7 +19,7 @@ OTHER_SUFFIXES = {
 
 @functools.cache
 def formats() -> list[str]:
-    """Those of FORMATS that this Pillow reads; with the package pillow-heif, HEIF too."""
+    """The FORMATS that this Pillow reads; with the package pillow-heif, HEIF too."""
     try:
         import pillow_heif
 
@@ -36,5 +36,5 @@ def image_suffixes() -> set[str]:
 
 
 def unread_suffixes() -> set[str]:
-    """Those of pictures that are not read."""
+    """Suffixes of pictures of kinds that are not read."""
     return (OTHER_SUFFIXES | HEIF_SUFFIXES) - image_suffixes()

@@ -23,7 +23,7 @@ Images = TypeVar("Images", bound="LabelledImages")
 
 
 class LabelledImages(ABC):
-    """What a decoded split and a split of image files have in common: labels, subsets, and the hash of the content."""
+    """The common part of a decoded split and a split of image files: labels, subsets, and the hash of the content."""
 
     name: str
     labels: Tensor  # int64 [n]
@@ -40,7 +40,7 @@ class LabelledImages(ABC):
         return len(self.labels)
 
     def where(self, index: int) -> str:
-        """What a message calls image `index`."""
+        """The name of image `index` in messages."""
         return f"image {index} of {self.name}" if self.paths is None else str(self.paths[index])
 
     @property
@@ -128,7 +128,7 @@ def stratified_indices(labels: Tensor, num_images: int, seed: int) -> Tensor:
 
 
 def split_holdout(image_set: Images, fraction: float, seed: int = 0) -> tuple[Images, Images]:
-    """Splits a set into (train, val), `fraction` of every class going to val.
+    """Split a set into (train, val), `fraction` of every class going to val.
 
     Raises:
         ValueError: the fraction leaves one of the two empty.
@@ -168,7 +168,7 @@ def chunk_digests(content: Tensor) -> list[bytes]:
 
 
 def image_set_from_arrays(name: str, images: np.ndarray, labels, class_names) -> ImageSet:
-    """Builds a set from images that are already in memory.
+    """Build a set from images that are already in memory.
 
     Args:
         images: uint8 [n, h, w, 3].
@@ -183,7 +183,7 @@ def image_set_from_arrays(name: str, images: np.ndarray, labels, class_names) ->
 
 
 def image_set_from_images(name: str, images: Sequence[np.ndarray]) -> ImageSet:
-    """Builds a set from images [h, w, 3] uint8 of any size, without labels to go by: all are 0 of one class."""
+    """Build a set from images [h, w, 3] uint8 of any size, without labels to go by: all are 0 of one class."""
     pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
     sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int32)
     labels = torch.zeros(len(images), dtype=torch.int64)

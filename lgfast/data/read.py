@@ -37,6 +37,6 @@ def read_text(path: Path) -> str:
 
 
 def kind(mode: int) -> str:
-    """What a file that is no regular one is, from its `st_mode`."""
+    """The kind of a file that is not a regular one, such as "a folder", from its `st_mode`."""
     tests = {"folder": stat.S_ISDIR, "pipe": stat.S_ISFIFO, "socket": stat.S_ISSOCK}
     return next((name for name, is_it in tests.items() if is_it(mode)), "device")

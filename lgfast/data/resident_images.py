@@ -68,7 +68,7 @@ class ResidentImages:
 
     @property
     def index_device(self) -> torch.device:
-        """Where the indices of a batch are needed."""
+        """The device on which `make` takes the indices of a batch."""
         return self.device if self.is_resident else torch.device("cpu")
 
     def make(self, indices: Tensor, counter: Tensor | None, spec: AugmentSpec, dtype: torch.dtype) -> Batch:

@@ -192,7 +192,7 @@ def read_rows(path: Path, dtype: torch.dtype, num_images: int, trusted: Collecti
 def open_rows(
     path: Path, dtype: torch.dtype, num_images: int, trusted: Collection[int]
 ) -> tuple[Tensor, RowLayout] | None:
-    """As `read_rows`, or None where the file has to be made (with a line that says why, if it is there)."""
+    """`read_rows`, or None where the file has to be made; a warning says why an existing one is not used."""
     try:
         return read_rows(path, dtype, num_images, trusted)
     except FileNotFoundError:

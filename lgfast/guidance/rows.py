@@ -135,11 +135,11 @@ class RowLoader:
 
 
 def bring_rows(loader: EpochLoader, rows: Tensor, rows_per_view: int = 0) -> BatchStream:
-    """The loader itself where its device holds the rows, which a step then reads there; else a `RowLoader`."""
+    """The loader itself where its device holds the rows, so that a step reads them there; else a `RowLoader`."""
     return loader if rows.device.type == loader.device.type else RowLoader(loader, rows, rows_per_view)
 
 
 def release_rows(batches: BatchStream) -> None:
-    """Let go of the rows that `bring_rows` gave a loader; its batches bring none from the next epoch on."""
+    """Free the rows that `bring_rows` gave a loader; from the next epoch on its batches bring none."""
     if isinstance(batches, RowLoader):
         batches.rows = None

@@ -9,7 +9,7 @@ from lgfast.guidance.teacher import TargetSource, TeacherOutputs, TeacherTargets
 
 
 class SharedTeacher(TargetSource):
-    """Says once what a teacher has to say of a batch, for every student that then asks.
+    """Runs a teacher once a batch, and gives its outputs to every student of the process.
 
     The outputs stay in the same memory from batch to batch, where a student's captured step finds them.
     """

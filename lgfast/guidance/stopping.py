@@ -69,7 +69,7 @@ def guidance_stop(stop: str, threshold: float | None, epochs: int) -> GuidanceSt
 
     Args:
         stop: never, epoch:N, adaptive or relative, as `guidance.stop`.
-        threshold: of the last two; None for their own.
+        threshold: of adaptive and relative; None: their default.
         epochs: length of the run.
     """
     if stop == "never":
@@ -98,7 +98,7 @@ class EpochStop:
 class AdaptiveStop:
     """Ends guidance after the first epoch whose slope reaches the threshold.
 
-    Noise of the first epochs can reach it at once; so the rule begins to hold when the slope first lies below it.
+    Noise can reach the threshold in the first epochs. So the rule counts from when the slope first lies below it.
 
     Args:
         window: epochs that the slope is smoothed over.

@@ -1,4 +1,4 @@
-"""The module that is trained: a student, its feature taps and the guidance projections."""
+"""The module that a step trains: a student, its feature taps and the guidance projections."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class GuidedStudent(nn.Module):
         self._frozen = freeze(self.model, what)
 
     def train(self, mode: bool = True) -> GuidedStudent:
-        """As torch's; frozen modules stay as in evaluation."""
+        """torch's `train`; frozen modules stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.train(False)
         return self
 
     def end_guidance(self) -> None:
-        """Go on without taps and projections; these keep their last values and get no gradient any more."""
+        """Remove the taps. The projections keep their last values and get no gradient any more."""
         if self._taps is not None:
             self._taps.close()
             self._taps = None
@@ -86,7 +86,7 @@ class GuidedStudent(nn.Module):
             images: [B, 3, H, W].
             targets: what `Teacher.start` returned for the same batch; None for no guidance.
         Returns:
-            What `call_model` gives, [B, K] each, and the unweighted guidance loss (None without targets).
+            The logits of `call_model`, [B, K] each, and the unweighted guidance loss (None without targets).
         """
         if self._taps is not None:
             self._taps.clear()  # of an evaluation, for which a compiled model would be compiled anew
@@ -98,5 +98,5 @@ class GuidedStudent(nn.Module):
 
 
 def call_model(model: nn.Module, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-    """Logits; of both heads where a distillation token is trained."""
+    """The logits of every head: two where a distillation token is trained, else one."""
     return model(images)

@@ -21,17 +21,17 @@ from lgfast.runtime.compilation import compile_once
 
 
 class TeacherOutputs(NamedTuple):
-    """What a teacher says of some images."""
+    """The outputs of a teacher for some images."""
 
     maps: list[Tensor]  # [B, C, h, w] of each chosen stage
     logits: Tensor | None  # [B, K]; None where nobody asked for them
 
     def tensors(self) -> list[Tensor]:
-        """All that there are."""
+        """The maps, and the logits where there are any."""
         return self.maps if self.logits is None else [*self.maps, self.logits]
 
     def each(self, function: Callable[[Tensor], Tensor]) -> TeacherOutputs:
-        """What `function` makes of every tensor."""
+        """The outputs with `function` applied to every tensor."""
         logits = None if self.logits is None else function(self.logits)
         return TeacherOutputs([function(feature_map) for feature_map in self.maps], logits)
 
@@ -61,7 +61,7 @@ class TeacherTargets:
 
 
 class TargetSource:
-    """What a step asks for targets: a `Teacher`, or what stands in for one (stored maps, cached views, a group's)."""
+    """Gives a step its targets: a `Teacher`, or a stand-in (stored maps, cached views, a group's shared teacher)."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Turn to the views of an epoch."""
@@ -78,7 +78,7 @@ class TargetSource:
         raise NotImplementedError  # abstract: every source has its own
 
     def release(self) -> None:
-        """Free what it holds; it is asked for nothing any more."""
+        """Free its memory; nobody asks it for targets any more."""
 
 
 class Teacher(TargetSource):
@@ -147,7 +147,7 @@ class Teacher(TargetSource):
         return self.outputs(images).maps
 
     def start(self, batch: Batch) -> TeacherTargets:
-        """Enqueue the teacher on a batch's `teacher_images`, beside the student; returns at once on CUDA."""
+        """Enqueue the teacher on a batch's `teacher_images`, beside the student; on CUDA the call returns at once."""
         if self._stream is None:
             return TeacherTargets(self.outputs(batch.need_teacher_images()))
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -161,7 +161,7 @@ class Teacher(TargetSource):
 
     @torch.no_grad()
     def example(self, image_size: int) -> TeacherOutputs:
-        """Outputs for two images, which are not worth compiling for: they show shapes and types."""
+        """Outputs for two images, uncompiled: they show shapes and types."""
         weight = next(self.model.parameters())
         images = torch.zeros(2, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)
         with self._autocast():
@@ -188,7 +188,7 @@ def find_outputs(
 
 @functools.cache
 def teacher_stream(device: torch.device) -> torch.cuda.Stream:
-    """Where every teacher of this process runs: torch has 32 streams, and reuses freed memory only within one."""
+    """The stream of every teacher of this process: torch has 32 streams, and reuses freed memory only within one."""
     return torch.cuda.Stream(device, priority=STEP_PRIORITY)
 
 

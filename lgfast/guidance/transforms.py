@@ -1,4 +1,4 @@
-"""What a pair of maps is compared by, besides the projected features themselves (variants of the paper's code)."""
+"""What guidance compares of two maps in place of projected features (variants of the paper's code)."""
 
 from __future__ import annotations
 

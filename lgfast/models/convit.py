@@ -51,7 +51,7 @@ class Attention(MHSA):
 
 
 def use_fast_attention(model: nn.Module) -> None:
-    """Swaps both kinds of attention in place; state-dict keys and weights stay. Not with attention dropout."""
+    """Swap both kinds of attention in place; state-dict keys and weights stay. Not with attention dropout."""
     for module in model.modules():
         if type(module) in (GPSA, MHSA) and module.attn_drop.p == 0:
             module.__class__ = PositionalAttention if type(module) is GPSA else Attention

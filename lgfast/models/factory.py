@@ -22,7 +22,7 @@ def leave_as_is(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class PaperModel:
-    """What the paper's network needs beyond its registered constructor.
+    """How the paper's network differs from what its registered constructor builds.
 
     Attributes:
         fix: changes the built model in place (initialisation, epsilons).
@@ -91,7 +91,7 @@ def build(name: str, args: dict, drop_path_rate: float) -> nn.Module:
 
 
 def refused(name: str, error: Exception) -> str:
-    """The error text for what a constructor raised, of whatever kind, in one line."""
+    """One line about any error that a constructor raised."""
     return f"create_model: {name}: {' '.join(str(error).split()) or type(error).__name__}"
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Start:
-    """What became of the weights that a model was given.
+    """Which of the given weights a model took, and which not.
 
     Attributes:
         resized: names of the position embeddings and patches that were resized.
@@ -91,7 +91,7 @@ def is_other_head(name: str, head: set[str]) -> bool:
 
 
 def filtered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Through the filter that timm's module of the model has for weights of other shapes and older names."""
+    """The weights after the filter of the model's timm module, which fits other shapes and older names."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     return dict(weights) if convert is None else dict(convert(weights, model))
 

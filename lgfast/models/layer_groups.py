@@ -42,7 +42,7 @@ def frozen_names(model: nn.Module, freeze: str) -> list[str]:
 
 
 def classifier(model: nn.Module) -> nn.Module:
-    """What gives the logits; a model with two heads gives both."""
+    """The modules that give the logits; a model with two heads has two."""
     found = model.get_classifier()
     return nn.ModuleList(found) if isinstance(found, tuple) else found
 

@@ -16,14 +16,14 @@ def init_linear(module: nn.Module) -> None:
 
 
 def set_layer_norm_eps(model: nn.Module, eps: float) -> None:
-    """Gives every LayerNorm of the model the same epsilon."""
+    """Give every LayerNorm of the model the same epsilon."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = eps
 
 
 def device_and_dtype(module: nn.Module) -> dict[str, Any]:
-    """Of the module's parameters, as arguments for a layer that joins it."""
+    """Device and dtype of the module's parameters, as arguments for a layer that joins it."""
     parameter = next(module.parameters())
     return {"device": parameter.device, "dtype": parameter.dtype}
 
@@ -49,7 +49,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def prepend(token: Tensor | None, x: Tensor) -> Tensor:
-    """Puts a token [1, 1, C] in front of every sequence of x [B, N, C]."""
+    """Put a token [1, 1, C] in front of every sequence of x [B, N, C]."""
     return x if token is None else torch.cat((token.expand(x.shape[0], -1, -1), x), dim=1)
 
 

@@ -46,7 +46,7 @@ def init_mimetic(model: nn.Module) -> None:
 
 
 def linear_layers(module: nn.Module, *names: str) -> dict[str, nn.Linear]:
-    """Those of a module's named children that are linear layers."""
+    """The linear layers among a module's named children."""
     return {name: layer for name in names if isinstance(layer := getattr(module, name, None), nn.Linear)}
 
 

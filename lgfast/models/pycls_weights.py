@@ -86,7 +86,7 @@ SIGNATURES = (
 
 @dataclass(frozen=True)
 class PyclsCheckpoint:
-    """What a `.pyth` file of the paper's code holds, optimizer aside.
+    """The content of a `.pyth` file of the paper's code, without its optimizer.
 
     Attributes:
         state: weights of the student or CNN, by the names of the paper's code.
@@ -112,7 +112,7 @@ class PyclsCheckpoint:
 
 
 def read_pycls(path: str | Path, which: Which = "best") -> PyclsCheckpoint:
-    """Reads a checkpoint without running code from it.
+    """Read a checkpoint without running code from it.
 
     Args:
         which: "model", the trained weights; "ema", their moving average; "best", those that the test mode of the
@@ -141,7 +141,7 @@ def read_pycls(path: str | Path, which: Which = "best") -> PyclsCheckpoint:
 
 
 def check_archive(path: str | Path) -> None:
-    """Raises ValueError where a part of the file does not have its checksum; torch does not look at them."""
+    """Raise a ValueError where a part of the file does not have its checksum; torch does not look at them."""
     if zipfile.is_zipfile(path):  # torch before 1.6 wrote no archives
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -171,7 +171,7 @@ def dense_state(content: Mapping[str, Any], name: str, path: str | Path) -> Mapp
 
 
 def convert_pycls(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Renames the weights of the paper's code to those of lgfast's model `name`."""
+    """Rename the weights of the paper's code to those of lgfast's model `name`."""
     rules = RESNET if name.startswith("cifar_resnet") else NAME_RULES.get(name)
     if rules is None:
         known = ", ".join((*NAME_RULES, "cifar_resnet*"))
@@ -220,7 +220,7 @@ def pycls_image_size(config: str, name: str) -> int:
 
 
 def model_from_pycls(path: str | Path, which: Which = "best") -> tuple[nn.Module, PyclsCheckpoint]:
-    """Builds the network of a checkpoint of the paper's code and loads it, ready to evaluate; `which` as there."""
+    """Build the network of a checkpoint of the paper's code and load it, ready to evaluate; `which` as there."""
     checkpoint = read_pycls(path, which)
     try:
         name = pycls_model_name(checkpoint.state)
@@ -232,7 +232,7 @@ def model_from_pycls(path: str | Path, which: Which = "best") -> tuple[nn.Module
 
 
 def load_pycls(model: nn.Module, path: str | Path, which: Which = "best") -> PyclsCheckpoint:
-    """Loads a checkpoint of the paper's code into the same network built by `create_model`.
+    """Load a checkpoint of the paper's code into the same network built by `create_model`.
 
     Args:
         model: one of the paper's models; its class count and image size must be the checkpoint's.
@@ -258,7 +258,7 @@ def load_state(model: nn.Module, checkpoint: PyclsCheckpoint, path: str | Path) 
 
 
 def compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `state` from fitting, one phrase for each name, wrong shapes first."""
+    """Why `state` does not fit the model: a phrase for each name, wrong shapes first."""
     shapes = [
         f"{key} is {list(state[key].shape)}, expected {list(value.shape)}"
         for key, value in expected.items()

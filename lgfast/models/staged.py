@@ -1,4 +1,4 @@
-"""What PVT and CvT share: stages that pass maps on, one class token in the last, and timm's model interface."""
+"""The common part of PVT and CvT: stages that pass maps on, a class token in the last, timm's model interface."""
 
 from collections.abc import Callable
 

@@ -44,7 +44,7 @@ class PerformerLayer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws the fixed random features; the trainable parts are modules of their own."""
+        """Draw the fixed random features; the trainable parts are modules of their own."""
         nn.init.orthogonal_(self.w)
         self.w.mul_(math.sqrt(self.w.shape[0]))
 
@@ -162,7 +162,7 @@ class T2TViT(VisionTransformer):
 
     @torch.no_grad()
     def fix_positions(self) -> None:
-        """Writes the sinusoid into `pos_embed`, position 0 for the class token, and freezes it."""
+        """Write the sinusoid into `pos_embed`, position 0 for the class token, and freeze it."""
         _, num_positions, dim = self.pos_embed.shape
         self.pos_embed.requires_grad_(False).copy_(sinusoid(num_positions, dim))
 

@@ -61,11 +61,11 @@ class FeatureTaps:
         return maps
 
     def clear(self) -> None:
-        """Forgets what the hooks kept."""
+        """Forget what the hooks kept."""
         self._outputs.clear()
 
     def close(self) -> None:
-        """Removes the hooks and forgets what they kept."""
+        """Remove the hooks and forget what they kept."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

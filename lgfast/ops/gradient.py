@@ -9,7 +9,7 @@ from lgfast.ops.transforms import is_transformed
 
 
 def register_gradient(op_name: str, backward: Callable, setup_context: Callable) -> Callable:
-    """Registers the autograd of an operation, and returns the function that its public form calls.
+    """Register the autograd of an operation, and return the function that its public form calls.
 
     That is the operation itself where PyTorch traces or transforms it. In eager mode it is a torch.autograd.Function
     around it, which does the same with less Python: 20 to 30 us less for forward and backward.

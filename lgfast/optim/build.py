@@ -91,7 +91,7 @@ class DeviceSGD(torch.optim.SGD):
 
 
 def clips_itself(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether `build_optimizer` made it clip gradients within its update."""
+    """Whether the optimizer clips gradients within its update, as `build_optimizer` asked it to."""
     return isinstance(optimizer, FlatAdamW)
 
 
@@ -101,7 +101,7 @@ def build_optimizer(
     skip_nonfinite: bool = False,
     scales: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """`adamw`, `muon` and `sgd` are those that a CUDA graph can hold; every other name is timm's factory's.
+    """Build an optimizer. A CUDA graph can hold `adamw`, `muon` and `sgd`; timm's factory builds every other name.
 
     Args:
         skip_nonfinite: gradients may overflow (fp16-amp), which undoes the step.
@@ -145,7 +145,7 @@ def build_optimizer(
 
 
 def run_uncompiled(optimizer: torch.optim.Optimizer) -> None:
-    """Put plain functions in place of those that an optimizer compiles: Kron's take minutes and a compiler on a CPU."""
+    """Replace the functions that an optimizer compiles by plain ones: Kron's take minutes and a compiler on a CPU."""
     for name, value in list(vars(optimizer).items()):
         if plain := getattr(value, "_torchdynamo_orig_callable", None):
             setattr(optimizer, name, plain)
@@ -163,7 +163,7 @@ def build_muon(named: Sequence[tuple[str, nn.Parameter]], config: OptimConfig) -
 
 
 def check_name(name: str) -> None:
-    """timm's factory takes its own names, and `lookahead_` before each."""
+    """Raise a ValueError unless timm's factory knows the name; it also takes `lookahead_` before each."""
     from timm.optim import list_optimizers
 
     known = list_optimizers()
@@ -173,7 +173,7 @@ def check_name(name: str) -> None:
 
 
 def check_apex(name: str) -> None:
-    """timm's fused* optimizers come from NVIDIA apex, recognised by its extension amp_C."""
+    """Raise a ValueError where NVIDIA apex, which timm's fused* optimizers need, is missing."""
     if not name.startswith("fused") or importlib.util.find_spec("amp_C") is not None:
         return
     found = "not installed"

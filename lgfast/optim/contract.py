@@ -1,4 +1,4 @@
-"""What FlatAdamW takes of torch.optim.AdamW's settings and of parameters; the rest is refused by name."""
+"""Which settings of torch.optim.AdamW and which parameters FlatAdamW takes; it refuses others by name."""
 
 from __future__ import annotations
 

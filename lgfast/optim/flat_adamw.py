@@ -81,7 +81,7 @@ class FlatAdamW(torch.optim.Optimizer):
         self._lay_out()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; parameters and moments move into larger buffers."""
+        """torch's `add_param_group`; parameters and moments move into larger buffers."""
         is_made = "flat" in self.__dict__
         if is_made and self.low is not None:
             raise ValueError("FlatAdamW: no group can be added once a 16-bit copy is in use; make a new one with all")
@@ -201,7 +201,7 @@ class FlatAdamW(torch.optim.Optimizer):
         return loss
 
     def _from_scaler(self, name: str) -> Tensor | None:
-        """What GradScaler sets around a step, or None; where it saw no gradient it sets a number."""
+        """The tensor that GradScaler sets around a step, or None; where it saw no gradient it sets a number."""
         value = getattr(self, name, None)
         return value.to(self.flat.device, non_blocking=True) if isinstance(value, Tensor) else None
 
@@ -217,7 +217,7 @@ class FlatAdamW(torch.optim.Optimizer):
         ]
 
     def _check_place(self) -> None:
-        """A parameter that was moved, as `model.to` does, would no longer be the one that is updated."""
+        """Raise where a parameter was moved, as by `model.to`: the optimizer would update memory that nobody reads."""
         if [p.data_ptr() for p in self.parameters] != self._places:
             raise RuntimeError("FlatAdamW: the parameters were moved or cast after it was made; make it after that")
 
@@ -228,6 +228,6 @@ class FlatAdamW(torch.optim.Optimizer):
                 leaf.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch.optim.AdamW's, with the step counts on the host."""
+        """The state dict of torch.optim.AdamW, with the step counts on the host."""
         saved, steps = super().state_dict(), self.steps.cpu()
         return saved | {"state": {number: part | {"step": steps[number]} for number, part in saved["state"].items()}}

@@ -1,4 +1,4 @@
-"""What a network answered for labelled images, kept so that every score can be had without computing it again."""
+"""A network's logits for labelled images, kept so that any score can be computed later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = "logits.npz"
 
 @dataclass(frozen=True)
 class Answers:
-    """Of n images and K classes, in the order of the images.
+    """Logits and labels of n images and K classes, in the order of the images.
 
     Attributes:
         logits: float32 [n, K].
@@ -37,7 +37,7 @@ class Answers:
 
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor, images: LabelledImages, about: str) -> Answers:
-        """Of logits [n, K] and labels [n], on the CPU, that belong to the images in their order."""
+        """Answers from logits [n, K] and labels [n], on the CPU, in the order of the images."""
         return cls(logits.numpy(), labels.numpy(), images.class_names, tuple(map(str, images.paths or ())), about)
 
     @cached_property

@@ -55,7 +55,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: dict[str, A
 
 
 def weights_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    """Of everything that a weights file says, but for the digest itself."""
+    """The digest of a weights file's content, without the digest itself."""
     total = blake2b(json.dumps(dict(sorted(header.items()))).encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):
         total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -127,7 +127,7 @@ def read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def check_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Raises ValueError where the file is not as it was written. One of another program, or of an older version, which
+    """Raise a ValueError where the file is not as it was written. One of another program, or of an older version, which
     wrote no digest, passes."""
     if {name for name in header if name.startswith(HEADER)} <= {HEADER}:
         return

@@ -1,4 +1,4 @@
-"""What a finished run says of itself, and how it is read back."""
+"""The result of a finished run, written and read back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_NAMED = 3  # classes in a verdict
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run reports. Accuracies in percent on the test images."""
+    """The figures of a finished run. Accuracies in percent on the test images."""
 
     run_dir: str
     test_top1: float  # of the selected (best) epoch
@@ -32,7 +32,7 @@ class Result:
     class_top1: dict | None = None  # class -> test_top1 of its images, where it has some
 
     def verdict(self) -> str:
-        """How the student stands to its teacher, and the classes that it knows least, in a line."""
+        """A line that compares the student with its teacher, and names the classes that it knows least."""
         text = f"student {self.test_top1:.2f} %"
         if self.teacher_test_top1 is not None:
             points = self.test_top1 - self.teacher_test_top1
@@ -62,7 +62,7 @@ def read_result(run_dir: Path | str) -> Result | None:
 
 
 def checked(tree: Any) -> dict[str, Any]:
-    """What the file holds, if every figure is there and is of its kind."""
+    """The figures of a file; raise a ValueError where one is missing or not of its kind."""
     if not isinstance(tree, dict):
         raise ValueError(f"expected a mapping of figures, got {type(tree).__name__}")
     hints, defaults = get_type_hints(Result), {field.name for field in fields(Result) if field.default is not MISSING}

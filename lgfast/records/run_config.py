@@ -1,4 +1,4 @@
-"""config.yaml of a run: written whole, and refused where it is not what was written."""
+"""config.yaml of a run: written whole, and refused where somebody changed it."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class MetricsLog:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """What a row of summary.csv says."""
+    """A row of summary.csv."""
 
     epoch: int
     val_score: float | None  # percent, on the selection images, by eval.metric; None where the epoch was not judged

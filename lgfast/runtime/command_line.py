@@ -24,7 +24,7 @@ Main = Callable[..., int]  # given its arguments, or None for those of the proce
 
 
 def command_line(main: Main) -> Main:
-    """Decorates the `main` of a command line, which takes its arguments and returns its exit status.
+    """Decorate the `main` of a command line, which takes its arguments and returns its exit status.
 
     An error that the user can mend (ValueError, OSError, an argument that a native operation refused) becomes one line
     and exit status 2; a warning of this package becomes one line too. Where nobody reads the output any more, as after

@@ -38,7 +38,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename durable."""
+    """Make a rename durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -47,7 +47,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left of `new_file(path)`; the caller holds the lock of `path`."""
+    """Remove what killed processes left of `new_file(path)`; the caller holds the lock of `path`."""
     earlier = path.with_name(path.name + ".partial")  # the name that they once had
     for leftover in (earlier, *path.parent.glob(f".{glob.escape(path.name)}.*.partial")):
         with contextlib.suppress(OSError):  # another user's
@@ -80,7 +80,7 @@ def open_own(path: Path, trusted: Collection[int]) -> Iterator[BinaryIO]:
 
 
 def check_owner(path: Path, trusted: Collection[int]) -> None:
-    """Raises StrangerError where a file or folder, or a link to it, belongs to another user than the trusted ones."""
+    """Raise a StrangerError where a file or folder, or a link to it, belongs to another user than the trusted ones."""
     check_user(os.lstat(path), trusted)
     check_user(os.stat(path), trusted)
 

@@ -104,7 +104,7 @@ def misfit(value: Any, hint: Any) -> str | None:
 
 
 def misfit_items(value: Any, types: tuple[Any, ...]) -> str | None:
-    """The same of a tuple's items; `types` as in tuple[float, float] or tuple[int, ...]."""
+    """`misfit` for the items of a tuple; `types` as in tuple[float, float] or tuple[int, ...]."""
     if not isinstance(value, (tuple, list)):
         return "a list of values"
     if types[-1] is not ... and len(value) != len(types):
@@ -113,7 +113,7 @@ def misfit_items(value: Any, types: tuple[Any, ...]) -> str | None:
 
 
 def misfit_scalar(value: Any, hint: type) -> str | None:
-    """The same of a number, a truth value, a text or a section."""
+    """`misfit` for a number, a truth value, a text or a section."""
     if hint is bool:
         return None if isinstance(value, bool) else "true or false"
     if hint is int:

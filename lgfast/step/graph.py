@@ -93,7 +93,7 @@ class StepGraph:
 
 
 def run_beside(run: Callable[[Batch], None], batch: Batch) -> None:
-    """Eagerly, on the stream of the capture to come."""
+    """Run the step eagerly, on the stream of the later capture."""
     stream, current = capture_stream(torch.cuda.current_device()), torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):

@@ -1,4 +1,4 @@
-"""What a step minimises, and the losses it then reports."""
+"""The loss that a step minimises, and the parts that it reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lgfast.guidance.teacher import TeacherTargets
 
 
 class Losses(NamedTuple):
-    """Of one batch; scalars on the device, None where there is no such loss."""
+    """The losses of a batch: scalars on the device, None where there is no such loss."""
 
     total: Tensor  # what is minimised
     cls: Tensor  # cross entropy
@@ -27,7 +27,7 @@ class Losses(NamedTuple):
 
 
 def mean_losses(parts: Sequence[Losses]) -> Losses:
-    """Of a batch whose equal parts have these losses."""
+    """The losses of a batch, from those of its equal parts."""
     if len(parts) == 1:
         return parts[0]
     return Losses._make(
@@ -101,7 +101,7 @@ class Objective:
 
 
 def teacher_logits(targets: TeacherTargets | None) -> Tensor:
-    """What distillation needs of a teacher."""
+    """The logits of a teacher's outputs; raise where it gives none."""
     logits = None if targets is None else targets.wait().logits
     if logits is None:
         raise ValueError("distill.mode: expected a teacher that gives logits (gives_logits=True), got none")
@@ -109,5 +109,5 @@ def teacher_logits(targets: TeacherTargets | None) -> Tensor:
 
 
 def widen(logits: Tensor) -> Tensor:
-    """In float32 at least."""
+    """The tensor in float32, or in its own type where that is wider."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -106,7 +106,7 @@ class EvalMeter:
             self.classes[row].index_add_(0, classes, values)
 
     def read(self) -> dict[str, float]:
-        """Percentages, but for the loss and the number of images."""
+        """The scores in percent, the loss, and the number of images."""
         top1, top5, loss, count = ranks.all_reduce_sum(self.sums).tolist()  # sync: once per evaluation
         if count == 0:
             raise ValueError("evaluation saw no image; check data.test_limit and the dataset's test split")

@@ -65,7 +65,7 @@ class Float32:
 
     @property
     def receivers(self) -> list[Tensor]:
-        """Where the gradients are that the optimizer reads."""
+        """The tensors whose gradients the optimizer reads."""
         return list(self.student.parameters())
 
     def follow(self) -> None:
@@ -194,6 +194,6 @@ def batch_norm_names(module: nn.Module) -> Iterator[str]:
 
 
 def untrained_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Frozen parameters and buffers."""
+    """The model's frozen parameters and buffers."""
     yield from ((name, p) for name, p in module.named_parameters() if not p.requires_grad)
     yield from module.named_buffers()

@@ -75,7 +75,7 @@ class TrainStep:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What to evaluate `model` in."""
+        """The type in which to evaluate `model`."""
         return self.precision.dtype
 
     @property

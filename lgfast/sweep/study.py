@@ -161,7 +161,7 @@ class Study:
             self.queue(setting, seed, changes)
 
     def in_groups(self, runs: list[tuple[int, int, dict | None]]) -> list[tuple[int, int, dict | None]]:
-        """Runs that can share a process next to each other, otherwise in order."""
+        """The runs in order, but those that can share a process next to each other."""
         by_key = defaultdict(list)
         for setting, seed, changes in runs:
             by_key[self.key_of(changes, seed)].append((setting, seed, changes))

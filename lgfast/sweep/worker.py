@@ -217,7 +217,7 @@ class Reporter:
         self._has_past = False
 
     def report(self, row: dict[str, float]) -> bool:
-        """Returns whether to stop the run: the pruner would, or another worker was given it."""
+        """Return whether to stop the run: the pruner would, or another worker was given it."""
         if f"val_{self.metric}" not in row:
             return False
         if not self.report_past():

@@ -93,5 +93,5 @@ def epoch_message(
 
 
 def guidance_message(name: str, guided: int, epochs: int) -> str:
-    """Where guidance ends, in a line, and which part of its work is saved."""
+    """A line that says where guidance ends, and how much of its work that saves."""
     return f"{name}  guidance ended after epoch {guided}: {1 - guided / epochs:.0%} of its cost saved"

@@ -1,4 +1,4 @@
-"""A loss that broke, and what to change so that the next run's does not."""
+"""The error of a loss that is not finite, with advice for the next run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class NonFiniteLossError(ValueError):
 
 
 def remedy(config: Config) -> str:
-    """What to lower: a key that is far beyond what trains, else the learning rate."""
+    """Advice on what to lower: a key that is far beyond what trains, else the learning rate."""
     for key in ("guidance.weight", "distill.weight", "distill.cls_weight"):
         if (weight := get(config, key) or 0.0) >= ABSURD:
             return f"lower {key}, {weight:g}"

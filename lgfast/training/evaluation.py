@@ -25,7 +25,7 @@ def evaluate(
 def evaluate_logits(
     model: nn.Module, loader: Iterable[Batch], device: torch.device | str
 ) -> tuple[dict[str, float], Tensor, Tensor]:
-    """As `evaluate` in float32; and logits [n, K] and labels [n] in the order of the images, on the CPU."""
+    """`evaluate` in float32, with logits [n, K] and labels [n] in the order of the images, on the CPU."""
     meter = LogitsMeter(device)
     judge([model], [meter], loader, device, torch.float32)
     return meter.read(), *meter.read_logits()

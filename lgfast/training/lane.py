@@ -38,7 +38,7 @@ class LogLine:
 
 
 class Lane:
-    """What a loop trains. It takes steps when it is told; what is due after each, it knows itself.
+    """One student in a loop. The loop tells it when to step; the lane knows what is due after each step.
 
     Args:
         config: the run's configuration.

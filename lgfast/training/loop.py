@@ -51,7 +51,7 @@ class Loop:
         self.stop_vote = StopVote(interrupt, first.config.log.every_steps, first.device)
 
     def run(self) -> None:
-        """Until every lane has ended; each knows how."""
+        """Train until every lane has ended; each knows how."""
         self.release_teacher()
         for lane in running(self.lanes):
             if lane.is_finished:  # it was stopped between its last checkpoint and its last weights
@@ -60,7 +60,7 @@ class Loop:
             self.run_epoch(min(lane.progress.epoch for lane in lanes))
 
     def run_epoch(self, epoch: int) -> None:
-        """The steps of the lanes that stand in this epoch, and what follows them."""
+        """Run the steps of the lanes that stand in this epoch, then judge and save."""
         lanes = [lane for lane in running(self.lanes) if lane.progress.epoch == epoch]
         started = time.perf_counter()
         self.begin_epoch(epoch, lanes)
@@ -80,7 +80,7 @@ class Loop:
                 lane.begin_epoch()
 
     def train_batch(self, lanes: Sequence[Lane], batch: Batch) -> None:
-        """One step of the lanes that stand at this batch; those ahead of them wait."""
+        """Step the lanes that stand at this batch; those ahead of them wait."""
         due = hindmost(training(lanes))
         if self.teacher is not None and any(lane.is_guided for lane in due):
             self.teacher.prepare(batch)
@@ -124,7 +124,7 @@ class Loop:
         return dict(zip(judged, evaluate_all(models, self.selection, first.device, first.step.dtype), strict=True))
 
     def settle(self, lane: Lane, row: Row) -> None:
-        """What becomes of a lane after an epoch."""
+        """End a lane after an epoch where it is due."""
         is_due, is_stopping = lane.is_checkpoint_due(), self.stop_vote.after_epoch()
         if is_stopping and not lane.is_finished:
             lane.stop()
@@ -139,16 +139,16 @@ class Loop:
 
 
 def running(lanes: Iterable[Lane]) -> list[Lane]:
-    """Those that have not ended."""
+    """The lanes that have not ended."""
     return [lane for lane in lanes if lane.status == "running"]
 
 
 def training(lanes: Iterable[Lane]) -> list[Lane]:
-    """Those that have steps of the epoch to take."""
+    """The lanes that have steps of the epoch to take."""
     return [lane for lane in running(lanes) if not lane.is_epoch_over]
 
 
 def hindmost(lanes: Sequence[Lane]) -> list[Lane]:
-    """Those that have taken the fewest steps."""
+    """The lanes that have taken the fewest steps."""
     fewest = min((lane.progress.step for lane in lanes), default=0)
     return [lane for lane in lanes if lane.progress.step == fewest]

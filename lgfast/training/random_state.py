@@ -1,4 +1,4 @@
-"""Random numbers of its own for each of several lanes in one process."""
+"""Separate random numbers for each lane of a process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RandomState:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Within it the default generators go on from this state, which afterwards is where they got to."""
+        """Context in which the default generators continue from this state; at its end the state is where they are."""
         torch.set_rng_state(self._cpu)
         if self._cuda is not None:
             torch.cuda.set_rng_state(self._cuda)

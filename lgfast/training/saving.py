@@ -59,7 +59,7 @@ class RunSaver:
         return next(reversed(self.store.all()), None)
 
     def keep_best(self, progress: Progress) -> None:
-        """Keep the weights of now in memory until the next checkpoint, so that the files of a folder are of one age."""
+        """Keep the present weights until the next checkpoint, so that the files of a folder are of one age."""
         weights = {name: tensor.detach().clone() for name, tensor in self.step.model.state_dict().items()}
         self._best = weights, self.weights_metadata(progress)
 
@@ -70,7 +70,7 @@ class RunSaver:
         self._best = None
 
     def write_last(self, progress: Progress) -> None:
-        """Write the weights as they are now."""
+        """Write the present weights."""
         if ranks.is_writer():
             weights = self.step.model.state_dict()
             save_weights(self.run_dir / "last.safetensors", weights, self.weights_metadata(progress))
@@ -118,7 +118,7 @@ class RunSaver:
         return Progress(**progress), state["log_position"]
 
     def rank_state(self) -> dict[str, Any]:
-        """What each rank has for itself: the sums of its meters and its random numbers."""
+        """State that differs by rank: the sums of its meters and its random numbers."""
         cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {"meter": self.step.meter.state_dict(), "torch_rng": torch.get_rng_state(), "cuda_rng": cuda_rng}
 
@@ -137,7 +137,7 @@ class RunSaver:
 
 
 class SilentSaver:
-    """In place of a RunSaver in a loop that leaves nothing behind."""
+    """Stands in for a RunSaver in a loop that leaves nothing behind."""
 
     def age_s(self) -> float:
         return 0.0

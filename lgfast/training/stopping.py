@@ -1,4 +1,4 @@
-"""Whether the user asked a run to stop, as all of its ranks agree on."""
+"""Whether the user asked a run to stop; all of its ranks get the same answer."""
 
 from __future__ import annotations
 

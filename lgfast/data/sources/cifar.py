@@ -109,14 +109,14 @@ def read_batch(path: Path, label_key: str, num_classes: int, help_text: str) -> 
 
 
 def latin1_bytes(text: str, encoding: str) -> bytes:
-    """Stands for `_codecs.encode`, which would import what the name of an encoding says."""
+    """Stand in for `_codecs.encode`, which would import the module that an encoding's name asks for."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"refused to encode in {encoding!r:.60}")
     return text.encode("latin1")
 
 
 def whole_number(dtype: np.dtype, data: bytes) -> int:
-    """Stands for NumPy's pickled scalars, of which labels are made."""
+    """Stand in for NumPy's pickled scalars, as labels are stored."""
     return int(np.frombuffer(data, np.dtype(dtype))[0].__index__())
 
 
@@ -156,12 +156,12 @@ def load_pickle(path: Path, help_text: str) -> dict[str, Any]:
 
 
 def as_text(value: Any) -> str:
-    """Python 2 wrote its text as bytes."""
+    """Text as Python 3 has it; Python 2 wrote it as bytes."""
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def warn_unofficial(layout: Layout, files: list[Path]) -> None:
-    """One warning for files that are well-formed but not the published ones (repacked or reordered copies)."""
+    """Warn once about files that are well-formed but not the published ones (repacked or reordered copies)."""
     import torchvision
 
     dataset = getattr(torchvision.datasets, layout.torchvision_name)

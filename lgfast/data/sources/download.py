@@ -23,7 +23,7 @@ class Remote(NamedTuple):
 
 
 def fetch_missing(name: str, folder: Path, remotes: list[Remote], is_missing: Callable[[], bool], by_hand: str) -> None:
-    """Downloads `remotes` into `folder`, archives unpacked, while one process of several does it, if `is_missing()`.
+    """Download `remotes` into `folder`, archives unpacked, while one process of several does it, if `is_missing()`.
 
     Args:
         by_hand: what the user can do instead.

@@ -44,7 +44,7 @@ def flowers_source(root: Path, split: str, download: bool = False) -> Source:
 
 
 def official_files() -> tuple[list[Remote], list[Remote]]:
-    """What lists the images, and the images."""
+    """The files that list the images, and the images."""
     from torchvision.datasets import Flowers102
 
     files = {key: (Flowers102._download_url_prefix + name, md5) for key, (name, md5) in Flowers102._file_dict.items()}

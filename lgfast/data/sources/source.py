@@ -1,4 +1,4 @@
-"""What a dataset split is on disk, before it is decoded: the one thing a new dataset has to provide."""
+"""A dataset split on disk, before it is decoded: the one thing that a new dataset has to provide."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def file_source(
 
 
 def describe_unread(unread: Sequence[Path]) -> str:
-    """What was left out because its kind is not read, and the way on; "" where nothing was."""
+    """A message about files of kinds that are not read, with the way on; "" where there are none."""
     if not unread:
         return ""
     suffixes = sorted({path.suffix.lower() for path in unread})
@@ -73,7 +73,7 @@ def locate(root: Path, names: Sequence[str], marker: str) -> Path | None:
 
 
 def find_folder(root: Path, names: Sequence[str], marker: str, help_text: str) -> Path:
-    """As `locate`, but with an error that states the expected layout where there is none."""
+    """`locate`; where it finds nothing, raise an error that states the expected layout."""
     folder = locate(root, names, marker)
     if folder is None:
         looked_in = ", ".join(str(root / name) for name in names)
@@ -82,7 +82,7 @@ def find_folder(root: Path, names: Sequence[str], marker: str, help_text: str) -
 
 
 def require_files(files: Sequence[Path], help_text: str) -> None:
-    """Raises FileNotFoundError that names the missing files."""
+    """Raise a FileNotFoundError that names the missing files."""
     missing = [path for path in files if not path.is_file()]
     if missing:
         names = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -90,7 +90,7 @@ def require_files(files: Sequence[Path], help_text: str) -> None:
 
 
 def check_labels(labels: Sequence[int], num_classes: int, where: Path | str) -> None:
-    """Raises ValueError that names the first label that is no whole number in [0, num_classes)."""
+    """Raise a ValueError that names the first label that is no whole number in [0, num_classes)."""
     for index, label in enumerate(labels):
         if not isinstance(label, int | np.integer) or isinstance(label, bool):
             raise ValueError(f"{where}: labels must be whole numbers, got {label!r:.60} for image {index}")
