@@ -56,8 +56,8 @@ def test_a_terminal_shows_one_table_that_follows_the_study(study, terminal):
         display.update(force=True)
         assert screen(terminal.getvalue()) == [
             "setting  validation (%)  so far (%)  seeds  state                  optim.lr",
-            "      0          50.00           -    1/2  1 complete, 1 waiting     0.001",
-            "      1              -       60.00    0/2  1 running, 1 waiting      0.002",
+            "      0           50.00           -    1/2  1 complete, 1 waiting     0.001",
+            "      1               -       60.00    0/2  1 running, 1 waiting      0.002",
             "1 complete, 1 running, 2 waiting",
         ]
     assert screen(terminal.getvalue()) == []
