@@ -4,7 +4,7 @@ TORCH ?= torch>=2.11
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: build test test-gpu faults lint format docs wheel bench lease demo clean
+.PHONY: build test test-portable test-gpu faults lint format docs wheel bench lease demo clean
 
 # torch first, so that the build uses the torch the package runs with.
 $(INSTALLED): pyproject.toml setup.py
@@ -19,6 +19,10 @@ build: $(INSTALLED)
 # A worker a core, each with one thread; a file's tests stay together, for they share fixtures.
 test: build
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not gpu" -n auto --dist loadfile
+
+# Some minutes: the numerical tests as other processors, numbers of threads and seeds would run them.
+test-portable: build
+	$(PY) -m tests.portable
 
 test-gpu: build
 	$(PY) -m pytest -m gpu
