@@ -73,7 +73,7 @@ def test_replace_converts_text_to_the_field_type():
         ("optm.lr", 1, "did you mean 'optim.lr'"),
         ("lr", 1, "did you mean 'optim.lr'"),
         ("weight", 1, "did you mean 'guidance.weight' or 'distill.weight'?"),
-        ("model.pretrained", 1, "unknown configuration key 'model.pretrained'; model has name, "),
+        ("model.width_x", 1, "unknown configuration key 'model.width_x'; model has name, "),
         ("train", 1, "unknown configuration key 'train'; python -m lgfast.train --help lists the keys"),
         ("optim.lr.x", 1, "unknown configuration key 'optim.lr.x'"),
         ("optim.lr", "fast", "optim.lr: expected a number, got 'fast'"),
