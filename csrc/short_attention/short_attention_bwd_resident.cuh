@@ -27,7 +27,7 @@ struct Head {
   int b, h;
 };
 
-// Where a block is. It walks two slabs past its last head, in which what is left of that head is finished.
+// The position of a block in its heads. The block goes on for two slabs past its last head, to finish that head.
 struct SlabPosition {
   int step;   // slabs before this one
   int slab;   // of its head

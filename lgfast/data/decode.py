@@ -41,7 +41,7 @@ class Decoding:
     max_side: int = 0
 
     def changes(self) -> list[str]:
-        """The settings that change pixels, or which images are left out; {} for the defaults."""
+        """The settings that change pixels, or which images are left out; empty for the defaults."""
         pairs = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
         return [f"|{name}={value}" for name, value, usual in pairs if value != usual and name != "max_side"]
 

@@ -187,7 +187,7 @@ class Worker:
         print(f"{len(runs)} trials at a time do not fit the GPU's memory; going on with {self.room}", flush=True)
 
     def give_back(self, runs: list[Run]) -> None:
-        """To be continued, here or elsewhere."""
+        """Give the runs back, for this worker or another one to continue."""
         for run in runs:
             self.study.fail(run.trial, "saved")
 
