@@ -144,7 +144,7 @@ class _Reader(TorchFunctionMode):
             name: of the attention module.
             attention: [B, H, N, M], of queries to keys.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: what is seen is kept, or its distances are summed up
 
 
 class _Keeper(_Reader):
