@@ -20,7 +20,7 @@ build: $(INSTALLED)
 test: build
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not gpu" -n auto --dist loadfile
 
-# Some minutes: the numerical tests as other processors, numbers of threads and seeds would run them.
+# Two minutes: the numerical tests as other processors, numbers of threads and seeds would run them.
 test-portable: build
 	$(PY) -m tests.portable
 
