@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lgfast.config import OptimConfig
-from lgfast.optim.device_numbers import DeviceNumbers
+from lgfast.optim.device_numbers import DeviceNumbers, DeviceOptimizer
 from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.optim.muon import Muon
 from lgfast.runtime.suggestions import did_you_mean, nearest
@@ -47,7 +47,7 @@ def param_groups(
     ]
 
 
-class DeviceSGD(torch.optim.SGD):
+class DeviceSGD(DeviceOptimizer, torch.optim.SGD):
     """torch's fused SGD with Nesterov momentum, fit for a captured step: it reads its rates on the device, where
     `send_hyperparameters` brings those of the groups, and buffers exist from the start (zeros give the first step of
     torch's, and survive one that loss scaling skips)."""
@@ -77,14 +77,10 @@ class DeviceSGD(torch.optim.SGD):
         for group, rate in zip(self.param_groups, self.rates, strict=True):
             group["lr"] = rate
         try:
-            return super().step(closure)
+            return torch.optim.SGD.step(self, closure)
         finally:
             for group, number in zip(self.param_groups, numbers, strict=True):
                 group["lr"] = number
-
-    def send_hyperparameters(self) -> None:
-        """Bring the groups' rates to the device where they changed; for a captured step, before each replay."""
-        self.numbers.send(self._rows())
 
     def _rows(self) -> list[tuple[float, ...]]:
         return [(float(group["lr"]),) for group in self.param_groups]

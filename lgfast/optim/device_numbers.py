@@ -1,21 +1,13 @@
-"""Numbers of an optimizer's groups on the device, where a captured step reads them."""
+"""Optimizers that a captured step can hold: their groups' numbers live on the device, where the step reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 Rows = Sequence[tuple[float, ...]]
-
-
-@runtime_checkable
-class DeviceOptimizer(Protocol):
-    """An optimizer whose step reads its numbers on the device, and so can be captured."""
-
-    def send_hyperparameters(self) -> None:
-        """Bring the groups' numbers to the device where they changed; for a captured step, before each replay."""
 
 
 class DeviceNumbers:
@@ -49,3 +41,37 @@ class DeviceNumbers:
         # A new pinned tensor each time: the copy of the last one may still be under way.
         self.table.copy_(torch.tensor(rows, dtype=self.table.dtype, pin_memory=is_cuda), non_blocking=True)
         self._sent = list(rows)
+
+
+class DeviceOptimizer(torch.optim.Optimizer):
+    """An optimizer whose step reads its numbers on the device, so that a CUDA graph can hold it.
+
+    Subclasses set `numbers` and give `_rows`, and `_update` or a step of their own.
+
+    Attributes:
+        numbers: the table that a step reads.
+    """
+
+    numbers: DeviceNumbers
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the parameters; `closure`, if given, computes the loss anew, which is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._update()
+        return loss
+
+    def send_hyperparameters(self) -> None:
+        """Bring the groups' numbers to the device where they changed; for a captured step, before each replay."""
+        self.numbers.send(self._rows())
+
+    def _rows(self) -> list[tuple[float, ...]]:
+        """The numbers of each group, as they stand on the host."""
+        raise NotImplementedError
+
+    def _update(self) -> None:
+        """One step from the gradients at hand."""
+        raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lgfast.ops.flat_adamw import ALIGN, flat_adamw, hyperparameter_row
 from lgfast.optim.contract import STATE, check_groups, check_state
-from lgfast.optim.device_numbers import DeviceNumbers
+from lgfast.optim.device_numbers import DeviceNumbers, DeviceOptimizer
 
 
-class FlatAdamW(torch.optim.Optimizer):
+class FlatAdamW(DeviceOptimizer):
     """torch.optim.AdamW with parameters and moments in flat buffers (`lgfast.ops.flat_adamw`).
 
     Parameters become views of one float32 buffer, in their order of groups; names and shapes stay, and state dicts of
@@ -135,7 +135,7 @@ class FlatAdamW(torch.optim.Optimizer):
         for p, view in zip(self.parameters, self.views(self.flat), strict=True):
             view.copy_(p)
             p.data = view
-        self._places = [p.data_ptr() for p in self.parameters]
+        self._addresses = [p.data_ptr() for p in self.parameters]
         self._take_state()
 
     @torch.no_grad()
@@ -169,13 +169,8 @@ class FlatAdamW(torch.optim.Optimizer):
             self.leaves = copies
         return copies
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._check_place()
+    def _update(self) -> None:
+        self._check_addresses()
         grads = [leaf.grad for leaf in self.leaves]
         if any(grad is not None and grad.layout is not torch.strided for grad in grads):
             raise RuntimeError("FlatAdamW does not support sparse gradients; use torch.optim.SparseAdam for them")
@@ -198,16 +193,11 @@ class FlatAdamW(torch.optim.Optimizer):
             # GradScaler looks at the parameters' gradients, and does not see those of 16-bit leaves.
             skip_nonfinite=self.skip_nonfinite or (loss_scale is not None and found_inf is None),
         )
-        return loss
 
     def _from_scaler(self, name: str) -> Tensor | None:
         """The tensor that GradScaler sets around a step, or None; where it saw no gradient it sets a number."""
         value = getattr(self, name, None)
         return value.to(self.flat.device, non_blocking=True) if isinstance(value, Tensor) else None
-
-    def send_hyperparameters(self) -> None:
-        """Bring the groups' numbers to the device where they changed; for a captured step, before each replay."""
-        self.numbers.send(self._rows())
 
     def _rows(self) -> list[tuple[float, ...]]:
         names = ("lr", "weight_decay", "betas", "eps")
@@ -216,9 +206,9 @@ class FlatAdamW(torch.optim.Optimizer):
             for group in self.param_groups
         ]
 
-    def _check_place(self) -> None:
+    def _check_addresses(self) -> None:
         """Raise where a parameter was moved, as by `model.to`: the optimizer would update memory that nobody reads."""
-        if [p.data_ptr() for p in self.parameters] != self._places:
+        if [p.data_ptr() for p in self.parameters] != self._addresses:
             raise RuntimeError("FlatAdamW: the parameters were moved or cast after it was made; make it after that")
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lgfast.optim.device_numbers import DeviceNumbers
+from lgfast.optim.device_numbers import DeviceNumbers, DeviceOptimizer
 from lgfast.optim.flat_adamw import FlatAdamW
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of one iteration
@@ -59,7 +59,7 @@ class Matrices:
         return torch.stack([torch.zeros_like(value) if p.grad is None else p.grad for p, value in pairs])
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(DeviceOptimizer):
     """Momentum made orthogonal for matrices, AdamW (`FlatAdamW`) for the other parameters.
 
         momentum = mu momentum + (1 - mu) gradient
@@ -110,21 +110,15 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         self.numbers = DeviceNumbers(self._rows(), device, torch.float32)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _update(self) -> None:
         self.send_hyperparameters()
         scale, found_inf = (getattr(self, name, None) for name in ("grad_scale", "found_inf"))
         for batch in self.batches:
-            self._update(batch, scale, found_inf)
+            self._update_matrices(batch, scale, found_inf)
         self.rest.grad_scale, self.rest.found_inf = scale, found_inf  # type: ignore[attr-defined]  # as GradScaler does
         self.rest.step()
-        return loss
 
-    def _update(self, batch: Matrices, scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _update_matrices(self, batch: Matrices, scale: Tensor | None, found_inf: Tensor | None) -> None:
         lr, weight_decay, mu = self.numbers.table[0].unbind()
         gradients = batch.gradients()
         if isinstance(scale, Tensor):
@@ -139,8 +133,7 @@ class Muon(torch.optim.Optimizer):
         batch.values.copy_(values)
 
     def send_hyperparameters(self) -> None:
-        """Bring the groups' numbers to the device where they changed; for a captured step, before each replay."""
-        self.numbers.send(self._rows())
+        super().send_hyperparameters()
         self.rest.send_hyperparameters()
 
     def _rows(self) -> list[tuple[float, ...]]:

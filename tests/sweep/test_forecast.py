@@ -9,6 +9,7 @@ from lgfast.sweep.forecast import Forecast
 from lgfast.sweep.results import RunRow, by_setting, find_winner
 from lgfast.sweep.space import read_space
 from lgfast.sweep.study import Plan
+from tests.clock import replaced_clock
 
 BASE = replace(load_recipe("digits"), {"epochs": 10})
 
@@ -21,18 +22,9 @@ def row(setting, epoch, state="running", top1=None, seed=0):
     return RunRow(setting, seed, {"optim.lr": setting}, state, top1, epoch, None, "", "", {})
 
 
-class Clock:
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(forecast, "time", clock)
-    return clock
+    return replaced_clock(monkeypatch, forecast)
 
 
 def look(ahead, clock, now, *epochs):

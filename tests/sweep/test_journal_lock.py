@@ -12,6 +12,7 @@ import pytest
 from lgfast.sweep import journal_lock
 from lgfast.sweep.journal_lock import JournalLock
 from lgfast.sweep.storage import open_storage
+from tests.clock import replaced_clock
 
 
 @pytest.fixture
@@ -22,23 +23,9 @@ def journal(tmp_path, monkeypatch):
     return tmp_path / "out" / "study.journal"
 
 
-class Clock:
-    """Stands in for the module `time`: it moves when somebody sleeps."""
-
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(journal_lock, "time", clock)
-    return clock
+    return replaced_clock(monkeypatch, journal_lock)
 
 
 def append():

@@ -6,24 +6,14 @@ import pytest
 
 from lgfast.training import console
 from lgfast.training.console import Pace, duration, epoch_message, progress_bar
+from tests.clock import replaced_clock
 
 ROW = {"epoch": 2, "loss": 1.0, "guidance_loss": 0.0, "distill_loss": 0.0, "train_top1": 50.0, "lr": 1e-3}
 
 
-class Clock:
-    """Stands in for the module `time`: it moves by hand."""
-
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(console, "time", clock)
-    return clock
+    return replaced_clock(monkeypatch, console)
 
 
 def test_what_is_left_follows_from_the_steps_since_the_first(clock):
