@@ -42,7 +42,7 @@ def augment_plan(spec: AugmentSpec, sizes: Tensor, indices: Tensor, counter: Ten
             All three on one device, CPU or CUDA.
     Returns:
         (B, P) float64, columns named by `spec.plan_columns`: crop, shift, flip, erased rectangle, key of the noise,
-        and operation (a place in RAND_AUGMENT_OPS, -1: skipped) with its argument per RandAugment slot.
+        and operation (an index into RAND_AUGMENT_OPS, -1: skipped) with its argument per RandAugment slot.
     Raises:
         ValueError: a tensor has another dtype or shape.
     Source: timm 1.0 (RandomResizedCropAndInterpolation, RandAugment, RandomErasing).
@@ -119,14 +119,7 @@ def augment(
     >>> images.shape, teacher_images.shape
     (torch.Size([2, 3, 24, 24]), torch.Size([2, 3, 8, 8]))
     """
-    _check_spec("augment", spec)
-    if dtype not in _DTYPES:
-        raise ValueError(f"augment: dtype must be float32, bfloat16 or float16, got {dtype}")
-    check_tensor("augment", "pixels", pixels, torch.uint8, "num_bytes")
-    check_tensor("augment", "offsets", offsets, torch.int64, "n")
-    check_tensor("augment", "sizes", sizes, torch.int32, len(offsets), 2)
-    check_tensor("augment", "indices", indices, torch.int64, "B")
-    check_tensor("augment", "plan", plan, torch.float64, len(indices), len(spec.plan_columns))
+    _check_arguments(pixels, offsets, sizes, indices, plan, spec, dtype)
     images, teacher_images = torch.ops.lgfast.augment(
         pixels,
         offsets,
@@ -149,6 +142,19 @@ def augment(
 def _check_spec(op: str, spec: AugmentSpec) -> None:
     if not isinstance(spec, AugmentSpec):
         raise ValueError(f"{op}: spec must be an AugmentSpec, got {type(spec).__name__}")
+
+
+def _check_arguments(
+    pixels: Tensor, offsets: Tensor, sizes: Tensor, indices: Tensor, plan: Tensor, spec: AugmentSpec, dtype: torch.dtype
+) -> None:
+    _check_spec("augment", spec)
+    if dtype not in _DTYPES:
+        raise ValueError(f"augment: dtype must be float32, bfloat16 or float16, got {dtype}")
+    check_tensor("augment", "pixels", pixels, torch.uint8, "num_bytes")
+    check_tensor("augment", "offsets", offsets, torch.int64, "n")
+    check_tensor("augment", "sizes", sizes, torch.int32, len(offsets), 2)
+    check_tensor("augment", "indices", indices, torch.int64, "B")
+    check_tensor("augment", "plan", plan, torch.float64, len(indices), len(spec.plan_columns))
 
 
 def largest_source_side(spec: AugmentSpec) -> int:
