@@ -73,8 +73,8 @@ def named(paths: Sequence[str], probabilities: Tensor, class_names: Sequence[str
 def write_csv(predictions: Iterator[Prediction], file: TextIO, top: int) -> None:
     """A row a picture: path, class, probability, then class_2, probability_2, ..."""
     writer = csv.writer(file, lineterminator="\n")
-    places = ["", *(f"_{place}" for place in range(2, top + 1))]
-    writer.writerow(["path", *(f"{name}{place}" for place in places for name in ("class", "probability"))])
+    suffixes = ["", *(f"_{rank}" for rank in range(2, top + 1))]
+    writer.writerow(["path", *(f"{name}{suffix}" for suffix in suffixes for name in ("class", "probability"))])
     for path, found in predictions:
         writer.writerow([path, *(value for name, share in found for value in (name, f"{share:.6f}"))])
 

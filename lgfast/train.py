@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,16 +115,6 @@ def print_result(result: Result, before: str = "") -> None:
     print(result.verdict(), flush=True)
 
 
-def report(run_dir: Path) -> None:
-    """What the network gets wrong, and a page; where they cannot be written, the run is complete all the same."""
-    from lgfast.reports.run_report import write_run_report
-
-    try:
-        write_run_report(run_dir)
-    except (ValueError, OSError) as error:
-        warnings.warn(f"the run is complete, but not its report: {error}", stacklevel=2)
-
-
 def cross_validate(config: Config, options: argparse.Namespace, interrupt: InterruptFlag) -> int:
     """Train and test on every fold, and print what they found together."""
     if options.folds < 2:
@@ -188,7 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = train_run(config, bool(options.resume), interrupt)
         print_result(result)
         if ranks.is_speaker() and config.log.report:
-            report(Path(result.run_dir))
+            from lgfast.reports.run_report import write_run_report_or_warn
+
+            write_run_report_or_warn(Path(result.run_dir))
         return 0
     except Interrupted as stop:
         print(stop, file=sys.stderr)

@@ -21,10 +21,10 @@ from lgfast.config import Config, load_recipe, replace
 from lgfast.records.result import Result, read_result
 from lgfast.records.run_config import read_config
 from lgfast.records.run_log import SUMMARY
+from lgfast.reports.run_report import write_run_report_or_warn
 from lgfast.runtime import threads
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.runtime.paths import user_path
-from lgfast.train import report
 from lgfast.training.lane import Lane
 from lgfast.training.loop import Row
 
@@ -101,7 +101,7 @@ def train(
         except Interrupted as stop:
             raise KeyboardInterrupt(str(stop)) from None
         if config.log.report:
-            report(Path(result.run_dir))
+            write_run_report_or_warn(Path(result.run_dir))
     return Run(Path(result.run_dir))
 
 

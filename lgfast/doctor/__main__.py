@@ -8,7 +8,7 @@ from pathlib import Path
 from lgfast.data import DATASET_NAMES
 from lgfast.doctor.dataset import find_datasets, inspect_dataset
 from lgfast.doctor.environment import collect_facts, inspect_environment
-from lgfast.doctor.finding import Finding, report
+from lgfast.doctor.finding import Finding, print_findings
 from lgfast.doctor.kernels import inspect_gpu, parse_capability
 from lgfast.runtime.command_line import command_line
 
@@ -35,23 +35,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 where nothing is wrong, 1 otherwise."""
     options = command_parser().parse_args(argv)
     if options.gpu is not None:
-        return 0 if report(inspect_gpu(options.gpu)) else 1
+        return 0 if print_findings(inspect_gpu(options.gpu)) else 1
     if options.data is None and options.dataset is None:
-        return 0 if report(inspect_environment(collect_facts())) else 1
+        return 0 if print_findings(inspect_environment(collect_facts())) else 1
 
     root = (options.data or Path("data")).expanduser()
     if options.data and not root.is_dir():
-        report([Finding("error", f"{root}: no such folder", "give --data the folder that holds the dataset's files")])
+        print_findings(
+            [Finding("error", f"{root}: no such folder", "give --data the folder that holds the dataset's files")]
+        )
         return 1
     names = [options.dataset] if options.dataset else find_datasets(root)
     if not names:
         fix = f"name the one you expect with --dataset ({', '.join(DATASET_NAMES)}) to see what it should look like"
-        report([Finding("error", f"{root}: no known dataset here", fix)])
+        print_findings([Finding("error", f"{root}: no known dataset here", fix)])
         return 1
     healthy = []
     for name in names:
         print(f"{name} in {root}")
-        healthy.append(report(inspect_dataset(name, root)))
+        healthy.append(print_findings(inspect_dataset(name, root)))
     return 0 if all(healthy) else 1
 
 

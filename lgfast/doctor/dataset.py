@@ -127,7 +127,7 @@ def check_classes(survey: Survey, official: Official | None) -> Iterator[Finding
 def check_balance(survey: Survey, is_published: bool) -> Iterator[Finding]:
     counts = survey.counts()
     present = np.flatnonzero(counts)
-    least, most = (int(present[place]) for place in (counts[present].argmin(), counts[present].argmax()))
+    least, most = (int(present[index]) for index in (counts[present].argmin(), counts[present].argmax()))
     if counts[most] < UNEVEN * counts[least]:
         return
     extremes = " to ".join(f"{counts[label]} ({survey.class_names[label]})" for label in (least, most))
@@ -184,11 +184,11 @@ def check_repeats(survey: Survey, is_published: bool) -> Iterator[Finding]:
     first_of: dict[bytes, int] = {}
     repeats: list[str] = []
     contradictions: list[str] = []
-    for place, look in enumerate(survey.looks):
-        first = first_of.setdefault(look.digest, place) if look.digest else place
-        if first != place:
-            pair = f"{survey.image_names[place]} = {survey.image_names[first]}"
-            (repeats if survey.labels[first] == survey.labels[place] else contradictions).append(pair)
+    for index, look in enumerate(survey.looks):
+        first = first_of.setdefault(look.digest, index) if look.digest else index
+        if first != index:
+            pair = f"{survey.image_names[index]} = {survey.image_names[first]}"
+            (repeats if survey.labels[first] == survey.labels[index] else contradictions).append(pair)
     if repeats:
         yield Finding("note", f"{survey.split}: {len(repeats)} images appear twice: {some(repeats)}")
     if contradictions:
@@ -198,11 +198,11 @@ def check_repeats(survey: Survey, is_published: bool) -> Iterator[Finding]:
 
 def check_overlap(train: Survey, test: Survey, is_published: bool) -> Iterator[Finding]:
     """Test images that are also training images make the accuracy look better than it is."""
-    place_of = {look.digest: place for place, look in enumerate(train.looks) if look.digest}
+    index_of = {look.digest: index for index, look in enumerate(train.looks) if look.digest}
     shared = [
-        f"{test.image_names[place]} = {train.image_names[place_of[look.digest]]}"
-        for place, look in enumerate(test.looks)
-        if look.digest in place_of
+        f"{test.image_names[index]} = {train.image_names[index_of[look.digest]]}"
+        for index, look in enumerate(test.looks)
+        if look.digest in index_of
     ]
     if shared:
         percent = 100 * len(shared) / len(test.looks)

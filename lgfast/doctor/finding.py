@@ -21,7 +21,7 @@ class Finding:
         return f"{MARKS[self.level]}  {self.text}{fix}"
 
 
-def report(findings: Iterable[Finding]) -> bool:
+def print_findings(findings: Iterable[Finding]) -> bool:
     """Print findings as they come; whether none of them is an error."""
     is_healthy = True
     for finding in findings:

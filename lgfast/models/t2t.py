@@ -71,7 +71,7 @@ class PerformerLayer(nn.Module):
 class TokensToToken(nn.Module):
     """Overlapping soft splits (unfold 7/4, 3/2, 3/2), a performer layer after each of the first two.
 
-    Takes the place of timm's PatchEmbed: images [B, C, S, S] to tokens [B, h*w, embed_dim].
+    Replaces timm's PatchEmbed: images [B, C, S, S] to tokens [B, h*w, embed_dim].
     """
 
     def __init__(

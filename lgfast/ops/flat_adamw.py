@@ -38,8 +38,8 @@ def flat_adamw(
             no gradient covers stay as they are.
         grads: one for each of K parameters, of one dtype, float32, bfloat16 or float16; None leaves the parameter, its
             moments and its step count as they are.
-        offsets: K places in `params`, multiples of 8; parameter k covers offsets[k] up to offsets[k] + numel, rounded
-            up to a multiple of 8 (the rest is padding, and must be 0).
+        offsets: K indices into `params`, multiples of 8; parameter k covers offsets[k] up to offsets[k] + numel,
+            rounded up to a multiple of 8 (the rest is padding, and must be 0).
         groups: K rows of `hyperparameters`.
         hyperparameters: [G, 6] float64, on the device; a row is a group's `hyperparameter_row`.
         steps: [K] float32, t before this step; counted up here for parameters with a gradient.

@@ -85,9 +85,9 @@ def mix_images(images: Tensor, row: Tensor) -> Tensor:
     """
     check_floating("mix_images", images=images)
     outside, top, left, height, width, _ = row.unbind()
-    places = torch.arange(images.shape[-1], device=images.device)
-    in_rows = (places >= top) & (places < top + height)
-    in_columns = (places >= left) & (places < left + width)
+    pixels = torch.arange(images.shape[-1], device=images.device)
+    in_rows = (pixels >= top) & (pixels < top + height)
+    in_columns = (pixels >= left) & (pixels < left + width)
     own = torch.where(in_rows[:, None] & in_columns, 0.0, outside)
     dtype = torch.promote_types(images.dtype, torch.float32)
     return (images * own.to(dtype) + partners(images) * (1 - own).to(dtype)).to(images.dtype)

@@ -140,7 +140,7 @@ def read_curve(run_dir: Path, metric: str = "top1") -> tuple[list[int], list[flo
 
 
 class SilentLog:
-    """In place of a MetricsLog on ranks that write nothing."""
+    """Stands for a MetricsLog on ranks that write nothing."""
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         pass

@@ -69,8 +69,8 @@ class MlflowTracker:
             return
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         experiment = self.client.get_experiment_by_name(name)
-        place = experiment.experiment_id if experiment else self.client.create_experiment(name)
-        self.id = self.client.create_run(place, run_name=run_dir.name).info.run_id
+        experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(name)
+        self.id = self.client.create_run(experiment_id, run_name=run_dir.name).info.run_id
         params = [Param(key, str(value)[:500]) for key, value in config.items()]
         for start in range(0, len(params), 100):  # the most that a call takes
             self.client.log_batch(self.id, params=params[start : start + 100])

@@ -55,9 +55,9 @@ def read_attention(path: Path) -> dict[str, dict[str, LayerDistance]]:
     uniform: dict[tuple[str, str], float] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            place = row["network"], row["layer"]
-            heads[place].append(float(row["distance_pixels"]))
-            uniform[place] = float(row["uniform_pixels"])
+            key = row["network"], row["layer"]
+            heads[key].append(float(row["distance_pixels"]))
+            uniform[key] = float(row["uniform_pixels"])
     found: dict[str, dict[str, LayerDistance]] = defaultdict(dict)
     for (network, layer), values in heads.items():
         found[network][layer] = LayerDistance(values, uniform[network, layer])

@@ -106,9 +106,9 @@ def summary(config: Config, result: Result | None, rows: Sequence[Mapping[str, A
 
 def facts(run_dir: Path, config: Config, result: Result | None, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What was trained, on what, and for how long."""
-    place = f" in {config.data.root}" if config.data.dataset == "folder" else ""
+    root = f" in {config.data.root}" if config.data.dataset == "folder" else ""
     told = {
-        "data set": f"{config.data.dataset}{place} at {config.augment.image_size} px",
+        "data set": f"{config.data.dataset}{root} at {config.augment.image_size} px",
         "model": config.model.name,
         "guidance": guidance(config, result),
         "teacher": teacher(config, result),

@@ -54,8 +54,8 @@ def draw_curves(rows: Sequence[Row], result: Result | None, path: Path) -> Path:
     }
     shown = {title: columns for title, columns in panels.items() if columns}
     figure = new_figure(11, 3.0 * -(-len(shown) // 3))
-    for place, (title, columns) in enumerate(shown.items(), 1):
-        axes = figure.add_subplot(-(-len(shown) // 3), 3, place)
+    for number, (title, columns) in enumerate(shown.items(), 1):
+        axes = figure.add_subplot(-(-len(shown) // 3), 3, number)
         for name, label in columns:
             points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
             marker = "o" if len(points) == 1 else None
@@ -82,11 +82,11 @@ def draw_distances(found: Mapping[str, Mapping[str, LayerDistance]], path: Path)
     figure = new_figure(min(11, 5 + 0.4 * len(layers)), 3.6)
     axes = figure.add_subplot()
     for number, (network, distances) in enumerate(found.items()):
-        places = [layers.index(name) + 1 for name in distances]
+        depths = [layers.index(name) + 1 for name in distances]
         color = f"C{number}"
-        axes.plot(places, [layer.mean for layer in distances.values()], color=color, label=network, linewidth=1.8)
-        for place, layer in zip(places, distances.values(), strict=True):
-            axes.plot([place] * len(layer.heads), layer.heads, "o", color=color, alpha=0.45, markersize=4)
+        axes.plot(depths, [layer.mean for layer in distances.values()], color=color, label=network, linewidth=1.8)
+        for depth, layer in zip(depths, distances.values(), strict=True):
+            axes.plot([depth] * len(layer.heads), layer.heads, "o", color=color, alpha=0.45, markersize=4)
     uniform = next(iter(found.values()))
     axes.plot(
         range(1, len(uniform) + 1), [layer.uniform for layer in uniform.values()], color="0.5", linestyle="--",

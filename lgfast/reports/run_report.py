@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from pathlib import Path
 
 import torch
@@ -40,6 +41,14 @@ def write_run_report(run_dir: Path) -> Path:
         if images is not None:
             write_looks_inside(run_dir, config, images)
     return write_run_page(run_dir)
+
+
+def write_run_report_or_warn(run_dir: Path) -> None:
+    """Write the report of a complete run; a failure is one warning, since it takes nothing from the run."""
+    try:
+        write_run_report(run_dir)
+    except (ValueError, OSError) as error:
+        warnings.warn(f"the run is complete, but not its report: {error}", stacklevel=2)
 
 
 def write_looks_inside(run_dir: Path, config: Config, images: SplitImages) -> None:

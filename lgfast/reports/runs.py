@@ -17,7 +17,7 @@ from lgfast.reports.curves import Curve
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run folder. Accuracies in percent."""
 
     folder: Path
@@ -53,7 +53,7 @@ class Setting:
     """Runs that differ in their seed alone."""
 
     changes: dict[str, Any]  # the keys in which settings differ
-    runs: list[Run]
+    runs: list[RunRecord]
 
     @property
     def name(self) -> str:
@@ -69,11 +69,11 @@ class Setting:
         return f"{common}*" if common else f"{names[0]} and {len(names) - 1} more"
 
     def values(self, figure: str) -> list[float]:
-        """The figure of every run that has it; see `Run.figure`."""
+        """The figure of every run that has it; see `RunRecord.figure`."""
         return [value for run in self.runs if (value := run.figure(figure)) is not None]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """A run as its folder has it, at its end or not.
 
     Raises:
@@ -86,7 +86,7 @@ def read_run(folder: Path) -> Run:
     result = read_result(folder)
     is_at_end = bool(epochs) and epochs[-1].epoch >= config.epochs
     is_trained = result is not None or is_at_end or (folder / "last.safetensors").is_file()
-    return Run(folder, config.seed, telling, epochs, is_trained, result)
+    return RunRecord(folder, config.seed, telling, epochs, is_trained, result)
 
 
 def read_hardware(folder: Path | str) -> str | None:
@@ -99,23 +99,23 @@ def read_hardware(folder: Path | str) -> str | None:
         return None
 
 
-def find_runs(places: Sequence[Path]) -> list[Path]:
-    """Run folders among and below the places (a sweep's are below it), each once; files are passed over."""
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """Run folders among and below these folders (a sweep's are below it), each once; files are passed over."""
     found = []
-    for place in places:
-        if not place.exists():
-            raise ValueError(f"{place}: no such folder; give folders of runs, as runs/*")
-        if place.is_dir():
-            found += sorted(path.parent for path in place.rglob("config.yaml"))
+    for folder in folders:
+        if not folder.exists():
+            raise ValueError(f"{folder}: no such folder; give folders of runs, as runs/*")
+        if folder.is_dir():
+            found += sorted(path.parent for path in folder.rglob("config.yaml"))
     if not found:
-        raise ValueError(f"no run (a folder with a config.yaml) in {', '.join(map(str, places))}")
+        raise ValueError(f"no run (a folder with a config.yaml) in {', '.join(map(str, folders))}")
     return list(dict.fromkeys(found))
 
 
-def group(runs: Sequence[Run]) -> list[Setting]:
+def group(runs: Sequence[RunRecord]) -> list[Setting]:
     """Settings in the order of their first run."""
     differing = [key for key in runs[0].keys if any(run.keys.get(key) != runs[0].keys[key] for run in runs)]
-    members: dict[str, list[Run]] = {}
+    members: dict[str, list[RunRecord]] = {}
     for run in runs:
         members.setdefault(digest(run.keys), []).append(run)
     return [Setting({key: group[0].keys[key] for key in differing}, group) for group in members.values()]

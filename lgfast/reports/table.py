@@ -48,7 +48,7 @@ class Table:
 
     def head(self, count: int) -> Table:
         """The first rows; the links of the others go too."""
-        links = {place: address for place, address in self.links.items() if place[0] < count}
+        links = {cell: address for cell, address in self.links.items() if cell[0] < count}
         best = self.best if self.best is not None and self.best < count else None
         return Table(self.titles, self.rows[:count], best, links)
 
@@ -92,7 +92,7 @@ def write_csv(path: Path, rows: Sequence[Row], names: Sequence[str] | None = Non
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     is_device = path.exists() and not path.is_file()  # such as /dev/stdout
-    with nullcontext(path) if is_device else atomic_path(path) as place, place.open("w", newline="") as file:
+    with nullcontext(path) if is_device else atomic_path(path) as target, target.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(names or rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -56,7 +56,7 @@ def command_line(main: Main) -> Main:
 def format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """What this package warns of, as one line; others keep the place in the code that they point at."""
+    """What this package warns of, as one line; others keep the file and line that they point at."""
     if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
         return f"warning: {lines(str(message))}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"

@@ -22,7 +22,7 @@ def was_launched_by_torchrun() -> bool:
 
 
 def local_rank() -> int:
-    """Place among the ranks of this machine, which chooses the GPU."""
+    """Number among the ranks of this machine, which chooses the GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 

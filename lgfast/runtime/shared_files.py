@@ -18,7 +18,7 @@ class StrangerError(Exception):
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing and reading, that takes the place of `path` once the block has ended well.
+    """A new file, open for writing and reading, that replaces `path` once the block has ended well.
 
     Otherwise it is removed, and `path` holds what it held before. It has the mode that the umask gives.
     """

@@ -20,7 +20,7 @@ Ratio = Annotated[float, Range(0.0001, 10000)]
 Spread = Annotated[float, Range(0.001, 1000)]
 Alpha = Annotated[float, Range(0, 1000)]
 
-# timm's fifteen operations in timm's order; a plan names an operation by its place here, and -1 means "skipped".
+# timm's fifteen operations in timm's order; a plan names an operation by its index here, and -1 means "skipped".
 RAND_AUGMENT_OPS = (
     "AutoContrast",
     "Equalize",

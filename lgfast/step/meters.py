@@ -147,6 +147,6 @@ class LogitsMeter(EvalMeter):
         parts = [{"logits": logits.cpu(), "labels": labels.cpu()} for logits, labels in self.parts]
         by_rank = [tuple(found["parts"]) for found in ranks.gather({"parts": parts})]
         order = [torch.arange(sum(len(part["labels"]) for part in own)) for own in by_rank]
-        places = torch.cat([own * len(by_rank) + rank for rank, own in enumerate(order)]).argsort()
+        order_of_images = torch.cat([own * len(by_rank) + rank for rank, own in enumerate(order)]).argsort()
         logits, labels = (torch.cat([part[name] for own in by_rank for part in own]) for name in ("logits", "labels"))
-        return logits[places], labels[places]
+        return logits[order_of_images], labels[order_of_images]

@@ -138,8 +138,8 @@ def facts(study: Study, runs: Sequence[RunRow]) -> dict[str, str]:
 def data_set(config: Config) -> str:
     """E.g. "cifar100 at 32 px, at most 6000 training images"."""
     limit = f", at most {config.data.train_limit} training images" if config.data.train_limit else ""
-    place = f" in {config.data.root}" if config.data.dataset == "folder" else ""
-    return f"{config.data.dataset}{place} at {config.augment.image_size} px{limit}; {config.epochs} epochs"
+    root = f" in {config.data.root}" if config.data.dataset == "folder" else ""
+    return f"{config.data.dataset}{root} at {config.augment.image_size} px{limit}; {config.epochs} epochs"
 
 
 def best(study: Study, settings: Sequence[SettingRow], out: Path) -> dict[str, Any] | None:
@@ -174,5 +174,5 @@ def runs_table(runs: Sequence[RunRow], out: Path) -> Table:
     table = Table.of(runs, columns)
     here = [(row, run.run_dir) for row, run in enumerate(runs) if run.run_dir and Path(run.run_dir).is_dir()]
     pages = [(row, Path(folder, PAGE) if Path(folder, PAGE).is_file() else Path(folder)) for row, folder in here]
-    links = {(row, len(columns) - 1): quote(os.path.relpath(place, out)) for row, place in pages}
+    links = {(row, len(columns) - 1): quote(os.path.relpath(page, out)) for row, page in pages}
     return Table(table.titles, table.rows, links=links)

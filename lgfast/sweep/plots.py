@@ -61,12 +61,12 @@ def draw_cells(axes: Any, found: dict[tuple[str, str], list[SettingRow]], rows: 
     values = [[mean(one.score for one in cell) if cell else float("nan") for cell in line] for line in members]
     image = axes.imshow(values, cmap="viridis", aspect="auto", origin="lower")
     for number, line in enumerate(members):
-        for place, cell in enumerate(line):
+        for column, cell in enumerate(line):
             if cell:
-                text = f"{values[number][place]:.1f}"
+                text = f"{values[number][column]:.1f}"
                 text = text if all(row.is_complete for row in cell) else f"({text})"
-                color = "black" if image.norm(values[number][place]) > 0.6 else "white"
-                axes.text(place, number, text, ha="center", va="center", color=color, fontsize=9)
+                color = "black" if image.norm(values[number][column]) > 0.6 else "white"
+                axes.text(column, number, text, ha="center", va="center", color=color, fontsize=9)
     axes.set_xticks(range(len(columns)), [shorten(show(value), 16) for value in columns])
     axes.set_yticks(range(len(rows)), [shorten(show(value), 24) for value in rows])
     axes.figure.colorbar(image, label="validation top-1 (%)")
@@ -97,7 +97,7 @@ def draw_points(axes: Any, settings: Sequence[SettingRow], x: Axis, y: Axis) -> 
 
 
 def coordinates(values: Sequence[Any]) -> tuple[list[float], list[str]]:
-    """Where values lie on an axis: numbers as they are, others by their place among the labels."""
+    """Where values lie on an axis: numbers as they are, others by their index among the labels."""
     if all(map(is_number, values)):
         return list(values), []
     labels = ordered(values)

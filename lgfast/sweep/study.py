@@ -68,7 +68,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Run:
+class ClaimedRun:
     """A claimed trial: one setting with one seed."""
 
     trial: Trial
@@ -191,7 +191,7 @@ class Study:
 
     # ---- who runs it -------------------------------------------------------------------------------------------------
 
-    def claim(self, most: int | None = None) -> list[Run]:
+    def claim(self, most: int | None = None) -> list[ClaimedRun]:
         """Take this worker's share of the waiting trials that can run as one group; empty if none waits.
 
         Args:
@@ -215,7 +215,7 @@ class Study:
         """Which runs may share a process; settings still to be sampled are taken together."""
         return "" if changes is None else group_key(self.plan.config_of(changes, seed))
 
-    def take(self) -> Run | None:
+    def take(self) -> ClaimedRun | None:
         """The next waiting trial, or None if another process was faster or the run is taken care of."""
         assert self.heartbeat is not None, "announce comes first"
         trial = self.optuna.ask()
@@ -228,7 +228,7 @@ class Study:
         if "changes" not in attrs:
             trial.set_user_attr("changes", changes)
         before = self.by_run()[attrs["setting"], attrs["seed"]]
-        return Run(trial, attrs["setting"], attrs["seed"], changes, reasons(before).count("lost"))
+        return ClaimedRun(trial, attrs["setting"], attrs["seed"], changes, reasons(before).count("lost"))
 
     def is_duplicate(self, trial: Trial) -> bool:
         run = trial.user_attrs["setting"], trial.user_attrs["seed"]

@@ -21,7 +21,7 @@ from lgfast.records.files import WriteError
 from lgfast.records.run_log import read_curve
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.group import Outcome, group_key, run_group
-from lgfast.sweep.study import Run, Study
+from lgfast.sweep.study import ClaimedRun, Study
 from lgfast.training.lane import Lane
 from lgfast.training.loop import Row
 
@@ -99,34 +99,34 @@ class Worker:
             else:
                 return
 
-    def run(self, runs: list[Run]) -> None:
+    def run(self, runs: list[ClaimedRun]) -> None:
         """Train the runs, those that can share a group together; what an interrupt leaves is given back."""
-        groups: dict[str, list[tuple[Run, Config]]] = defaultdict(list)
+        groups: dict[str, list[tuple[ClaimedRun, Config]]] = defaultdict(list)
         for run in runs:
             config = self.config_of(run)
             groups[group_key(config)].append((run, config))
         for members in groups.values():
             self.train([run for run, _ in members], [config for _, config in members])
 
-    def config_of(self, run: Run) -> Config:
+    def config_of(self, run: ClaimedRun) -> Config:
         """The run's configuration, quiet and in its own folder."""
         fixed = {"run_dir": str(self.folder_of(run)), "log.print_epochs": False}
         return replace(self.study.plan.config_of(run.changes, run.seed), self.here | fixed)
 
-    def folder_of(self, run: Run) -> Path:
+    def folder_of(self, run: ClaimedRun) -> Path:
         """Where the run is kept. That of a lost run is moved: its worker, if it was only frozen and wakes up, cannot
         write into it."""
         names = [f"{run.setting:03d}-seed{run.seed}" + (f"-{lost + 1}" if lost else "") for lost in range(run.lost + 1)]
         *older, folder = [self.out / "runs" / name for name in names]
         if not folder.exists():
-            for place in reversed(older):
+            for earlier in reversed(older):
                 with contextlib.suppress(FileNotFoundError):
-                    place.rename(folder)
+                    earlier.rename(folder)
                     forget_holder(folder)
                     break
         return folder
 
-    def train(self, runs: list[Run], configs: list[Config]) -> None:
+    def train(self, runs: list[ClaimedRun], configs: list[Config]) -> None:
         started = time.monotonic()
         reporters = {c.run_dir: Reporter(self.study, r, c) for r, c in zip(runs, configs, strict=True)}
 
@@ -160,7 +160,7 @@ class Worker:
         if self.study.heartbeat is not None:
             self.study.heartbeat.epochs[str(trial)] = epoch
 
-    def settle(self, runs: list[Run], error: Exception) -> None:
+    def settle(self, runs: list[ClaimedRun], error: Exception) -> None:
         """End the runs of a group that an error ended. One that may pass ends no run, but this worker."""
         try:
             own = [run for run in runs if not self.study.is_lost(run.trial)]
@@ -176,7 +176,7 @@ class Worker:
             raise error from away
         raise error
 
-    def make_room(self, runs: list[Run], error: torch.OutOfMemoryError) -> None:
+    def make_room(self, runs: list[ClaimedRun], error: torch.OutOfMemoryError) -> None:
         """Give back a group that does not fit the memory and take half as many trials from now on; a trial that does
         not fit alone has failed."""
         if len(runs) == 1:
@@ -186,16 +186,16 @@ class Worker:
         self.give_back(runs)
         print(f"{len(runs)} trials at a time do not fit the GPU's memory; going on with {self.room}", flush=True)
 
-    def give_back(self, runs: list[Run]) -> None:
+    def give_back(self, runs: list[ClaimedRun]) -> None:
         """Give the runs back, for this worker or another one to continue."""
         for run in runs:
             self.study.fail(run.trial, "saved")
 
-    def fail(self, runs: list[Run], error: Exception) -> None:
+    def fail(self, runs: list[ClaimedRun], error: Exception) -> None:
         for run in runs:
             self.study.fail(run.trial, f"{type(error).__name__}: {error}")
 
-    def tell(self, run: Run, outcome: Outcome, seconds: float) -> None:
+    def tell(self, run: ClaimedRun, outcome: Outcome, seconds: float) -> None:
         trial = run.trial
         if outcome.progress is not None:
             progress = dataclasses.asdict(outcome.progress)
@@ -212,7 +212,7 @@ class Worker:
 class Reporter:
     """Passes a run's scores on the selection images on to its trial, with the epochs before a resume."""
 
-    def __init__(self, study: Study, run: Run, config: Config) -> None:
+    def __init__(self, study: Study, run: ClaimedRun, config: Config) -> None:
         self.study, self.trial, self.run_dir, self.metric = study, run.trial, Path(config.run_dir), config.eval.metric
         self._has_past = False
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lgfast.doctor.environment import Facts, apex_state, collect_facts, inspect_environment
-from lgfast.doctor.finding import Finding, report
+from lgfast.doctor.finding import Finding, print_findings
 
 SOUND = Facts(
     torch="2.15.0+cu132",
@@ -124,11 +124,11 @@ def test_import_of_the_package_explains_a_wrong_pair(tmp_path):
 
 
 def test_this_machine_can_be_inspected(capsys):
-    assert report(inspect_environment(collect_facts()))
+    assert print_findings(inspect_environment(collect_facts()))
     assert "torchvision" in capsys.readouterr().out
 
 
 def test_report_prints_fixes_and_fails_on_errors_only(capsys):
-    assert report([Finding("ok", "fine"), Finding("warning", "slow", "go faster")])
-    assert not report([Finding("error", "broken")])
+    assert print_findings([Finding("ok", "fine"), Finding("warning", "slow", "go faster")])
+    assert not print_findings([Finding("error", "broken")])
     assert capsys.readouterr().out == "ok       fine\nWARNING  slow\n           fix: go faster\nERROR    broken\n"

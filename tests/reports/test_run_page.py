@@ -27,7 +27,7 @@ from lgfast.records.run_config import read_config
 from lgfast.records.run_log import read_rows
 from lgfast.reports.run_attention import read_attention
 from lgfast.reports.run_page import guidance, write_run_page
-from lgfast.reports.run_report import write_run_report
+from lgfast.reports.run_report import write_run_report, write_run_report_or_warn
 from tests.runs import metrics, small_loop, tiny_config
 
 pytest.importorskip("matplotlib")
@@ -180,7 +180,7 @@ def test_a_report_that_cannot_be_written_fails_no_run(run, tmp_path, monkeypatch
         monkeypatch.setattr(
             "lgfast.reports.run_report.write_run_page", lambda _: (_ for _ in ()).throw(OSError("could not read it"))
         )
-        train.report(run)
+        write_run_report_or_warn(run)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         monkeypatch.undo()

@@ -134,7 +134,7 @@ def op_argument(op: Tensor, level: Tensor, sign: Tensor, increasing: bool) -> Te
     """timm's argument of each operation: degrees, bits, threshold, addend, factor or part of the size.
 
     Args:
-        op: (B,) int64, place in RAND_AUGMENT_OPS.
+        op: (B,) int64, index into RAND_AUGMENT_OPS.
         level: (B,) float64, magnitude / 10.
         sign: (B,) float64, +1 or -1.
         increasing: the strength of posterize, solarize and the enhancers grows with the level (timm's inc1).

@@ -41,13 +41,13 @@ def flat_adamw(
         step += is_taken
         lr, weight_decay, beta1, beta2, eps, sign = hyperparameters[group]
         step_size = lr / (1 - beta1 ** step.double())
-        place = slice(offset, offset + grad.numel())
+        span = slice(offset, offset + grad.numel())
         grad = grad * (factor * sign).float()
-        m = exp_avg[place] + (grad - exp_avg[place]) * (1 - beta1).float()
-        v = exp_avg_sq[place] * beta2.float() + grad.square() * (1 - beta2).float()
+        m = exp_avg[span] + (grad - exp_avg[span]) * (1 - beta1).float()
+        v = exp_avg_sq[span] * beta2.float() + grad.square() * (1 - beta2).float()
         denominator = v.sqrt() / (1 - beta2 ** step.double()).sqrt().float() + eps.float()
-        p = params[place] * (1 - lr * weight_decay).float() - step_size.float() * m / denominator
+        p = params[span] * (1 - lr * weight_decay).float() - step_size.float() * m / denominator
         for buffer, value in ((params, p), (exp_avg, m), (exp_avg_sq, v)):
-            buffer[place] = torch.where(is_taken, value, buffer[place])
+            buffer[span] = torch.where(is_taken, value, buffer[span])
         if low is not None:
-            low[place] = torch.where(is_taken, params[place].to(low.dtype), low[place])
+            low[span] = torch.where(is_taken, params[span].to(low.dtype), low[span])
