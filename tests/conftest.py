@@ -9,6 +9,8 @@ import os
 import pytest
 import torch
 
+from tests.skips import pytest_terminal_summary  # noqa: F401  pytest calls it
+
 
 def pytest_collection_modifyitems(config, items):
     if torch.cuda.is_available():
