@@ -11,7 +11,11 @@ CAPABILITIES = [
     (r"avx512_bf16", "bfloat16 products", "a processor with AVX512_BF16, as Sapphire Rapids or Zen 4"),
     (r"CUDA device", "a GPU", "make test-gpu where there is one"),
     (r"without a GPU|on a GPU", "no GPU", "a machine without one, or CUDA_VISIBLE_DEVICES="),
-    (r"lgfast\._cuda is not built for sm_(\w+)", r"kernels for sm_\1", "make build without TORCH_CUDA_ARCH_LIST"),
+    (
+        r"lgfast\._cuda is not built for sm_(\w+)",
+        r"kernels for sm_\1",
+        'TORCH_CUDA_ARCH_LIST="8.0 9.0a 10.0 12.0+PTX" make build',
+    ),
     (r"nvcc|lgfast\._cuda", "nvcc", "the CUDA toolkit on PATH, then make build"),
     (r"native|lgfast\._C|the reference|planted", "lgfast's kernels", "make build with a C++ compiler"),
 ]
