@@ -41,7 +41,8 @@ def start(config: Config, options: argparse.Namespace) -> int:
 
 
 def start_own(plan: Plan, out: Path, options: argparse.Namespace) -> Study:
-    """A study in the sweep's own folder, which remembers it first: whatever ends the start, `--resume` goes on."""
+    """Make a study in the sweep's own folder. The folder names it first, so that `--resume` works whatever ends the
+    start."""
     place = out / JOURNAL
     study = Study(str(place), options.study_name)
     if stored := other_study(out, study):
@@ -52,14 +53,14 @@ def start_own(plan: Plan, out: Path, options: argparse.Namespace) -> Study:
         open_folder(out, study)
         study.create(plan)
     except OSError as error:
-        for path in (out / SWEEP_FILE, place):  # half a plan, in files of our own
+        for path in (out / SWEEP_FILE, place):  # they may hold half a plan
             path.unlink(missing_ok=True)
         raise unwritable(str(place), error) from None
     return study
 
 
 def other_study(out: Path, study: Study) -> str | None:
-    """The place of another study that the folder remembers, if it does."""
+    """The place of the study that the folder names, if that is another one."""
     try:
         named = json.loads((out / SWEEP_FILE).read_text())["study"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -68,7 +69,7 @@ def other_study(out: Path, study: Study) -> str | None:
 
 
 def start_shared(plan: Plan, options: argparse.Namespace) -> Study:
-    """A study that others may start at the same moment."""
+    """Make a study that other processes may start at the same moment."""
     study = Study(options.study, options.study_name)
     try:
         is_new = study.create(plan)
@@ -100,7 +101,7 @@ def join(options: argparse.Namespace, changes: dict[str, Any]) -> int:
 
 
 def named_study(options: argparse.Namespace) -> tuple[Path, str, str]:
-    """Folder, place and name of the sweep to join. Beside `--resume`, `--study` gives the password again."""
+    """Return folder, place and name of the sweep to join. Beside `--resume`, `--study` gives the password again."""
     if not options.resume:
         return Path(options.out or default_folder("", options)), options.study, options.study_name
     out = Path(options.resume)
@@ -118,7 +119,7 @@ def named_study(options: argparse.Namespace) -> tuple[Path, str, str]:
 
 
 def open_folder(out: Path, study: Study) -> None:
-    """Make the sweep's folder, which remembers its study."""
+    """Make the sweep's folder, with the file that names its study."""
     text = json.dumps({"study": stored_place(study.place), "name": study.name}) + "\n"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -129,12 +130,12 @@ def open_folder(out: Path, study: Study) -> None:
 
 
 def stored_place(place: str) -> str:
-    """What a folder remembers of its study's place: an absolute path, or the URL without its password."""
+    """The form in which a folder keeps a study's place: an absolute path, or the URL without its password."""
     return without_password(place) if is_url(place) else str(user_path(place).resolve())
 
 
 def read_plan(config: Config, options: argparse.Namespace) -> Plan:
-    """What the command line asks for, checked.
+    """Read and check what the command line asks for.
 
     Raises:
         ValueError: unknown keys, impossible values, or options that do not go together.
@@ -154,7 +155,7 @@ def read_plan(config: Config, options: argparse.Namespace) -> Plan:
 
 
 def default_folder(name: str, options: argparse.Namespace) -> str:
-    """Beside a journal file; by the study's name for a database; by name and time otherwise."""
+    """The folder where --out names none: beside a journal file, after a database's study, else after name and time."""
     if options.study and not is_url(options.study):
         return str(user_path(options.study).parent)
     if options.study:

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a table that follows it on a terminal, a line per change elsewhere."""
+"""Show a sweep while it runs: a terminal gets a table that is redrawn, anything else a line per change."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 SHOWN = 20  # settings in the table
-REDRAW_S = 1.0  # at least between two looks at the study
-TICK_S = 10.0  # at most, so that the time left moves between epochs too
+REDRAW_S = 1.0  # the least time between two looks at the study
+TICK_S = 10.0  # the most, so that the time left moves between epochs too
 
 
 class Display:
-    """Shows a study as it changes, from `with` on.
+    """Shows a study as it changes, within a `with` block.
 
     Args:
         study: to read.
@@ -52,7 +52,7 @@ class Display:
         if self.live is not None:
             above = Above(self.live)
             self._stack.enter_context(self.live)
-            self.live.console.show_cursor(True)  # hidden, it would stay so after a second Ctrl-C
+            self.live.console.show_cursor(True)  # a hidden cursor would stay hidden after a second Ctrl-C
             self._stack.callback(above.close)
             self._stack.enter_context(contextlib.redirect_stdout(above))
             self._stack.enter_context(contextlib.redirect_stderr(above))
@@ -69,7 +69,7 @@ class Display:
 
     def _tick(self, stop: threading.Event) -> None:
         while not stop.wait(TICK_S):
-            with contextlib.suppress(Exception):  # a storage that is away for a moment; the worker itself says so
+            with contextlib.suppress(Exception):  # where the storage is away for a moment, the worker says so
                 self.update()
 
     def update(self, force: bool = False) -> None:
@@ -84,7 +84,7 @@ class Display:
                 self.print_changes(runs)
 
     def drawing(self, runs: Sequence[RunRow]) -> list[str]:
-        """Lines that fit the terminal."""
+        """The table's lines, cut to the terminal's size."""
         keys = [axis.key for axis in self.study.plan.space.axes]
         columns, rows = shutil.get_terminal_size()
         shown = max(1, min(SHOWN, rows - 4))  # beside header, "... more", counts and the cursor's line
@@ -92,7 +92,7 @@ class Display:
         return [*lines(settings, keys, shown, columns - 1), shorten(self.summary(runs), columns - 1)]
 
     def summary(self, runs: Sequence[RunRow]) -> str:
-        """E.g. "7 complete, 2 running; about 12 min left"."""
+        """Say how far the sweep is, e.g. "7 complete, 2 running; about 12 min left"."""
         left, budget = self.forecast.left_s(runs), self.budget_s()
         if budget is not None and (left is None or budget < left):
             return f"{counts(runs)}; stops in {duration(budget)}"
@@ -117,7 +117,7 @@ class Display:
 
 
 def live_region(stream: TextIO) -> Live | None:
-    """The part of a terminal that is drawn again and again; None where the stream is none, or has no cursor to move."""
+    """rich's region that is drawn again and again; None where the stream is no terminal or cannot move its cursor."""
     if not stream.isatty():
         return None
     try:
@@ -138,11 +138,12 @@ def show(live: Live, text: str) -> None:
 
 
 class Above(io.TextIOBase):
-    """A stream whose lines appear above a live region. It is no terminal, so that nobody draws a bar into it."""
+    """A stream that prints lines above a live region. It says that it is no terminal, so that nobody draws bars in
+    it."""
 
     def __init__(self, live: Live) -> None:
         self.live = live
-        self._begun = ""  # of a line
+        self._begun = ""  # the part of a line that has come
 
     def write(self, text: str) -> int:
         from rich.text import Text
@@ -153,7 +154,7 @@ class Above(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """A line appears when it is whole."""
+        """Do nothing: a line appears when it is whole."""
 
     def close(self) -> None:
         if self._begun:

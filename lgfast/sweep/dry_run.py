@@ -15,11 +15,11 @@ from lgfast.sweep.table import describe
 from lgfast.training.console import duration
 
 SHOWN = 20
-WORTH_A_WORD = 0.1  # of the time
+WORTH_A_WORD = 0.1  # share of the time from which other work is mentioned
 
 
 def dry_run(plan: Plan, environments: list[dict[str, str]]) -> int:
-    """Print the trials and the predicted time; nothing is kept.
+    """Print the trials and the predicted time; keep nothing.
 
     Args:
         environments: of the workers, which say on how many threads each computes.
@@ -54,7 +54,7 @@ def dry_run(plan: Plan, environments: list[dict[str, str]]) -> int:
 
 
 def shorter(plan: Plan) -> list[str]:
-    """When a sweep takes less time than its steps, all taken as the first ones, would."""
+    """Reasons why the sweep will take less time than predicted from its first steps."""
     reasons = []
     if plan.pruner != "none":
         reasons.append(f"where --pruner {plan.pruner} ends trials")
@@ -66,7 +66,7 @@ def shorter(plan: Plan) -> list[str]:
 
 
 class Progress:
-    """Says what is measured, and how long it still takes by what it took so far."""
+    """Prints what is measured, and how long the measurement still takes."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -79,7 +79,7 @@ class Progress:
 
 
 def preview(space: Space, plan: Plan) -> list[dict[str, Any]]:
-    """The settings of a grid; of a sampled space the first, and random ones in the number of the others."""
+    """Return a grid's settings; of a sampled space, the first one and random ones in place of the rest."""
     if space.is_grid:
         return space.grid()
     import optuna

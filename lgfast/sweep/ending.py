@@ -1,4 +1,4 @@
-"""How a sweep ends: its winner is tested, its results are written, and a person is told."""
+"""End a sweep: test the winner, write the results, tell the user."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def conclude(study: Study, out: Path, here: dict[str, Any], interrupt: StopFlag)
     if interrupt.requested:
         print(f"stopped; continue with: {join_command(study, out)}", file=sys.stderr)
         return 128 + interrupt.signal_number if was_stopped else 0
-    if any(run.state in ("waiting", "running", "saved") for run in runs):  # every worker ended before its time
+    if any(run.state in ("waiting", "running", "saved") for run in runs):  # every worker ended early
         print(f"not finished; continue with: {join_command(study, out)}", file=sys.stderr)
         return 1
     if winner is None:

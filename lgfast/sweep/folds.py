@@ -1,4 +1,4 @@
-"""Cross-validation: as many runs as folds, each tested on the fold that it did not see; and all answers together."""
+"""Cross-validation: a run for each fold, tested on that fold, and a report over the answers of all runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lgfast.reports.table import Table, write_csv
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.runtime.paths import user_path
 
-TOGETHER = "out-of-fold"  # folder of the answers of all folds
+TOGETHER = "out-of-fold"  # the folder with the answers of all folds
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Folds:
 
     @property
     def top1(self) -> float:
-        """Of all images, in percent."""
+        """Accuracy over the images of all folds, in percent."""
         return 100 * float(self.together.is_hit.mean())
 
     def table(self) -> Table:
-        """A row a fold, and their mean and spread."""
+        """A table with a row for each fold, then mean and spread."""
         rows, figures = (
             fold_rows(self.results),
             {"test_top1": "test", "val_top1": "validation", "teacher_test_top1": "teacher"},
@@ -59,7 +59,7 @@ def cell(value: float | None) -> str:
 
 
 def run_folds(config: Config, num_folds: int, interrupt: InterruptFlag) -> Folds:
-    """Train and test on each fold in turn; finished ones are kept, an unfinished one goes on.
+    """Train and test on each fold in turn. Finished folds are kept; an unfinished one continues.
 
     Each fold has a teacher of its own, trained on the images that its student trains on.
 
@@ -104,7 +104,7 @@ def fold_config(config: Config, num_folds: int, fold: int, folder: Path) -> Conf
 
 
 def fold_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Accuracies in percent, a row a fold."""
+    """Return a row for each fold, with accuracies in percent."""
     return [
         {
             "fold": number,
@@ -119,7 +119,7 @@ def fold_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def prediction_rows(answers: Sequence[Answers]) -> list[dict[str, Any]]:
-    """For each image what the run said that did not train on it."""
+    """Return a row for each image: what the run that did not train on it predicted."""
     rows = []
     for number, found in enumerate(answers, start=1):
         likeliest = found.probabilities.max(1)
@@ -137,7 +137,7 @@ def prediction_rows(answers: Sequence[Answers]) -> list[dict[str, Any]]:
 
 
 def join(parts: Sequence[Answers]) -> Answers:
-    """One after another; of equal classes."""
+    """Concatenate answers of several runs; they have the same classes."""
     return Answers(
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.labels for part in parts]),

@@ -1,4 +1,4 @@
-"""How long a sweep still takes, judged by the epochs that its runs report."""
+"""Estimate how long a sweep still takes, from the epochs that its runs report."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ UNDER_WAY = ("waiting", "running", "saved")
 
 
 class Forecast:
-    """Of all workers together, from what they did since this process first saw one advance.
+    """Estimates the time left of all workers together, from their progress since this process first saw one advance.
 
-    Runs of a group report one after another, and then long nothing. The pace is taken anew only when the run that
-    advanced first does so again, so that it is always over whole epochs.
+    The runs of a group report one after another, then none for a while. So the pace is updated only when the run that
+    advanced first advances again: it then covers whole epochs.
 
     Args:
         plan: of the sweep.
@@ -23,13 +23,13 @@ class Forecast:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._epochs: dict[tuple[int, int], int] | None = None  # of every run, as it was looked at last
-        self._leader: tuple[int, int] | None = None  # the run whose advance is waited for
+        self._epochs: dict[tuple[int, int], int] | None = None  # of every run, when last read
+        self._leader: tuple[int, int] | None = None  # the run whose next epoch updates the pace
         self._start = (0, 0.0)  # epochs of all runs and time, when the first leader advanced
-        self._pace: tuple[float, float] | None = None  # epochs a second, and when that was found
+        self._pace: tuple[float, float] | None = None  # epochs a second, and the time of that update
 
     def left_s(self, runs: Sequence[RunRow]) -> float | None:
-        """Seconds until the last run ends if none is pruned; None while that is not known."""
+        """Return the seconds until the last run ends, if none is pruned; None while no pace is known."""
         self.look(runs, time.monotonic())
         left = self.epochs_left(runs)
         if left is None or self._pace is None:
@@ -51,7 +51,8 @@ class Forecast:
             self._leader = next((run for run in advanced if run not in ended), self._leader)
 
     def epochs_left(self, runs: Sequence[RunRow]) -> int | None:
-        """Of runs queued and still to be queued; None where the sweep has no end but its budget, or steps end a run."""
+        """Count the epochs left, of queued runs and those to be queued; None where a budget or a number of steps is the
+        end."""
         plan = self.plan
         settings = len(plan.space.grid()) if plan.space.is_grid else plan.trials
         if plan.base.max_steps or settings is None:

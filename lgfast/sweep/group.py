@@ -1,4 +1,4 @@
-"""Several runs in one process: the lanes of one loop, on one augmented batch and one teacher pass.
+"""Train several runs in one process, as lanes of one loop: they share each augmented batch and each teacher pass.
 
 Each run has its own optimizer, schedule, meters, files and random numbers, so that it ends with the same bits as if it
 had run alone with the same views (on CPU; tested). What runs may differ in is `OWN_KEYS`.
@@ -35,12 +35,12 @@ class Outcome:
 
     config: Config
     status: Status
-    error: str = ""  # of a run that failed
+    error: str = ""  # why it failed
     progress: Progress | None = None  # None: it could not begin
 
 
 def group_key(config: Config) -> str:
-    """Equal for runs that can share batches and teacher."""
+    """A key that is equal for runs that can share batches and teacher."""
     tree = to_dict(config)
     tree["data"]["seed"] = config.view_seed
     for key in OWN_KEYS:
@@ -55,7 +55,7 @@ def group_key(config: Config) -> str:
 def run_group(
     configs: Sequence[Config], interrupt: InterruptFlag, on_epoch: Callable[[Lane, Row], bool] = keep_going
 ) -> list[Outcome]:
-    """Train runs of one `group_key` together, each continuing from its newest checkpoint if it has one.
+    """Train runs of one `group_key` together. A run that has a checkpoint continues from it.
 
     Args:
         configs: each with its own `run_dir`.
@@ -81,7 +81,7 @@ def run_group(
 
 
 def begin(config: Config, shared: Shared, folders: contextlib.ExitStack) -> Lane | Outcome:
-    """The lane of a run, where it stands; or how it failed, which leaves the others alone.
+    """Build a run's lane at its newest checkpoint; or say how that failed, so that the other runs go on.
 
     Args:
         folders: keeps the run's folder for this process.
@@ -104,5 +104,5 @@ def outcome(lane: Lane) -> Outcome:
 
 
 def most_demanding(configs: Sequence[Config]) -> Config:
-    """The one that decides whether the group has a teacher, and whether that gives logits."""
+    """The configuration that asks most of the teacher; it decides whether there is one and whether it gives logits."""
     return max(configs, key=lambda config: (config.distill.mode != "none", config.guidance.weight))

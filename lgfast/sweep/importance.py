@@ -1,4 +1,4 @@
-"""Which keys matter: functional ANOVA (Hutter et al., 2014), the share of the variance that each key explains alone."""
+"""Weigh a sweep's keys by functional ANOVA (Hutter et al., 2014): the share of variance that each explains alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lgfast.sweep.results import SettingRow
 from lgfast.sweep.space import Space
 from lgfast.sweep.study import Study
 
-FEWEST = 8  # settings that a random forest is fitted to
+FEWEST = 8  # the fewest settings to which a random forest is fitted
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,12 @@ class Importance:
     alone: dict[str, float]  # key -> its main effect, the largest first
     together: float  # what only combinations of keys explain
     left_out: list[str]  # keys that some settings do not have
-    is_exact: bool  # of the whole grid; else of a random forest fitted to the settings that were tried
+    is_exact: bool  # over the whole grid; else from a random forest fitted to the settings that were tried
 
 
 def find_importance(study: Study, settings: Sequence[SettingRow]) -> Importance | None:
-    """Of the settings whose every seed is complete; None where they are too few, alike, or differ in a single key."""
+    """Weigh keys over the settings whose every seed is complete; None where these are too few, alike, or differ in one
+    key."""
     complete = [row for row in settings if row.is_complete]
     space = study.plan.space
     if len({row.score for row in complete}) < 2 or len(space.axes) < 2:
@@ -36,7 +37,7 @@ def find_importance(study: Study, settings: Sequence[SettingRow]) -> Importance 
 
 
 def of_grid(space: Space, settings: Sequence[SettingRow]) -> Importance:
-    """Exact: the variance of the mean over all other keys, as a share of that over the whole grid."""
+    """Compute the exact shares: the variance of each key's means over all other keys, relative to the whole grid's."""
     total = pvariance([row.score for row in settings])
     alone = {}
     for axis in space.axes:
@@ -48,7 +49,8 @@ def of_grid(space: Space, settings: Sequence[SettingRow]) -> Importance:
 
 
 def of_forest(study: Study) -> Importance:
-    """Optuna's fANOVA of the complete runs, as shares of the forest's variance (Optuna would scale them to add up)."""
+    """Compute Optuna's fANOVA of the complete runs, as shares of the forest's variance (Optuna scales them to sum to
+    1)."""
     from optuna.importance import FanovaImportanceEvaluator
 
     found = FanovaImportanceEvaluator(seed=0).evaluate(study.optuna)

@@ -1,4 +1,4 @@
-"""The lock of a study's journal: among threads, processes and machines."""
+"""Lock a study's journal against other threads, processes and machines."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from optuna.storages.journal import JournalFileSymlinkLock
 
 from lgfast.sweep.liveness import machine, process_start
 
-GRACE_S = 30.0  # after which a lock is broken whose holder cannot be asked; writing takes milliseconds
-SILENT_S = 5.0  # before a line says what is waited for
+GRACE_S = 30.0  # a lock this old is broken where its holder cannot be checked; writing takes milliseconds
+SILENT_S = 5.0  # wait this long before saying what for
 LONGEST_PAUSE_S = 0.5
 
 
 class JournalLock(JournalFileSymlinkLock):
     """A symlink beside the journal, which one process alone can make, on network file systems too.
 
-    It names its holder. One that a killed process of this machine left is broken at once, any other one after
-    `GRACE_S`. (Optuna's own waits for ever where the journal's path is relative, and else half a minute.)
+    The link names its holder. A lock that a killed process of this machine left is broken at once, any other after
+    `GRACE_S`. (Optuna's lock waits half a minute, and for ever where the journal's path is relative.)
     """
 
     def __init__(self, journal: Path) -> None:
@@ -33,18 +33,18 @@ class JournalLock(JournalFileSymlinkLock):
         self._held = ""
 
     def acquire(self) -> bool:
-        """Wait until it is held.
+        """Wait until this process holds the lock.
 
         Raises:
             OSError: the folder cannot be written.
         """
         seen, since, has_spoken, pause = "", time.monotonic(), False, 0.001
-        own = f"{self._self}|{uuid.uuid4().hex}"  # new every time, so that others see that it was given back meanwhile
+        own = f"{self._self}|{uuid.uuid4().hex}"  # new each time, so that others see that it was released meanwhile
         while True:
             try:
                 os.symlink(own, self.path)
                 holder = own
-            except FileExistsError:  # NFS says so of our own too, where it repeats what it was asked
+            except FileExistsError:  # NFS may say so of our own link, when it repeats a request
                 holder = self.read()
             if holder == own:
                 self._held = own
@@ -62,7 +62,7 @@ class JournalLock(JournalFileSymlinkLock):
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def read(self) -> str:
-        """Who holds it; empty where nobody does."""
+        """Return the holder's name; empty where nobody holds the lock."""
         try:
             return os.readlink(self.path)
         except FileNotFoundError:
@@ -71,7 +71,7 @@ class JournalLock(JournalFileSymlinkLock):
             return "?"
 
     def break_open(self, holder: str) -> None:
-        """Take the lock away from a holder that is gone; another one's, who was faster, is put back."""
+        """Remove the lock of a holder that is gone; put it back if another process took it meanwhile."""
         aside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
         try:
             os.rename(self.path, aside)
@@ -84,13 +84,13 @@ class JournalLock(JournalFileSymlinkLock):
             os.unlink(aside)
 
     def release(self) -> None:
-        """Give it back, unless somebody broke it in the meantime."""
+        """Release the lock, unless somebody broke it in the meantime."""
         if self.read() == self._held:
             self.path.unlink(missing_ok=True)
 
 
 def is_left(holder: str) -> bool:
-    """Whether the holder is a process of this machine that is gone."""
+    """Whether the holder was a process of this machine that has ended."""
     where, _, rest = holder.partition("|")
     pid, _, rest = rest.partition("|")
     return where == machine() and pid.isdigit() and process_start(int(pid)) != rest.partition("|")[0]

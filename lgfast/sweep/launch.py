@@ -1,4 +1,4 @@
-"""Worker processes of one machine: on its cores, or several on each GPU."""
+"""Start and watch the worker processes of one machine, on its cores or several on each GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lgfast.runtime.interrupt import InterruptFlag
 
 
 def worker_environments(workers: int, per_gpu: int) -> list[dict[str, str]]:
-    """Extra environment of each worker: its share of the cores, and its GPU if `per_gpu` workers share each.
+    """Return each worker's extra environment: its share of the cores, and its GPU if `per_gpu` workers share each.
 
     Raises:
         ValueError: workers per GPU without a GPU.
@@ -29,15 +29,15 @@ def worker_environments(workers: int, per_gpu: int) -> list[dict[str, str]]:
     threads = {"OMP_NUM_THREADS": str(max(1, num_cores() // count))}
     if not per_gpu:
         return [threads] * workers
-    # the first worker of every GPU comes first, so that no GPU waits for another's second one
+    # First one worker for every GPU, then the second ones, so that no GPU waits.
     return [threads | {"CUDA_VISIBLE_DEVICES": gpu} for _ in range(per_gpu) for gpu in gpus]
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this process as CUDA_VISIBLE_DEVICES names them: indices, or whatever a scheduler put there.
+    """Return the GPUs of this process as CUDA_VISIBLE_DEVICES names them: indices, or what a scheduler put there.
 
-    CUDA reads the list up to the first name that it does not know. Of MIG instances a process sees the first alone, but
-    each worker can have its own.
+    CUDA reads the list up to the first name that it does not know. A process sees only the first MIG instance, but each
+    worker can have its own.
     """
     if not torch.cuda.is_available():
         return []
@@ -49,7 +49,7 @@ def visible_gpus() -> list[str]:
 
 
 def start_workers(command: list[str], environments: list[dict[str, str]], logs: Path) -> list[subprocess.Popen]:
-    """Start a worker for each environment, writing to a file each. Ctrl-C reaches them through the launcher only."""
+    """Start a worker for each environment, with a log file each. Ctrl-C reaches workers only through the launcher."""
     logs.mkdir(parents=True, exist_ok=True)
     processes = []
     for number, extra in enumerate(environments):
@@ -67,7 +67,7 @@ def start_workers(command: list[str], environments: list[dict[str, str]], logs: 
 
 
 def supervise(processes: list[subprocess.Popen], interrupt: InterruptFlag, on_poll: Callable[[], None]) -> list[int]:
-    """Wait for the workers, passing an interrupt on; their exit codes."""
+    """Wait for the workers, pass an interrupt on, and return their exit codes."""
     was_told = False
     while any(process.poll() is None for process in processes):
         if interrupt.requested and not was_told:

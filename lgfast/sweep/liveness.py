@@ -1,7 +1,7 @@
-"""Which workers of a study are alive.
+"""Find out which workers of a study are alive.
 
-A worker writes a beat into the study every few seconds. On its own machine a dead process is noticed at once by its
-process id; elsewhere when its beat has not changed for `GRACE_S` of the observer's clock, so clocks need not agree.
+A worker writes a beat into the study every few seconds. Observers on its machine notice its death at once, by its
+process id. Others notice when the beat has not changed for `GRACE_S` of their own clock, so clocks need not agree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PREFIX = "worker:"
 
 
 def machine() -> str:
-    """Equal for processes that see each other's process ids."""
+    """A name that is equal for processes that see each other's process ids."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -34,7 +34,8 @@ def machine() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """A mark of when the process started, None if it is gone; tells a reused process id from the old one."""
+    """Return a mark of when the process started, which tells a reused process id from the old one; None if it is
+    gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
@@ -72,14 +73,14 @@ class Heartbeat:
         number = 0
         while not self._stopped.wait(BEAT_S):
             number += 1
-            with contextlib.suppress(Exception):  # a storage that is away for a moment; the next beat tries again
+            with contextlib.suppress(Exception):  # if the storage is away for a moment, the next beat tries again
                 self._beat(number)
 
     def stop(self) -> None:
-        """Say goodbye; the worker counts as gone from then on, or, where the storage is away, when its process ends."""
+        """Write that the worker has left. Where the storage is away, it counts as gone when its process ends."""
         self._stopped.set()
         self._thread.join()
-        with contextlib.suppress(Exception):  # perhaps the very error that ends the worker
+        with contextlib.suppress(Exception):  # a storage that is away may be what ends the worker
             self._beat(-1)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep's command line can say. Imports nothing of the sweep, so that plain runs do not load Optuna."""
+"""Options of a sweep's command line. Imports nothing else of the sweep, so that plain runs do not load Optuna."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def is_sweep(options: argparse.Namespace) -> bool:
 
 
 def check_no_sweep_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Raise a ValueError if the command line of a single run has an option that would go unheard."""
+    """Raise a ValueError if the command line of a single run has an option that would have no effect."""
     for name in ONLY_SWEEPS:
         if getattr(options, name) != parser.get_default(name):
             flag = "--" + name.replace("_", "-")
@@ -47,7 +47,7 @@ def check_no_sweep_options(parser: argparse.ArgumentParser, options: argparse.Na
 
 
 def check_join_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Raise a ValueError if one that joins a sweep asks for what the sweep has fixed."""
+    """Raise a ValueError if a command line that joins a sweep sets what the sweep has fixed."""
     for name in ("trials", "pruner", "group", "dry_run"):
         if getattr(options, name) != parser.get_default(name):
             flag = "--" + name.replace("_", "-")
@@ -55,7 +55,7 @@ def check_join_options(parser: argparse.ArgumentParser, options: argparse.Namesp
 
 
 def seconds(text: str) -> float:
-    """ "90s", "30m" or "2h"; a number without its unit could be any of them."""
+    """Convert "90s", "30m" or "2h" to seconds. Refuse a number without a unit, which could be any of them."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if not found:
         raise argparse.ArgumentTypeError(f"expected a time with its unit, such as 90s, 30m or 2h, got {text!r}")

@@ -1,4 +1,4 @@
-"""One HTML file with a sweep's best setting, its tables and its plots; its pictures are inside, its runs are linked."""
+"""Write a sweep's page: one HTML file with the best setting, tables and plots, and links to the pages of its runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lgfast.sweep.study import Study
 from lgfast.sweep.table import counts, describe, failures, settings_table
 from lgfast.training.console import duration
 
-MAX_ROWS = 200  # of each of the page's tables
+MAX_ROWS = 200  # in each table of the page
 
 
 class Picture(NamedTuple):
@@ -36,7 +36,7 @@ class Picture(NamedTuple):
 
 
 def write_page(study: Study, runs: Sequence[RunRow], settings: Sequence[SettingRow], out: Path) -> list[str]:
-    """Write the PNGs and index.html into `out`; lines that say where, or what is missing."""
+    """Write the PNGs and index.html into `out`; return lines that say where, or what is missing."""
     scored = [row for row in settings if row.best_known is not None]
     if not scored:
         return []
@@ -53,11 +53,11 @@ def write_page(study: Study, runs: Sequence[RunRow], settings: Sequence[SettingR
 
 
 def write_run_pages(runs: Sequence[RunRow]) -> None:
-    """A page for each of the shown runs that is complete, is here and has none yet."""
+    """Write the page of each shown run that is complete, lies on this machine and has no page yet."""
     for run in runs[:MAX_ROWS]:
         folder = Path(run.run_dir)
         if run.state == "complete" and (folder / FILE).is_file() and not (folder / PAGE).exists():
-            with contextlib.suppress(ValueError, OSError):  # a damaged folder; the sweep's page links it all the same
+            with contextlib.suppress(ValueError, OSError):  # the sweep's page links a damaged folder all the same
                 write_run_page(folder)
 
 
@@ -84,7 +84,7 @@ def draw(study: Study, runs: Sequence[RunRow], scored: Sequence[SettingRow], out
 
 
 def two_axes(axes: Sequence[Axis], importance: Importance | None) -> tuple[Axis, Axis]:
-    """The two that matter most, as far as that is known, else the first two."""
+    """Return the two axes that matter most, or the first two where that is not known."""
     known = list(importance.alone) if importance else []
     first, second = sorted(axes, key=lambda axis: known.index(axis.key) if axis.key in known else len(known))[:2]
     return first, second
@@ -125,7 +125,7 @@ def page(
 
 
 def facts(study: Study, runs: Sequence[RunRow]) -> dict[str, str]:
-    """Data set, date and hardware."""
+    """Return data set, date and hardware by name."""
     trials = study.optuna.get_trials(deepcopy=False)
     dates = [date for trial in trials for date in (trial.datetime_start, trial.datetime_complete) if date is not None]
     told = {"data set": data_set(study.plan.base)}
@@ -136,7 +136,7 @@ def facts(study: Study, runs: Sequence[RunRow]) -> dict[str, str]:
 
 
 def data_set(config: Config) -> str:
-    """E.g. "cifar100 at 32 px, at most 6000 training images"."""
+    """Describe the data, e.g. "cifar100 at 32 px, at most 6000 training images; 15 epochs"."""
     limit = f", at most {config.data.train_limit} training images" if config.data.train_limit else ""
     root = f" in {config.data.root}" if config.data.dataset == "folder" else ""
     return f"{config.data.dataset}{root} at {config.augment.image_size} px{limit}; {config.epochs} epochs"

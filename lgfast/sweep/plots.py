@@ -1,4 +1,4 @@
-"""The plots of a sweep, as PNGs."""
+"""Draw the plots of a sweep as PNGs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lgfast.sweep.space import Axis
 from lgfast.sweep.table import describe, show
 
 SHOWN = 5  # settings with a color and a name in the plot of the curves
-MISSING = -0.15  # height of settings that do not have a key, below the others
-MAX_CELLS, FILLED = 150, 0.6  # a grid of cells has at most so many, and values in at least this share; else points
+MISSING = -0.15  # height of settings without a key, below the others
+MAX_CELLS, FILLED = 150, 0.6  # a grid with at most so many cells and at least this share filled
 
 
 def plot_curves(runs: Sequence[RunRow], settings: Sequence[SettingRow], path: Path) -> Path:
-    """The best settings in colour, the others behind them; a cross where a run was pruned."""
+    """Draw curves: the best settings in colour, the others in grey behind them, a cross where a run was pruned."""
     by_setting = defaultdict(list)
     for run in runs:
         if run.curve:
@@ -37,7 +37,8 @@ def plot_curves(runs: Sequence[RunRow], settings: Sequence[SettingRow], path: Pa
 
 
 def plot_heat_map(settings: Sequence[SettingRow], x: Axis, y: Axis, path: Path) -> tuple[Path, bool]:
-    """Accuracy by two keys: cells where the values make a grid (then the second is True), else points."""
+    """Draw accuracy by two keys, as cells where the values make a grid (the second result is then True), else as
+    points."""
     from matplotlib import pyplot
 
     both = [row for row in settings if x.key in row.changes and y.key in row.changes]
@@ -97,7 +98,7 @@ def draw_points(axes: Any, settings: Sequence[SettingRow], x: Axis, y: Axis) -> 
 
 
 def coordinates(values: Sequence[Any]) -> tuple[list[float], list[str]]:
-    """Where values lie on an axis: numbers as they are, others by their index among the labels."""
+    """Return positions on an axis and their labels: numbers as they are, others by their index among the labels."""
     if all(map(is_number, values)):
         return list(values), []
     labels = ordered(values)
@@ -105,7 +106,7 @@ def coordinates(values: Sequence[Any]) -> tuple[list[float], list[str]]:
 
 
 def ordered(values: Sequence[Any]) -> list[Any]:
-    """Each once: numbers by size, others by their text."""
+    """Return each value once: numbers by size, others by their text."""
     distinct = {repr(value): value for value in values}.values()
     return sorted(distinct) if all(map(is_number, values)) else sorted(distinct, key=repr)
 
@@ -115,7 +116,7 @@ def is_number(value: Any) -> bool:
 
 
 def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Path) -> Path:
-    """Parallel coordinates: an axis per key and one for accuracy; the best line is thick."""
+    """Draw parallel coordinates: an axis per key and one for accuracy; the best line is thick."""
     from matplotlib import pyplot
 
     columns = [[row.changes.get(key) for row in settings] for key in keys]
@@ -144,7 +145,8 @@ def plot_parallel(settings: Sequence[SettingRow], keys: Sequence[str], path: Pat
 
 
 def positions(values: Sequence[Any]) -> tuple[list[float], dict[str, float]]:
-    """Height in [0, 1] of each value, or `MISSING`, and the labels with their heights. Values are spaced by rank."""
+    """Return each value's height in [0, 1], or `MISSING`, and the labels with their heights. Ranks are evenly
+    spaced."""
     distinct = ordered([value for value in values if value is not None])
     ranks = {repr(value): rank / max(1, len(distinct) - 1) for rank, value in enumerate(distinct)}
     shown = distinct if len(distinct) <= 12 else [distinct[0], distinct[len(distinct) // 2], distinct[-1]]
@@ -154,7 +156,7 @@ def positions(values: Sequence[Any]) -> tuple[list[float], dict[str, float]]:
 
 
 def plot_importance(importance: Importance, path: Path) -> Path:
-    """A bar per key, and one for what keys explain together."""
+    """Draw a bar for each key, and one for what keys explain together."""
     from matplotlib import pyplot
 
     shares = importance.alone | {"combinations": importance.together}

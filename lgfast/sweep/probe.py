@@ -1,4 +1,4 @@
-"""How long a sweep will take: some steps of each group, measured, times what is to be done."""
+"""Predict how long a sweep will take, from some measured steps of each kind of group."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from lgfast.sweep.group import group_key, most_demanding
 from lgfast.training.loop import Loop
 
 WARMUP_STEPS, PROBE_STEPS = graph.WARMUP_STEPS + 1, 10  # by then a step is captured
-PROBED_KINDS = 4  # groups of further kinds are taken to cost the mean of these
-# What does not change how long a run takes.
+PROBED_KINDS = 4  # groups of further kinds count as the mean of these
+# Keys that do not change how long a run takes.
 COSTLESS = ("seed", "name", "run_dir", "data.seed", "optim.lr", "optim.min_lr", "optim.weight_decay", "optim.momentum")
 
 
@@ -35,8 +35,8 @@ class Prediction:
     """Seconds that a sweep is expected to take."""
 
     groups: int
-    students: float  # seconds of all groups, one after another
-    teacher: float  # seconds to train the teacher first; 0 if it is there already
+    students: float  # seconds for all groups, one after another
+    teacher: float  # seconds to train the teacher first; 0 if it is trained already
 
     def total(self, workers: int) -> float:
         return self.teacher + self.students / max(1, min(workers, self.groups))
@@ -45,7 +45,7 @@ class Prediction:
 def predict(
     configs: Sequence[Config], group: int, say: Callable[[int, int, int], None] = lambda number, kinds, trials: None
 ) -> Prediction:
-    """Measure a group of each kind, and add up.
+    """Measure a group of each kind and add up the predicted times.
 
     Args:
         configs: of all runs.
@@ -72,14 +72,14 @@ def predict(
 
 
 def kind_of(chunk: Sequence[Config]) -> tuple[str, ...]:
-    """Equal for groups that take equally long."""
+    """A key that is equal for groups that take equally long."""
     same = Config()
     changes = {key: get(same, key) for key in COSTLESS}
     return tuple(sorted(digest(to_dict(replace(config, changes))) for config in chunk))
 
 
 def teacher_to_train(configs: Sequence[Config]) -> Config | None:
-    """The teacher's configuration, where it has to be trained first."""
+    """Return the teacher's configuration, or None where the teacher is trained already or not needed."""
     guided = next((config for config in configs if config.needs_teacher), None)
     if guided is None or guided.teacher.checkpoint != "auto":
         return None
@@ -88,7 +88,8 @@ def teacher_to_train(configs: Sequence[Config]) -> Config | None:
 
 
 def measure(configs: Sequence[Config]) -> float:
-    """Predicted seconds of one group. The teacher is an untrained one: its time does not depend on its weights."""
+    """Predict the seconds of one group. It measures with an untrained teacher, whose time does not depend on its
+    weights."""
     device = resolve_device(configs[0].device)
     config = replace(most_demanding(configs), {"teacher.targets": "live"})  # the slowest
     splits = load_splits(config)
@@ -102,7 +103,7 @@ def measure(configs: Sequence[Config]) -> float:
 
 
 def shortened(config: Config, steps_per_epoch: int) -> Config:
-    """The run for as many steps as a probe takes, with one evaluation at their end."""
+    """Return the run's configuration with as many steps as a probe takes, and one evaluation at their end."""
     steps = WARMUP_STEPS + PROBE_STEPS
     epochs = max(config.epochs, math.ceil(steps / steps_per_epoch))
     changes = {"max_steps": steps, "epochs": epochs, "eval.every_epochs": epochs, "log.save_every_steps": 0}
@@ -110,7 +111,7 @@ def shortened(config: Config, steps_per_epoch: int) -> Config:
 
 
 def time_loop(configs: Sequence[Config], shared: Shared) -> tuple[float, float]:
-    """Seconds of a step and of an evaluation of all lanes."""
+    """Measure the seconds of a step and of an evaluation of all lanes."""
     lanes = [build_silent_lane(config, shared) for config in configs]
     steps = Stopwatch(shared.device, WARMUP_STEPS, WARMUP_STEPS + PROBE_STEPS)
     evaluation = Stopwatch(shared.device, 0, len(shared.loaders.select))
@@ -122,12 +123,12 @@ def time_loop(configs: Sequence[Config], shared: Shared) -> tuple[float, float]:
 
 
 class Stopwatch:
-    """Passes batches on, and measures how long some of them take to make and to use.
+    """Passes batches on, and measures the time to make and use some of them.
 
     Args:
-        first, last: how many have been used when it starts, and when it stops.
+        first, last: the numbers of batches used when the watch starts and when it stops.
     Attributes:
-        seconds: from start to stop.
+        seconds: the time from start to stop.
     """
 
     def __init__(self, device: torch.device, first: int, last: int) -> None:
@@ -151,13 +152,13 @@ class Stopwatch:
             self.seconds += self.now()
 
     def now(self) -> float:
-        """The time when the work that is enqueued is done."""
+        """Wait for the device's work and return the time."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
 
 def untrained_teacher(config: Config, splits: DataSplits, device: torch.device) -> Teacher:
-    """A teacher of the right shape."""
+    """Build a teacher of the right shape with random weights."""
     model = build_model(teacher_config(config), splits.train.num_classes).to(device)
     return as_teacher(config, model)

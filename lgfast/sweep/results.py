@@ -1,4 +1,4 @@
-"""What came of a sweep: runs, settings with mean and spread over seeds, the winner and its test."""
+"""Read and write the results of a sweep: runs, settings with mean and spread over seeds, the winner and its test."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RunRow:
     seed: int
     changes: dict[str, Any] | None  # None: not sampled yet
     state: str  # waiting, running, complete, pruned, failed, saved, lost
-    val_score: float | None  # best so far, percent
+    val_score: float | None  # the best epoch's so far, in percent
     epoch: int  # epochs done, as far as known
     seconds: float | None
     run_dir: str
@@ -45,8 +45,8 @@ class SettingRow:
     setting: int
     changes: dict[str, Any]
     states: tuple[str, ...]
-    val_score: Spread  # over the seeds that are complete
-    so_far: float | None  # the best of those that are not, which have seen fewer epochs
+    val_score: Spread  # over the complete seeds
+    so_far: float | None  # the best of the other seeds, which have seen fewer epochs
 
     @property
     def is_complete(self) -> bool:
@@ -54,23 +54,23 @@ class SettingRow:
 
     @property
     def seeds(self) -> int:
-        """How many are complete."""
+        """The number of complete seeds."""
         return self.states.count("complete")
 
     @property
     def score(self) -> float:
-        """`best_known` of a setting that has it."""
+        """`best_known`, for settings that have one."""
         assert self.best_known is not None
         return self.best_known
 
     @property
     def best_known(self) -> float | None:
-        """Mean of the complete runs, else the best so far: where to put the setting while that is all there is."""
+        """The mean of the complete runs, else the best score so far; plots show the setting there."""
         return self.so_far if self.val_score.mean is None else self.val_score.mean
 
 
 def read_runs(study: Study) -> list[RunRow]:
-    """Every run of the study, in order."""
+    """Return every run of the study, in order."""
     rows, known = [], study.optuna.user_attrs
     for (setting, seed), trials in sorted(study.by_run().items()):
         trial = next((trial for trial in trials if is_live(trial)), trials[-1])
@@ -89,13 +89,13 @@ def read_runs(study: Study) -> list[RunRow]:
 
 
 def epochs_told(trial: FrozenTrial, attrs: dict[str, Any]) -> int:
-    """Epochs that the trial's worker has done, as its last sign of life says."""
+    """Return the number of epochs in the last beat of the trial's worker."""
     return attrs.get(f"{PREFIX}{trial.user_attrs.get('worker')}", {}).get("epochs", {}).get(str(trial.number), 0)
 
 
 def by_setting(runs: Sequence[RunRow], seeds: int) -> list[SettingRow]:
-    """Settings by the mean of their complete runs, best first; then those without one by their best so far, then the
-    rest.
+    """Group runs into settings. Those with complete runs come first, by their mean; then the others by their best so
+    far.
 
     Args:
         seeds: how many each setting has, so that one whose other seeds are not queued yet is not complete.
@@ -115,12 +115,12 @@ def by_setting(runs: Sequence[RunRow], seeds: int) -> list[SettingRow]:
 
 
 def find_winner(settings: Sequence[SettingRow]) -> SettingRow | None:
-    """The best setting on validation among those whose every seed is complete."""
+    """Return the setting with the best validation mean among those whose every seed is complete, or None."""
     return next((row for row in settings if row.is_complete), None)
 
 
 def write_runs(runs: Sequence[RunRow], keys: Sequence[str], path: Path) -> None:
-    """sweep.csv: one line per run."""
+    """Write sweep.csv with a line for each run."""
     names = ("state", "val_score", "epoch", "seconds", "run_dir", "error")
     rows = []
     for run in runs:
@@ -131,7 +131,7 @@ def write_runs(runs: Sequence[RunRow], keys: Sequence[str], path: Path) -> None:
 
 
 def write_best(study: Study, winner: SettingRow, path: Path) -> None:
-    """best.yaml: the winner's configuration with its first seed, for --config."""
+    """Write best.yaml, the winner's configuration with its first seed, for --config."""
     config = study.plan.config_of(winner.changes, study.plan.space.seeds[0])
     write_text(path, dump_yaml(dataclasses.replace(config, run_dir="")))
 
@@ -139,7 +139,7 @@ def write_best(study: Study, winner: SettingRow, path: Path) -> None:
 def measure_winner(
     study: Study, winner: SettingRow, runs: Sequence[RunRow], root: str | None, device: str
 ) -> dict | None:
-    """Test accuracy of the winner's runs; measured once per study and kept in it. None if the weights are elsewhere."""
+    """Measure the winner's test accuracy once per study, which keeps it. Return None if the weights are elsewhere."""
     if known := test_of(study, winner):
         return known
     folders = [run.run_dir for run in runs if run.setting == winner.setting]
@@ -153,13 +153,13 @@ def measure_winner(
 
 
 def test_of(study: Study, winner: SettingRow) -> dict | None:
-    """What `measure_winner` found, if it was this setting that it measured."""
+    """Return what `measure_winner` found, if it measured this setting; else None."""
     known = study.optuna.user_attrs.get("test")
     return known if known and known["setting"] == winner.setting else None
 
 
 def write_results(study: Study, out: Path) -> tuple[list[RunRow], list[SettingRow]]:
-    """Bring sweep.csv, best.yaml and results.json in `out` up to date."""
+    """Write sweep.csv, best.yaml and results.json in `out` anew."""
     runs = read_runs(study)
     settings = by_setting(runs, len(study.plan.space.seeds))
     write_runs(runs, [axis.key for axis in study.plan.space.axes], out / "sweep.csv")
@@ -172,6 +172,6 @@ def write_results(study: Study, out: Path) -> tuple[list[RunRow], list[SettingRo
 
 
 def json_row(row: SettingRow) -> dict[str, Any]:
-    """As results.json has it."""
+    """Return the setting's entry of results.json."""
     found = {"mean": row.val_score.mean, "spread": row.val_score.deviation, "seeds": row.seeds, "so_far": row.so_far}
     return {"setting": row.setting, "changes": row.changes, "states": row.states} | found

@@ -1,4 +1,4 @@
-"""The space of a sweep: axes over configuration keys, checked before anything starts."""
+"""Describe the space of a sweep: axes over configuration keys, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 ENTRIES = ("choices", "low", "high", "log", "step", "when")  # of an axis in a file
-MAX_CHECKED = 10_000  # combinations of a grid that are checked one by one
+MAX_CHECKED = 10_000  # the most combinations of a grid that are checked one by one
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Axis:
     when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
     def suggest(self, trial: Trial) -> Any:
-        """The trial's value, asked of Optuna."""
+        """Ask Optuna for the trial's value."""
         if self.choices:
             labels = {label(value): value for value in self.choices}
             return labels[trial.suggest_categorical(self.key, list(labels))]
@@ -46,7 +46,7 @@ class Axis:
         return trial.suggest_float(self.key, self.low, self.high, log=self.log, step=self.step)
 
     def holds(self, value: Any) -> bool:
-        """Whether a sample could be this value."""
+        """Whether the axis could give this value."""
         if self.choices:
             return value in self.choices
         if value is None or not self.low <= value <= self.high:
@@ -61,19 +61,19 @@ class Axis:
 
 @dataclass(frozen=True)
 class Space:
-    """Axes in order, and the seeds with which every setting is repeated."""
+    """Axes in order, and the seeds that repeat every setting."""
 
     axes: tuple[Axis, ...]
     seeds: tuple[int, ...]
     is_grid: bool
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of the axes' choices, as key -> value."""
+        """Return every combination of the axes' choices, as key -> value."""
         columns = [[(axis.key, value) for value in axis.choices] for axis in self.axes]
         return [dict(row) for row in itertools.product(*columns)]
 
     def sample(self, trial: Trial, base: Config) -> dict[str, Any]:
-        """A setting chosen by Optuna; axes whose condition does not hold keep the base value."""
+        """Let Optuna choose a setting. Axes whose condition does not hold keep the base value."""
         changes: dict[str, Any] = {}
         for axis in self.axes:
             if axis.applies(replace(base, changes)):
@@ -81,7 +81,7 @@ class Space:
         return changes
 
     def own_values(self, base: Config) -> dict[str, Any]:
-        """Where the base configuration stands in the space, as far as it lies in it; values as Optuna stores them."""
+        """Return the base configuration's values on the axes that contain them, as Optuna stores values."""
         axes = [axis for axis in self.axes if axis.applies(base) and axis.holds(get(base, axis.key))]
         return {axis.key: label(get(base, axis.key)) for axis in axes}
 
@@ -95,12 +95,12 @@ class Space:
 
 
 def label(value: Any) -> Any:
-    """A choice as Optuna stores it: plain values as they are, lists as text."""
+    """Convert a choice to what Optuna stores: plain values as they are, lists as text."""
     return json.dumps(value) if isinstance(value, (list, tuple)) else value
 
 
 def plain(value: Any) -> Any:
-    """As JSON returns it."""
+    """Convert a value to what comes back from JSON."""
     return json.loads(json.dumps(value))
 
 
@@ -109,7 +109,7 @@ def freeze(value: Any) -> Any:
 
 
 def read_space(assignments: list[str], file: str | None, base: Config) -> Space:
-    """The space of `--sweep KEY=V1,V2 ...` and of a `--sweep-space` file.
+    """Read the space of `--sweep KEY=V1,V2 ...` and of a `--sweep-space` file.
 
     Raises:
         ValueError: an unknown key, a value that the key cannot take, or a malformed file.
@@ -130,7 +130,7 @@ def read_space(assignments: list[str], file: str | None, base: Config) -> Space:
 
 
 def axis_from_text(text: str) -> Axis:
-    """`KEY=V1,V2`; for keys that hold several numbers, `KEY=0,1,2;0,3,5`."""
+    """Read an axis from `KEY=V1,V2`, or `KEY=0,1,2;0,3,5` for keys that hold several numbers."""
     key, equals, values = text.partition("=")
     if not equals or not values:
         raise ValueError(f"--sweep: expected KEY=V1,V2,..., got {text!r}")
@@ -143,7 +143,8 @@ def axis_from_text(text: str) -> Axis:
 
 
 def axis_from_yaml(key: str, entry: Any) -> Axis:
-    """A list of choices, or a mapping with `choices` or `low` and `high`, and optionally `log`, `step`, `when`."""
+    """Read an axis from a list of choices, or a mapping: `choices` or `low` and `high`, optional `log`, `step`,
+    `when`."""
     check_sweepable(key)
     entry = {"choices": entry} if isinstance(entry, list) else entry
     if not isinstance(entry, dict) or ("choices" in entry) == ("low" in entry and "high" in entry):
@@ -156,14 +157,14 @@ def axis_from_yaml(key: str, entry: Any) -> Axis:
 
 
 def choices_axis(key: str, choices: Any) -> Axis:
-    """An axis of a YAML list."""
+    """Make an axis from a YAML list."""
     if not isinstance(choices, list) or not choices:
         raise ValueError(f"{key}: expected at least one choice, as a list, got {shown(choices)}")
     return Axis(key, tuple(convert(value, valid_keys()[key], key) for value in choices))
 
 
 def range_axis(key: str, entry: dict[str, Any]) -> Axis:
-    """An axis of a YAML mapping with low and high."""
+    """Make an axis from a YAML mapping with low and high."""
     hint = valid_keys()[key]
     if hint not in (int, float, int | None, float | None):
         raise ValueError(f"{key}: low and high need a number, and this key holds {hint}; list choices instead")
@@ -182,7 +183,7 @@ def range_axis(key: str, entry: dict[str, Any]) -> Axis:
 
 
 def check_axes(axes: list[Axis]) -> None:
-    """No value twice, which would run the same again, and no condition on a key that is sampled later."""
+    """Refuse a value that is given twice, which would repeat a run, and a condition on a key that is sampled later."""
     for number, axis in enumerate(axes):
         twice = [value for value in axis.choices if axis.choices.count(value) > 1]
         if twice:
@@ -194,7 +195,7 @@ def check_axes(axes: list[Axis]) -> None:
 
 
 def conditions(key: str, when: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """The values that other keys must have for an axis to apply."""
+    """Read the values that other keys must have for an axis to apply."""
     if not isinstance(when, dict):
         raise ValueError(f"{key}: when: expected a mapping such as {{optim.name: sgd}}, got {shown(when)}")
     found = []
@@ -212,7 +213,7 @@ def check_sweepable(key: str) -> None:
 
 
 def check_space(space: Space, base: Config) -> None:
-    """Every value must make a valid configuration, and all must be judged on the same images."""
+    """Check that every value makes a valid configuration, and that all are judged on the same images."""
     by_key = {axis.key: axis for axis in space.axes}
     protocols = by_key["eval.protocol"].choices if "eval.protocol" in by_key else (base.eval.protocol,)
     if "paper" in protocols:

@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal file, or a database that a URL names."""
+"""Open the storage of a study: a journal file, or a database that a URL names."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from lgfast.runtime.passwords import without_password
 from lgfast.runtime.paths import user_path
 from lgfast.sweep.journal_lock import JournalLock
 
-RETRY_S = 1.0  # before a database that failed to open is tried again
-# What begins like a URL: a scheme and one slash, or the name of a database; it may hold a password.
+RETRY_S = 1.0  # wait this long before opening a database again
+# Matches what begins like a URL, with a scheme and one slash, or a database's name; it may hold a password.
 LIKE_A_URL = re.compile(
     r"([a-z][a-z0-9+.-]*):/(?!/)|((?:sqlite|postgres(?:ql)?|mysql|mariadb|oracle|mssql|redis)(?:\+\w+)?):(?!//)", re.I
 )
-SECRET_PLACE = "LGFAST_STUDY"  # a worker process finds its study's URL here, with the password its arguments lack
+SECRET_PLACE = "LGFAST_STUDY"  # gives a worker process its study's URL with the password, which its arguments lack
 
 
 def with_password(place: str) -> str:
-    """The place as the environment names it, if that differs by its password alone."""
+    """Return the place with its password where the environment has one for it, else the place."""
     secret = os.environ.get(SECRET_PLACE, "")
     return secret if without_password(secret) == place else place
 
@@ -44,7 +44,7 @@ def is_url(place: str) -> bool:
 
 
 def open_storage(place: str) -> optuna.storages.BaseStorage:
-    """Storage of a journal file's path or of a database URL.
+    """Open a journal file by its path or a database by its URL.
 
     Raises:
         ValueError: it cannot be opened; the message holds no password.
@@ -53,7 +53,7 @@ def open_storage(place: str) -> optuna.storages.BaseStorage:
 
 
 class Journal(optuna.storages.journal.JournalFileBackend):
-    """A journal whose errors name it."""
+    """A journal file whose errors name it."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         try:
@@ -87,10 +87,10 @@ def unwritable(place: str, error: OSError) -> ValueError:
 
 
 def drop_half_line(path: Path, lock: JournalLock) -> None:
-    """Take away what a full disk left of a last line. Readers ignore it, but the next line would be glued to it."""
+    """Remove what a full disk left of a last line. Readers ignore it, but the next line would join it."""
     if not path.exists() or path.read_bytes()[-1:] in (b"", b"\n"):
         return
-    lock.acquire()  # perhaps another process is still writing that line
+    lock.acquire()  # another process may still be writing that line
     try:
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     finally:
@@ -98,7 +98,7 @@ def drop_half_line(path: Path, lock: JournalLock) -> None:
 
 
 def damaged_line(path: Path) -> int:
-    """Number of the first line that is no operation of a journal; the last line where all are."""
+    """Return the number of the first line that is no operation of a journal; the last line's where all are."""
     lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, 1):
         try:
@@ -123,21 +123,24 @@ def open_database(place: str) -> optuna.storages.RDBStorage:
         except (SQLAlchemyError, ValueError) as error:
             if is_last:
                 raise ValueError(f"--study: cannot open {shown}: {reason_of(error, place)}") from None
-            time.sleep(RETRY_S)  # perhaps another process was making the tables
+            time.sleep(RETRY_S)  # another process may have been making the tables
     raise AssertionError
 
 
 def open_sqlite(place: str) -> optuna.storages.RDBStorage:
-    """SQLite knows no SELECT FOR UPDATE, by which Optuna lets one process alone claim a trial. Every transaction takes
-    the write lock when it begins instead."""
-    patient = {"timeout": 60, "isolation_level": None}  # seconds to wait for a writer; the driver begins nothing itself
+    """Open SQLite so that every transaction takes the write lock when it begins. SQLite has no SELECT FOR UPDATE, by
+    which Optuna lets only one process claim a trial."""
+    patient = {
+        "timeout": 60,
+        "isolation_level": None,
+    }  # seconds to wait for a writer; None: the driver begins no transaction itself
     storage = optuna.storages.RDBStorage(place, engine_kwargs={"connect_args": patient})
     event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage
 
 
 def reason_of(error: Exception, place: str) -> str:
-    """The first line of a database's error, and where it takes a password from if it wants one."""
+    """Return the first line of a database's error, and how to give a password if it asks for one."""
     reason = str(error).replace(place, without_password(place)).splitlines()[0]
     if "password" not in reason:
         return reason

@@ -1,9 +1,9 @@
-"""The Optuna study behind a sweep: what has to run, who runs it, and what came of it.
+"""Keep a sweep in an Optuna study: what has to run, who runs it, and what came of it.
 
-Every trial is one run: a setting and a seed. The study holds the base configuration and the space, so a process that
-knows its place can join. What has to run follows from the space (`fill`); a trial whose worker died is failed and its
-run queued again (`repair`). Both may happen in several processes at once: of two live trials of one run the lower
-number wins when it is claimed.
+Every trial is one run: a setting and a seed. The study holds the base configuration and the space, so that any process
+that knows the study's place can join. `fill` queues what has to run, by the space. `repair` fails the trials of dead
+workers and queues their runs again. Several processes may do both at once: of two live trials of one run, the one with
+the lower number goes on when it is claimed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lgfast.sweep.space import Space, label
 
 
 def missing(error: ImportError) -> str:
-    """What to install, by the module that was not found."""
+    """Say what to install, by the module that was not found."""
     name = (error.name or "optuna").partition(".")[0]
     if name == "optuna":
         return "sweeps need Optuna: pip install 'lgfast[sweep]' (or: pip install 'optuna>=5')"
@@ -40,14 +40,14 @@ try:
 except ImportError as error:
     raise ValueError(missing(error)) from error
 
-MAX_LOST = 3  # a run whose worker died this often is given up
-READY_S = 60.0  # how long a joining process waits for the plan to be written
-ADOPT_S = 5.0  # how long one that brings a plan waits for that of a study without one, whose process may have died
+MAX_LOST = 3  # give a run up once its workers died this often
+READY_S = 60.0  # a joining process waits this long for the plan to be written
+ADOPT_S = 5.0  # a starting process waits this long for another's plan before it writes its own
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is; stored in the study."""
+    """The definition of a sweep; the study stores it."""
 
     base: Config
     space: Space
@@ -69,21 +69,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class ClaimedRun:
-    """A claimed trial: one setting with one seed."""
+    """A trial that this worker has claimed: one setting with one seed."""
 
     trial: Trial
     setting: int
     seed: int
     changes: dict[str, Any]
-    lost: int = 0  # workers that were not heard of any more while they ran it
+    lost: int = 0  # the number of workers that died or fell silent while they ran it
 
 
 class Study:
     """Access to one sweep's study; every process has its own.
 
     Args:
-        place: journal file or Optuna URL. A password in it is used, and neither shown nor stored.
-        name: of the study in that storage.
+        place: journal file or Optuna URL. Its password is used, and neither shown nor stored.
+        name: the study's name in that storage.
     """
 
     def __init__(self, place: str, name: str) -> None:
@@ -92,14 +92,14 @@ class Study:
         self.storage = open_storage(place)
         self.observer = Observer()
         self.heartbeat: Heartbeat | None = None
-        self.expected_workers = 1  # known to take part, also before they have announced themselves
-        self.should_stop: Callable[[], bool] = lambda: False  # asked between trials that are queued
+        self.expected_workers = 1  # the number known to take part, before they have announced themselves too
+        self.should_stop: Callable[[], bool] = lambda: False  # `fill` asks it between two trials
 
     def exists(self) -> bool:
         return self.name in optuna.get_all_study_names(self.storage)
 
     def create(self, plan: Plan) -> bool:
-        """Write a new study, as yet without trials; False if the storage has one of this name already."""
+        """Write a new study without trials; return False if the storage has one of this name already."""
         try:
             self.optuna = optuna.create_study(study_name=self.name, storage=self.storage, direction="maximize")
         except optuna.exceptions.DuplicatedStudyError:
@@ -119,7 +119,7 @@ class Study:
         return plan
 
     def find_plan(self, patience_s: float) -> Plan | None:
-        """The plan of the existing study, if it is there within this time."""
+        """Return the plan of the existing study, or None if it does not appear within this time."""
         deadline = time.monotonic() + patience_s
         while True:
             if self.exists():
@@ -156,12 +156,12 @@ class Study:
                 if is_outstanding(by_run[setting, seed]):
                     outstanding.append((setting, seed, changes))
         for setting, seed, changes in self.in_groups(outstanding):
-            if self.should_stop():  # whoever goes on queues the rest
+            if self.should_stop():  # whoever resumes queues the rest
                 return
             self.queue(setting, seed, changes)
 
     def in_groups(self, runs: list[tuple[int, int, dict | None]]) -> list[tuple[int, int, dict | None]]:
-        """The runs in order, but those that can share a process next to each other."""
+        """Return the runs in order, with those that can share a process next to each other."""
         by_key = defaultdict(list)
         for setting, seed, changes in runs:
             by_key[self.key_of(changes, seed)].append((setting, seed, changes))
@@ -173,8 +173,8 @@ class Study:
         return self.plan.trials if self.plan.trials is not None else len(settings) + self.plan.group
 
     def queue(self, setting: int, seed: int, changes: dict[str, Any] | None) -> None:
-        """Add a waiting trial; without changes its setting is sampled when it is claimed, the first at the base's own
-        values."""
+        """Add a waiting trial. Without changes, its setting is sampled when a worker claims it; setting 0 takes the
+        base's own values."""
         attrs = {"setting": setting, "seed": seed}
         params = {key: label(value) for key, value in (changes or {}).items()}
         if changes is None and setting == 0:
@@ -182,7 +182,7 @@ class Study:
         self.optuna.enqueue_trial(params, attrs if changes is None else attrs | {"changes": changes})
 
     def by_run(self) -> dict[tuple[int, int], list[FrozenTrial]]:
-        """The trials of every run, in order of their numbers."""
+        """Return the trials of every run, in order of their numbers."""
         runs: dict[tuple[int, int], list[FrozenTrial]] = defaultdict(list)
         for trial in self.optuna.get_trials(deepcopy=False):
             if "setting" in trial.user_attrs:
@@ -192,10 +192,10 @@ class Study:
     # ---- who runs it -------------------------------------------------------------------------------------------------
 
     def claim(self, most: int | None = None) -> list[ClaimedRun]:
-        """Take this worker's share of the waiting trials that can run as one group; empty if none waits.
+        """Claim this worker's share of the waiting trials that can run as one group; return none if none waits.
 
         Args:
-            most: trials that this worker has room for; None: as many as the plan groups.
+            most: the most trials that fit this worker's memory; None: as many as the plan puts in a group.
         """
         waiting = self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if not waiting:
@@ -208,15 +208,15 @@ class Study:
         runs = [self.take() for _ in range(min(share, together))]
         claimed = [run for run in runs if run is not None]
         if self.grid is None and claimed:
-            self.fill()  # the other seeds of what was sampled just now
+            self.fill()  # queue the other seeds of what was sampled just now
         return claimed
 
     def key_of(self, changes: dict[str, Any] | None, seed: int) -> str:
-        """Which runs may share a process; settings still to be sampled are taken together."""
+        """A key that is equal for runs that may share a process, and for all settings still to be sampled."""
         return "" if changes is None else group_key(self.plan.config_of(changes, seed))
 
     def take(self) -> ClaimedRun | None:
-        """The next waiting trial, or None if another process was faster or the run is taken care of."""
+        """Claim the next waiting trial; return None if another process was faster or another trial does this run."""
         assert self.heartbeat is not None, "announce comes first"
         trial = self.optuna.ask()
         trial.set_user_attr("worker", self.heartbeat.id)
@@ -235,7 +235,7 @@ class Study:
         return any(is_live(other) and other.number < trial.number for other in self.by_run()[run])
 
     def repair(self) -> list[int]:
-        """Fail the running trials of dead workers and queue their runs again; the numbers of those trials."""
+        """Fail the running trials of dead workers and queue their runs again; return the numbers of those trials."""
         attrs, lost = self.optuna.user_attrs, []
         for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             worker = trial.user_attrs.get("worker")
@@ -260,22 +260,23 @@ class Study:
         self.optuna.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
     def fail(self, trial: Trial, reason: str) -> None:
-        """End a trial without a value: `saved` (to be continued), `duplicate`, or the error of the run."""
+        """End a trial without a value. Reasons are `saved` (another worker continues), `duplicate`, or the run's
+        error."""
         self.note(trial, "reason", reason)
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def note(self, trial: Trial, name: str, value: Any) -> None:
-        """Keep something with a trial, unless it was given to another worker."""
+        """Store a value with a trial, unless another worker has the trial now."""
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             trial.set_user_attr(name, value)
 
     def report(self, trial: Trial, score: float, epoch: int) -> None:
-        """Pass a validation accuracy on, unless the trial was given to another worker."""
+        """Report a validation accuracy, unless another worker has the trial now."""
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             trial.report(score, epoch)
 
     def is_lost(self, trial: Trial) -> bool:
-        """Whether the trial was given to another worker, as this one was not heard of for a while."""
+        """Whether another worker was given the trial, because this one was silent for a while."""
         (found,) = (own for own in self.optuna.get_trials(deepcopy=False) if own.number == trial.number)
         return found.state != TrialState.RUNNING
 
@@ -285,14 +286,14 @@ def is_live(trial: FrozenTrial) -> bool:
 
 
 def is_outstanding(trials: list[FrozenTrial]) -> bool:
-    """Whether a run has to be queued (again), given its trials so far."""
+    """Whether a run has to be queued, or queued again, given its trials so far."""
     ends = reasons(trials)
     has_error = any(reason not in ("lost", "saved", "duplicate") for reason in ends)
     return not any(map(is_live, trials)) and not has_error and ends.count("lost") < MAX_LOST
 
 
 def reasons(trials: list[FrozenTrial]) -> list[str]:
-    """Why those ended that have no value."""
+    """Return why trials without a value ended."""
     return [trial.user_attrs.get("reason", "lost") for trial in trials if trial.state == TrialState.FAIL]
 
 

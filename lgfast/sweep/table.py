@@ -1,4 +1,4 @@
-"""The sweep's table, and its state in words."""
+"""Show a sweep as a table, and its state in words."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def show(value: Any) -> str:
 
 
 def describe(changes: Mapping[str, Any]) -> str:
-    """E.g. "optim.lr=0.001 guidance.weight=1"."""
+    """Write changes as one text, e.g. "optim.lr=0.001 guidance.weight=1"."""
     return " ".join(f"{key}={show(value)}" for key, value in changes.items())
 
 
 def settings_table(settings: Sequence[SettingRow], keys: Sequence[str]) -> Table:
-    """A row per setting: validation accuracy of its complete runs, the best so far of the others, states, values."""
+    """Make a row for each setting: accuracy of its complete runs, the best so far of the others, states, values."""
     columns = [
         Column("setting", lambda row: str(row.setting)),
         Column("validation (%)", lambda row: str(row.val_score)),
@@ -43,26 +43,26 @@ def value_column(key: str) -> Column:
 
 
 def states(row: SettingRow) -> str:
-    """Of its seeds, counted where they differ."""
+    """The states of a setting's seeds, counted where they differ."""
     counted = Counter(row.states)
     return row.states[0] if len(counted) == 1 else ", ".join(f"{n} {state}" for state, n in counted.items())
 
 
 def lines(settings: Sequence[SettingRow], keys: Sequence[str], shown: int, width: int | None = None) -> list[str]:
-    """The table of the best settings on a terminal."""
+    """Return the lines of the best settings' table, for a terminal."""
     hidden = len(settings) - shown
     more = [f"... and {hidden} more"] if hidden > 0 else []
     return settings_table(settings[:shown], keys).lines(width) + more
 
 
 def counts(runs: Sequence[RunRow]) -> str:
-    """E.g. "7 complete, 2 running"."""
+    """Count runs by state, e.g. "7 complete, 2 running"."""
     found = Counter(run.state for run in runs)
     return ", ".join(f"{found[state]} {state}" for state in STATES if found[state])
 
 
 def failures(runs: Sequence[RunRow], shown: int = 5) -> list[str]:
-    """Why runs failed: a line per error, with the runs it ended."""
+    """Say why runs failed, in a line for each error with the runs that it ended."""
     by_error: dict[str, list[str]] = {}
     for run in runs:
         if run.state == "failed":

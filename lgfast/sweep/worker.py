@@ -1,4 +1,4 @@
-"""A process that takes trials of a study, trains them in groups and reports, until nothing is left."""
+"""A worker takes trials of a study, trains them in groups and reports, until none is left."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from lgfast.sweep.study import ClaimedRun, Study
 from lgfast.training.lane import Lane
 from lgfast.training.loop import Row
 
-# What a file says again however often it is asked; any other error of a disk or a network may pass.
+# Errors of a file that will not pass; any other error of a disk or a network may.
 LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 POLL_S = 1.0  # how often an idle worker looks for new or abandoned trials
 
 
 class StopFlag(InterruptFlag):
-    """Also set when a time budget (seconds) is used up."""
+    """An interrupt flag that is also set once a time budget (seconds) is used up."""
 
     def __init__(self, budget: float | None = None) -> None:
         self._deadline = time.monotonic() + budget if budget is not None else math.inf
@@ -55,12 +55,12 @@ class StopFlag(InterruptFlag):
         return not self._requested and self.requested
 
     def left_s(self) -> float | None:
-        """Of the budget; None where there is none."""
+        """Seconds left of the budget; None where there is none."""
         return None if math.isinf(self._deadline) else max(0.0, self._deadline - time.monotonic())
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is of a disk, a network or a database, and not of the run itself."""
+    """Whether an error, or its cause, comes from a disk, a network or a database, not from the run itself."""
     while error is not None:
         if isinstance(error, (WriteError, StorageInternalError, OperationalError)):
             return True
@@ -71,11 +71,11 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 class Worker:
-    """Works on a study.
+    """Runs the trials of a study.
 
     Args:
-        study: joined or created, and announced.
-        out: folder of the runs.
+        study: a study that was joined or created, and announced.
+        out: the folder for the runs.
         here: keys that this machine sets differently (data.root, device, ...); they do not change what is computed.
         interrupt: tells when to save and stop.
         on_change: called when a trial starts, reports or ends.
@@ -85,10 +85,10 @@ class Worker:
         self, study: Study, out: Path, here: dict, interrupt: InterruptFlag, on_change: Callable[[], None]
     ) -> None:
         self.study, self.out, self.here, self.interrupt, self.on_change = study, out, here, interrupt, on_change
-        self.room: int | None = None  # trials whose group fits the memory; None: not yet known to be too few
+        self.room: int | None = None  # the most trials whose group fits the memory; None: no limit met yet
 
     def work(self) -> None:
-        """Until every trial has ended, wherever it runs, or until interrupted."""
+        """Work until every trial has ended, wherever it runs, or until interrupted."""
         while not self.interrupt.requested:
             self.study.repair()
             runs = self.study.claim(self.room)
@@ -100,7 +100,7 @@ class Worker:
                 return
 
     def run(self, runs: list[ClaimedRun]) -> None:
-        """Train the runs, those that can share a group together; what an interrupt leaves is given back."""
+        """Train the runs, in groups where they can share one. After an interrupt, unfinished runs are given back."""
         groups: dict[str, list[tuple[ClaimedRun, Config]]] = defaultdict(list)
         for run in runs:
             config = self.config_of(run)
@@ -109,13 +109,13 @@ class Worker:
             self.train([run for run, _ in members], [config for _, config in members])
 
     def config_of(self, run: ClaimedRun) -> Config:
-        """The run's configuration, quiet and in its own folder."""
+        """Return the run's configuration: quiet, in its own folder."""
         fixed = {"run_dir": str(self.folder_of(run)), "log.print_epochs": False}
         return replace(self.study.plan.config_of(run.changes, run.seed), self.here | fixed)
 
     def folder_of(self, run: ClaimedRun) -> Path:
-        """Where the run is kept. That of a lost run is moved: its worker, if it was only frozen and wakes up, cannot
-        write into it."""
+        """Return the run's folder. A lost run's folder is renamed, so that its worker cannot write into it if it was
+        only frozen and wakes up."""
         names = [f"{run.setting:03d}-seed{run.seed}" + (f"-{lost + 1}" if lost else "") for lost in range(run.lost + 1)]
         *older, folder = [self.out / "runs" / name for name in names]
         if not folder.exists():
@@ -156,15 +156,16 @@ class Worker:
         self.on_change()
 
     def note_epoch(self, trial: int, epoch: int) -> None:
-        """For whoever asks how far the runs are; not every epoch is judged."""
+        """Tell the study how far a run is; this covers epochs that are not judged."""
         if self.study.heartbeat is not None:
             self.study.heartbeat.epochs[str(trial)] = epoch
 
     def settle(self, runs: list[ClaimedRun], error: Exception) -> None:
-        """End the runs of a group that an error ended. One that may pass ends no run, but this worker."""
+        """Settle the runs of a group after an error. An error that may pass ends this worker and gives its runs
+        back."""
         try:
             own = [run for run in runs if not self.study.is_lost(run.trial)]
-            if len(own) < len(runs):  # then their folders are gone too, which is an error in itself
+            if len(own) < len(runs):  # their folders were renamed, which may be the error
                 print(f"{len(runs) - len(own)} runs were given to another worker, as this one stood still", flush=True)
                 self.give_back(own)
                 return
@@ -172,13 +173,17 @@ class Worker:
                 self.fail(own, error)
                 return
             self.give_back(own)
-        except (OSError, StorageInternalError, OperationalError) as away:  # the study too: then the runs count as lost
+        except (
+            OSError,
+            StorageInternalError,
+            OperationalError,
+        ) as away:  # where the study is away too, the runs count as lost
             raise error from away
         raise error
 
     def make_room(self, runs: list[ClaimedRun], error: torch.OutOfMemoryError) -> None:
-        """Give back a group that does not fit the memory and take half as many trials from now on; a trial that does
-        not fit alone has failed."""
+        """Give back a group that does not fit the memory, and take half as many trials from now on. A trial that does
+        not fit alone fails."""
         if len(runs) == 1:
             self.fail(runs, error)
             return
@@ -210,14 +215,14 @@ class Worker:
 
 
 class Reporter:
-    """Passes a run's scores on the selection images on to its trial, with the epochs before a resume."""
+    """Reports a run's scores on the selection images to its trial, those from before a resume first."""
 
     def __init__(self, study: Study, run: ClaimedRun, config: Config) -> None:
         self.study, self.trial, self.run_dir, self.metric = study, run.trial, Path(config.run_dir), config.eval.metric
         self._has_past = False
 
     def report(self, row: dict[str, float]) -> bool:
-        """Return whether to stop the run: the pruner would, or another worker was given it."""
+        """Report an epoch. Return True to stop the run: the pruner would end it, or another worker has it now."""
         if f"val_{self.metric}" not in row:
             return False
         if not self.report_past():
@@ -225,7 +230,8 @@ class Reporter:
         return self.study.is_lost(self.trial) or self.trial.should_prune()
 
     def report_past(self) -> bool:
-        """Pass all epochs on that the run's files have, this one among them, if none was yet."""
+        """On the first call, report all epochs in the run's files, the newest included. Return whether it was the
+        first."""
         is_first, self._has_past = not self._has_past, True
         for epoch, score in zip(*read_curve(self.run_dir, self.metric), strict=True) if is_first else ():
             self.study.report(self.trial, score, epoch)
