@@ -1,1 +1,1 @@
-"""Uses what a run has trained: predictions for new pictures, and files for other programs."""
+"""Uses trained networks: predicts new pictures, and writes files for other programs."""

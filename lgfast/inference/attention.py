@@ -1,4 +1,4 @@
-"""How far the heads of each layer look, read from the attention that a network computes.
+"""Measure how far the heads of each layer look, from the attention that a network computes.
 
 Mean attention distance (Dosovitskiy et al., 2021; Raghu et al., 2021): the distance in pixels of the input between a
 patch and the patches it attends to, weighted by its attention to them, averaged over patches and images. Class tokens
@@ -21,12 +21,13 @@ from torch.overrides import TorchFunctionMode
 from lgfast.fusion import unfuse
 from lgfast.models.convit import PositionalAttention
 
-MAX_PREFIX_TOKENS = 5  # a class token and four registers; more could be patches
+MAX_PREFIX_TOKENS = 5  # a class token and four registers; more tokens could be patches
 
 
 @dataclass(frozen=True)
 class LayerDistance:
-    """Of one attention module, in pixels: a mean for each head, and that of a head that looks everywhere alike."""
+    """Distances of one attention module, in pixels: each head's mean, and that of a head that looks everywhere
+    equally."""
 
     heads: list[float]
     uniform: float
@@ -38,11 +39,11 @@ class LayerDistance:
 
 @torch.no_grad()
 def attention_distances(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, LayerDistance]:
-    """Mean attention distance of every head, by the name of the attention module, in the order they run.
+    """Return every head's mean attention distance, by the name of the attention module, in the order in which they run.
 
     Args:
-        model: one whose attention goes through `scaled_dot_product_attention`, as that of timm's models and lgfast's
-            does; its fused attention is undone, and it is left in eval mode.
+        model: a network whose attention calls `scaled_dot_product_attention`, as timm's models and lgfast's do. Fused
+            attention is undone, and the model stays in eval mode.
         batches: float [B, 3, S, S] each, on the model's device.
     Raises:
         ValueError: no attention was seen, or images or a layer's tokens are not a square.
@@ -66,7 +67,7 @@ def attention_distances(model: nn.Module, batches: Iterable[Tensor]) -> dict[str
 
 @torch.no_grad()
 def attention_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Attention [B, H, N, M] of queries to keys, float32 on the CPU, by module, in the order they run.
+    """Return attention [B, H, N, M] of queries to keys, float32 on the CPU, by module, in the order in which they run.
 
     Args:
         model, images: as in `attention_distances`.
@@ -83,10 +84,11 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def rollout(maps: Sequence[Tensor]) -> Tensor:
-    """Attention rollout (Abnar and Zuidema, ACL 2020): what each token of the last layer draws on each of the first.
+    """Compute attention rollout (Abnar and Zuidema, ACL 2020): how much each token of the last layer uses each of the
+    first.
 
     Args:
-        maps: [B, H, N, N] each, in the order of the layers; a residual connection goes around each.
+        maps: [B, H, N, N] each, in the order of the layers. A residual connection around each is assumed.
     Returns:
         [B, N, N]; rows sum to 1.
     Raises:
@@ -103,7 +105,7 @@ def rollout(maps: Sequence[Tensor]) -> Tensor:
 
 @contextmanager
 def _names_of(model: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
-    """The modules that are running, outermost first."""
+    """Keep the names of the modules that are running, outermost first."""
     running: list[tuple[str, nn.Module]] = []
     handles = []
     for name, module in model.named_modules():
@@ -117,7 +119,7 @@ def _names_of(model: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
 
 
 class _Reader(TorchFunctionMode):
-    """Sees every attention that runs under it."""
+    """A torch function mode that sees every attention call under it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,11 +146,11 @@ class _Reader(TorchFunctionMode):
             name: of the attention module.
             attention: [B, H, N, M], of queries to keys.
         """
-        raise NotImplementedError  # abstract: what is seen is kept, or its distances are summed up
+        raise NotImplementedError  # abstract: subclasses keep the attention, or sum up its distances
 
 
 class _Keeper(_Reader):
-    """Keeps it."""
+    """Keeps every attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +161,7 @@ class _Keeper(_Reader):
 
 
 class _Recorder(_Reader):
-    """Sums up its distances."""
+    """Sums up the distances of every attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,12 +180,12 @@ class _Recorder(_Reader):
 
 
 def _mean_distances(attention: Tensor, between: Tensor) -> Tensor:
-    """[B, H] of attention [B, H, Q, K] and distances [Q, K]."""
+    """Return mean distances [B, H], from attention [B, H, Q, K] and distances [Q, K]."""
     return ((attention * between).sum(-1) / attention.sum(-1)).mean(-1)
 
 
 def grid_side(name: str, tokens: int) -> int:
-    """Side of the square grid of a layer's tokens; class tokens come before it."""
+    """Return the side of the square grid that a layer's tokens form after the class tokens."""
     side = math.isqrt(tokens)
     if tokens - side**2 > MAX_PREFIX_TOKENS:
         raise ValueError(
@@ -193,7 +195,7 @@ def grid_side(name: str, tokens: int) -> int:
 
 
 def _distances(queries: int, keys: int, image_size: int) -> Tensor:
-    """Between the centres of the cells of two grids over the image: [queries^2, keys^2], in pixels."""
+    """Return the distances [queries^2, keys^2] in pixels between the cells' centres of two grids over the image."""
 
     def centres(side: int) -> Tensor:
         line = (torch.arange(side) + 0.5) * (image_size / side)

@@ -1,4 +1,4 @@
-"""A trained network that gives probabilities for images: of a run, of a weights file, or exported."""
+"""Classify images with a trained network, from a run, a weights file, or an exported file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lgfast.data import EvalLoader
 from lgfast.data.image_set import image_set_from_images
 from lgfast.records.checkpoint import CheckpointError
 
-DESCRIPTION = "lgfast.json"  # within a torch.export file: the configuration and the classes
-METADATA = "lgfast"  # likewise in an ONNX file
+DESCRIPTION = "lgfast.json"  # the name, within a torch.export file, of the configuration and the classes
+METADATA = "lgfast"  # the same, within an ONNX file
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,9 @@ class Classifier:
     """Gives class probabilities for uint8 images, which it transforms as the run's evaluation did.
 
     Attributes:
-        logits: normalised images [B, 3, S, S] float32 to logits [B, K].
+        logits: maps normalised images [B, 3, S, S] float32 to logits [B, K].
         class_names: K names.
-        config: of the run that trained it.
-        device: where `logits` computes.
+        config: the configuration of the run that trained it.
     """
 
     logits: Callable[[Tensor], Tensor]
@@ -41,12 +40,12 @@ class Classifier:
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[np.ndarray], flip: bool = False, batch_size: int = 100) -> Tensor:
-        """Probabilities [n, K] float32 on the CPU, one row an image.
+        """Return probabilities [n, K] float32 on the CPU, a row for each image.
 
         Args:
             images: uint8 [h, w, 3] each, of any size.
-            flip: average over the image and its mirror image.
-            batch_size: images computed at a time.
+            flip: average over each image and its mirror image.
+            batch_size: the number of images computed at a time.
         """
         parts = [self._probabilities(batch, flip) for batch in self._batches(images, batch_size)]
         return torch.cat(parts) if parts else torch.empty(0, len(self.class_names))
@@ -67,10 +66,10 @@ class Classifier:
 
 
 def load_classifier(source: Path, device: torch.device) -> Classifier:
-    """The classifier in a run folder (its best epoch), a weights file, or a file that `lgfast.export` wrote.
+    """Load a classifier from a run folder (its best epoch), a weights file, or a file that `lgfast.export` wrote.
 
     Raises:
-        CheckpointError: no such file, a damaged one, or one that lgfast did not write.
+        CheckpointError: the file is missing, damaged, or not written by lgfast.
     """
     if source.suffix == ".pt2":
         return load_program(source, device)
@@ -82,12 +81,12 @@ def load_classifier(source: Path, device: torch.device) -> Classifier:
 
 
 def describe(classifier: Classifier) -> str:
-    """What an exported file says of itself: enough to transform images and to name classes."""
+    """Describe a classifier within an exported file: enough to transform images and to name classes."""
     return json.dumps({"config": to_dict(classifier.config), "class_names": list(classifier.class_names)})
 
 
 def read_description(source: Path, text: str | bytes | None) -> tuple[Config, tuple[str, ...]]:
-    """The configuration and the classes that `describe` wrote."""
+    """Read the configuration and the classes that `describe` wrote."""
     try:
         found: dict[str, Any] = json.loads(text or "")
         return from_dict(found["config"]), tuple(found["class_names"])
@@ -96,7 +95,7 @@ def read_description(source: Path, text: str | bytes | None) -> tuple[Config, tu
 
 
 def load_program(source: Path, device: torch.device) -> Classifier:
-    """A torch.export file; its operations are PyTorch's own."""
+    """Load a torch.export file; its operations are PyTorch's own."""
     extra = {DESCRIPTION: ""}
     if not zipfile.is_zipfile(source):
         raise CheckpointError(f"{source}: is no file of torch.export; export it again")
@@ -109,14 +108,14 @@ def load_program(source: Path, device: torch.device) -> Classifier:
 
 
 def load_onnx(source: Path) -> Classifier:
-    """An ONNX file, which onnxruntime computes on the CPU."""
+    """Load an ONNX file, which onnxruntime computes on the CPU."""
     try:
         import onnxruntime
     except ImportError as error:
         raise ValueError(f"{source}: ONNX files need onnxruntime; pip install 'lgfast[export]'") from error
     try:
         session = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base of their own
+    except Exception as error:  # onnxruntime's errors share no other base class
         raise CheckpointError(f"{source}: cannot be read ({str(error).splitlines()[0]}); export it again") from error
     config, class_names = read_description(source, session.get_modelmeta().custom_metadata_map.get(METADATA))
 

@@ -1,4 +1,4 @@
-"""Files of a trained network for other programs."""
+"""Write a trained network to files for other programs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lgfast.inference.classifier import DESCRIPTION, METADATA, Classifier, descr
 from lgfast.records.files import atomic_path, write_text
 from lgfast.spec.augment import AugmentSpec
 
-ONNX_TOLERANCE = 1e-4  # of logits, relative to the largest
+ONNX_TOLERANCE = 1e-4  # the largest difference of logits, relative to the largest logit
 OPSET = 18
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """The network in evaluation, float32, on the CPU, with PyTorch's operations alone."""
+    """Return a copy of the network in eval mode, float32, on the CPU, with only PyTorch's operations."""
     model = copy.deepcopy(model).cpu().float().eval()
     unfuse(model)
     unfuse_layers(model)
@@ -29,20 +29,20 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 def example(spec: AugmentSpec) -> Tensor:
-    """Two images, so that the exporters see a batch whose size may change."""
+    """Return two images, so that the exporters see a batch whose size may change."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, 3, spec.image_size, spec.image_size, generator=generator)
 
 
 def export_safetensors(model: nn.Module, classifier: Classifier, path: Path) -> None:
-    """Weights under timm's names, with the configuration and the classes in the header."""
+    """Write weights under timm's names, with the configuration and the classes in the header."""
     tensors = {name: tensor.contiguous() for name, tensor in plain_copy(model).state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(tensors, str(temporary), metadata={"lgfast": describe(classifier)})
 
 
 def export_torch(model: nn.Module, classifier: Classifier, path: Path) -> None:
-    """A torch.export program (.pt2) of images [B, 3, S, S], normalised, to logits [B, K], for any B."""
+    """Write a torch.export program (.pt2) from normalised images [B, 3, S, S] to logits [B, K], for any B."""
     batch = torch.export.Dim("batch", min=1, max=4096)
     program = torch.export.export(
         plain_copy(model), (example(classifier.config.augment),), dynamic_shapes=({0: batch},)
@@ -52,7 +52,8 @@ def export_torch(model: nn.Module, classifier: Classifier, path: Path) -> None:
 
 
 def export_onnx(model: nn.Module, classifier: Classifier, path: Path) -> None:
-    """An ONNX file of the same function, whose logits onnxruntime gives to 1e-4 of the largest; checked here.
+    """Write an ONNX file of the same function, and check that onnxruntime's logits differ by at most 1e-4 of the
+    largest.
 
     Raises:
         ValueError: onnx, onnxscript or onnxruntime is missing, or the file computes something else.
@@ -66,12 +67,12 @@ def export_onnx(model: nn.Module, classifier: Classifier, path: Path) -> None:
     plain, images = plain_copy(model), example(classifier.config.augment)
     with atomic_path(path) as temporary:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter, about itself
+            warnings.simplefilter("ignore")  # the exporter's own, about its internals
             program = torch.onnx.export(
                 plain, (images,), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), verbose=False,
             )  # fmt: skip
-        assert program is not None  # which it is with dynamo=False alone
+        assert program is not None  # it is None only with dynamo=False
         proto = program.model_proto
         entry = proto.metadata_props.add()
         entry.key, entry.value = METADATA, describe(classifier)
@@ -81,7 +82,7 @@ def export_onnx(model: nn.Module, classifier: Classifier, path: Path) -> None:
 
 @torch.no_grad()
 def check_onnx(model: nn.Module, path: Path, images: Tensor) -> None:
-    """Compare onnxruntime with PyTorch, for a batch as exported and for a larger one."""
+    """Compare onnxruntime with PyTorch, on a batch of the exported size and on a larger one."""
     session = load_onnx(path)
     for batch in (images, torch.cat((images, -images, 0.5 * images))):
         expected, found = model(batch), session.logits(batch)
@@ -93,7 +94,7 @@ def check_onnx(model: nn.Module, path: Path, images: Tensor) -> None:
 
 
 def export_hub_folder(model: nn.Module, classifier: Classifier, path: Path, card: str) -> None:
-    """A folder as the Hugging Face hub and timm know it: model.safetensors, config.json, README.md.
+    """Write a folder in the Hugging Face hub's and timm's form: model.safetensors, config.json, README.md.
 
     `timm.create_model("local-dir:FOLDER")` loads it.
     """

@@ -1,4 +1,4 @@
-"""The README of an exported network."""
+"""Write the README of an exported network."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ header of `model.safetensors` holds the whole configuration.
 
 
 def model_card(classifier: Classifier, source: Path) -> str:
-    """Markdown with data, recipe, result, and fields for the licence.
+    """Return Markdown with data, recipe, result, and fields for the licence.
 
     Args:
         classifier: what was exported.
-        source: the run's folder or a weights file; a run's result stands in the card.
+        source: the run's folder or a weights file; the card shows a run's result.
     """
     config = classifier.config
     result = read_result(source) if source.is_dir() else None

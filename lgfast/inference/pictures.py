@@ -1,4 +1,4 @@
-"""Picture files that a user names: found, decoded in order, broken ones told apart."""
+"""Find the picture files that a user names, and decode them in order; broken ones are listed apart."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lgfast.data.read import UnreadableError
 from lgfast.data.sources.image_folder import list_images
 from lgfast.runtime.paths import user_path
 
-CHUNK = 100  # pictures in memory at a time
+CHUNK = 100  # the most pictures in memory at a time
 
 
 def find_pictures(paths: Sequence[str]) -> list[Path]:
-    """The files that the arguments name: files, folders with all below them, and lists of paths after @.
+    """Find the files that the arguments name: files, folders with all below them, and lists of paths after @.
 
     Raises:
-        ValueError: an argument names nothing, or a folder without pictures.
+        ValueError: an argument names no file, or a folder without pictures.
     """
     found: list[Path] = []
     for text in paths:
@@ -38,7 +38,7 @@ def find_pictures(paths: Sequence[str]) -> list[Path]:
 
 
 def read_list(path: Path) -> list[str]:
-    """The paths in a text file, one a line."""
+    """Read the paths in a text file, one in each line."""
     try:
         lines = path.read_text(errors="surrogateescape").splitlines()
     except OSError as error:
@@ -49,7 +49,8 @@ def read_list(path: Path) -> list[str]:
 def decode_pictures(
     paths: Sequence[Path], decoding: Decoding, broken: list[str]
 ) -> Iterator[tuple[list[Path], list[np.ndarray]]]:
-    """Chunks of paths and their images, in order; what cannot be decoded is left out, and why is added to `broken`."""
+    """Yield chunks of paths and their images, in order. A file that cannot be decoded is left out; `broken` gets the
+    reason."""
 
     def decode(path: Path) -> np.ndarray | ValueError:
         try:

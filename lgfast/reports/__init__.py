@@ -1,1 +1,1 @@
-"""What came of runs: read back and grouped by seed, as tables, curves and pages."""
+"""Reads runs back, groups them by seed, and shows them as tables, curves and pages."""

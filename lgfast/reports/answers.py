@@ -1,4 +1,4 @@
-"""The files that say what a network gets wrong: scores, classes, confusion and the most confident mistakes."""
+"""Write the files that show what a network gets wrong: scores, classes, confusion, the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lgfast.reports.contact_sheet import contact_sheet
 from lgfast.reports.scores import Score, class_rows, confusion_matrix, mistakes, scores
 from lgfast.reports.table import write_csv
 
-SHOWN = 36  # mistakes on the contact sheet
-TEST = "test"  # the folder in a run's
+SHOWN = 36  # the number of mistakes on the contact sheet
+TEST = "test"  # this folder lies in the run's folder
 FILES = "scores.json, classes.csv, confusion.csv and .png, mistakes.csv and .png, logits.npz"
 
 
@@ -29,7 +29,7 @@ def write_answer_files(answers: Answers, images: SplitImages | None, folder: Pat
     """Write FILES into the folder; without confusion.png where matplotlib is missing.
 
     Args:
-        images: that were answered for, in their order; None: they are not at hand, and mistakes.png stays as it is.
+        images: the images that the answers are for, in order. None, where they are not at hand, leaves mistakes.png.
     """
     found = scores(answers)
     told = {"images": len(answers.labels), "of": answers.about}
@@ -46,7 +46,7 @@ def write_answer_files(answers: Answers, images: SplitImages | None, folder: Pat
 
 
 def answered_images(answers: Answers, config: Config) -> SplitImages | None:
-    """The test images that a run's answers are for; None where they are no longer where they were, or others."""
+    """Load the test images that a run's answers are for; None where they are gone or have changed."""
     try:
         images = load_images(config, "test")
     except (ValueError, OSError):
@@ -69,7 +69,7 @@ def write_confusion(answers: Answers, folder: Path) -> None:
 
 
 def mistake(answers: Answers, image: int) -> dict[str, Any]:
-    """Of one image."""
+    """Return the row of mistakes.csv for one image."""
     own, named = int(answers.labels[image]), int(answers.named[image])
     row = answers.probabilities[image]
     return {
@@ -83,7 +83,7 @@ def mistake(answers: Answers, image: int) -> dict[str, Any]:
 
 
 def write_mistakes(answers: Answers, images: SplitImages, worst: Sequence[int], path: Path) -> None:
-    """The contact sheet; none where nothing was mistaken."""
+    """Write the contact sheet; write none where the network made no mistake."""
     if not worst:
         path.unlink(missing_ok=True)
         return
@@ -95,5 +95,5 @@ def write_mistakes(answers: Answers, images: SplitImages, worst: Sequence[int], 
 
 
 def picture(images: SplitImages, index: int) -> np.ndarray:
-    """uint8 [h, w, 3]."""
+    """Return one image as uint8 [h, w, 3]."""
     return images.image(index) if isinstance(images, ImageSet) else decode_image(images.paths[index], images.decoding)

@@ -1,4 +1,4 @@
-"""Where a network looks in some test images: attention rollout, and the heads of its last layer."""
+"""Show where a network looks in some test images: attention rollout, and the heads of its last layer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lgfast.inference.attention import attention_maps, grid_side, rollout
 from lgfast.records.files import atomic_path
 from lgfast.reports.contact_sheet import SIDE, contact_sheet, fitted
 
-MAX_HEADS = 6  # shown
+MAX_HEADS = 6  # the most heads that a picture shows
 MAPS = "attention_maps.npz"
 
 
 class Looks(NamedTuple):
-    """Of n images: where the class token looks, or the mean of all tokens where there is none; sums over patches are 1.
+    """Where the class token looks in n images, or the mean over tokens where there is none. Sums over patches are 1.
 
     Attributes:
         rollout: [n, s, s]; None where layers differ in their numbers of tokens.
@@ -47,7 +47,7 @@ def find_looks(model: nn.Module, images: Tensor) -> Looks:
 
 
 def on_patches(name: str, attention: Tensor) -> np.ndarray:
-    """[..., s, s] of attention [..., N, M] of queries to keys."""
+    """Reduce attention [..., N, M] of queries to keys to a map over patches [..., s, s]."""
     side = grid_side(name, attention.shape[-1])
     has_class_token = attention.shape[-1] > side**2
     rows = attention[..., 0, :] if has_class_token else attention.mean(-2)
@@ -57,11 +57,11 @@ def on_patches(name: str, attention: Tensor) -> np.ndarray:
 
 
 def write_looks(looks: Looks, pictures: Sequence[np.ndarray], captions: Sequence[str], folder: Path) -> Path:
-    """Write attention_maps.npz, and attention_maps.png with a row an image.
+    """Write attention_maps.npz, and attention_maps.png with a row for each image.
 
     Args:
         pictures: uint8 [h, w, 3] each.
-        captions: what each is.
+        captions: the text beside each picture.
     """
     arrays: dict[str, Any] = {"heads": looks.heads} | ({} if looks.rollout is None else {"rollout": looks.rollout})
     with atomic_path(folder / MAPS) as temporary, temporary.open("wb") as file:
@@ -85,7 +85,8 @@ def write_looks(looks: Looks, pictures: Sequence[np.ndarray], captions: Sequence
 
 
 def overlay(picture: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The picture in grey, warmer where the weights are higher, from their lowest to their highest value."""
+    """Draw the picture in grey, in warmer colours where weights are higher, from their lowest to their highest
+    value."""
     low, high = float(weights.min()), float(weights.max())
     scaled = (weights - low) / (high - low) if high > low else np.zeros_like(weights)
     heat = Image.fromarray((255 * scaled).astype(np.uint8)).resize(picture.shape[1::-1], Image.Resampling.BICUBIC)
@@ -96,7 +97,7 @@ def overlay(picture: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def one_of_each(labels: Tensor, count: int) -> list[int]:
-    """Indices of the first image of up to `count` classes, spread over all that have images."""
+    """Return the index of the first image of up to `count` classes, spread over the classes that have images."""
     first = {label: index for index, label in reversed(list(enumerate(labels.tolist())))}
     order = [first[label] for label in sorted(first)]
     return [order[number * len(order) // count] for number in range(count)] if len(order) > count else order

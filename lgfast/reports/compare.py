@@ -1,4 +1,4 @@
-"""Settings side by side: mean and spread over seeds, and the difference from the first setting, paired by seed."""
+"""Compare settings: mean and spread over seeds, and the difference from the first setting, paired by seed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lgfast.reports.spread import Spread
 
 
 def compare(settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """One row a setting, over its trained runs. Differences are of test accuracies where all of those have one, else of
-    validation."""
+    """Make a row for each setting, over its trained runs. Differences are of test accuracies where all runs have one,
+    else of validation accuracies."""
     is_tested = all(run.result for setting in settings for run in setting.runs if run.is_trained)
     return [describe(setting, settings[0], "test_top1" if is_tested else "val_score") for setting in settings]
 
@@ -33,12 +33,13 @@ def describe(setting: Setting, baseline: Setting, figure: str) -> dict[str, Any]
 
 
 def difference(setting: Setting, baseline: Setting, figure: str) -> tuple[float | None, float | None]:
-    """Mean of the differences of runs with the same seed (percentage points), and the p-value of a paired t-test.
+    """Return the mean difference of runs with the same seed (percentage points), and the p-value of a paired t-test.
 
     Args:
         figure: val_score or test_top1.
     Returns:
-        None in place of the first where no seed is common, of the second where fewer than two are or all differ alike.
+        The mean is None where no seed is common; the p-value is None where fewer than two are, or all differences are
+        equal.
     """
     own, others = by_seed(setting, figure), by_seed(baseline, figure)
     seeds = sorted(own.keys() & others.keys())
@@ -54,7 +55,7 @@ def difference(setting: Setting, baseline: Setting, figure: str) -> tuple[float 
 
 
 def by_seed(setting: Setting, figure: str) -> dict[int, float]:
-    """Of runs with the same seed, which are repetitions, the first."""
+    """Return the first run of each seed; further runs of a seed are repetitions."""
     values: dict[int, float] = {}
     for run in setting.runs:
         if (value := run.figure(figure)) is not None:

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture."""
+"""Draw the confusion matrix."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from lgfast.runtime.printable import printable
 
-MAX_COUNTS, MAX_NAMES = 20, 110  # classes up to which cells say their number, and axes their names
-NAME = 24  # characters
+MAX_COUNTS, MAX_NAMES = 20, 110  # with at most so many classes, cells show their number, and axes their names
+NAME = 24  # characters of a class name
 
 
 def draw_confusion(confusion: np.ndarray, class_names: Sequence[str], file: BinaryIO) -> None:
-    """Write a PNG: rows are true classes, columns what they were named, shades the share of the row.
+    """Write a PNG: rows are true classes, columns predicted ones, shades the share of the row.
 
     Args:
         confusion: [K, K] counts.

@@ -1,4 +1,4 @@
-"""Pictures side by side with a few words below each."""
+"""Lay pictures side by side, with a few words below each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lgfast.runtime.printable import printable
 
-SIDE, COLUMNS, GAP = 128, 6, 10  # pixels of a picture, pictures in a row, pixels between them
+SIDE, COLUMNS, GAP = 128, 6, 10  # a picture's pixels, pictures in a row, pixels between them
 FONT_SIZE, LINE = 13, 17
 PAPER, INK = (255, 255, 255), (34, 34, 34)
 
@@ -37,7 +37,7 @@ def contact_sheet(
 
 
 def fitted(picture: np.ndarray) -> Image.Image:
-    """The picture within SIDE x SIDE, its shape kept."""
+    """Resize the picture to fit SIDE x SIDE, and keep its shape."""
     image = Image.fromarray(picture)
     factor = SIDE / max(image.size)
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
@@ -45,7 +45,7 @@ def fitted(picture: np.ndarray) -> Image.Image:
 
 
 def cut(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """As much of the text as fits below a picture."""
+    """Return as much of the text as fits below a picture."""
     if draw.textlength(text, font) <= SIDE:
         return text
     while text and draw.textlength(f"{text}\N{HORIZONTAL ELLIPSIS}", font) > SIDE:

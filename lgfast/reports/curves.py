@@ -1,4 +1,4 @@
-"""Accuracy by epoch, the one plot of all commands: axes fitted to the data, names below the curves."""
+"""Draw accuracy by epoch for all commands: axes fitted to the data, names below the curves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 from lgfast.runtime.printable import printable
 
-Curve = tuple[Sequence[int], Sequence[float]]  # epochs judged, accuracy there (percent)
+Curve = tuple[Sequence[int], Sequence[float]]  # the epochs that were judged, and their accuracy (percent)
 
-COLUMNS = 3  # panels side by side
-LABEL = 100  # characters of a name on one line
-OTHERS = "0.75"  # colour of what stays in the background
+COLUMNS = 3  # the number of panels side by side
+LABEL = 100  # the most characters of a name on one line
+OTHERS = "0.75"  # the colour of curves in the background
 PALETTE = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # matplotlib's, without its grey
 
 
@@ -34,19 +34,19 @@ class Curves:
 
 
 def colors(count: int) -> list[str]:
-    """Colours to tell groups apart, as far as there are any; the rest stays in the background."""
+    """Return a colour for each group; where colours run out, the rest gets the background's."""
     return [*PALETTE[:count], *[OTHERS] * (count - len(PALETTE))]
 
 
 def write_curves(panels: Mapping[str, Sequence[Curves]], path: Path, what: str) -> Path:
-    """Draw and save; the suffix chooses PNG, SVG or PDF.
+    """Draw the curves and save them; the path's suffix chooses PNG, SVG or PDF.
 
     Args:
-        panels: what each holds, by its title.
-        what: the accuracy, as the axis says it.
+        panels: the curves of each panel, by its title.
+        what: the name of the accuracy on the axis.
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: no such kind of file.
+        ValueError: the suffix names no kind of picture.
     """
     import matplotlib
 
@@ -62,7 +62,7 @@ def write_curves(panels: Mapping[str, Sequence[Curves]], path: Path, what: str) 
 
 
 def draw(panels: Mapping[str, Sequence[Curves]], what: str) -> Any:
-    """The figure, in which every panel has the same scale."""
+    """Draw the figure; every panel has the same scale."""
     from matplotlib import pyplot, rc_context, ticker
 
     shown = {name_of(group): group.color for groups in panels.values() for group in groups}
@@ -91,7 +91,7 @@ def draw(panels: Mapping[str, Sequence[Curves]], what: str) -> Any:
 
 
 def add_legend(figure: Any, labels: list[str], colors: Sequence[str], is_any_stopped: bool) -> None:
-    """Below the panels, where it hides no curve."""
+    """Put the legend below the panels, where it hides no curve."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=color, linewidth=2.5) for color in colors]
@@ -119,7 +119,7 @@ def draw_group(axes: Any, group: Curves) -> None:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean at the epochs at which every run was judged."""
+    """Average over the runs, at the epochs in which every run was judged."""
     values = [dict(zip(*curve, strict=True)) for curve in curves]
     common = sorted(set.intersection(*(set(of_run) for of_run in values))) if values else []
     return common, [mean(of_run[epoch] for of_run in values) for epoch in common]

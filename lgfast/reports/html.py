@@ -1,4 +1,4 @@
-"""Pages from the templates beside this file; text is escaped where it enters them."""
+"""Render pages from the templates beside this file; text is escaped where it enters a page."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def render(template: str, **values: Any) -> str:
 
 
 def embedded(picture: Path) -> str:
-    """A PNG as an address that holds it."""
+    """Return a data: address that holds the PNG."""
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"

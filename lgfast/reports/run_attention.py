@@ -1,4 +1,4 @@
-"""How far the heads of a run's network look, beside those of the network it began as."""
+"""Measure how far the heads of a run's network look, beside those of its initial network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE = "attention.csv"
 
 
 def measure_attention(run_dir: Path, images: SplitImages) -> dict[str, dict[str, LayerDistance]]:
-    """Mean attention distances on test images of the trained network and of the one it began as.
+    """Return the mean attention distances on test images, of the trained network and of the initial one.
 
     Raises:
         ValueError: the network has no attention that can be read, or its tokens are no square.
@@ -29,7 +29,7 @@ def measure_attention(run_dir: Path, images: SplitImages) -> dict[str, dict[str,
     device = torch.device("cpu")
     batches = [batch.images for batch in eval_loader(trained.config, images, device)]
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(trained.config.seed)  # as lgfast.assembly.lanes makes it
+        torch.manual_seed(trained.config.seed)  # the initial weights, as lgfast.assembly.lanes makes them
         initial = build_student(trained.config, trained.num_classes, None).model
     start_model(initial, trained.config, trained.class_names)
     models = {"trained": trained.model, "before training": initial}
@@ -37,7 +37,7 @@ def measure_attention(run_dir: Path, images: SplitImages) -> dict[str, dict[str,
 
 
 def write_attention(found: dict[str, dict[str, LayerDistance]], path: Path) -> None:
-    """A row for each network, layer and head."""
+    """Write a row for each network, layer and head."""
     rows: list[dict[str, Any]] = [
         {"network": network, "layer": layer, "head": head, "distance_pixels": value, "uniform_pixels": one.uniform}
         for network, distances in found.items()
@@ -48,7 +48,7 @@ def write_attention(found: dict[str, dict[str, LayerDistance]], path: Path) -> N
 
 
 def read_attention(path: Path) -> dict[str, dict[str, LayerDistance]]:
-    """What `write_attention` wrote; nothing where there is no such file."""
+    """Read what `write_attention` wrote; return nothing where there is no such file."""
     if not path.is_file():
         return {}
     heads: dict[tuple[str, str], list[float]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""How far the student's features are from the teacher's at each tap, at the end of a run and before it."""
+"""Measure how far the student's features are from the teacher's at each tap, before training and at its end."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ FILE = "features.csv"
 
 
 def measure_features(run_dir: Path, config: Config, teacher_run: Path, images: SplitImages) -> list[dict[str, object]]:
-    """A row a pair of student's map and teacher's stage, on test images as one batch.
+    """Return a row for each pair of student's map and teacher's stage, on test images as one batch.
 
     The distance is the mean squared difference of the projected student's map and the teacher's, as in the guidance
-    loss, over the mean square of the teacher's: 0 for equal maps, 1 for a student's of zeros.
+    loss, divided by the mean square of the teacher's: 0 where the maps are equal, 1 where the student's is zero.
 
     Args:
-        config: of the run, which is guided.
-        teacher_run: where its teacher is.
-        images: few test images.
+        config: of a guided run.
+        teacher_run: the folder of its teacher's run.
+        images: a few test images.
     Returns:
-        No rows where the run keeps no checkpoint, or maps are compared by another transform than linear.
+        No rows where the run keeps no checkpoint, or its guidance compares maps by another transform than linear.
     Raises:
         ValueError: the teacher or the checkpoint cannot be read.
     """
@@ -62,7 +62,7 @@ def measure_features(run_dir: Path, config: Config, teacher_run: Path, images: S
 
 @torch.no_grad()
 def distances(config: Config, student: GuidedStudent, teacher: Teacher, images: SplitImages) -> list[float]:
-    """Of every pair."""
+    """Return the distance of every pair."""
     spec = config.augment
     small = dataclasses.replace(config, augment=dataclasses.replace(spec, image_size=spec.teacher_size))
     theirs, ours = (batch_of(one, images) for one in (small, config))
@@ -78,11 +78,13 @@ def distances(config: Config, student: GuidedStudent, teacher: Teacher, images: 
         student.guidance.projections, maps, targets.wait().maps, strict=True
     ):
         own = teacher_map.float()
-        size = feature_mse([torch.zeros_like(project(tokens))], [own], [grid])  # of the teacher's map, resized alike
+        size = feature_mse(
+            [torch.zeros_like(project(tokens))], [own], [grid]
+        )  # the mean square of the teacher's map, resized in the same way
         found.append(float(feature_mse([project(tokens)], [own], [grid]) / size))
     return found
 
 
 def batch_of(config: Config, images: SplitImages) -> Tensor:
-    """All of the images, as they are evaluated."""
+    """Return all images as one batch, transformed as in evaluation."""
     return torch.cat([batch.images for batch in eval_loader(config, images, torch.device("cpu"))])

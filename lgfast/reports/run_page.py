@@ -1,4 +1,4 @@
-"""The page of a run, RUN/index.html: one file that says what was trained, how it went and what it gets wrong."""
+"""Write the page of a run, RUN/index.html: one file that shows what was trained, how, and what it gets wrong."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Picture(NamedTuple):
 
 
 def write_run_page(run_dir: Path) -> Path:
-    """Write RUN/index.html from the run's files, at its end or not; it loads nothing and needs no network.
+    """Write RUN/index.html from the files of a run, complete or not. The page loads no other file and needs no network.
 
     Raises:
         ValueError: a file of the run is damaged; it is named.
-        OSError: the folder is no run's, or cannot be written.
+        OSError: the folder is not a run's, or cannot be written.
     """
     config, result, rows = read_config(run_dir), read_result(run_dir), read_rows(run_dir, "epoch")
     answers, notes = read_answers(run_dir / TEST), []
@@ -105,7 +105,7 @@ def summary(config: Config, result: Result | None, rows: Sequence[Mapping[str, A
 
 
 def facts(run_dir: Path, config: Config, result: Result | None, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What was trained, on what, and for how long."""
+    """Say what was trained, on what hardware, and for how long."""
     root = f" in {config.data.root}" if config.data.dataset == "folder" else ""
     told = {
         "data set": f"{config.data.dataset}{root} at {config.augment.image_size} px",
@@ -126,7 +126,7 @@ def facts(run_dir: Path, config: Config, result: Result | None, rows: Sequence[M
 
 
 def guidance(config: Config, result: Result | None) -> str:
-    """How the student was guided, and what was saved where that ended early."""
+    """Say how the student was guided, and what was saved where guidance ended early."""
     if not config.guidance.weight:
         return "none"
     text = f"weight {config.guidance.weight:g}, {config.guidance.transform}, stop {config.guidance.stop}"
@@ -144,7 +144,7 @@ def teacher(config: Config, result: Result | None) -> str:
 
 
 def scores_table(path: Path) -> Table | None:
-    """Values with their 95 % intervals."""
+    """Make a table of scores with their 95 % intervals."""
     if not path.is_file():
         return None
     found = json.loads(path.read_text())
@@ -157,7 +157,7 @@ def scores_table(path: Path) -> Table | None:
 
 
 def features_table(path: Path) -> Table | None:
-    """Distance to the teacher's features, a row a tap."""
+    """Make a table of distances to the teacher's features, with a row for each tap."""
     if not path.is_file():
         return None
     with path.open(newline="") as file:
@@ -181,7 +181,7 @@ def classes_table(answers: Answers) -> Table:
 
 
 def settings_table(config: Config, is_changed: bool) -> Table:
-    """Keys that differ from the defaults, or the others."""
+    """Make a table of the keys that differ from the defaults, or of the others."""
     default = Config()
     pairs = [(key, get(config, key), get(default, key)) for key in valid_keys()]
     return Table(["key", "value"], [[key, str(own)] for key, own, usual in pairs if (own != usual) is is_changed])

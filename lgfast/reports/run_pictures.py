@@ -1,4 +1,4 @@
-"""The pictures of a run's page: its curves, and how far its heads look."""
+"""Draw the pictures of a run's page: its curves, and how far its heads look."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def save(figure: Any, path: Path) -> Path:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """One that no state of pyplot knows of.
+    """Make a figure outside pyplot, whose global state stays as it is.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -42,11 +42,11 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def draw_curves(rows: Sequence[Row], result: Result | None, path: Path) -> Path:
-    """A panel each for loss, guidance loss, accuracy, learning rate and images/s, where a run has them.
+    """Draw panels of loss, guidance loss, accuracy, learning rate and images/s, where a run has them.
 
     Args:
-        rows: of its epochs.
-        result: marks the epoch that was kept, and where guidance ended.
+        rows: the rows of its epochs.
+        result: tells the epoch that was kept and where guidance ended, which are marked.
     """
     panels = {
         title: [(name, label) for name, label in columns if any(row.get(name) for row in rows)]
@@ -73,10 +73,10 @@ def draw_curves(rows: Sequence[Row], result: Result | None, path: Path) -> Path:
 
 
 def draw_distances(found: Mapping[str, Mapping[str, LayerDistance]], path: Path) -> Path:
-    """Mean attention distance by layer: a dot a head, a line through the means of each network.
+    """Draw mean attention distances by layer: a dot for each head, a line through the means of each network.
 
     Args:
-        found: of `attention_distances`, by the name of the network.
+        found: what `attention_distances` returned, by the network's name.
     """
     layers = list(dict.fromkeys(name for distances in found.values() for name in distances))
     figure = new_figure(min(11, 5 + 0.4 * len(layers)), 3.6)

@@ -1,4 +1,4 @@
-"""Everything that a run's folder says of it at its end: what its network gets wrong, where it looks, and the page."""
+"""Write a complete run's report: what its network gets wrong, where it looks, and the page."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from lgfast.reports.run_features import batch_of, measure_features
 from lgfast.reports.run_page import write_run_page
 from lgfast.reports.table import write_csv
 
-IMAGES = 64  # of the test, for what is a mean over images
-LOOKS = 6  # whose attention is shown
+IMAGES = 64  # test images for means over images
+LOOKS = 6  # test images whose attention is shown
 
 
 def write_run_report(run_dir: Path) -> Path:
@@ -32,7 +32,7 @@ def write_run_report(run_dir: Path) -> Path:
 
     Raises:
         ValueError: a file of the run is damaged; it is named.
-        OSError: the folder is no run's, or cannot be written.
+        OSError: the folder is not a run's, or cannot be written.
     """
     config, answers = read_config(run_dir), read_answers(run_dir / TEST)
     if answers is not None:
@@ -52,9 +52,10 @@ def write_run_report_or_warn(run_dir: Path) -> None:
 
 
 def write_looks_inside(run_dir: Path, config: Config, images: SplitImages) -> None:
-    """How far the heads look and where, and how near the features are to the teacher's; what cannot be had is left."""
+    """Write how far the heads look and where, and how near the features are to the teacher's. Skip what cannot be
+    read."""
     few, folder = images.subset(torch.arange(min(IMAGES, len(images)))), run_dir / TEST
-    with contextlib.suppress(ValueError):  # a network without attention that can be read, such as a CNN
+    with contextlib.suppress(ValueError):  # a CNN, say, has no attention that can be read
         write_attention(measure_attention(run_dir, few), folder / ATTENTION)
         chosen = one_of_each(images.labels, LOOKS)
         batch = batch_of(config, images.subset(torch.tensor(chosen)))
@@ -63,6 +64,6 @@ def write_looks_inside(run_dir: Path, config: Config, images: SplitImages) -> No
         write_looks(looks, [picture(images, index) for index in chosen], names, folder)
     result = read_result(run_dir)
     if config.guidance.weight and result is not None and result.teacher_run:
-        with contextlib.suppress(ValueError, OSError):  # a teacher or a checkpoint that is gone
+        with contextlib.suppress(ValueError, OSError):  # the teacher or the checkpoint may be gone
             if rows := measure_features(run_dir, config, Path(result.teacher_run), few):
                 write_csv(folder / FEATURES, rows)

@@ -1,4 +1,4 @@
-"""Run folders, read back: what each is and how far it came; runs that differ in their seed alone are one setting."""
+"""Read run folders back: what each is and how far it came. Runs that differ only in their seed are one setting."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lgfast.reports.curves import Curve
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run folder. Accuracies in percent."""
+    """What one run folder holds; accuracies are in percent."""
 
     folder: Path
     seed: int
-    keys: dict[str, Any]  # dotted key -> value, of what bears on the result; without the seed
-    epochs: list[EpochRow]  # done so far
-    is_trained: bool  # to its last epoch; a trial of a sweep is not tested after that
+    keys: dict[str, Any]  # dotted key -> value, for keys that bear on the result, without the seed
+    epochs: list[EpochRow]  # the epochs done so far
+    is_trained: bool  # whether it reached its last epoch; a sweep's trial is not tested after it
     result: Result | None
 
     @property
@@ -34,23 +34,23 @@ class RunRecord:
 
     @property
     def val_score(self) -> float | None:
-        """Of its best epoch so far, on the selection images."""
+        """Score of its best epoch so far, on the selection images."""
         return max(self.curve[1], default=None)
 
     @property
     def seconds(self) -> float:
-        """Of its epochs, over all sessions that it took, or of its last session with evaluation and test."""
+        """The time of its epochs in all sessions, or of its last session with evaluation and test if that is longer."""
         return max(sum(row.seconds for row in self.epochs), self.result.seconds if self.result else 0.0)
 
     def figure(self, name: str) -> float | None:
-        """val_score, test_top1 or last_test_top1 of a run at its end; None of one that is not, or was not tested."""
+        """Return val_score, test_top1 or last_test_top1; None if the run is not at its end, or was not tested."""
         source = self if name == "val_score" else self.result
         return getattr(source, name) if self.is_trained and source is not None else None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed."""
 
     changes: dict[str, Any]  # the keys in which settings differ
     runs: list[RunRecord]
@@ -61,7 +61,7 @@ class Setting:
 
     @property
     def folders(self) -> str:
-        """The names of its folders as one: those of a-seed1 and a-seed2 are a-seed*."""
+        """The names of its folders as one, e.g. a-seed* for a-seed1 and a-seed2."""
         names = sorted({run.folder.name for run in self.runs})
         if len(names) == 1:
             return names[0]
@@ -69,12 +69,12 @@ class Setting:
         return f"{common}*" if common else f"{names[0]} and {len(names) - 1} more"
 
     def values(self, figure: str) -> list[float]:
-        """The figure of every run that has it; see `RunRecord.figure`."""
+        """Return the figure of every run that has it; see `RunRecord.figure`."""
         return [value for run in self.runs if (value := run.figure(figure)) is not None]
 
 
 def read_run(folder: Path) -> RunRecord:
-    """A run as its folder has it, at its end or not.
+    """Read a run from its folder, complete or not.
 
     Raises:
         ValueError: one of its files is damaged; it is named.
@@ -90,7 +90,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def read_hardware(folder: Path | str) -> str | None:
-    """What a run was computed on, as its environment.json has it; None where it is not there or cannot be read."""
+    """Read from environment.json what hardware a run used; None where the file is missing or cannot be read."""
     try:
         told = json.loads((Path(folder) / "environment.json").read_text())
         where = told["gpu"] or f"{told.get('cpu') or told['platform']}, {told['cpu_threads']} threads"
@@ -100,7 +100,7 @@ def read_hardware(folder: Path | str) -> str | None:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Run folders among and below these folders (a sweep's are below it), each once; files are passed over."""
+    """Find run folders among and below these folders (a sweep's lie below it), each once; files are passed over."""
     found = []
     for folder in folders:
         if not folder.exists():
@@ -113,7 +113,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def group(runs: Sequence[RunRecord]) -> list[Setting]:
-    """Settings in the order of their first run."""
+    """Group runs into settings, in the order of their first run."""
     differing = [key for key in runs[0].keys if any(run.keys.get(key) != runs[0].keys[key] for run in runs)]
     members: dict[str, list[RunRecord]] = {}
     for run in runs:

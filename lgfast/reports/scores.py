@@ -1,4 +1,4 @@
-"""Scores of a network's answers, each with the interval that a bootstrap over the images gives."""
+"""Compute scores of a network's answers, each with an interval from a bootstrap over the images."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lgfast.records.answers import Answers
 from lgfast.step.scores import ClassCounts
 
 RESAMPLES, SEED = 1000, 0
-BINS = 15  # of the calibration error, as Guo et al., ICML 2017
+BINS = 15  # bins of the calibration error, as in Guo et al., ICML 2017
 TOP = 5
 
 
 class Score(NamedTuple):
-    """A value, and the 2.5 and 97.5 % quantiles of it over resampled images."""
+    """A value, and its 2.5 % and 97.5 % quantiles over resampled images."""
 
     value: float
     low: float
@@ -27,9 +27,9 @@ class Score(NamedTuple):
 
 
 def scores(answers: Answers, resamples: int = RESAMPLES) -> dict[str, Score]:
-    """top1, top5 (capped by the class count), balanced_accuracy, macro_f1 and ece in percent, loss in nats.
+    """Compute top1, top5 (at most as many as classes), balanced_accuracy, macro_f1 and ece in percent, loss in nats.
 
-    ece: expected calibration error of the likeliest class, over 15 bins of equal width.
+    ece is the expected calibration error of the likeliest class, over 15 bins of equal width.
     """
     measure = _measure(answers)
     values = measure(np.ones(len(answers.labels)))
@@ -39,14 +39,14 @@ def scores(answers: Answers, resamples: int = RESAMPLES) -> dict[str, Score]:
 
 
 def _weights(images: int, resamples: int) -> Iterator[np.ndarray]:
-    """How often each image is drawn."""
+    """Draw how often each resample holds each image."""
     random = np.random.default_rng(SEED)
     for _ in range(resamples):
         yield np.bincount(random.integers(0, images, images), minlength=images).astype(float)
 
 
 def _measure(answers: Answers) -> Callable[[np.ndarray], dict[str, float]]:
-    """The scores as a function of the images' weights [n]."""
+    """Return a function of the images' weights [n] that computes the scores."""
     probabilities, labels = answers.probabilities, answers.labels
     own = probabilities[np.arange(len(labels)), labels]
     loss = -np.log(np.maximum(own, np.finfo(float).tiny))
@@ -70,14 +70,15 @@ def _measure(answers: Answers) -> Callable[[np.ndarray], dict[str, float]]:
 
 
 def class_counts(answers: Answers, weights: np.ndarray | None = None) -> ClassCounts:
-    """Of the images, or of their weights [n]."""
+    """Count images by class, or sum their weights [n]."""
     weights = np.ones(len(answers.labels)) if weights is None else weights
     sums = ((answers.labels, weights * answers.is_hit), (answers.named, weights), (answers.labels, weights))
     return ClassCounts(*(np.bincount(classes, values, len(answers.class_names)) for classes, values in sums))
 
 
 def class_rows(answers: Answers) -> list[dict[str, Any]]:
-    """A row a class: precision, recall and F1 in percent, support, and the class it is taken for most often."""
+    """Return a row for each class: precision, recall and F1 in percent, support, and its most frequent wrong
+    prediction."""
     counts, confusion = class_counts(answers), confusion_matrix(answers)
     np.fill_diagonal(confusion, 0)
     rows = []
@@ -98,12 +99,12 @@ def class_rows(answers: Answers) -> list[dict[str, Any]]:
 
 
 def confusion_matrix(answers: Answers) -> np.ndarray:
-    """int64 [K, K]: images of class i that were named j."""
+    """Return int64 [K, K]: the number of images of class i that were predicted as class j."""
     size = len(answers.class_names)
     return np.bincount(answers.labels * size + answers.named, minlength=size * size).reshape(size, size)
 
 
 def mistakes(answers: Answers, count: int) -> list[int]:
-    """The images that were named wrongly with the most confidence, the most confident first."""
+    """Return the wrongly predicted images, the most confident first."""
     wrong = np.flatnonzero(~answers.is_hit)
     return wrong[np.argsort(-answers.probabilities[wrong].max(1), kind="stable")][:count].tolist()

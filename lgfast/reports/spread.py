@@ -1,4 +1,4 @@
-"""Repeated values as their mean and spread."""
+"""Summarise repeated values by their mean and spread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation; one value has no deviation, none has no mean either."""
+    """Mean and sample standard deviation. One value has no deviation; no values have no mean either."""
 
     mean: float | None
     deviation: float | None

@@ -1,4 +1,4 @@
-"""One table, made once, written for a terminal, as Markdown or as HTML; and rows of values written as CSV."""
+"""Make a table once, and write it for a terminal, as Markdown or as HTML. Write rows of values as CSV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """A column for people: its title, and what it says of a row."""
+    """A column: its title, and the function that makes a row's cell."""
 
     title: str
     cell: Callable[[Any], str]
@@ -42,18 +42,18 @@ class Table:
 
     @property
     def are_numbers(self) -> list[bool]:
-        """Which columns hold numbers alone; those are aligned right."""
+        """Which columns hold only numbers; those are aligned right."""
         columns = zip(*self.rows, strict=True) if self.rows else [[]] * len(self.titles)
         return [all(map(is_number, column)) for column in columns]
 
     def head(self, count: int) -> Table:
-        """The first rows; the links of the others go too."""
+        """Return the first rows as a table, with their links."""
         links = {cell: address for cell, address in self.links.items() if cell[0] < count}
         best = self.best if self.best is not None and self.best < count else None
         return Table(self.titles, self.rows[:count], best, links)
 
     def lines(self, width: int | None = None) -> list[str]:
-        """Aligned columns for a terminal, cut to `width` characters where given."""
+        """Return lines with aligned columns for a terminal, cut to `width` characters where given."""
         rows = [[printable(cell) for cell in row] for row in (self.titles, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         aligned = [str.rjust if is_right else str.ljust for is_right in self.are_numbers]
@@ -73,7 +73,7 @@ class Table:
 
 
 def is_number(text: str) -> bool:
-    """Of a cell: a number, one with its spread, a share such as 1/3, or nothing."""
+    """Whether a cell is a number, a number with its spread, a share such as 1/3, or empty."""
     try:
         return text in ("", "-") or all(float(part) is not None for part in text.replace("±", "/").split("/"))
     except ValueError:
@@ -85,10 +85,10 @@ def shorten(text: str, width: int) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Row], names: Sequence[str] | None = None) -> None:
-    """The rows' values in full, None as an empty cell; a file that is there is replaced as a whole.
+    """Write the rows' values in full, None as an empty cell. An existing file is replaced as a whole.
 
     Args:
-        names: of the columns; None: those of the first row.
+        names: the columns' names; None: those of the first row.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     is_device = path.exists() and not path.is_file()  # such as /dev/stdout
