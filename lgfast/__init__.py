@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from lgfast._native import missing_reason
+from lgfast.runtime.interrupt import is_own_command, while_loading
 from lgfast.runtime.threads import spare_other_work
 from lgfast.version import __version__
 
@@ -53,6 +54,8 @@ _MODULE_OF = {
 _looked_at_load = sys.argv[:1] == ["-m"]  # in `python -m lgfast.NAME`, before torch is loaded
 if _looked_at_load:
     spare_other_work()
+    if is_own_command():
+        while_loading()
 
 if _reason := missing_reason():
     warnings.warn(f"lgfast runs its reference ops in PyTorch, slower: {_reason}", stacklevel=2)

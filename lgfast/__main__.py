@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from lgfast.runtime.commands import COMMANDS
+from lgfast.runtime.interrupt import while_loading
 from lgfast.runtime.suggestions import did_you_mean, nearest
 from lgfast.runtime.threads import spare_other_work
 from lgfast.version import __version__
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: unknown command {command!r}; {hint}", file=sys.stderr)
         return 2
     spare_other_work()  # before torch is loaded
+    while_loading()
     return importlib.import_module(f"lgfast.{COMMANDS[command][0]}").main(rest)
 
 

@@ -7,12 +7,15 @@ same command goes on where it was stopped. Writes table.md, table.csv and curves
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import multiprocessing
+import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -31,8 +34,10 @@ from lgfast.reports.table import Column, Table, write_csv
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.cores import num_cores
 from lgfast.runtime.environment import describe_environment
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 
 PAPER_ROWS = ("deit-ti", "t2t-vit-7", "pit-ti", "pvt-ti", "pvtv2-b0", "convit-ti")
+POLL_S = 0.5  # between two looks at whether the user asked to stop
 
 
 @dataclass(frozen=True)
@@ -63,17 +68,54 @@ def cell_config(cell: Cell, seed: int, out: Path, changes: dict[str, Any]) -> Co
 def run_one(config: Config, threads: int) -> Result:
     """Train or continue one run; its result, with the seconds of all its sessions."""
     torch.set_num_threads(threads)
-    result = read_result(config.run_dir) or train_run(config, resume=True)
+    with InterruptFlag().installed(repeat_ends=False) as interrupt:
+        result = read_result(config.run_dir) or train_run(config, resume=True, interrupt=interrupt)
     return dataclasses.replace(result, seconds=read_run(Path(config.run_dir)).seconds)
 
 
-def run_all(configs: Sequence[Config], workers: int) -> dict[str, Result]:
-    """Results by run folder. Whichever guided run comes first trains the teacher; the others wait for it."""
+def run_all(configs: Sequence[Config], workers: int, interrupt: InterruptFlag) -> dict[str, Result]:
+    """Results by run folder. Whichever guided run comes first trains the teacher; the others wait for it.
+
+    Raises:
+        Interrupted: the runs at work are saved, and the others have not begun.
+    """
     threads = max(1, num_cores() // workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = {pool.submit(run_one, config, threads): config.run_dir for config in configs}
-        return {futures[done]: done.result() for done in as_completed(futures)}
+        with interrupts_ignored():  # by the workers too, which begin here, until a run of theirs listens
+            futures = {pool.submit(run_one, config, threads): config.run_dir for config in configs}
+        waiting = set(futures)
+        try:
+            while waiting:
+                done, waiting = wait(waiting, POLL_S, FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                if interrupt.requested:
+                    raise Interrupted("stopped; unfinished runs are saved", "the same command goes on")
+        except BaseException:
+            end(pool, waiting)
+            raise
+        return {run_dir: future.result() for future, run_dir in futures.items()}
+
+
+@contextlib.contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Ctrl-C does nothing within it, nor in processes that are started within it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def end(pool: ProcessPoolExecutor, waiting: set[Future]) -> None:
+    """Begin no run any more, and let those at work save and stop."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    while any(future.running() for future in waiting):
+        for child in multiprocessing.active_children():  # again and again: one that still loads modules hears nothing
+            if child.pid is not None:
+                os.kill(child.pid, signal.SIGINT)
+        waiting = wait(waiting, POLL_S).not_done
 
 
 def telling(changes: dict[str, Any]) -> str:
@@ -156,7 +198,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         changes["epochs"] = options.epochs
     cells = [Cell(row, variant) for row in options.rows for variant in ("base", "guided")]
     configs = {c: [cell_config(c, seed, options.out, changes) for seed in options.seeds] for c in cells}
-    done = run_all([config for group in zip(*configs.values(), strict=True) for config in group], options.workers)
+    in_turn = [config for group in zip(*configs.values(), strict=True) for config in group]
+    try:
+        with InterruptFlag().installed() as interrupt:
+            done = run_all(in_turn, options.workers, interrupt)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + interrupt.signal_number
     runs = {cell: [done[config.run_dir] for config in group] for cell, group in configs.items()}
     rows = [summarise(cell, results, telling(changes)) for cell, results in runs.items()]
     write_csv(options.out / "table.csv", with_environment(rows))

@@ -1,17 +1,23 @@
 """The table's cells find their recipes, its figures are those of the runs, and a second call only reads."""
 
 import csv
+import multiprocessing
+import os
 import re
+import signal
 import statistics
+import time
 
 import pytest
 
-from lgfast.config import published_top1
+from lgfast import reproduce
+from lgfast.config import Config, published_top1, replace
 from lgfast.records.result import read_result
 from lgfast.records.run_log import read_curve
 from lgfast.reports.compare import compare
 from lgfast.reports.runs import find_runs, group, read_run
 from lgfast.reproduce import PAPER_ROWS, Cell, main
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from tests.runs import TINY, teacher
 
 # README of the paper's code, CIFAR-100 top-1 (%), base and guided.
@@ -79,3 +85,33 @@ def test_bad_key_is_an_error(tmp_path, capsys):
     assert "--set: expected KEY=VALUE, got 'optim.lr'" in capsys.readouterr().err
     assert main(["--rows", "digits", "--workers", "0", "--out", str(tmp_path)]) == 2
     assert "--workers: expected a number above 0, got 0" in capsys.readouterr().err
+
+
+def wait_for_ctrl_c(config, threads):
+    """Stands in for a run: it is at work until the user stops it."""
+    os.write(int(config.name), b".")
+    with InterruptFlag().installed(repeat_ends=False) as interrupt:
+        while not interrupt.requested:
+            time.sleep(0.01)
+    raise Interrupted("saved", "go on")
+
+
+def test_ctrl_c_reaches_the_runs_at_work_and_ends_in_a_line(tmp_path, monkeypatch, capsys):
+    fork = multiprocessing.get_context("fork")  # which knows the stand-in
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: fork)
+    monkeypatch.setattr(reproduce, "run_one", wait_for_ctrl_c)
+    begun, told = os.pipe()
+    monkeypatch.setattr(reproduce, "cell_config", lambda *_: replace(Config(), {"name": str(told)}))
+
+    def once_both_are_at_work(futures, *rest):
+        if not os.get_blocking(begun):
+            return wait(futures, *rest)
+        assert os.read(begun, 1) + os.read(begun, 1) == b".."
+        os.set_blocking(begun, False)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return wait(futures, *rest)
+
+    wait = reproduce.wait
+    monkeypatch.setattr(reproduce, "wait", once_both_are_at_work)
+    assert main(["--rows", "digits", "--seeds", "1", "2", "--workers", "2", "--out", str(tmp_path)]) == 143
+    assert capsys.readouterr().err == "stopped; unfinished runs are saved; the same command goes on\n"

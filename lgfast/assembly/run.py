@@ -48,7 +48,8 @@ def train_run(
     interrupt = interrupt or InterruptFlag()
     started = time.perf_counter()
     device, config = resolve_device(config.device), resolve_precision(config)
-    splits = load_splits(config)
+    with interrupt.at_once():
+        splits = load_splits(config)
     config = settle_epochs(config, splits)
     if config.log.print_epochs and not alone and ranks.is_speaker():
         print(describe_splits(config, splits), flush=True)
@@ -57,8 +58,9 @@ def train_run(
         resume = resume or start.is_restart
         with run_folder(config, resume) as run_dir:
             start.begin()
-            shared = share(config, splits, teacher, device, num_lanes=1)
-            lane = build_lane(dataclasses.replace(config, run_dir=str(run_dir)), shared)
+            with interrupt.at_once():
+                shared = share(config, splits, teacher, device, num_lanes=1)
+                lane = build_lane(dataclasses.replace(config, run_dir=str(run_dir)), shared)
             if resume:
                 continue_run(lane)
             with contextlib.nullcontext() if alone else saying_how_to_go_on(run_dir):

@@ -10,6 +10,10 @@ class UnreadableError(OSError):
 
     def __init__(self, path: Path | str, reason: object) -> None:
         super().__init__(f"{path}: cannot be read ({reason}); it may be sound: mend this and start again")
+        self.about = path, reason
+
+    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[Path | str, object]]:  # it may cross processes
+        return type(self), self.about
 
 
 def read_file(path: Path) -> bytes:

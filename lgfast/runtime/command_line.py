@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lgfast._extension import refusal
 from lgfast.runtime.compilation import compiler_failure
+from lgfast.runtime.interrupt import loaded
 from lgfast.runtime.printable import printable
 
 PACKAGE = Path(__file__).parents[1]
@@ -27,12 +28,13 @@ def command_line(main: Main) -> Main:
     """Decorate the `main` of a command line, which takes its arguments and returns its exit status.
 
     An error that the user can mend (ValueError, OSError, an argument that a native operation refused) becomes one line
-    and exit status 2; a warning of this package becomes one line too. Where nobody reads the output any more, as after
-    `| head`, the command ends without a word.
+    and exit status 2; a warning of this package becomes one line too, and so does Ctrl-C, with exit status 130. Where
+    nobody reads the output any more, as after `| head`, the command ends without a word.
     """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        loaded()
         format_before, warnings.formatwarning = warnings.formatwarning, format_warning
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no text
@@ -68,6 +70,9 @@ def answer(main: Main, argv: Sequence[str] | None) -> int:
         return main(argv)
     except BrokenPipeError:
         raise
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (ValueError, OSError, RuntimeError) as error:
         message = (refusal(error) or compiler_failure(error)) if isinstance(error, RuntimeError) else str(error)
         if not message:

@@ -18,7 +18,7 @@ from lgfast.reports.answers import TEST, write_answer_files
 from lgfast.reports.run_report import write_run_report
 from lgfast.reports.spread import Spread
 from lgfast.reports.table import Table, write_csv
-from lgfast.runtime.interrupt import InterruptFlag
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.runtime.paths import user_path
 
 TOGETHER = "out-of-fold"  # the folder with the answers of all folds
@@ -67,6 +67,7 @@ def run_folds(config: Config, num_folds: int, interrupt: InterruptFlag) -> Folds
         config: of the runs; the folder of all is its run_dir.
     Raises:
         ValueError: the configuration names folds itself.
+        Interrupted: what is done is kept, and the message says how to go on.
     """
     if config.data.folds:
         raise ValueError("--folds: data.folds is set too, which trains one fold; drop one of them")
@@ -74,7 +75,11 @@ def run_folds(config: Config, num_folds: int, interrupt: InterruptFlag) -> Folds
     results, answers = [], []
     for fold in range(num_folds):
         run = fold_config(config, num_folds, fold, folder)
-        results.append(read_result(run.run_dir) or train_run(run, resume=True, interrupt=interrupt))
+        try:
+            results.append(read_result(run.run_dir) or train_run(run, resume=True, interrupt=interrupt))
+        except Interrupted as stop:
+            way_on = f"continue with the same command and --run-dir {folder}"
+            raise Interrupted(f"fold {fold + 1} of {num_folds} {stop.fact}", way_on) from None
         if config.log.report:
             write_run_report(Path(run.run_dir))
         found = read_answers(Path(run.run_dir) / TEST)

@@ -63,15 +63,17 @@ def run_group(
     Returns:
         How they ended, in the same order. The test images are not touched.
     Raises:
-        Interrupted: while the teacher, which comes first, was training.
+        Interrupted: while the images were read, or the teacher, which comes first, was training.
     """
     if len({group_key(config) for config in configs}) != 1:
         raise ValueError(f"a group shares everything but {', '.join(OWN_KEYS)}; these configurations differ in more")
     configs = [resolve_precision(config) for config in configs]
-    device, splits = resolve_device(configs[0].device), load_splits(configs[0])
-    config = most_demanding(configs)
+    device, config = resolve_device(configs[0].device), most_demanding(configs)
+    with interrupt.at_once():
+        splits = load_splits(configs[0])
     teacher, _ = prepare_teacher(config, splits, device, interrupt)
-    shared = share(config, splits, teacher, device, len(configs))
+    with interrupt.at_once():
+        shared = share(config, splits, teacher, device, len(configs))
     with contextlib.ExitStack() as folders:
         begun = [begin(config, shared, folders) for config in configs]
         lanes = [lane for lane in begun if isinstance(lane, Lane)]

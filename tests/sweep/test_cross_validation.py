@@ -12,6 +12,8 @@ from lgfast.assembly.images import load_splits
 from lgfast.config import load_recipe, load_yaml, replace
 from lgfast.evaluate import evaluate_checkpoint
 from lgfast.records.answers import read_answers
+from lgfast.runtime.interrupt import Interrupted, InterruptFlag
+from lgfast.sweep.folds import run_folds
 from lgfast.train import main
 from tests.test_evaluate import COLOURS
 
@@ -88,6 +90,21 @@ def test_the_same_command_goes_on_and_a_finished_one_trains_nothing(validated, c
     assert {path: path.stat().st_mtime_ns for path in out.glob("fold-*/best.safetensors")} == before
     assert len(rows(out / "folds.csv")) == 3
     assert "54 images, each tested once" in capsys.readouterr().out
+
+
+def test_stopped_it_names_the_folder_to_go_on_in(tmp_path, monkeypatch):
+    """A fold has a command of its own to go on with, which would leave the other folds out."""
+
+    def stop(run, **_):
+        raise Interrupted(f"stopped and saved as {run.run_dir}", "continue with: that fold alone")
+
+    monkeypatch.setattr("lgfast.sweep.folds.train_run", stop)
+    config = replace(load_recipe("digits"), {"run_dir": str(tmp_path)})
+    with pytest.raises(Interrupted) as found:
+        run_folds(config, 3, InterruptFlag())
+    saved, way_on = str(found.value).split("; ")
+    assert saved == f"fold 1 of 3 stopped and saved as {tmp_path}/fold-1"
+    assert way_on == f"continue with the same command and --run-dir {tmp_path}"
 
 
 def test_the_holdout_keeps_groups_together(validated, plants):
