@@ -4,13 +4,14 @@ TORCH ?= torch>=2.11
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: build test test-portable test-gpu faults lint format docs wheel bench lease demo clean
+.PHONY: build test test-portable test-gpu faults lint format docs wheel sdist bench lease demo clean
 
-# torch first, so that the build uses the torch the package runs with.
+# torch first, so that the build uses the torch the package runs with. `build` makes the native libraries: not all need
+# them.
 $(INSTALLED): pyproject.toml setup.py
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install "$(TORCH)" "setuptools>=77" wheel "cmake>=3.24" ninja "pybind11>=2.13"
-	$(PY) -m pip install --no-build-isolation --editable ".[dev]"
+	LGFAST_NATIVE=off $(PY) -m pip install --no-build-isolation --editable ".[dev]"
 	touch $@
 
 build: $(INSTALLED)
@@ -46,9 +47,22 @@ format: $(INSTALLED)
 docs: $(INSTALLED)
 	LGFAST_NATIVE=off NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
-# A wheel for the Python and the torch of .venv.
+# A wheel for the Python of .venv with kernels for many GPUs, into dist/. auditwheel names the oldest glibc that it runs
+# on; torch's libraries stay out of it, for torch has loaded them. tests/wheel.py checks it.
+WHEEL_GPUS := 8.0 9.0a 10.0 12.0+PTX
 wheel: $(INSTALLED)
-	$(PY) -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+	rm -rf build/wheels build/lib.* build/bdist.*
+	LGFAST_CUDA=on TORCH_CUDA_ARCH_LIST="$(WHEEL_GPUS)" \
+	  $(PY) -m pip wheel --no-build-isolation --no-deps --wheel-dir build/wheels .
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m auditwheel repair \
+	  --exclude libtorch_cpu.so --exclude libc10.so --wheel-dir build/wheels/tagged build/wheels/*.whl
+	$(PY) -m tests.wheel --gpus "$(WHEEL_GPUS)" build/wheels/tagged/*.whl
+	mkdir -p dist && mv build/wheels/tagged/*.whl dist/
+
+# The source archive, into dist/: what pip builds where no wheel fits.
+sdist: $(INSTALLED)
+	mkdir -p dist
+	LGFAST_NATIVE=off $(PY) -c "from setuptools import build_meta; print(build_meta.build_sdist('dist'))"
 
 bench: build
 	for script in benchmarks/bench_*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
