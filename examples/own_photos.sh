@@ -10,5 +10,5 @@ shift 2
 
 lgfast doctor --data "$photos"                                                    # counts, broken files, copies
 lgfast train --recipe photos --data.root "$photos" --run-dir "$run" "$@"          # the CNN first, then the transformer
-lgfast evaluate --checkpoint "$run"                                               # on the part kept for the test
+lgfast evaluate "$run"                                                            # on the part kept for the test
 lgfast predict "$run" "$new" --top 2 --out "$run/predictions.csv"

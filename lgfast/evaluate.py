@@ -1,4 +1,4 @@
-"""Command line: `python -m lgfast.evaluate --checkpoint RUN_OR_FILE [--split test]`."""
+"""Command line: `python -m lgfast.evaluate RUN [--split test]`."""
 
 from __future__ import annotations
 
@@ -128,7 +128,10 @@ def load_pyth(path: Path, weights: Which = "best") -> Trained:
 
 def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lgfast.evaluate", description="Test a checkpoint.")
-    parser.add_argument("--checkpoint", required=True, help="run folder, checkpoint folder, .safetensors or .pyth file")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", help="run folder, checkpoint folder, .safetensors or .pyth file"
+    )
+    parser.add_argument("--checkpoint", metavar="RUN", help="the old name of RUN")
     parser.add_argument("--split", default="test", choices=("test", "train"))
     parser.add_argument("--dataset", help="another dataset than the one it was trained on")
     parser.add_argument("--root", help="folder of the dataset, if it moved since training")
@@ -150,26 +153,39 @@ def command_parser() -> argparse.ArgumentParser:
 @command_line
 def main(argv: Sequence[str] | None = None) -> int:
     options = command_parser().parse_args(argv)
-    trained = load_checkpoint(options.checkpoint, options.weights)
+    options.run = named_run(options)
+    trained = load_checkpoint(options.run, options.weights)
     if trained.about:
         print(trained.about, flush=True)
     where = (options.split, options.dataset, options.root, options.device)
-    scores, answers, images = evaluate_trained(trained, options.checkpoint, *where)
+    scores, answers, images = evaluate_trained(trained, options.run, *where)
     top = f"top-1 {scores['top1']:.2f} %   top-5 {scores['top5']:.2f} %"
     print(f"{top}   loss {scores['loss']:.4f}   images {scores['images']}", flush=True)
     if folder := answer_folder(options):
         write_answers(folder, answers)
         print_scores(write_answer_files(answers, images, folder), folder)
-        if folder == user_path(options.checkpoint) / TEST:  # what the run's page shows
+        if folder == user_path(options.run) / TEST:  # what the run's page shows
             print(f"page: {write_run_page(folder.parent)}")
     return 0
+
+
+def named_run(options: argparse.Namespace) -> str:
+    """RUN, by position or by the name that it had."""
+    if (options.run is None) == (options.checkpoint is None):
+        raise ValueError(
+            f"RUN: expected one run folder or weights file, got {'none' if options.run is None else 'two'}; "
+            "lgfast evaluate RUN"
+        )
+    if options.run is None:
+        print("--checkpoint is deprecated: lgfast evaluate RUN takes the run by position", file=sys.stderr)
+    return options.run or options.checkpoint
 
 
 def answer_folder(options: argparse.Namespace) -> Path | None:
     """Where the answers are kept: those for other data than the run's own only where --out says."""
     if options.out:
         return user_path(options.out)
-    run = user_path(options.checkpoint)
+    run = user_path(options.run)
     is_own = options.dataset is None and options.root is None
     return run / options.split if is_own and (run / FILE).is_file() else None
 

@@ -62,7 +62,7 @@ def test_what_a_network_gets_wrong_is_kept_beside_the_run(run, tmp_path, capsys)
     root = write_colours(tmp_path / "images", ("test",))
     for name, place in (("ant", "bee"), ("bee", "cat")):  # an image in another class's folder is a mistake
         (root / "test" / name / "0.png").rename(root / "test" / place / "moved.png")
-    assert main(["--checkpoint", run, "--root", str(root), "--out", str(tmp_path / "out")]) == 0
+    assert main([run, "--root", str(root), "--out", str(tmp_path / "out")]) == 0
     recalls = (11 / 11, 11 / 12, 12 / 13)
     assert f"balanced accuracy    {100 * sum(recalls) / 3:.2f} %" in capsys.readouterr().out
     out = tmp_path / "out"
@@ -78,12 +78,23 @@ def test_what_a_network_gets_wrong_is_kept_beside_the_run(run, tmp_path, capsys)
 
 
 def test_a_run_folder_gets_the_answers_for_its_own_images(run, capsys):
-    assert main(["--checkpoint", run]) == 0
+    assert main([run]) == 0
     found = json.loads((Path(run) / "test" / "scores.json").read_text())
     assert found["images"] == 36 and found["top1"]["value"] == 100
     assert "36 images of folder, test" in (Path(run) / "index.html").read_text()
-    assert main(["--checkpoint", f"{run}/best.safetensors"]) == 0
+    assert main([f"{run}/best.safetensors"]) == 0
     assert "are in" not in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_old_name_of_the_run_works_with_a_word_about_the_new_one(run, capsys):
+    assert main(["--checkpoint", f"{run}/best.safetensors"]) == 0
+    old = capsys.readouterr()
+    assert old.err == "--checkpoint is deprecated: lgfast evaluate RUN takes the run by position\n"
+    assert main([f"{run}/best.safetensors"]) == 0
+    assert capsys.readouterr() == (old.out, "")
+    for arguments, count in (([], "none"), ([run, "--checkpoint", run], "two")):
+        assert main(arguments) == 2
+        assert f"RUN: expected one run folder or weights file, got {count}" in capsys.readouterr().err
 
 
 def test_classes_that_were_not_trained_are_refused(run, tmp_path):
@@ -103,7 +114,7 @@ def test_another_order_of_the_same_classes_is_mapped(run, tmp_path, monkeypatch)
 
 
 def test_images_that_moved_are_asked_for_by_the_option(run, tmp_path, capsys):
-    assert main(["--checkpoint", run, "--root", str(tmp_path / "nowhere")]) == 2
+    assert main([run, "--root", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in (said := capsys.readouterr().err) and said.endswith("lie now is said with --root FOLDER\n")
 
 
@@ -115,7 +126,7 @@ def test_the_weights_taken_from_a_file_of_the_papers_code_are_said(tmp_path, cap
     average = {name: torch.zeros_like(value) for name, value in state.items()}
     entries = {"ema_state": average, "cfg": "MODEL: {IMG_SIZE: 16}", "test_err": 50, "ema_err": 40}
     save(tmp_path / "model.pyth", state, **entries)
-    arguments = ["--checkpoint", str(tmp_path / "model.pyth"), "--dataset", "digits", "--device", "cpu", *arguments]
+    arguments = [str(tmp_path / "model.pyth"), "--dataset", "digits", "--device", "cpu", *arguments]
     assert main(arguments) == 0
     said, scores = capsys.readouterr().out.splitlines()
     assert said.startswith(f"{taken}_state of ") and said.endswith("model 50.00 %, ema 40.00 %)")
@@ -123,7 +134,7 @@ def test_the_weights_taken_from_a_file_of_the_papers_code_are_said(tmp_path, cap
 
 
 def test_weights_are_chosen_in_files_of_the_papers_code_alone(run, capsys):
-    assert main(["--checkpoint", run, "--weights", "ema"]) == 2
+    assert main([run, "--weights", "ema"]) == 2
     assert capsys.readouterr().err.startswith("error: --weights: ema chooses between the weights in a .pyth file")
 
 
@@ -131,5 +142,5 @@ def test_weights_that_give_no_finite_loss_are_refused(run, tmp_path, capsys):
     state, header = read_weights(Path(run, "best.safetensors"))
     name = next(name for name in state if name.endswith("head.bias"))
     save_weights(tmp_path / "w.safetensors", state | {name: torch.full_like(state[name], math.nan)}, header)
-    assert main(["--checkpoint", str(tmp_path / "w.safetensors")]) == 2
+    assert main([str(tmp_path / "w.safetensors")]) == 2
     assert "w.safetensors gives a loss of nan: its training had diverged" in capsys.readouterr().err

@@ -137,7 +137,7 @@ KEYS: dict[str, tuple[Any, Meaning]] = {
     "TEST.DATASET": ("", Read()),
     "TEST.SPLIT": ("val", Read()),
     "TEST.BATCH_SIZE": (200, Carried("data.eval_batch_size")),
-    "TEST.WEIGHTS": ("", Dropped("of its test mode; here python -m lgfast.evaluate --checkpoint FILE")),
+    "TEST.WEIGHTS": ("", Dropped("of its test mode; here python -m lgfast.evaluate FILE")),
     "DATA_LOADER.NUM_WORKERS": (8, Carried("data.workers")),
     "DATA_LOADER.PIN_MEMORY": (True, SPEED),
     "CUDNN.BENCHMARK": (True, SPEED),

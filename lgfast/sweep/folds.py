@@ -85,7 +85,7 @@ def run_folds(config: Config, num_folds: int, interrupt: InterruptFlag) -> Folds
         found = read_answers(Path(run.run_dir) / TEST)
         if found is None:
             raise ValueError(
-                f"{run.run_dir} has lost its answers; lgfast evaluate --checkpoint {run.run_dir} makes them"
+                f"{run.run_dir} has lost its answers; lgfast evaluate {run.run_dir} makes them"
             )
         answers.append(found)
     together = join(answers)
