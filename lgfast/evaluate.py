@@ -17,6 +17,7 @@ from lgfast.assembly.networks import Trained, load_trained
 from lgfast.config import Config, replace
 from lgfast.data.errors import some
 from lgfast.data.sources.image_folder import is_flat
+from lgfast.inference.folds import fold_folders
 from lgfast.models.pycls_weights import Which, model_from_pycls, pycls_image_size, pycls_model_name
 from lgfast.records.answers import Answers, write_answers
 from lgfast.records.checkpoint import CheckpointError
@@ -113,7 +114,13 @@ def load_checkpoint(checkpoint: str, weights: Which = "best") -> Trained:
         return load_pyth(user_path(checkpoint), weights)
     if weights != "best":
         raise ValueError(f"--weights: {weights} chooses between the weights in a .pyth file, which {checkpoint} is not")
-    return load_trained(user_path(checkpoint))
+    path = user_path(checkpoint)
+    if fold_folders(path):
+        raise ValueError(
+            f"RUN: each image of the cross-validation {path} was trained on by some of its networks; their scores on "
+            f"images that they did not see are in {path}/out-of-fold; or name one of them, {path}/fold-1"
+        )
+    return load_trained(path)
 
 
 def load_pyth(path: Path, weights: Which = "best") -> Trained:

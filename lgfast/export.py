@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from lgfast.assembly.networks import load_trained
 from lgfast.inference import exporting
 from lgfast.inference.classifier import Classifier
+from lgfast.inference.folds import MeanNetwork, load_one_or_folds
 from lgfast.inference.model_card import model_card
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.door import open_door
@@ -25,14 +25,17 @@ def export(source: Path, kind: str, out: Path) -> None:
     """Write the network of a run folder or weights file.
 
     Args:
-        source: run folder (its best epoch) or .safetensors file.
+        source: run folder (its best epoch), the folder of a cross-validation (the mean of its networks, as "torch" or
+            "onnx") or .safetensors file.
         kind: "safetensors", "torch" (a torch.export program), "onnx", or "hf" (a folder for the Hugging Face hub).
         out: the file, or the folder of "hf", to write.
     Raises:
         CheckpointError: there is no network at `source`.
-        ValueError: a package is missing, or the exported file computes something else.
+        ValueError: a package is missing, the exported file computes something else, or the format holds one network.
     """
-    trained = load_trained(source)
+    trained = load_one_or_folds(source)
+    if isinstance(trained.model, MeanNetwork) and kind in ("safetensors", "hf"):
+        raise ValueError(f"--format {kind}: holds one network, {source} has several; use onnx, or name {source}/fold-1")
     classifier = Classifier(trained.model, trained.class_names, trained.config, torch.device("cpu"))
     out.parent.mkdir(parents=True, exist_ok=True)
     if kind == "hf":
@@ -48,7 +51,7 @@ def export(source: Path, kind: str, out: Path) -> None:
 
 def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lgfast.export", description=DESCRIPTION)
-    parser.add_argument("run", metavar="RUN", help="run folder (its best epoch) or .safetensors file")
+    parser.add_argument("run", metavar="RUN", help="run folder (its best epoch), folder of folds, or .safetensors")
     parser.add_argument(
         "--format",
         choices=tuple(SUFFIXES),

@@ -89,7 +89,9 @@ def write_jsonl(predictions: Iterator[Prediction], file: TextIO, top: int) -> No
 
 def command_parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m lgfast.predict", description=DESCRIPTION)
-    options.add_argument("model", metavar="RUN", help="run folder, .safetensors, or a .pt2 or .onnx file of export")
+    options.add_argument(
+        "model", metavar="RUN", help="run folder, folder of folds, .safetensors, or a .pt2 or .onnx file of export"
+    )
     options.add_argument("paths", metavar="PATHS", nargs="+", help="pictures, folders of them, or @FILE with a list")
     options.add_argument("--out", help="file to write, .csv or .jsonl (default: CSV on the terminal)")
     options.add_argument("--top", type=int, default=1, metavar="K", help="classes a picture (default 1)")

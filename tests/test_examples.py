@@ -10,8 +10,6 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from PIL import Image
-from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -33,27 +31,6 @@ def run(command, folder, environment):
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def save_digits(folder, numbers, per_class):
-    """Scans of a few digits as a folder of images for each class."""
-    digits = load_digits()
-    for number in numbers:
-        (folder / f"digit-{number}").mkdir(parents=True)
-        for place, scan in enumerate(digits.images[digits.target == number][:per_class]):
-            Image.fromarray((scan * 15.9).astype("uint8")).save(folder / f"digit-{number}" / f"{place}.png")
-
-
-def test_own_photos(tmp_path, environment):
-    save_digits(tmp_path / "photos", (0, 1), 40)
-    (tmp_path / "teacher.yaml").write_text("base: photos-resnet8\nepochs: 1\n")
-    script = ["sh", str(EXAMPLES / "own_photos.sh"), "photos", "photos/digit-1", *QUICK]
-    quick = ["--epochs", "1", "--model.depth", "2", "--set", "guidance.student_layers=", "--teacher.recipe"]
-    run([*script, *quick, "teacher.yaml"], tmp_path, environment)
-    with (tmp_path / "runs" / "own-photos" / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 40 and {row["class"] for row in rows} <= {"digit-0", "digit-1"}
-    assert all(abs(float(row["probability"]) + float(row["probability_2"]) - 1) < 1e-5 for row in rows)
 
 
 def test_sweep(tmp_path, environment):

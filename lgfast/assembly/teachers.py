@@ -118,7 +118,10 @@ def refuse_strangers(run_dir: Path, trusted: Collection[int]) -> None:
 
 
 def teacher_config(config: Config) -> Config:
-    """The teacher's recipe on the student's images, at the teacher's input size."""
+    """The teacher's recipe on the student's images, at the teacher's input size.
+
+    Where its number of epochs follows from the number of images, it is the student's.
+    """
     try:
         teacher = load_recipe(config.teacher.recipe)
     except ValueError as error:
@@ -130,6 +133,8 @@ def teacher_config(config: Config) -> Config:
     own = {name: getattr(teacher.data, name) for name in ("batch_size", "seed", "views")}
     data = dataclasses.replace(config.data, **own, stored_side=stored_side(config))
     log = dataclasses.replace(teacher.log, tensorboard=config.log.tensorboard)
+    if teacher.epochs == 0:
+        teacher = dataclasses.replace(teacher, epochs=config.epochs)
     if teacher.precision == "auto":  # then the student's
         teacher = dataclasses.replace(teacher, precision=resolve_precision(config).precision)
     return dataclasses.replace(

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgfast.assembly.networks import load_trained
 from lgfast.config import Config, from_dict, to_dict
 from lgfast.data import EvalLoader
 from lgfast.data.image_set import image_set_from_images
+from lgfast.inference.folds import load_one_or_folds
 from lgfast.records.checkpoint import CheckpointError
 
 DESCRIPTION = "lgfast.json"  # the name, within a torch.export file, of the configuration and the classes
@@ -68,6 +68,8 @@ class Classifier:
 def load_classifier(source: Path, device: torch.device) -> Classifier:
     """Load a classifier from a run folder (its best epoch), a weights file, or a file that `lgfast.export` wrote.
 
+    The folder of a cross-validation gives the mean of its networks.
+
     Raises:
         CheckpointError: the file is missing, damaged, or not written by lgfast.
     """
@@ -75,7 +77,7 @@ def load_classifier(source: Path, device: torch.device) -> Classifier:
         return load_program(source, device)
     if source.suffix == ".onnx":
         return load_onnx(source)
-    trained = load_trained(source)
+    trained = load_one_or_folds(source)
     model = trained.model.to(device).eval()
     return Classifier(model, trained.class_names, trained.config, device)
 

@@ -7,6 +7,7 @@ import csv
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,34 +57,73 @@ def write_run_page(run_dir: Path) -> Path:
         OSError: the folder is not a run's, or cannot be written.
     """
     config, result, rows = read_config(run_dir), read_result(run_dir), read_rows(run_dir, "epoch")
-    answers, notes = read_answers(run_dir / TEST), []
     try:
-        pictures = draw_pictures(run_dir, rows, result)
+        pictures, notes = draw_pictures(run_dir, rows, result), []
     except ImportError:
         pictures, notes = [], [NO_PLOTS]
-    kept = [
-        Picture("Confusion", "Rows are true classes, columns what they were named.", run_dir / TEST / "confusion.png"),
-        Picture("Where it looks", LOOKS, run_dir / TEST / "attention_maps.png"),
-        Picture("Most confident mistakes", "What each was named, and is.", run_dir / TEST / "mistakes.png"),
-    ]
     page = render(
         "run.html",
         title=f"{config.name}: {run_dir.name}",
         summary=summary(config, result, rows),
         facts=facts(run_dir, config, result, rows),
-        scores=scores_table(run_dir / TEST / "scores.json"),
-        tested=f"{len(answers.labels)} images of {answers.about}" if answers else "",
+        folds=None,
         pictures=pictures,
-        results=[picture for picture in kept if picture.path.is_file()] if answers else [],
         features=features_table(run_dir / TEST / FEATURES),
-        classes=classes_table(answers) if answers else None,
-        changed=settings_table(config, is_changed=True),
-        unchanged=settings_table(config, is_changed=False),
         notes=notes,
         resume=f"lgfast train --resume {shlex.quote(str(run_dir))}" if result is None else "",
+        **answered(run_dir / TEST, read_answers(run_dir / TEST)),
+        **settings(config),
     )
     write_text(run_dir / PAGE, page)
     return run_dir / PAGE
+
+
+def write_folds_page(folder: Path, table: Table, together: Answers, answers: Path) -> Path:
+    """Write FOLDER/index.html of a cross-validation.
+
+    Args:
+        table: a row a fold, in the order of its runs, FOLDER/fold-1 and so on, and one of all.
+        together: for each image the answer of the run that did not train on it.
+        answers: the folder with the files about them.
+    """
+    first = folder / "fold-1"
+    config, runs = read_config(first), table.rows[:-1]
+    links = {(number, 0): f"fold-{number + 1}/{PAGE}" for number in range(len(runs))}
+    accuracy = 100 * float(together.is_hit.mean())
+    page = render(
+        "run.html",
+        title=f"Cross-validation: {folder.name}",
+        summary=f"{len(together.labels)} images, each tested by the run that did not train on it: {accuracy:.2f} %.",
+        facts=facts(first, config, None, read_rows(first, "epoch")),
+        folds=replace(table, links=links),
+        pictures=[],
+        features=None,
+        notes=[],
+        resume="",
+        **answered(answers, together),
+        **settings(config),
+    )
+    write_text(folder / PAGE, page)
+    return folder / PAGE
+
+
+def answered(folder: Path, answers: Answers | None) -> dict[str, Any]:
+    """What a page shows of the answers, from the files about them."""
+    kept = [
+        Picture("Confusion", "Rows are true classes, columns what they were named.", folder / "confusion.png"),
+        Picture("Where it looks", LOOKS, folder / "attention_maps.png"),
+        Picture("Most confident mistakes", "What each was named, and is.", folder / "mistakes.png"),
+    ]
+    return {
+        "scores": scores_table(folder / "scores.json"),
+        "tested": f"{len(answers.labels)} images of {answers.about}" if answers else "",
+        "results": [picture for picture in kept if picture.path.is_file()] if answers else [],
+        "classes": classes_table(answers) if answers else None,
+    }
+
+
+def settings(config: Config) -> dict[str, Table]:
+    return {"changed": settings_table(config, is_changed=True), "unchanged": settings_table(config, is_changed=False)}
 
 
 def draw_pictures(run_dir: Path, rows: Sequence[Mapping[str, Any]], result: Result | None) -> list[Picture]:

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from lgfast.assembly.images import SplitImages, read_split
 from lgfast.assembly.run import train_run
 from lgfast.config import Config, replace
+from lgfast.inference.folds import SUMMARY
 from lgfast.records.answers import Answers, read_answers, write_answers
 from lgfast.records.result import Result, read_result
 from lgfast.reports.answers import TEST, write_answer_files
+from lgfast.reports.run_page import write_folds_page
 from lgfast.reports.run_report import write_run_report
 from lgfast.reports.spread import Spread
 from lgfast.reports.table import Table, write_csv
@@ -29,7 +33,7 @@ class Folds:
     """What a cross-validation found.
 
     Attributes:
-        folder: with a run a fold, folds.csv and out-of-fold/.
+        folder: with a run a fold, folds.csv, predictions.csv, index.html and out-of-fold/.
         results: of each fold.
         together: for each image the answer of the run that did not train on it.
     """
@@ -84,17 +88,24 @@ def run_folds(config: Config, num_folds: int, interrupt: InterruptFlag) -> Folds
             write_run_report(Path(run.run_dir))
         found = read_answers(Path(run.run_dir) / TEST)
         if found is None:
-            raise ValueError(
-                f"{run.run_dir} has lost its answers; lgfast evaluate {run.run_dir} makes them"
-            )
+            raise ValueError(f"{run.run_dir} has lost its answers; lgfast evaluate {run.run_dir} makes them")
         answers.append(found)
     together = join(answers)
-    write_csv(folder / "folds.csv", fold_rows(results))
     write_csv(folder / "predictions.csv", prediction_rows(answers))
     write_answers(folder / TOGETHER, together)
+    write_csv(folder / SUMMARY, fold_rows(results))
+    folds = Folds(folder, results, together)
     if config.log.report:
-        write_answer_files(together, None, folder / TOGETHER)
-    return Folds(folder, results, together)
+        write_answer_files(together, tested_images(config, together), folder / TOGETHER)
+        write_folds_page(folder, folds.table(), together, folder / TOGETHER)
+    return folds
+
+
+def tested_images(config: Config, together: Answers) -> SplitImages | None:
+    """The images of all folds, in the order of their answers; None where they have no files to be known by."""
+    images = read_split(config, "train", 0.0)
+    places = {str(path): index for index, path in enumerate(images.paths or ())}
+    return images.subset(torch.tensor([places[file] for file in together.files])) if places else None
 
 
 def fold_config(config: Config, num_folds: int, fold: int, folder: Path) -> Config:

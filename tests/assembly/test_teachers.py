@@ -29,6 +29,11 @@ def test_a_teacher_has_the_name_that_it_was_first_kept_under(recipe, digest):
     assert teacher_digest(teacher_config(config), IMAGES) == digest
 
 
+def test_a_teacher_whose_epochs_follow_from_the_images_is_trained_as_long_as_its_student():
+    assert teacher_config(replace(load_recipe("photos"), {"epochs": 3})).epochs == 3
+    assert teacher_config(replace(load_recipe("digits"), {"epochs": 3})).epochs == load_recipe("digits-resnet8").epochs
+
+
 def test_what_changes_a_teacher_changes_its_name():
     config = replace(load_recipe("digits"), {"precision": "fp32"})
     teacher = teacher_config(config)

@@ -2,16 +2,21 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score
 
+import lgfast
+from lgfast.__main__ import main as lgfast_main
 from lgfast.assembly.images import load_splits
 from lgfast.config import load_recipe, load_yaml, replace
 from lgfast.evaluate import evaluate_checkpoint
 from lgfast.records.answers import read_answers
+from lgfast.records.checkpoint import CheckpointError
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.folds import run_folds
 from lgfast.train import main
@@ -80,6 +85,38 @@ def test_what_a_fold_says_is_what_its_run_says_of_its_test_images(validated):
     assert len(together.labels) == 54 and list(together.files) == [row["file"] for row in found]
     scores = json.loads((out / "out-of-fold" / "scores.json").read_text())
     assert scores["images"] == 54
+
+
+def test_its_folder_is_the_mean_of_its_networks(validated, plants, capsys):
+    out, _ = validated
+    paths = sorted(plants.glob("*/*_0.png"))
+    folds = [lgfast.load(out / f"fold-{number}", "cpu") for number in (1, 2, 3)]
+    pictures = [np.asarray(Image.open(path)) for path in paths]
+    mean = torch.stack([network.probabilities(pictures) for network in folds]).mean(0)
+    torch.testing.assert_close(lgfast.load(out, "cpu").probabilities(pictures), mean)
+    found = lgfast.predict(out, paths)
+    assert [row.label for row in found] == [folds[0].class_names[label] for label in mean.argmax(1)]
+    assert lgfast_main(["export", str(out), "--format", "hf"]) == 2
+    assert "--format hf: holds one network" in capsys.readouterr().err and not (out / "model-hf").exists()
+    assert lgfast_main(["evaluate", str(out)]) == 2
+    assert f"are in {out}/out-of-fold; or name one of them, {out}/fold-1" in capsys.readouterr().err
+
+
+def test_its_page_shows_all_images_and_links_the_folds(validated):
+    page = (validated[0] / "index.html").read_text()
+    assert all(f'<a href="fold-{number}/index.html">{number}</a>' in page for number in (1, 2, 3))
+    assert (validated[0] / "fold-3" / "index.html").is_file()
+    accuracy = read_answers(validated[0] / "out-of-fold").is_hit.mean()
+    assert f"54 images, each tested by the run that did not train on it: {100 * accuracy:.2f} %" in page
+    assert "54 images of 3 folds" in page
+    wrong = rows(validated[0] / "out-of-fold" / "mistakes.csv")
+    assert (validated[0] / "out-of-fold" / "mistakes.png").is_file() is bool(wrong)
+
+
+def test_one_that_is_not_complete_gives_no_network(validated, tmp_path):
+    shutil.copytree(validated[0] / "fold-1", tmp_path / "cross" / "fold-1")
+    with pytest.raises(CheckpointError, match="holds a cross-validation that is not complete; run its command again"):
+        lgfast.load(tmp_path / "cross")
 
 
 def test_the_same_command_goes_on_and_a_finished_one_trains_nothing(validated, capsys, monkeypatch):
