@@ -136,7 +136,7 @@ def test_stopped_it_names_the_folder_to_go_on_in(tmp_path, monkeypatch):
         raise Interrupted(f"stopped and saved as {run.run_dir}", "continue with: that fold alone")
 
     monkeypatch.setattr("lgfast.sweep.folds.train_run", stop)
-    config = replace(load_recipe("digits"), {"run_dir": str(tmp_path)})
+    config = replace(load_recipe("photos-base"), {"run_dir": str(tmp_path)})
     with pytest.raises(Interrupted) as found:
         run_folds(config, 3, InterruptFlag())
     saved, way_on = str(found.value).split("; ")
