@@ -311,7 +311,7 @@ def fake_cuda(monkeypatch):
     mark = reading.mark
     monkeypatch.setattr(reading, "mark", lambda device: mark(gpu))
     obstacle, one_ahead = graph.graph_obstacle, ahead.ahead
-    monkeypatch.setattr(train_step, "graph_obstacle", lambda device, optimizer: obstacle(gpu, optimizer))
+    monkeypatch.setattr(train_step, "graph_obstacle", lambda device, *parts: obstacle(gpu, *parts))
     for module in (resident_loader, eval_loader):
         monkeypatch.setattr(module, "ahead", lambda steps, make, device: one_ahead(steps, make, gpu))
     for cached in (graph.capture_stream, ahead.loading_stream, teacher_stream):

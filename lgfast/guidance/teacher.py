@@ -63,6 +63,8 @@ class TeacherTargets:
 class TargetSource:
     """Gives a step its targets: a `Teacher`, or a stand-in (stored maps, cached views, a group's shared teacher)."""
 
+    exchanges = False  # whether the ranks' sources exchange anything when they start
+
     def begin_epoch(self, epoch: int) -> None:
         """Turn to the views of an epoch."""
 
@@ -113,6 +115,7 @@ class Teacher(TargetSource):
             raise ValueError(f"teacher.bn: expected batch, synced or running, got {bn!r}")
         model = model.eval().requires_grad_(False)
         count = len(model.feature_info)
+        self.exchanges = bn == "synced"
         self.stages, self.bn, self.gives_logits = [stage % count for stage in stages], bn, gives_logits
         if bn == "batch":
             use_batch_statistics(model)

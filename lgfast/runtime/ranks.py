@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,18 @@ def joined(device: torch.device) -> Iterator[Start]:
     try:
         yield start
     finally:
+        for graph in _graphs:
+            graph.reset()
         dist.destroy_process_group()
+
+
+_graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
+
+
+def end_before_parting(graph: torch.cuda.CUDAGraph) -> None:
+    """Reset a graph when the ranks part: it may hold their exchanges, and NCCL waits for such graphs to end."""
+    if world() > 1:
+        _graphs.add(graph)
 
 
 def rank() -> int:
@@ -66,6 +78,11 @@ def rank() -> int:
 
 def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def backend() -> str:
+    """What carries the ranks' exchanges: nccl or gloo."""
+    return str(dist.get_backend())
 
 
 def is_writer() -> bool:
@@ -145,6 +162,8 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if world() == 1 or not grads:
         return
-    means = all_reduce_sum(torch.cat([grad.float().flatten() for grad in grads])) / world()
-    for grad, mean in zip(grads, means.split([grad.numel() for grad in grads]), strict=True):
+    flat = torch.cat([grad.float().flatten() for grad in grads])
+    dist.all_reduce(flat)
+    flat /= world()
+    for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
         grad.copy_(mean.view_as(grad))

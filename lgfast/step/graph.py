@@ -12,8 +12,10 @@ import torch
 
 from lgfast.data.ahead import STEP_PRIORITY
 from lgfast.data.batch import Batch
+from lgfast.guidance.teacher import TargetSource
 from lgfast.optim.device_numbers import DeviceOptimizer
 from lgfast.runtime import ranks
+from lgfast.step.precision import Float32
 
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
@@ -22,15 +24,28 @@ if TYPE_CHECKING:
 WARMUP_STEPS = 3
 
 
-def graph_obstacle(device: torch.device, optimizer: torch.optim.Optimizer) -> str | None:
+def graph_obstacle(
+    device: torch.device, optimizer: torch.optim.Optimizer, precision: Float32, teacher: TargetSource | None
+) -> str | None:
     """Why a step cannot be captured, or None."""
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, got {device}"
-    if ranks.world() > 1:
-        return "a step of several ranks exchanges gradients, which is not captured"
+    if ranks.world() > 1 and (obstacle := exchange_obstacle(precision, teacher)):
+        return obstacle
     if not isinstance(optimizer, DeviceOptimizer):
         name = type(optimizer).__name__
         return f"{name} keeps numbers on the host, which a graph would freeze (optim.name=adamw, muon and sgd fit)"
+    return None
+
+
+def exchange_obstacle(precision: Float32, teacher: TargetSource | None) -> str | None:
+    """Why what several ranks exchange within a step cannot be captured, or None."""
+    if ranks.backend() != "nccl":
+        return f"{ranks.backend()} exchanges the gradients on the host; NCCL's exchanges can be captured"
+    if not precision.exchanges_after_backward:
+        return "several ranks exchange their gradients during the backward pass (precision=bf16 does after it)"
+    if teacher is not None and teacher.exchanges:
+        return "the ranks' teachers exchange statistics beside the step (teacher.bn=batch and running do not)"
     return None
 
 
@@ -122,4 +137,5 @@ def capture(run: Callable[[Batch], None], batch: Batch) -> Captured:
         reason = str(error.__context__ or error).splitlines()[0]  # ending the capture fails too, and says less
         raise ValueError(f"step.graph: the step cannot be captured: {reason}; use step.graph=off") from error
     _graphs.add(graph)
+    ranks.end_before_parting(graph)
     return Captured(graph, inputs)

@@ -35,6 +35,7 @@ class Float32:
     """
 
     dtype = torch.float32  # to evaluate the student in
+    exchanges_after_backward = False  # ranks average their gradients during it, by DistributedDataParallel
 
     def __init__(
         self, student: nn.Module, optimizer: torch.optim.Optimizer, accumulate: int = 1, clip_norm: float = 0.0
@@ -120,6 +121,7 @@ class BFloat16Copy(Float32):
     """
 
     dtype = torch.bfloat16
+    exchanges_after_backward = True  # in `update`, on the step's own stream
 
     def __init__(
         self, student: nn.Module, optimizer: torch.optim.Optimizer, accumulate: int = 1, clip_norm: float = 0.0

@@ -60,7 +60,7 @@ class TrainStep:
         self.graph = self.build_graph(device)
 
     def build_graph(self, device: torch.device) -> StepGraph | None:
-        obstacle = graph_obstacle(device, self.optimizer)
+        obstacle = graph_obstacle(device, self.optimizer, self.precision, self.teacher)
         if obstacle and self.options.graph == "on":
             raise ValueError(f"step.graph: {obstacle}; use step.graph=auto or off")
         return None if obstacle or self.options.graph == "off" else StepGraph()

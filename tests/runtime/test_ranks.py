@@ -108,6 +108,24 @@ def test_every_rank_takes_the_first_ones_statistics(monkeypatch):
     assert all((buffer == 7).all() for buffer in tracked.values())
 
 
+def test_graphs_end_before_the_ranks_part(monkeypatch):
+    """NCCL waits at its end for graphs that hold its exchanges."""
+    order = []
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("open_store", "meet"):
+        monkeypatch.setattr(ranks, name, lambda *_: ranks.Start())
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    for name in ("PrefixStore", "init_process_group"):
+        monkeypatch.setattr(dist, name, lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: order.append("parted"))
+    graph = type("Graph", (), {"reset": lambda self: order.append("reset")})()
+    with ranks.joined(torch.device("cpu")):
+        ranks.end_before_parting(graph)
+        assert order == []
+    assert order == ["reset", "parted"]
+
+
 def test_ranks_evaluate_every_image_once():
     images = load_dataset("digits", "data", "test").limit(61)
     config = load_recipe("digits").augment

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import distributed as dist
 
 from lgfast.assembly.run import train_run
 from lgfast.config import DistillConfig, StepConfig, replace
@@ -17,6 +18,7 @@ from lgfast.guidance import GuidedStudent
 from lgfast.models import create_model
 from lgfast.optim.build import DeviceSGD, set_learning_rate
 from lgfast.records.checkpoint import CheckpointStore
+from lgfast.runtime import ranks
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.spec.augment import AugmentSpec
 from lgfast.step import TrainMeter, TrainStep
@@ -64,6 +66,54 @@ def test_replays_equal_eager_steps(monkeypatch, options):
     assert len(cuda.graphs) == 2
     assert all(torch.equal(a, b) for a, b in zip(parameters(step), parameters(expected), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(step.model.parameters(), expected.model.parameters(), strict=True))
+
+
+@pytest.fixture
+def twin(monkeypatch):
+    """A second rank that does the same: sums over the ranks are twice this one's. Lists the sizes of the sums."""
+    sizes = []
+
+    def all_reduce(values, operation=dist.ReduceOp.SUM):
+        if operation == dist.ReduceOp.SUM:
+            sizes.append(values.numel())
+            values.mul_(2)
+
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    monkeypatch.setattr(ranks, "backend", lambda: "nccl")
+    monkeypatch.setattr(ranks, "distribute", lambda module: module)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    return sizes
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])  # the second one halves its steps where an exchange is missing
+def test_a_replay_exchanges_the_gradients_of_the_ranks(monkeypatch, twin, optimizer):
+    options = {"optimizer": optimizer, "precision": "bf16", "clip_norm": 1.0}
+    expected = build(graph="off", **options)
+    losses = train(expected, STEPS)
+    num_gradients = sum(p.numel() for p in expected.student.parameters())
+    assert twin.count(num_gradients) == STEPS
+    twin.clear()
+    with fake_cuda(monkeypatch) as cuda:
+        step = build(**options)
+        assert train(step, STEPS) == losses
+    assert len(cuda.graphs) == 1
+    assert twin.count(num_gradients) == 3 + 1  # in eager steps and the capture; the others are replayed
+    assert all(torch.equal(a, b) for a, b in zip(parameters(step), parameters(expected), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "reason"),
+    [
+        ("gloo", {"precision": "bf16"}, "gloo exchanges the gradients on the host"),
+        ("nccl", {"precision": "fp32"}, "during the backward pass .precision=bf16 does after it"),
+        ("nccl", {"precision": "bf16", "bn": "synced"}, "teacher.bn=batch and running do not"),
+    ],
+)
+def test_an_exchange_that_cannot_be_captured_leaves_the_step_eager(cuda, monkeypatch, twin, backend, options, reason):
+    monkeypatch.setattr(ranks, "backend", lambda: backend)
+    assert build(**options).graph is None
+    with pytest.raises(ValueError, match=f"step.graph: .*{reason}"):
+        build(graph="on", **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"distill": DistillConfig("soft", 2.0), "bn": "running"}], ids=str)
