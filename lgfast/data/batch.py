@@ -43,6 +43,9 @@ class BatchStream(Protocol):
     def seek(self, epoch: int, position: int = 0) -> None:
         """Start the next `iter()` at this batch of this epoch."""
 
+    def drop_teacher_images(self) -> None:
+        """Make no more teacher images, from the next epoch on; `images` stay the same."""
+
     def state_dict(self) -> dict[str, Any]:
         """The position of the stream."""
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Generic
 
 import torch
@@ -110,6 +111,10 @@ class EpochLoader(ABC, Generic[Images]):
     def seek(self, epoch: int, position: int = 0) -> None:
         """Start the next `iter()` at this batch of this epoch."""
         self.epoch, self.position, self.next_position = epoch, position, position
+
+    def drop_teacher_images(self) -> None:
+        """Make no more teacher images, from the next `iter()` on; the images are those that there would have been."""
+        self.spec = replace(self.spec, teacher_size=0)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; a position that was loaded for this same epoch is kept."""

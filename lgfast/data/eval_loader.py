@@ -59,7 +59,7 @@ class EvalLoader:
             check_source_sizes(self.spec, image_set.sizes, device)
             self.images = ResidentImages(image_set, device)
         else:
-            self.pool = WorkerPool(PillowViews(image_set, self.spec, 0, dtype), workers, self.device)
+            self.pool = WorkerPool(PillowViews(image_set, 0, dtype), workers, self.device)
         index_device = "cpu" if self.pool else self.images.index_device
         self.parts = indices.to(index_device).split(batch_size)
 
@@ -68,7 +68,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.pool is not None:
-            return self.pool.run([Task(part, None) for part in self.parts])
+            return self.pool.run([Task(part, None, self.spec) for part in self.parts])
         return self.make_views()
 
     def make_views(self) -> Iterator[Batch]:

@@ -22,29 +22,29 @@ class Task(NamedTuple):
 
     indices: Tensor  # int64 [B]
     epoch: int | None  # None: the evaluation view
+    spec: AugmentSpec
 
 
 class PillowViews(Dataset):
     """`views[task]` is the batch of a task; the same in every process."""
 
-    def __init__(self, image_set: ImageSet, spec: AugmentSpec, seed: int, dtype: torch.dtype) -> None:
-        self.image_set, self.spec, self.seed, self.dtype = image_set, spec, seed, dtype
+    def __init__(self, image_set: ImageSet, seed: int, dtype: torch.dtype) -> None:
+        self.image_set, self.seed, self.dtype = image_set, seed, dtype
 
     def __getitem__(self, task: Task) -> Batch:
-        images, indices = self.image_set, task.indices
+        images, indices, spec = self.image_set, task.indices, task.spec
         plan = self.draw(images.sizes[indices], task)
         pairs = [
-            augment_image(images.image(index), row, self.spec)
-            for index, row in zip(indices.tolist(), plan, strict=True)
+            augment_image(images.image(index), row, spec) for index, row in zip(indices.tolist(), plan, strict=True)
         ]
         views, teacher_views = zip(*pairs, strict=True)
-        teacher_images = torch.stack(teacher_views).to(self.dtype) if self.spec.teacher_size else None
+        teacher_images = torch.stack(teacher_views).to(self.dtype) if spec.teacher_size else None
         return Batch(torch.stack(views).to(self.dtype), teacher_images, images.labels[indices], indices)
 
     def draw(self, sizes: Tensor, task: Task) -> Tensor:
         if task.epoch is None:
-            return eval_plan(self.spec, sizes)
-        return augment_plan(self.spec, sizes, task.indices, torch.tensor([self.seed, task.epoch]))
+            return eval_plan(task.spec, sizes)
+        return augment_plan(task.spec, sizes, task.indices, torch.tensor([self.seed, task.epoch]))
 
 
 class WorkerPool:
@@ -87,7 +87,7 @@ class TimmLoader(EpochLoader[ImageSet]):
 
     def __init__(self, image_set: ImageSet, spec: AugmentSpec, *, workers: int = 0, **kwargs) -> None:
         super().__init__(image_set, spec, **kwargs)
-        self.pool = WorkerPool(PillowViews(image_set, spec, self.seed, self.dtype), workers, self.device)
+        self.pool = WorkerPool(PillowViews(image_set, self.seed, self.dtype), workers, self.device)
 
     def views(self, steps: Tensor, epoch: int) -> Iterator[Batch]:
-        return self.pool.run([Task(indices, epoch) for indices in steps])
+        return self.pool.run([Task(indices, epoch, self.spec) for indices in steps])

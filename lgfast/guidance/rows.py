@@ -127,6 +127,9 @@ class RowLoader:
     def seek(self, epoch: int, position: int = 0) -> None:
         self.loader.seek(epoch, position)
 
+    def drop_teacher_images(self) -> None:
+        self.loader.drop_teacher_images()
+
     def state_dict(self) -> dict[str, Any]:
         return self.loader.state_dict()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 WINDOW, THRESHOLD = 50, -0.02  # of the published rule, for runs of 300 epochs
-RELATIVE_THRESHOLD = -0.5  # of `RelativeStop`; ours
+RELATIVE_THRESHOLD = -0.5  # of `RelativeStop`; chosen in docs/guidance.md
 
 
 def smoothed_slope(losses: Sequence[float], window: int = WINDOW) -> float:

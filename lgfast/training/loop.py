@@ -110,10 +110,11 @@ class Loop:
         self.release_teacher()
 
     def release_teacher(self) -> None:
-        """Let the teacher go once no lane asks it for anything."""
+        """Let the teacher go once no lane asks it for anything, and its images with it."""
         if self.teacher is not None and not any(lane.is_guided for lane in running(self.lanes)):
             self.teacher.release()
             self.teacher = None
+            self.batches.drop_teacher_images()
 
     def evaluate(self, lanes: Sequence[Lane]) -> dict[Lane, Row]:
         """Scores on the selection images of the lanes whose epoch is judged, in one pass."""

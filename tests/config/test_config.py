@@ -57,6 +57,15 @@ def test_recipes_beyond_the_paper_have_the_published_settings_and_nothing_else()
     assert distilled == replace(base, {"name": distilled.name} | teacher | changes)
 
 
+def test_the_best_recipe_takes_the_choices_of_the_measured_one():
+    measured, adaptive, best = (
+        load_recipe(f"cifar100-{name}") for name in ("cpu-best", "deit-ti-adaptive", "deit-ti-best")
+    )
+    changes = {"name": best.name, "optim.name": measured.optim.name, "eval.every_epochs": best.epochs}
+    assert best == replace(adaptive, changes)
+    assert load_recipe(best.teacher.recipe).optim.name == load_recipe(measured.teacher.recipe).optim.name == "sgd"
+
+
 def test_replace_converts_text_to_the_field_type():
     changes = {"optim.lr": "1e-3", "guidance.student_layers": "0,3,5", "optim.per_step": "true", "model.depth": "7"}
     config = replace(Config(), changes)

@@ -73,6 +73,16 @@ def test_views_recur_while_the_order_does_not(image_set, kind):
         assert list(found) == epoch_permutation(NUM_IMAGES, seed=5, epoch=epoch)[: len(found)].tolist()
 
 
+@pytest.mark.parametrize(("kind", "workers"), [("timm", 0), ("timm", 1), ("resident", 0)])
+def test_images_stay_the_same_without_the_teachers(image_set, kind, workers):
+    loader, untouched = (build_train_loader(kind, image_set, SPEC, BATCH, seed=5, workers=workers) for _ in range(2))
+    assert all(batch.teacher_images is not None for batch in loader)
+    loader.drop_teacher_images()
+    for each in (loader, untouched):
+        each.set_epoch(1)
+    assert_same_batches(loader, (batch._replace(teacher_images=None) for batch in untouched))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(image_set, workers):
     alone, pooled = train_loader(image_set), train_loader(image_set, workers=workers)

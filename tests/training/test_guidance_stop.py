@@ -10,6 +10,7 @@ from lgfast.guidance.teacher import Teacher
 from lgfast.records.result import read_result
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.group import run_group
+from lgfast.training.loop import Loop
 from tests.runs import StopAt, metrics, tiny_config
 
 
@@ -30,6 +31,20 @@ def teacher_calls(monkeypatch):
     return calls
 
 
+@pytest.fixture
+def teacher_images(monkeypatch):
+    """Of every training batch of guided runs so far whether it brought images for a teacher."""
+    brought, train = [], Loop.train_batch
+
+    def watched(loop, lanes, batch):
+        if lanes[0].config.needs_teacher:
+            brought.append(batch.teacher_images is not None)
+        train(loop, lanes, batch)
+
+    monkeypatch.setattr(Loop, "train_batch", watched)
+    return brought
+
+
 def epochs(run_dir):
     return [row for row in metrics(run_dir) if "epoch" in row]
 
@@ -41,6 +56,32 @@ def test_after_its_last_guided_epoch_the_teacher_does_no_work(tmp_path, teacher_
     steps = rows[0]["step"]
     assert len(teacher_calls) == steps < rows[-1]["step"]
     assert result.guided_epochs == read_result(tmp_path / "run").guided_epochs == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"augment.mixup_alpha": 0.8}, {"data.loader": "timm"}], ids=["", "mixed", "timm"]
+)
+def test_afterwards_the_loader_makes_no_teacher_images(tmp_path, teacher_images, changes):
+    """6 steps an epoch; a run that is continued after the end of guidance makes none any more."""
+    config = tiny_config(tmp_path, **{"guidance.stop": "epoch:1", "log.save_every_steps": 1, **changes})
+    with pytest.raises(Interrupted):
+        train_run(config, interrupt=StopAt(11))
+    assert 6 < len(teacher_images) < 18
+    train_run(config, resume=True)
+    assert teacher_images == [True] * 6 + [False] * 12
+
+
+def test_images_of_stored_maps_end_too(tmp_path, teacher_images):
+    changes = {"teacher.targets": "cached", "data.views": 2, "teacher.bn": "running"}
+    train_run(tiny_config(tmp_path, **{"guidance.stop": "epoch:1", **changes}))
+    assert teacher_images == [True] * 6 + [False] * 12
+
+
+def test_a_group_makes_teacher_images_until_its_last_trial_is_done_with_them(tmp_path, teacher_images):
+    configs = [tiny_config(tmp_path, run_dir=str(tmp_path / stop[-1]), **{"guidance.stop": stop, "data.seed": 1})
+               for stop in ("epoch:1", "epoch:2")]  # fmt: skip
+    run_group(configs, InterruptFlag())
+    assert teacher_images == [True] * 12 + [False] * 6
 
 
 def test_without_a_rule_guidance_goes_on(tmp_path, teacher_calls):
