@@ -1,1 +1,1 @@
-"""Puts a run together from its configuration: device, images, loaders, networks, teacher, run."""
+"""Builds a run from its configuration: device, images, loaders, networks, teacher, run."""

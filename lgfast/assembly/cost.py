@@ -1,6 +1,6 @@
-"""What a step costs where a configuration asks for an unusual size: said before it is paid.
+"""Estimate the cost of a step before it runs, where a configuration asks for an unusual size.
 
-Counted by a forward pass on torch's meta device, which computes shapes alone.
+A forward pass on torch's meta device, which computes only shapes, counts the operations.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from lgfast.config import Config, replace
 from lgfast.models import create_model
 
-MOST_FLOP = 1e17  # of a step: minutes on the fastest GPU, days on a CPU
-MUCH_FLOP = {"cpu": 1e13, "cuda": 1e15}  # of a step that is worth a word
-MOST_BYTES = 1 << 40  # of the weights in training
+MOST_FLOP = 1e17  # a step with more takes minutes on the fastest GPU, days on a CPU
+MUCH_FLOP = {"cpu": 1e13, "cuda": 1e15}  # a step with more gets a warning
+MOST_BYTES = 1 << 40  # the most memory for weights in training
 MUCH_BYTES = 4 << 30
-MUCH_DEPTH = 200  # blocks that start one after another, however small each is
-BYTES_OF_A_WEIGHT = 16  # in training, in float32: itself, its gradient, two moments
+MUCH_DEPTH = 200  # more blocks get a warning, since they run one after another
+BYTES_OF_A_WEIGHT = 16  # in float32 training: the weight, its gradient, two moments
 
 
 def check_cost(config: Config, num_classes: int) -> None:
-    """Warn of a step that takes long or much memory; a ValueError for one that no machine ends in reasonable time."""
+    """Warn of a step that takes long or much memory; raise a ValueError for one that no machine ends in reasonable
+    time."""
     if not is_unusual(config):
         return
     augment, batch = config.augment, config.data.batch_size
     flop, weights = count(config, num_classes)
     is_deep = (config.model.depth or 0) > MUCH_DEPTH
-    flop *= 3 * batch  # the backward pass takes twice the forward
+    flop *= 3 * batch  # the backward pass takes twice as many as the forward
     num_bytes = batch * 3 * augment.image_size**2 * 4, weights * BYTES_OF_A_WEIGHT
     asked = "".join(f", model.{name}={value}" for name, value in config.model.shape_overrides().items())
     text = (
@@ -45,22 +46,23 @@ def check_cost(config: Config, num_classes: int) -> None:
 
 
 def is_unusual(config: Config) -> bool:
-    """Beyond what models on small images have; counting takes a moment, which other runs need not wait for."""
+    """Whether sizes exceed those of usual models on small images. Only then is counting worth its time."""
     model = config.model
     tokens = (config.augment.image_size // (model.patch_size or 16)) ** 2
     return tokens > 1024 or (model.depth or 0) > 48 or (model.embed_dim or 0) > 2048
 
 
 def count(config: Config, num_classes: int) -> tuple[float, int]:
-    """Operations of one image's forward pass, and weights; 0 for a model that the meta device cannot run."""
+    """Count the operations of one image's forward pass, and the weights; 0 for a model that the meta device cannot
+    run."""
     size, more = config.augment.image_size, (config.model.depth or 0) - 2
-    if more > 0:  # blocks are alike: from two on each costs what the second does
+    if more > 0:  # blocks are equal: each further one costs as much as the second
         one, two = (count(replace(config, {"model.depth": depth}), num_classes) for depth in (1, 2))
         return two[0] + more * (two[0] - one[0]), two[1] + more * (two[1] - one[1])
     try:
         with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
             model = create_model(config.model.name, num_classes, size, **config.model.shape_overrides()).eval()
             model(torch.zeros(1, getattr(model, "in_chans", 3), size, size))
-    except Exception:  # what does not fit is said where the model is built
+    except Exception:  # building the model will say what does not fit
         return 0.0, 0
     return counter.get_total_flops(), sum(parameter.numel() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""Which device and precision a run computes on and in."""
+"""Choose the device and the precision of a run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(config: Config) -> Config:
-    """`precision=auto` for the configured device: bf16 where it has instructions for it, else fp32. A run keeps it."""
+    """Resolve `precision=auto`: bf16 where the configured device has instructions for it, else fp32. A run keeps it."""
     if config.precision != "auto":
         return config
     return dataclasses.replace(config, precision=auto_precision(resolve_device(config.device)))

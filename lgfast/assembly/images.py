@@ -1,4 +1,4 @@
-"""The images of a run: to train on, to select the best epoch on, and to report on."""
+"""Load the images of a run: to train on, to select the best epoch on, and to test on."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from lgfast.ops.augment import largest_source_side
 from lgfast.records.files import atomic_path
 from lgfast.runtime.paths import user_path
 
-FEWEST_EPOCHS = 20  # where their number follows from the number of images
-HOLDOUT_SEED = 0  # one split for every run on the same images, whatever the run's own seed
+FEWEST_EPOCHS = 20  # the least for `epochs: 0`, where the number of images decides
+HOLDOUT_SEED = 0  # runs on the same images have the same split, whatever their seeds
 SplitImages = ImageSet | FileSet  # decoded, or files for the dali loader
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """Images to train on, to select the best epoch on, and to report on."""
+    """Images to train on, to select the best epoch on, and to test on."""
 
     train: SplitImages
     select: SplitImages
@@ -40,7 +40,7 @@ class DataSplits:
 
 
 def load_images(config: Config, split: str) -> SplitImages:
-    """One split of the dataset, cut to the configured number of images; nothing is decoded for the dali loader."""
+    """Load one split of the data set, cut to the configured number of images; decode nothing for the dali loader."""
     return limited(config, split, load_whole(config, split))
 
 
@@ -50,7 +50,7 @@ def limited(config: Config, split: str, images: SplitImages) -> SplitImages:
 
 
 def load_whole(config: Config, split: str) -> SplitImages:
-    """One split of the dataset with all its images."""
+    """Load one split of the data set with all its images."""
     if has_parts(config):
         return read_split(config, split, config.data.test_fraction)
     images = read_split(config, "train", 0.0)
@@ -65,7 +65,7 @@ def load_whole(config: Config, split: str) -> SplitImages:
 
 
 def has_parts(config: Config) -> bool:
-    """Whether training and test images are read apart: else all are read, and cut here into folds."""
+    """Whether training and test images are read separately; else all are read, and split into folds here."""
     data = config.data
     if data.folds:
         return False
@@ -76,13 +76,13 @@ def has_parts(config: Config) -> bool:
 
 
 def label_table(config: Config) -> LabelTable | None:
-    """The run's table of labels; None where class folders say them."""
+    """Return the run's table of labels; None where class folders give the labels."""
     root = user_path(config.data.root)
     return read_table(labels_path(root, config.data.labels), root) if config.data.labels else None
 
 
 def groups(config: Config, images: SplitImages) -> list[str] | None:
-    """The group of each image; None where every image stands alone."""
+    """Return the group of each image; None where images have no groups."""
     data = config.data
     if not data.group:
         return None
@@ -109,7 +109,7 @@ def read_split(config: Config, split: str, test_fraction: float) -> SplitImages:
 
 
 def decoding(config: Config) -> Decoding:
-    """How the run's image files become pixels."""
+    """Return how the run's image files become pixels."""
     data, spec = config.data, config.augment
     max_side = 0
     if _extension.has_native():
@@ -118,7 +118,7 @@ def decoding(config: Config) -> Decoding:
 
 
 def stored_side(config: Config) -> int:
-    """data.stored_side; for `none` the one at which the smallest crop has as many pixels as the view made of it."""
+    """Return data.stored_side; for `none`, the side at which the smallest crop has as many pixels as its view."""
     spec = config.augment
     if config.data.stored_side is not None:
         return config.data.stored_side
@@ -143,7 +143,7 @@ def load_splits(config: Config) -> DataSplits:
 
 
 def hold_out(config: Config, train: SplitImages) -> tuple[SplitImages, SplitImages]:
-    """(images to train on, images that choose the epoch), groups kept together."""
+    """Split images into those to train on and those that choose the epoch; groups stay together."""
     fraction, named = config.eval.holdout_fraction, groups(config, train)
     try:
         if named is None:
@@ -154,14 +154,14 @@ def hold_out(config: Config, train: SplitImages) -> tuple[SplitImages, SplitImag
 
 
 def check_classes(config: Config, train: SplitImages, test: SplitImages) -> None:
-    """Raise a ValueError for parts that do not fit together; warn of a class that is not tested."""
-    if train.class_names != test.class_names:  # labels would mean one thing in training and another in the test
+    """Raise a ValueError for parts that do not fit together; warn of a class without a test image."""
+    if train.class_names != test.class_names:  # a label would mean another class in the test than in training
         odd = sorted(set(train.class_names) ^ set(test.class_names))
         raise ValueError(
             f"data.root: {train.name} and {test.name} were read with other classes ({some(odd)}); start again when "
             f"nothing changes in {config.data.root} any more"
         )
-    if config.data.dataset != "folder":  # published sets are as they are
+    if config.data.dataset != "folder":  # published data sets stay as they are
         return
     if train.num_classes < 2:
         raise ValueError(
@@ -178,8 +178,8 @@ def check_classes(config: Config, train: SplitImages, test: SplitImages) -> None
 
 
 def check_crops(config: Config, train: SplitImages) -> None:
-    """Raise a ValueError where an image has no pixel of the ratios asked for. The largest centred crop, which stands in
-    where no random one lies within the image, is then empty."""
+    """Raise a ValueError where an image has no crop of the requested ratios: the largest centred crop, which is used
+    where no random one fits, is then empty."""
     low, high = config.augment.crop_ratio
     if config.augment.weak or not isinstance(train, ImageSet):
         return
@@ -191,7 +191,7 @@ def check_crops(config: Config, train: SplitImages) -> None:
 
 
 def settle_epochs(config: Config, splits: DataSplits | None = None) -> Config:
-    """The configuration with a number of epochs, which follows from the number of images where epochs is 0."""
+    """Return the configuration with a number of epochs; for `epochs: 0` the number of images decides."""
     if config.epochs > 0:
         return config
     num_images = len((splits or load_splits(config)).train)
@@ -200,7 +200,7 @@ def settle_epochs(config: Config, splits: DataSplits | None = None) -> Config:
 
 
 def record_parts(run_dir: Path, splits: DataSplits) -> None:
-    """Write which image file is in which part of a run, where the files are known, to images.csv."""
+    """Write images.csv, which lists the image files of each part of a run, where the files are known."""
     parts = {"train": splits.train, "test": splits.test}
     if splits.select is not splits.test:
         parts["validation"] = splits.select
@@ -216,7 +216,8 @@ def record_parts(run_dir: Path, splits: DataSplits) -> None:
 
 
 def describe_splits(config: Config, splits: DataSplits) -> str:
-    """How many images do what, in a line; a recipe's limit, made for its own dataset, is named where it leaves out."""
+    """Say in a line how many images train, test and select; name a recipe's limit, made for its own data, where it
+    cuts."""
     data, test = config.data, splits.test
     choosing = "they" if splits.select is test else f"{len(splits.select)}"
     num_read = len(splits.train) + (0 if splits.select is test else len(splits.select))

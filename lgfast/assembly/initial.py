@@ -1,4 +1,4 @@
-"""The weights that a run starts from: a model's own, timm's, or those of another run or file."""
+"""Load the weights that a run starts from: a model's own, timm's, or those of another run or file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def start_model(model: nn.Module, config: Config, class_names: Sequence[str]) ->
     """Give a fresh model the weights that `model.pretrained` or `model.init_from` names.
 
     Args:
-        class_names: of the images; a head for other names begins anew.
+        class_names: the images' classes; a head for other classes begins anew.
     Returns:
-        What was done, in a line; "" where the model keeps its own.
+        A line that says what was done; "" where the model keeps its own weights.
     Raises:
-        ValueError: there are no such weights, or they do not fit; names the key.
+        ValueError: there are no such weights, or they do not fit; the message names the key.
     """
     names: Sequence[str] = ()
     if config.model.pretrained:
@@ -41,11 +41,11 @@ def start_model(model: nn.Module, config: Config, class_names: Sequence[str]) ->
 
 
 def read_source(source: str, model_name: str) -> tuple[dict[str, Tensor], Sequence[str]]:
-    """State dict under timm's names, and the names of its classes where the file says them.
+    """Return a state dict under timm's names, and the names of its classes where the file has them.
 
     Args:
-        source: run folder, checkpoint folder, .safetensors of lgfast or timm, `.pyth` of the paper's code, or a state
-            dict that torch wrote (.pt, .pth, .bin).
+        source: a run folder, checkpoint folder, .safetensors of lgfast or timm, `.pyth` of the paper's code, or a
+            state dict that torch wrote (.pt, .pth, .bin).
     """
     path = user_path(source)
     try:
@@ -60,10 +60,10 @@ def read_source(source: str, model_name: str) -> tuple[dict[str, Tensor], Sequen
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:
-    """A state dict, alone or within a checkpoint, read without running code from the file."""
+    """Read a state dict, alone or within a checkpoint, without running code from the file."""
     try:
         weights = load_state_dict(str(path), use_ema=False, weights_only=True)
-    except Exception as error:  # of a pickle, a zip archive or a tensor
+    except Exception as error:  # a pickle's, a zip archive's or a tensor's
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"model.init_from: {path} is no state dict that torch wrote ({reason})") from error
     if not all(isinstance(value, Tensor) for value in weights.values()):

@@ -1,4 +1,4 @@
-"""What a loop trains, and what its lanes share."""
+"""Build what a loop trains, and what its lanes share."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from lgfast.training.saving import RunSaver, SilentSaver
 
 @dataclass(frozen=True)
 class Shared:
-    """What the lanes of a loop have in common."""
+    """What the lanes of a loop share."""
 
     splits: DataSplits
     loaders: Loaders
-    targets: TargetSource | None  # whom guided lanes ask; None where there is no teacher
+    targets: TargetSource | None  # gives targets to guided lanes; None where there is no teacher
     device: torch.device
     has_company: bool  # whether there are several lanes
 
@@ -56,10 +56,12 @@ class Shared:
 
 
 def share(config: Config, splits: DataSplits, teacher: Teacher | None, device: torch.device, num_lanes: int) -> Shared:
-    """
+    """Build what the lanes of a loop share: loaders and the source of the teacher's targets.
+
     Args:
-        config: of the lane that asks the most of the teacher.
+        config: the configuration of the lane that asks the most of the teacher.
         teacher: None where no lane has one.
+        num_lanes: where there are several, one pass of the teacher serves all.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -72,8 +74,8 @@ def share(config: Config, splits: DataSplits, teacher: Teacher | None, device: t
 
 
 def build_lane(config: Config, shared: Shared) -> Lane:
-    """The lane of a run in `config.run_dir`; the model's initial weights depend on `config.seed` and on what it starts
-    from, which a run that continues does not read again."""
+    """Build the lane of a run in `config.run_dir`. The model's initial weights depend on `config.seed` and on the
+    weights it starts from, which a run that continues does not read again."""
     run_dir, stream = Path(config.run_dir), shared.loaders.train
     step = build_step(config, shared, is_new=not CheckpointStore(run_dir).all())
     metadata = weights_metadata(config, shared.splits.train)
@@ -84,17 +86,17 @@ def build_lane(config: Config, shared: Shared) -> Lane:
 
 
 def build_silent_lane(config: Config, shared: Shared) -> Lane:
-    """The same, leaving no files."""
+    """Build a lane that writes no files."""
     step = build_step(config, shared)
     random_state = RandomState() if shared.has_company else None
     return Lane(config, step, len(shared.loaders.train), SilentSaver(), SilentLog(), random_state)
 
 
 def objective(config: Config, labels: Tensor, num_classes: int, device: torch.device) -> Objective:
-    """What the run minimises.
+    """Return what the run minimises.
 
     Args:
-        labels: of the training images, by which classes are balanced.
+        labels: the training images' labels, by which classes are balanced.
     """
     counts = torch.bincount(labels, minlength=num_classes).float()
     shares = counts / counts.sum()
@@ -112,7 +114,7 @@ def objective(config: Config, labels: Tensor, num_classes: int, device: torch.de
 
 
 def open_log(config: Config, run_dir: Path) -> MetricsLog:
-    """The run's files, TensorBoard events and the tracker that was asked for."""
+    """Open the run's files, TensorBoard events and the configured tracker."""
     kind = config.log.tracker
     trackers = [] if kind == "none" else [SafeTracker(kind, run_dir, flatten(to_dict(config)))]
     return MetricsLog(run_dir, config.log.tensorboard, trackers)
@@ -124,15 +126,15 @@ def say(config: Config, text: str) -> None:
 
 
 def stop_of(config: Config) -> GuidanceStop | None:
-    """When the run's guidance ends."""
+    """Return the rule that ends the run's guidance."""
     return guidance_stop(config.guidance.stop, config.guidance.stop_threshold, config.epochs)
 
 
 def build_step(config: Config, shared: Shared, is_new: bool = True) -> TrainStep:
-    """A fresh student with its optimizer.
+    """Build the step of a fresh student with its optimizer.
 
     Args:
-        is_new: give it the weights that the run starts from.
+        is_new: load the weights that the run starts from.
     """
     device, teacher = shared.device, shared.targets if config.needs_teacher else None
     torch.manual_seed(config.seed)
@@ -156,6 +158,6 @@ def build_step(config: Config, shared: Shared, is_new: bool = True) -> TrainStep
         clip_norm=0.0 if clips_itself(optimizer) else config.optim.clip_norm,
         options=config.step,
     )
-    if ranks.rank() > 0:  # every rank drops its own paths; the weights are equal by now
+    if ranks.rank() > 0:  # ranks drop different paths; their weights are equal by now
         torch.manual_seed(config.seed + (ranks.rank() << 32))
     return step

@@ -1,4 +1,4 @@
-"""The loaders of a run."""
+"""Build the loaders of a run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from lgfast.runtime import ranks
 
 @dataclass(frozen=True)
 class Loaders:
-    """Batches to train on and batches that select the best epoch; students of one group share them."""
+    """Batches to train on, and batches that select the best epoch; students of one group share them."""
 
     train: BatchStream
     select: EvalLoader
 
 
 def train_loader(config: Config, images: SplitImages, device: torch.device) -> EpochLoader:
-    """The training batches of a run, or of runs that share views. The teacher's input is made if it is needed."""
+    """Build the loader of training batches, for one run or for runs that share views. It makes the teacher's input if
+    needed."""
     data = config.data
     reads_images = config.needs_teacher and config.teacher.targets != "offline"
     loader = build_train_loader(
@@ -47,7 +48,7 @@ def train_loader(config: Config, images: SplitImages, device: torch.device) -> E
 
 
 def eval_loader(config: Config, images: SplitImages, device: torch.device) -> EvalLoader:
-    """Every image once, over all ranks."""
+    """Build a loader that gives every image once, over all ranks."""
     return EvalLoader(
         images,
         config.augment,

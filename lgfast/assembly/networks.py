@@ -1,4 +1,4 @@
-"""The networks of a run, freshly initialised, and what a weights file says of them."""
+"""Build the networks of a run, and describe them in weights files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lgfast.runtime import ranks
 
 
 def build_model(config: Config, num_classes: int) -> nn.Module:
-    """The network to train, freshly initialised."""
+    """Build the network to train, with fresh weights."""
     options = config.model
     overrides = options.shape_overrides()
     try:
@@ -60,7 +60,7 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
 
 
 def build_student(config: Config, num_classes: int, teacher: TargetSource | None) -> GuidedStudent:
-    """The network with its taps and projections; without them where there is no guidance."""
+    """Build the network with its taps and projections; without them where there is no guidance."""
     check_cost(config, num_classes)
     model = build_model(config, num_classes)
     check_covered(config, model)
@@ -68,7 +68,7 @@ def build_student(config: Config, num_classes: int, teacher: TargetSource | None
     if config.step.fused_layers == "on":
         fuse_model_layers(model)
     if config.distill.mode != "none" and hasattr(model, "set_distilled_training"):
-        model.set_distilled_training(True)  # two heads in training, their mean in evaluation
+        model.set_distilled_training(True)  # training has two heads, evaluation their mean
     size, transform = config.augment.image_size, config.guidance.transform
     try:
         check_batch_norm(config, model)
@@ -84,7 +84,7 @@ def build_student(config: Config, num_classes: int, teacher: TargetSource | None
 
 
 def check_student(config: Config, num_classes: int) -> None:
-    """Raise the ValueError of a network that cannot be trained, where its teacher would be trained first."""
+    """Raise a ValueError for a network that cannot be trained, before its teacher is trained."""
     student = build_student(dataclasses.replace(config, guidance=GuidanceConfig(weight=0)), num_classes, None)
     start_model(student.model, config, ())
     student.freeze(config.optim.freeze)
@@ -95,7 +95,7 @@ def check_student(config: Config, num_classes: int) -> None:
 
 
 def check_covered(config: Config, model: nn.Module) -> None:
-    """Raise a ValueError where the patches leave rows and columns of every image out."""
+    """Raise a ValueError where the patches leave out rows and columns of every image."""
     size = config.augment.image_size
     if near := covered_sizes(model, size):
         raise ValueError(
@@ -105,7 +105,7 @@ def check_covered(config: Config, model: nn.Module) -> None:
 
 
 def check_batch_norm(config: Config, model: nn.Module) -> None:
-    """Raise a ValueError where one image a forward pass leaves a BatchNorm of the student nothing to normalise."""
+    """Raise a ValueError where a forward pass with one image leaves a BatchNorm of the student a single value."""
     accumulate, world = config.step.accumulate, ranks.world()
     if config.data.batch_size // accumulate // world > 1:
         return
@@ -117,7 +117,7 @@ def check_batch_norm(config: Config, model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def refusing_single_values(name: str, way_on: str) -> Iterator[None]:
-    """Names the key that mends what torch's BatchNorm refuses: a single value a channel to take statistics of."""
+    """Name the key to change where torch's BatchNorm refuses to take statistics of a single value a channel."""
     try:
         yield
     except ValueError as error:
@@ -135,7 +135,7 @@ def fuse_model_layers(model: nn.Module) -> None:
 
 
 def guided_layers(config: Config, model: nn.Module) -> tuple[int, ...]:
-    """The blocks to guide: those of the configuration, else the model's own."""
+    """Return the blocks to guide: those of the configuration, else the model's default."""
     num_blocks = count_blocks(model)
     if not config.guidance.student_layers:
         return tuple(range(num_blocks)) if config.guidance.taps == "learned" else default_layers(model)
@@ -149,7 +149,7 @@ def guided_layers(config: Config, model: nn.Module) -> tuple[int, ...]:
 
 
 def weights_metadata(config: Config, images: LabelledImages) -> dict[str, Any]:
-    """What a weights file says of itself: enough to rebuild the model and to refuse other data."""
+    """Return a weights file's metadata: enough to rebuild the model and to refuse other data."""
     return {
         "config": to_dict(config),
         "class_names": list(images.class_names),
@@ -158,21 +158,21 @@ def weights_metadata(config: Config, images: LabelledImages) -> dict[str, Any]:
 
 
 class Trained(NamedTuple):
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     model: nn.Module
     num_classes: int
-    class_names: tuple[str, ...]  # (): the file holds none
+    class_names: tuple[str, ...]  # () where the file holds none
     config: Config
-    about: str = ""  # which weights these are, where a file holds several
-    content_hash: str = ""  # of the training images; "": not known
+    about: str = ""  # says which weights these are, where a file holds several
+    content_hash: str = ""  # the training images' hash; "" where it is not known
 
 
 def load_trained(source: Path | str) -> Trained:
-    """Network, classes and configuration of a run folder, checkpoint folder or weights file of lgfast.
+    """Load network, classes and configuration from a run folder, checkpoint folder or weights file of lgfast.
 
     Raises:
-        CheckpointError: no such file, a damaged one, or one that lgfast did not write.
+        CheckpointError: the file is missing, damaged, or not written by lgfast.
     """
     path = find_weights(source)
     weights, header = read_weights(path)

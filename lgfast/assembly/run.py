@@ -1,4 +1,4 @@
-"""Puts a run together: images, teacher, student, step, loop, and the final test."""
+"""Run a training: images, teacher, student, step, loop, and the final test."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def train_run(
 
     Args:
         resume: continue from the newest checkpoint of `config.run_dir` (start anew where there is none).
-        alone: in this process, whatever torchrun launched beside it; so a teacher is trained by the first rank to come.
+        alone: train in this process only, whatever torchrun launched beside it. The first rank to come trains a teacher
+            this way.
         on_epoch: called after every epoch with the lane and its row.
     """
     interrupt = interrupt or InterruptFlag()
@@ -73,7 +74,7 @@ def train_run(
 
 @contextlib.contextmanager
 def saying_how_to_go_on(run_dir: Path) -> Iterator[None]:
-    """What could not be written is named with the command that goes on once there is room."""
+    """Add to an error of writing the command that continues once there is room."""
     try:
         yield
     except WriteError as error:
@@ -82,7 +83,7 @@ def saying_how_to_go_on(run_dir: Path) -> Iterator[None]:
 
 
 def continue_run(lane: Lane) -> None:
-    """Go on from the newest checkpoint, which every rank must see."""
+    """Continue from the newest checkpoint, which every rank must see."""
     is_found = lane.resume()
     steps = [state["step"] for state in ranks.gather({"step": lane.progress.step})]
     if len(set(steps)) > 1:
@@ -97,7 +98,7 @@ def continue_run(lane: Lane) -> None:
 def prepare_teacher(
     config: Config, splits: DataSplits, device: torch.device, interrupt: InterruptFlag
 ) -> tuple[Teacher | None, Path | None]:
-    """The teacher, trained first if need be, and where it comes from; None where the run has none."""
+    """Return the teacher, trained first if needed, and its source; None where the run has none."""
     if not config.needs_teacher:
         return None, None
     train = partial(train_run, resume=True, interrupt=interrupt, alone=True)
@@ -106,14 +107,14 @@ def prepare_teacher(
 
 
 def final_test(lane: Lane, splits: DataSplits, teacher_run: Path | None, seconds: float) -> Result:
-    """Test the last and the selected weights, where that was not just done, and write result.json."""
+    """Test the last and the selected weights, unless that was just done, and write result.json."""
     config, run_dir, device, model = lane.config, lane.run_dir, lane.device, lane.step.model
     loader = eval_loader(config, splits.test, device)
     is_last_best = lane.progress.best_epoch == lane.progress.epoch
     last = known_scores(lane, splits)
     if last is None and not is_last_best:
         last = evaluate(model, loader, device)
-    ranks.barrier()  # the writer has written
+    ranks.barrier()  # until the writer has written
     best_path = run_dir / "best.safetensors"
     load_weights(model, read_weights(best_path)[0], best_path)
     best, logits, labels = evaluate_logits(model, loader, device)
@@ -142,7 +143,7 @@ def final_test(lane: Lane, splits: DataSplits, teacher_run: Path | None, seconds
 
 
 def known_scores(lane: Lane, splits: DataSplits) -> dict[str, float] | None:
-    """What the last epoch's own evaluation says of the test: it is the same where it saw the test images in float32."""
+    """Return the last epoch's scores where they are those of the test: it saw the test images in float32."""
     is_same = splits.select is splits.test and lane.step.dtype == torch.float32
     return lane.scores if is_same else None
 

@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time, its configuration and environment, and where it is continued from."""
+"""Open the folder of a run for one process at a time, with its configuration and environment, and continue it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ LOCK, ENVIRONMENT = "run.lock", "environment.json"
 
 @contextlib.contextmanager
 def run_folder(config: Config, resume: bool) -> Iterator[Path]:
-    """The run's folder, with its configuration and environment, for this process alone.
+    """Open the run's folder for this process alone, and write its configuration and environment.
 
-    A new run that fails before it has anything to show leaves no folder in the way of the corrected command.
+    A new run that fails before its first result removes its folder, so that the corrected command can use the name.
 
     Raises:
-        ValueError: it holds another run, or another process is at work in it.
+        ValueError: the folder holds another run, or another process works in it.
     """
     mark = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}" if ranks.world() == 1 else ranks.run_name()
     run_dir = user_path(config.run_dir or f"runs/{config.name}-{mark}")
@@ -56,7 +56,7 @@ def run_folder(config: Config, resume: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def for_this_process(run_dir: Path) -> Iterator[None]:
-    """Within it no other process trains in the folder."""
+    """Keep other processes from training in the folder, within a `with` block."""
     path = run_dir / LOCK
 
     def refuse() -> None:
@@ -71,18 +71,18 @@ def for_this_process(run_dir: Path) -> Iterator[None]:
 
 
 def forget_holder(run_dir: Path) -> None:
-    """Let the folder be taken from a process that holds it but has been given up; its old name must be gone."""
+    """Take the folder from a process that holds it but counts as dead. The folder must have been renamed before."""
     (run_dir / LOCK).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def emptied_on_failure(run_dir: Path, earlier: Collection[str] | None) -> Iterator[None]:
-    """Where a run fails with nothing to go on from, the folder is as it was before.
+    """Restore the folder where a run fails with nothing to continue from.
 
-    A failed write is another matter: the run goes on once there is room.
+    After a failed write the folder stays: the run continues once there is room.
 
     Args:
-        earlier: names in the folder before the run; None where there was no folder.
+        earlier: the names in the folder before the run; None where there was no folder.
     """
     try:
         yield
@@ -101,7 +101,7 @@ def has_progress(run_dir: Path) -> bool:
 
 
 def remove_new(run_dir: Path, earlier: Collection[str] | None) -> None:
-    """Remove what is in the folder but for these names; the folder too where it is None."""
+    """Remove all but these names from the folder; remove the folder too where `earlier` is None."""
     if earlier is None:
         shutil.rmtree(run_dir)
         return
@@ -115,7 +115,7 @@ def remove_new(run_dir: Path, earlier: Collection[str] | None) -> None:
 
 
 def resume_config(run_dir: Path | str, changes: dict[str, Any]) -> Config:
-    """The configuration of the run in `run_dir`; changing what the run computes is refused."""
+    """Return the configuration of the run in `run_dir` with changes; refuse those that change what the run computes."""
     run_dir = user_path(run_dir)
     if not (run_dir / FILE).is_file():
         raise ValueError(f"--resume: {run_dir} is no folder of a run or a sweep (it has no config.yaml or sweep.json)")

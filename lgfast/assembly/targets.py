@@ -1,4 +1,4 @@
-"""How a run's teacher gives its targets: live, from stored maps (the paper's offline mode), or from cached views."""
+"""Choose how a teacher gives its targets: live, from stored maps (the paper's offline mode), or from cached views."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lgfast.step.precision import COMPUTE_DTYPE
 def target_source(
     config: Config, teacher: Teacher | None, loader: EpochLoader
 ) -> tuple[TargetSource | None, BatchStream]:
-    """What a run's step asks for targets, and the batches to train on, which bring what it needs.
+    """Return the source of a run's targets, and the batches to train on, which carry what the source needs.
 
     Args:
-        teacher: of the run; None where it has none.
-        loader: of the training batches, which the stored outputs belong to.
+        teacher: the run's teacher; None where it has none.
+        loader: the loader of training batches, to which stored outputs belong.
     """
     if teacher is None or config.teacher.targets == "live":
         return teacher, loader

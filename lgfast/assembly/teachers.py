@@ -1,4 +1,4 @@
-"""The teacher of a guided run: trained once for the same images and kept, or read from a file."""
+"""Provide the teacher of a guided run: trained once for the same images and kept, or read from a file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lgfast.runtime.paths import cache_home, user_path
 from lgfast.runtime.shared_files import StrangerError, check_owner, owners
 from lgfast.training.console import LINE_EVERY_S, duration
 
-# section -> the keys that teachers were hashed by at first
+# section -> the keys that the first version hashed teachers by
 FIRST_KEYS = {
     "config": ("epochs", "max_steps", "seed", "precision"),
     "data": ("dataset", "skip_broken", "seed", "views", "batch_size", "train_limit", "test_limit"),
@@ -46,7 +46,7 @@ FIRST_KEYS = {
     "step": ("graph", "streams", "compile", "fused_layers", "accumulate", "ema_decay"),
     "eval": ("protocol", "holdout_fraction", "every_epochs"),
 }  # fmt: skip
-# keys that the hash of the images tells
+# keys that the hash of the images covers
 IN_THE_IMAGES = ("exif_orientation", "stored_side", "test_fraction", "max_pixels", "group", "folds", "fold", "labels")
 ANY_TIME = "the same command waits for it again, or uses it"
 SAME_COMMAND = "continue with the same command: the teacher goes on where it stands, then the student begins"
@@ -55,12 +55,12 @@ SAME_COMMAND = "continue with the same command: the teacher goes on where it sta
 def teacher_source(
     config: Config, images: LabelledImages, train: Callable[[Config], object], interrupt: InterruptFlag
 ) -> Path:
-    """Run folder or weights file of the teacher; `auto` trains it once per (images, recipe) and keeps it.
+    """Return the teacher's run folder or weights file. `auto` trains it once for each (images, recipe) and keeps it.
 
     Args:
         images: the training images.
-        train: trains a configuration to its end, or resumes it, in `run_dir`.
-        interrupt: also ends the wait for another process that trains it.
+        train: trains a configuration to its end, or resumes it, in its `run_dir`.
+        interrupt: also ends the wait for another process that trains the teacher.
     """
     if config.teacher.checkpoint != "auto":
         return user_path(config.teacher.checkpoint)
@@ -84,7 +84,7 @@ def teacher_source(
 
 
 class Wait:
-    """What is done, again and again, while another process trains the teacher: a line a minute, and a look at signals.
+    """Called again and again while another process trains the teacher: prints a line a minute, and looks at signals.
 
     Args:
         run_dir: the teacher's folder.
@@ -106,7 +106,7 @@ class Wait:
 
 
 def refuse_strangers(run_dir: Path, trusted: Collection[int]) -> None:
-    """Raise a ValueError where somebody else than the trusted users made a part of a kept teacher."""
+    """Raise a ValueError where a user who is not trusted made a part of a kept teacher."""
     for path in (run_dir, *run_dir.iterdir()):
         try:
             check_owner(path, trusted)
@@ -118,7 +118,7 @@ def refuse_strangers(run_dir: Path, trusted: Collection[int]) -> None:
 
 
 def teacher_config(config: Config) -> Config:
-    """The teacher's recipe on the student's images, at the teacher's input size.
+    """Return the teacher's configuration: its recipe on the student's images, at the teacher's input size.
 
     Where its number of epochs follows from the number of images, it is the student's.
     """
@@ -135,7 +135,7 @@ def teacher_config(config: Config) -> Config:
     log = dataclasses.replace(teacher.log, tensorboard=config.log.tensorboard)
     if teacher.epochs == 0:
         teacher = dataclasses.replace(teacher, epochs=config.epochs)
-    if teacher.precision == "auto":  # then the student's
+    if teacher.precision == "auto":  # then it takes the student's
         teacher = dataclasses.replace(teacher, precision=resolve_precision(config).precision)
     return dataclasses.replace(
         teacher, device=config.device, data=data, model=model, augment=augment, eval=config.eval, log=log, run_dir=""
@@ -143,7 +143,7 @@ def teacher_config(config: Config) -> Config:
 
 
 def teacher_folder(config: Config, images: LabelledImages) -> Path:
-    """Where the teacher that `auto` trains on these images is kept."""
+    """Return the folder of the teacher that `auto` trains on these images."""
     teacher = teacher_config(config)
     return teacher_cache(config) / f"{teacher.name}-{teacher_digest(teacher, images)}"
 
@@ -153,14 +153,14 @@ def teacher_cache(config: Config) -> Path:
 
 
 def cache_folder(config: Config) -> Path:
-    """Folder of what is computed once for many runs."""
+    """Return the folder of what is computed once for many runs."""
     return user_path(config.teacher.cache) if config.teacher.cache else cache_home()
 
 
 def teacher_digest(teacher: Config, images: LabelledImages) -> str:
-    """Hash of what decides the teacher's weights: the images and the recipe, not where they lie or who runs it.
+    """Hash what decides the teacher's weights: the images and the recipe, not their folders or the machine.
 
-    A key that this package gained after it began to keep teachers counts only where it is set, so that they are found.
+    A key that is newer than kept teachers counts only where it is set, so that older teachers are found.
     """
     tree, usual = to_dict(teacher), to_dict(Config())
     for name in ("name", "device", "run_dir", "log", "teacher", "distill"):
@@ -174,17 +174,17 @@ def teacher_digest(teacher: Config, images: LabelledImages) -> str:
 
 
 def drop_usual(node: dict[str, Any], usual: dict[str, Any], first: Sequence[str]) -> None:
-    """Take out of `node` what has its usual value, apart from the keys in `first`."""
+    """Remove the keys of `node` that have their default value, apart from those in `first`."""
     for name in [name for name, value in node.items() if name not in first and value == usual[name]]:
         del node[name]
 
 
 def load_teacher(config: Config, source: Path, images: LabelledImages, device: torch.device) -> Teacher:
-    """The trained CNN, frozen; an error if it was trained for other classes.
+    """Load the trained CNN, frozen; raise an error if it was trained for other classes.
 
     Args:
-        source: run folder, `.safetensors` file, or `.pyth` file of the paper's code.
-        images: the training images, whose classes the teacher must know.
+        source: a run folder, `.safetensors` file, or `.pyth` file of the paper's code.
+        images: the training images, whose classes must be the teacher's.
     """
     read = read_pyth_teacher if source.suffix == ".pyth" else read_own_teacher
     try:
@@ -200,9 +200,9 @@ def load_teacher(config: Config, source: Path, images: LabelledImages, device: t
 
 
 def as_teacher(config: Config, model: nn.Module) -> Teacher:
-    """A CNN as the runs of a configuration ask it."""
+    """Wrap a CNN as the teacher that a configuration asks for."""
     stages = choose_stages(config, model)
-    is_offline = config.teacher.targets == "offline"  # computed once: in full, and in one way for all runs
+    is_offline = config.teacher.targets == "offline"  # stored outputs are computed once for all runs, in full precision
     teacher = Teacher(
         model,
         stages,
@@ -220,7 +220,7 @@ def as_teacher(config: Config, model: nn.Module) -> Teacher:
 
 
 def choose_stages(config: Config, model: nn.Module) -> tuple[int, ...]:
-    """The stages to imitate: those of the configuration, else the model's default three."""
+    """Return the stages to imitate: those of the configuration, else the model's default three."""
     stages = config.teacher.stages
     if not stages:
         return teacher_stages(model, config.augment.teacher_size)[0]
@@ -243,8 +243,8 @@ def read_own_teacher(source: Path, images: LabelledImages) -> nn.Module:
 
 
 def read_pyth_teacher(source: Path, images: LabelledImages) -> nn.Module:
-    """A CNN of the paper's code; its file holds no class names, so the count alone is checked."""
-    model, checkpoint = model_from_pycls(source, "model")  # never the average: so does the paper's code
+    """Read a CNN of the paper's code. Its file holds no class names, so only their number is checked."""
+    model, checkpoint = model_from_pycls(source, "model")  # never the average, as in the paper's code
     if checkpoint.num_classes != images.num_classes:
         raise CheckpointError(
             f"{source} was trained for {checkpoint.num_classes} classes, the dataset has "

@@ -1,1 +1,1 @@
-"""`python -m lgfast.doctor`: what is fast, slow, missing or wrong here, and the one command that fixes it."""
+"""`python -m lgfast.doctor` finds what is slow, missing or wrong here, and names the command that fixes it."""

@@ -32,7 +32,7 @@ def command_parser() -> argparse.ArgumentParser:
 
 @command_line
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 where nothing is wrong, 1 otherwise."""
+    """Return 0 where nothing is wrong, else 1."""
     options = command_parser().parse_args(argv)
     if options.gpu is not None:
         return 0 if print_findings(inspect_gpu(options.gpu)) else 1

@@ -1,4 +1,4 @@
-"""Checks of a dataset on disk: counts, classes, splits, sizes, broken and repeated images."""
+"""Check a data set on disk: counts, classes, splits, sizes, broken and repeated images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +16,12 @@ from lgfast.doctor.survey import Survey, survey_split
 
 
 class Official(NamedTuple):
-    """What the published dataset holds."""
+    """The numbers of a published data set."""
 
     num_classes: int
     num_images: dict[str, int]
-    size: tuple[int, int] | None  # (h, w) of every image, None where it varies
-    is_balanced: bool  # every class has the same number of images, in both splits
+    size: tuple[int, int] | None  # (h, w) of all images; None where sizes vary
+    is_balanced: bool  # whether every class has the same number of images, in both splits
 
 
 OFFICIAL = {
@@ -32,10 +32,10 @@ OFFICIAL = {
     "tiny_imagenet": Official(200, {"train": 100_000, "test": 10_000}, (64, 64), True),
     "chaoyang": Official(4, {"train": 4_021, "test": 2_139}, (512, 512), False),
 }
-UNEVEN, VERY_UNEVEN = 3, 10  # times as many images in the largest class as in the smallest
+UNEVEN, VERY_UNEVEN = 3, 10  # images in the largest class, as multiples of the smallest
 DOWNLOAD_AGAIN = "download the official files again; a part is missing or this is another version"
 
-# name -> (folders it lives in, file that marks such a folder)
+# name -> (folders that it may lie in, a file that marks such a folder)
 PLACES = {
     "cifar10": (("cifar-10-batches-py",), "batches.meta"),
     "cifar100": (("cifar-100-python",), "meta"),
@@ -46,7 +46,7 @@ PLACES = {
 
 
 def find_datasets(root: Path) -> list[str]:
-    """Names of the datasets that seem to be in `root`, complete or not."""
+    """Return the names of the data sets that seem to be in `root`, complete or not."""
     found = [
         name
         for name, (folders, marker) in PLACES.items()
@@ -64,7 +64,7 @@ def has_class_folders(root: Path) -> bool:
 
 
 def inspect_dataset(name: str, root: Path) -> Iterator[Finding]:
-    """Everything that can be said about a dataset without training on it."""
+    """Run every check of a data set that needs no training."""
     surveys = []
     for split in SPLITS:
         try:
@@ -180,7 +180,7 @@ def check_sizes(survey: Survey, official: Official | None) -> Iterator[Finding]:
 
 
 def check_repeats(survey: Survey, is_published: bool) -> Iterator[Finding]:
-    """Equal images inside a split; under two labels they contradict each other."""
+    """Find equal images within a split; two labels of one image contradict each other."""
     first_of: dict[bytes, int] = {}
     repeats: list[str] = []
     contradictions: list[str] = []
@@ -197,7 +197,7 @@ def check_repeats(survey: Survey, is_published: bool) -> Iterator[Finding]:
 
 
 def check_overlap(train: Survey, test: Survey, is_published: bool) -> Iterator[Finding]:
-    """Test images that are also training images make the accuracy look better than it is."""
+    """Find test images that are also training images; they make the accuracy look better than it is."""
     index_of = {look.digest: index for index, look in enumerate(train.looks) if look.digest}
     shared = [
         f"{test.image_names[index]} = {train.image_names[index_of[look.digest]]}"
@@ -213,5 +213,6 @@ def check_overlap(train: Survey, test: Survey, is_published: bool) -> Iterator[F
 
 
 def flaw(text: str, fix: str, is_published: bool) -> Finding:
-    """A published dataset keeps its flaws, so that results stay comparable; one's own should be mended."""
+    """Make a note of a flaw in a published data set, which keeps it for comparable results; warn of one in the user's
+    own."""
     return Finding("note", text) if is_published else Finding("warning", text, fix)

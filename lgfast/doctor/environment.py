@@ -1,4 +1,4 @@
-"""Checks of the installation: versions that fit together, native build, GPU, optional packages."""
+"""Check the installation: versions that fit together, native build, GPU, optional packages."""
 
 import importlib
 import importlib.util
@@ -20,22 +20,22 @@ APEX_BUILD = (
     "git clone https://github.com/NVIDIA/apex && cd apex && "
     "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation ."
 )
-SHARED_MEMORY_NEEDED = 1 << 30  # several batches of 128 float32 images at 224x224 (77 MB each) wait in /dev/shm
+SHARED_MEMORY_NEEDED = 1 << 30  # bytes; several batches of 128 float32 images at 224x224 (77 MB each) wait in /dev/shm
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks look at; `collect_facts` reads it from this machine."""
+    """The facts that the checks judge; `collect_facts` reads them from this machine."""
 
-    torch: str = ""  # version, "" where it cannot be imported
-    torch_cuda: str | None = None  # CUDA version that torch was built with
+    torch: str = ""  # its version; "" where it cannot be imported
+    torch_cuda: str | None = None  # the CUDA version that torch was built for
     torchvision: str = ""
-    torchvision_requires: str = ""  # what its metadata asks of torch, such as "torch>=2.14"
-    torchvision_error: str = ""  # what importing it says
-    build_info: dict[str, str] = field(default_factory=dict)  # of lgfast._C; empty in pure-Python mode
+    torchvision_requires: str = ""  # the torch that its metadata requires, such as "torch>=2.14"
+    torchvision_error: str = ""  # the error of importing it
+    build_info: dict[str, str] = field(default_factory=dict)  # lgfast._C's; empty in pure-Python mode
     has_cuda_kernels: bool = False
-    cpu_level: str = ""  # level of instructions that the CPU kernels use
-    highest_cpu_level: str = ""  # and the highest that the processor and the build have
+    cpu_level: str = ""  # the level of instructions that the CPU kernels use
+    highest_cpu_level: str = ""  # the highest level that the processor and the build have
     native_switch: str = "auto"  # LGFAST_NATIVE
     compiler: str | None = None
     nvcc: str | None = None
@@ -45,15 +45,15 @@ class Facts:
     packages: dict[str, str] = field(default_factory=dict)  # optional distributions -> version
     has_npp: bool = False
     apex: str = "absent"  # absent, nvidia, python-only, other
-    cpu_precision: str = "fp32"  # what precision=auto means on the CPU
+    cpu_precision: str = "fp32"  # the precision that precision=auto chooses on the CPU
     shared_memory: int | None = None  # bytes of /dev/shm
     num_cores: int = 1
-    cpu_threads: int = 1  # that PyTorch computes with
-    thread_choice: str = ""  # why these, where other work decided it
+    cpu_threads: int = 1  # the threads that PyTorch computes with
+    thread_choice: str = ""  # why, where other work decided the number
 
 
 def collect_facts() -> Facts:
-    """The facts of this process and machine."""
+    """Read the facts of this process and machine."""
     import torch
 
     from lgfast import _extension
@@ -90,7 +90,7 @@ def collect_facts() -> Facts:
     )
 
 
-# distribution -> what it is for
+# distribution -> the features that need it
 OPTIONAL_PACKAGES = {
     "nvidia-dali-cuda130": "the dali loader",
     "nvidia-dali-cuda120": "the dali loader",
@@ -101,7 +101,7 @@ OPTIONAL_PACKAGES = {
 
 
 def torch_requirement(distribution: str) -> str:
-    """What a distribution's metadata asks of torch."""
+    """Return the torch that a distribution's metadata requires."""
     try:
         wanted = [Requirement(text) for text in metadata.requires(distribution) or ()]
     except metadata.PackageNotFoundError:
@@ -123,7 +123,7 @@ def nvidia_driver_answers() -> bool:
 
 
 def apex_state() -> str:
-    """Which package answers to the name apex: NVIDIA's has apex.optimizers, and amp_C when built with CUDA."""
+    """Tell which package is named apex: NVIDIA's has apex.optimizers, and amp_C when built with CUDA."""
     spec = importlib.util.find_spec("apex")
     if spec is None:
         return "absent"
@@ -134,7 +134,7 @@ def apex_state() -> str:
 
 
 def inspect_environment(facts: Facts) -> Iterator[Finding]:
-    """Every check, most basic first."""
+    """Run every check, the most basic ones first."""
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("ok", f"Python {python}, torch {facts.torch}, {facts.num_cores} cores")
     yield from check_torchvision(facts)
@@ -150,7 +150,7 @@ def inspect_environment(facts: Facts) -> Iterator[Finding]:
 
 
 def check_torchvision(facts: Facts) -> Iterator[Finding]:
-    """torch and torchvision come in pairs; a wrong pair fails at `import timm` with an unrelated message."""
+    """Check that torch and torchvision fit; a wrong pair fails at `import timm` with an unrelated message."""
     fix = torchvision_fix(facts.torch_cuda)
     pair = f"torchvision {facts.torchvision} with torch {facts.torch}"
     if not facts.torchvision:

@@ -1,16 +1,16 @@
-"""One line of the doctor's report."""
+"""The lines of the doctor's report."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-BUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."  # lgfast again, with the torch that is here
+BUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."  # reinstalls lgfast with the torch at hand
 MARKS = {"ok": "ok     ", "note": "note   ", "warning": "WARNING", "error": "ERROR  "}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found; `fix` is one command or action, empty where nothing has to be done."""
+    """One result of a check. `fix` is one command or action; it is empty where nothing has to be done."""
 
     level: Literal["ok", "note", "warning", "error"]
     text: str
@@ -22,7 +22,7 @@ class Finding:
 
 
 def print_findings(findings: Iterable[Finding]) -> bool:
-    """Print findings as they come; whether none of them is an error."""
+    """Print findings as they come; return whether none of them is an error."""
     is_healthy = True
     for finding in findings:
         print(finding, flush=True)

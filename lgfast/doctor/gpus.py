@@ -1,4 +1,4 @@
-"""NVIDIA GPUs by compute capability, and which of short_attention's kernels their shared memory has room for."""
+"""List NVIDIA GPUs by compute capability, and find which kernels of short_attention fit their shared memory."""
 
 import importlib
 from typing import NamedTuple
@@ -7,10 +7,10 @@ from lgfast.ops.short_attention import lack_of_smem
 
 
 class Gpu(NamedTuple):
-    """What is known of a GPU that is not at hand."""
+    """Known properties of a kind of GPU."""
 
     names: str
-    block_smem: int  # bytes of shared memory that a block can have
+    block_smem: int  # the most shared memory of a block, in bytes
 
 
 # Source: CUDA programming guide, technical specifications per compute capability.
@@ -41,7 +41,7 @@ class Attention(NamedTuple):
         return str(self.queries) if self.queries == self.keys else f"{self.queries} x {self.keys}"
 
 
-# Of the students at 224, and of ViT-S.
+# The attention of the students at 224x224, and of ViT-S.
 STUDENT_ATTENTIONS = {
     "DeiT-Ti, ViT-S, T2T-ViT": [Attention(197, 197, 64)],
     "ConViT-Ti": [Attention(196, 196, 48), Attention(197, 197, 48)],
@@ -53,7 +53,8 @@ STUDENT_ATTENTIONS = {
 
 
 def attention_kernels(max_smem: int, attention: Attention) -> str:
-    """Forward and backward kernel of a GPU that gives a block max_smem bytes, or why there is none; asks the plan."""
+    """Return forward and backward kernel on a GPU that gives a block max_smem bytes, by the plan, or why there is
+    none."""
     reason = lack_of_smem(max_smem, *attention)
     if reason is not None:
         return f"PyTorch's: {reason}"

@@ -1,4 +1,4 @@
-"""Which operations are native on a GPU, the one at hand or one that is named, and with which kernels of attention."""
+"""Find which operations are native on a GPU, at hand or named, and which kernels attention uses there."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,10 +9,10 @@ from lgfast.doctor.gpus import GPUS, STUDENT_ATTENTIONS, attention_kernels
 
 
 def parse_capability(text: str) -> tuple[int, int]:
-    """(8, 9) of "8.9".
+    """Parse a compute capability: "8.9" gives (8, 9).
 
     Raises:
-        ValueError: it is no compute capability.
+        ValueError: the text is no compute capability.
     """
     found = re.fullmatch(r"(\d+)\.(\d)", text)
     if found is None:
@@ -22,14 +22,14 @@ def parse_capability(text: str) -> tuple[int, int]:
 
 
 def missing_kernels(capability: tuple[int, int]) -> dict[str, str | None]:
-    """By operation, why it runs in PyTorch on such a GPU, or None where it is native."""
+    """Return, by operation, why it runs in PyTorch on such a GPU, or None where it is native."""
     import lgfast.ops  # noqa: F401  registers the operations
 
     return {name: _extension.missing_cuda_kernel_reason(name, capability) for name in _extension.operations()}
 
 
 def check_kernels(gpu: str, missing: Mapping[str, str | None]) -> Iterator[Finding]:
-    """What `missing_kernels` says of a GPU, by reason."""
+    """Report `missing_kernels` of a GPU, grouped by reason."""
     by_reason: dict[str | None, list[str]] = {}
     for operation, reason in missing.items():
         by_reason.setdefault(reason, []).append(operation)
@@ -46,7 +46,7 @@ def check_kernels(gpu: str, missing: Mapping[str, str | None]) -> Iterator[Findi
 
 
 def inspect_gpu(capability: tuple[int, int]) -> Iterator[Finding]:
-    """What this build of lgfast does on a GPU that need not be here."""
+    """Report what this build of lgfast does on a GPU, which need not be at hand."""
     name = "{}.{}".format(*capability)
     missing = missing_kernels(capability)
     yield from check_kernels(name, missing)

@@ -1,4 +1,4 @@
-"""Looks at every image of a split once: size, content digest, or why it cannot be decoded."""
+"""Look at every image of a split once: its size, a digest of its content, or why it cannot be decoded."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,13 +18,13 @@ from lgfast.data.sources.source import Records, Source, describe_unread
 
 
 class Look(NamedTuple):
-    """One image: its digest (None where it is broken), (h, w), and what is wrong with it."""
+    """One image: its digest (None where it is broken), (h, w), and its fault."""
 
     digest: bytes | None
     size: tuple[int, int]
     error: str = ""
-    is_unreadable: bool = False  # it may be sound
-    is_turned: bool = False  # its EXIF tag asks to be turned
+    is_unreadable: bool = False  # it could not be read, and may be sound
+    is_turned: bool = False  # its EXIF tag asks viewers to turn it
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Survey:
     labels: Sequence[int]
     class_names: tuple[str, ...]
     image_names: Sequence[str]
-    unread: str = ""  # which pictures are left out because their kind is not read, and the way on
+    unread: str = ""  # the pictures whose kind lgfast does not read, and what to do
 
     def counts(self) -> np.ndarray:
-        """Images per class."""
+        """Count the images of each class."""
         return np.bincount(self.labels, minlength=len(self.class_names))
 
 
@@ -47,7 +47,7 @@ def survey_split(name: str, root: Path, split: str) -> Survey:
     """Decode every image of a split and keep only what the checks need.
 
     Raises:
-        FileNotFoundError, ValueError: the split cannot be read at all; as `load_dataset`.
+        FileNotFoundError, ValueError: the split cannot be read at all, as in `load_dataset`.
     """
     source = digits_source(split) if name == "digits" else find_source(name, root, split)
     records = source.read()

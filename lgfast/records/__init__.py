@@ -1,1 +1,1 @@
-"""The files of a run's folder: checkpoints, weights, metrics and the result."""
+"""Reads and writes the files of a run's folder: checkpoints, weights, metrics and the result."""

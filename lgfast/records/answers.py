@@ -1,4 +1,4 @@
-"""A network's logits for labelled images, kept so that any score can be computed later."""
+"""Keep a network's logits for labelled images, so that any score can be computed later."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Answers:
         logits: float32 [n, K].
         labels: int64 [n], the true classes.
         class_names: K names.
-        files: n paths, or none where the images are of no files of their own.
-        about: which images these are, as "cifar100, test".
+        files: n paths, or none where the images have no files of their own.
+        about: names the images, e.g. "cifar100, test".
     """
 
     logits: np.ndarray
@@ -37,17 +37,17 @@ class Answers:
 
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor, images: LabelledImages, about: str) -> Answers:
-        """Answers from logits [n, K] and labels [n], on the CPU, in the order of the images."""
+        """Make answers from logits [n, K] and labels [n], on the CPU, in the order of the images."""
         return cls(logits.numpy(), labels.numpy(), images.class_names, tuple(map(str, images.paths or ())), about)
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """float64 [n, K]."""
+        """The softmax of the logits, float64 [n, K]."""
         return torch.from_numpy(self.logits).double().softmax(1).numpy()
 
     @cached_property
     def named(self) -> np.ndarray:
-        """int64 [n]: the likeliest class."""
+        """The likeliest class of each image, int64 [n]."""
         return self.logits.argmax(1)
 
     @property
@@ -55,7 +55,7 @@ class Answers:
         return self.named == self.labels
 
     def class_top1(self) -> dict[str, float]:
-        """Share of each class's images that were named rightly, in percent, of the classes that have images."""
+        """Return the accuracy on each class's images in percent, for classes that have images."""
         there, hits = (
             np.bincount(labels, minlength=len(self.class_names)) for labels in (self.labels, self.labels[self.is_hit])
         )
@@ -77,7 +77,7 @@ def write_answers(folder: Path, answers: Answers) -> None:
 
 
 def read_answers(folder: Path) -> Answers | None:
-    """What `write_answers` wrote; None where there is nothing.
+    """Read what `write_answers` wrote; return None where there is no file.
 
     Raises:
         ValueError: the file is damaged; it is named.

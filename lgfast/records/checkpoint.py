@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, pruned, and checked when read back.
+"""Write checkpoints whole or not at all, remove old ones, and check them when they are read.
 
 A run keeps `checkpoints/step_00000390/{model.safetensors, resume.pt}` (the last few) and `best.safetensors`,
 `last.safetensors`. Weights are safetensors with the configuration, class names and accuracy in their header;
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lgfast.data.read import UnreadableError, read_file
 from lgfast.records.files import atomic_path
 
-HEADER, DIGEST, STATE_DIGEST = "lgfast", "lgfast_digest", "lgfast_state_digest"  # entries of a weights file
+HEADER, DIGEST, STATE_DIGEST = "lgfast", "lgfast_digest", "lgfast_state_digest"  # entries in a weights file's header
 
 
 class CheckpointError(ValueError):
@@ -39,23 +39,24 @@ def save_weights(path: Path, state: Mapping[str, Tensor], metadata: dict[str, An
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], metadata: dict[str, Any], **entries: str) -> None:
-    """
+    """Write tensors as safetensors, whole or not at all.
+
     Args:
-        entries: further ones of the header.
+        entries: further entries of the header.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     header = {HEADER: json.dumps(metadata)} | entries
     try:
-        path.touch()  # with the mode that the umask gives; safetensors' own is for its owner alone
+        path.touch()  # the umask gives the mode; safetensors would let only the owner read it
         mode = path.stat().st_mode
         save_file(tensors, str(path), metadata=header | {DIGEST: weights_digest(tensors, header)})
         path.chmod(mode)
-    except SafetensorError as error:  # safetensors reports I/O failures as its own type
+    except SafetensorError as error:  # safetensors has its own type for I/O failures
         raise OSError(str(error)) from error
 
 
 def weights_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    """The digest of a weights file's content, without the digest itself."""
+    """Return the digest of a weights file's content, without the digest itself."""
     total = blake2b(json.dumps(dict(sorted(header.items()))).encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):
         total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -64,7 +65,7 @@ def weights_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> 
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """torch.save, with an OSError where the disk fails; torch reports it as a RuntimeError without the reason."""
+    """Call torch.save; raise an OSError where the disk fails. torch raises a RuntimeError without the reason."""
     try:
         with path.open("wb") as file:
             torch.save(state, file)
@@ -80,7 +81,7 @@ def digest_of(content: bytes) -> str:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State dict and metadata of a weights file.
+    """Read the state dict and the metadata of a weights file.
 
     Raises:
         CheckpointError: it is missing, or damaged.
@@ -96,7 +97,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Metadata of a weights file, unchecked, without its tensors; {} where it cannot be read."""
+    """Read the metadata of a weights file, without tensors and unchecked; return {} where it cannot be read."""
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(HEADER, "{}"))
@@ -106,14 +107,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a weights file whose content is what was written.
+    """Read tensors and header of a weights file, and check that its content is what was written.
 
     Raises:
         CheckpointError: it is damaged.
         UnreadableError: it cannot be read now, and may be sound.
     """
     try:
-        read_file(path)  # where a disk fails, this says so; in the map that safe_open makes, a signal would end all
+        read_file(path)  # raises where the disk fails; in safe_open's memory map, a signal would end the process
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -127,8 +128,8 @@ def read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def check_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Raise a ValueError where the file is not as it was written. One of another program, or of an older version, which
-    wrote no digest, passes."""
+    """Raise a ValueError where the file is not as it was written. Files without a digest, of other programs or older
+    versions, pass."""
     if {name for name in header if name.startswith(HEADER)} <= {HEADER}:
         return
     said = {name: text for name, text in header.items() if name != DIGEST}
@@ -137,7 +138,7 @@ def check_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> No
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
-    """Copy a state dict into the model; every name and shape must fit, and the first that does not is named."""
+    """Copy a state dict into the model. Every name and shape must fit; the error names the first that does not."""
     own = model.state_dict()
     for name, tensor in own.items():
         if name not in state:
@@ -158,7 +159,7 @@ class CheckpointStore:
 
     Args:
         run_dir: the run's folder.
-        keep: how many of the newest checkpoints stay on disk.
+        keep: the number of newest checkpoints that stay on disk.
     """
 
     def __init__(self, run_dir: Path, keep: int = 2) -> None:
@@ -171,7 +172,8 @@ class CheckpointStore:
         return self.folder / f"step_{step:08d}"
 
     def save(self, step: int, model: nn.Module, metadata: dict[str, Any], state: dict[str, Any]) -> Path:
-        """Write one checkpoint whole, then drop the oldest beyond `keep`. One of this very step stays as it is."""
+        """Write one checkpoint whole, then remove the oldest beyond `keep`. A checkpoint of the same step stays as it
+        is."""
         path = self.path(step)
         if path.is_dir():
             return path
@@ -185,7 +187,7 @@ class CheckpointStore:
         return path
 
     def load_newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Weights and resume state of the newest checkpoint, or None if there is none.
+        """Load weights and resume state of the newest checkpoint; return None if there is none.
 
         Raises:
             CheckpointError: it is damaged.
@@ -213,10 +215,10 @@ class CheckpointStore:
 
 
 def find_weights(path: Path | str) -> Path:
-    """Weights file of a run folder (its best epoch's), of a checkpoint folder, or the file itself.
+    """Find the weights file of a run folder (its best epoch's) or of a checkpoint folder; a file is returned itself.
 
     Raises:
-        CheckpointError: there is none. The last epoch's weights are not taken for the best's: they are another result.
+        CheckpointError: there is none. The last epoch's weights never replace the best's, as they are another result.
     """
     path = Path(path)
     for candidate in (path / "best.safetensors", path / "model.safetensors", path):

@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, written by the thread that has them."""
+"""Write scalars for TensorBoard, without a thread."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _count = itertools.count()
 
 
 class EventFile:
-    """An event file of a run. (TensorBoard's own writer has a thread, which outlives a run that is not closed, prints
-    what fails in it, and ends the run at its next line.)
+    """The event file of a run. (TensorBoard's own writer has a thread. It outlives a run that is not closed, prints its
+    errors, and ends the run at the next line.)
 
-    Whatever fails is one warning, after which nothing more is written: the run's own files hold the same numbers.
+    Any failure is one warning, after which nothing more is written: the run's own files hold the same numbers.
 
     Args:
-        folder: made if missing.
+        folder: the file's folder, which is made if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,7 @@ class EventFile:
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.compat.proto.summary_pb2 import Summary
             from tensorboard.summary.writer.record_writer import RecordWriter
-        except ImportError:  # not installed, which the doctor tells
+        except ImportError:  # the doctor says that it is not installed
             return
         self._event, self._summary, self._record = Event, Summary, RecordWriter
         try:
@@ -59,7 +59,7 @@ class EventFile:
 
     def _give_up(self, error: OSError) -> None:
         file, self._file = self._file, None
-        with contextlib.suppress(OSError):  # of what was still to be written
+        with contextlib.suppress(OSError):  # an error of what was still to be written
             if file is not None:
                 file.close()
         warnings.warn(

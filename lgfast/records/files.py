@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 
 class WriteError(ValueError):
-    """A file could not be written: a full disk, or no permission. What was written before is intact.
+    """A file could not be written, for lack of room or permission. What was written before is intact.
 
     Args:
-        fact: which file, and why not.
-        way_on: what to do, where that is known.
+        fact: names the file and the reason.
+        way_on: says what to do, where that is known.
     """
 
     def __init__(self, fact: str, way_on: str = "") -> None:
@@ -25,13 +25,13 @@ class WriteError(ValueError):
 
 @contextlib.contextmanager
 def atomic_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
-    """A temporary sibling, new and empty, to write to; renamed to `path` on success, removed on failure.
+    """Give a new, empty file beside `path` to write to. It is renamed to `path` on success and removed on failure.
 
-    A file that stands at `path` is replaced; a folder must be new, for no system replaces one at one stroke. Nobody
-    foresees the temporary name: processes of two containers share a folder, and may have one process id.
+    An existing file at `path` is replaced. A folder must be new, since no system replaces a folder in one operation.
+    The temporary name is random: processes of two containers may share a folder and have the same process id.
 
     Raises:
-        WriteError: it cannot be written; what stood at `path` is intact.
+        WriteError: the file cannot be written; what was at `path` is intact.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -52,13 +52,13 @@ def atomic_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole, in UTF-8; errors as `atomic_path`."""
+    """Write a file whole, in UTF-8; raises as `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `atomic_path` left in a folder when its process was killed; nobody else may be writing there."""
+    """Remove what killed processes left of `atomic_path` in a folder, in which no other process may be writing."""
     for leftover in folder.glob(".*.tmp"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The result of a finished run, written and read back."""
+"""Write the result of a finished run, and read it back."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any, get_type_hints
 
 from lgfast.runtime.printable import printable
 
-MAX_NAMED = 3  # classes in a verdict
+MAX_NAMED = 3  # the most classes that a verdict names
 
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of a finished run. Accuracies in percent on the test images."""
+    """The figures of a finished run. Accuracies are in percent, on the test images."""
 
     run_dir: str
-    test_top1: float  # of the selected (best) epoch
+    test_top1: float  # the selected (best) epoch's
     test_top5: float
-    last_test_top1: float  # of the last epoch
+    last_test_top1: float  # the last epoch's
     best_epoch: int
     selected_on: str  # "validation" or "test" (eval.protocol=paper)
-    val_top1: float  # on the selection images, at the best epoch
+    val_top1: float  # the best epoch's, on the selection images
     seconds: float
     teacher_run: str | None = None
     teacher_test_top1: float | None = None
-    guided_epochs: int | None = None  # after which guidance ended; None: it did not
-    metric: str = "top1"  # that chose the epoch
-    val_score: float | None = None  # by it, on the selection images, at the best epoch
-    class_top1: dict | None = None  # class -> test_top1 of its images, where it has some
+    guided_epochs: int | None = None  # guidance ended after these; None: it did not end
+    metric: str = "top1"  # the metric that chose the epoch
+    val_score: float | None = None  # the best epoch's score by `metric`, on the selection images
+    class_top1: dict | None = None  # class -> test_top1 on its images, for classes that have some
 
     def verdict(self) -> str:
-        """A line that compares the student with its teacher, and names the classes that it knows least."""
+        """Return a line that compares the student with its teacher, and names its worst classes."""
         text = f"student {self.test_top1:.2f} %"
         if self.teacher_test_top1 is not None:
             points = self.test_top1 - self.teacher_test_top1
@@ -44,10 +44,10 @@ class Result:
 
 
 def read_result(run_dir: Path | str) -> Result | None:
-    """The result of a finished run, or None.
+    """Read the result of a finished run; return None where there is none.
 
     Raises:
-        ValueError: the file is damaged, lacks a figure or holds one that is unknown; it is named.
+        ValueError: the file is damaged, lacks a figure or holds an unknown one; the message names it.
     """
     path = Path(run_dir) / "result.json"
     if not path.is_file():
@@ -62,7 +62,7 @@ def read_result(run_dir: Path | str) -> Result | None:
 
 
 def checked(tree: Any) -> dict[str, Any]:
-    """The figures of a file; raise a ValueError where one is missing or not of its kind."""
+    """Check the figures of a file; raise a ValueError where one is missing or of another type."""
     if not isinstance(tree, dict):
         raise ValueError(f"expected a mapping of figures, got {type(tree).__name__}")
     hints, defaults = get_type_hints(Result), {field.name for field in fields(Result) if field.default is not MISSING}

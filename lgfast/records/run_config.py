@@ -1,4 +1,4 @@
-"""config.yaml of a run: written whole, and refused where somebody changed it."""
+"""Write a run's config.yaml whole, and refuse it where somebody changed it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lgfast.records.files import write_text
 
 FILE = "config.yaml"
 MARK = "# digest of the lines above: "
-LAST_KEY = "tensorboard:"  # of the files of older versions, which have no digest
-# Keys that decide no result: those that a resumed run may change, and those that the hash of the images answers for.
+LAST_KEY = "tensorboard:"  # the last key in files of older versions, which have no digest
+# Keys that decide no result: those that a resumed run may change, and those that the images' hash covers.
 WITHOUT_EFFECT = (
     *FREE_ON_RESUME,
     *(f"data.{name}" for name in ("loader", "eval_batch_size", "skip_broken")),
@@ -26,11 +26,11 @@ def write_config(run_dir: Path, config: Config) -> None:
 
 
 def read_config(run_dir: Path) -> Config:
-    """The configuration of a run's folder.
+    """Read the configuration of a run's folder.
 
     Raises:
         ValueError: it is damaged, cut off or changed since it was written; the file is named.
-        OSError: there is none, or it cannot be read.
+        OSError: the file is missing or cannot be read.
     """
     path = run_dir / FILE
     content = path.read_text(encoding="utf-8", errors="replace")
@@ -53,9 +53,9 @@ def check_same_run(config: dict[str, Any], saved: dict[str, Any], source: Path) 
     """Refuse to continue a run under a configuration that computes something else.
 
     Args:
-        config: of the run.
-        saved: that its weights were trained with; it may lack newer keys.
-        source: where `saved` stands.
+        config: the run's configuration.
+        saved: the configuration with which its weights were trained; it may lack newer keys.
+        source: the file that holds `saved`.
     """
     own, before = flatten(config), flatten(saved)
     for key in sorted(own.keys() & before.keys()):
@@ -67,7 +67,7 @@ def check_same_run(config: dict[str, Any], saved: dict[str, Any], source: Path) 
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optim": {"lr": 1}} as {"optim.lr": 1}."""
+    """Flatten a nested mapping: {"optim": {"lr": 1}} becomes {"optim.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, summary.csv and TensorBoard events."""
+"""Write the log of a run: metrics.jsonl, summary.csv and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ EPOCH_COLUMNS = (
 
 
 class MetricsLog:
-    """metrics.jsonl (one object per line), summary.csv (one row per epoch), TensorBoard events where installed.
+    """Writes metrics.jsonl (one object per line), summary.csv (one row per epoch), and TensorBoard events where
+    installed.
 
     Args:
         run_dir: the run's folder.
         tensorboard: write events if the package is installed.
-        trackers: told the same scalars.
+        trackers: services that get the same scalars.
     """
 
     def __init__(self, run_dir: Path, tensorboard: bool = True, trackers: Sequence[Tracker] = ()) -> None:
@@ -49,7 +50,7 @@ class MetricsLog:
         """Append one row; columns that an epoch does not have (no evaluation) stay empty."""
         text = io.StringIO()
         is_new = not self.csv.exists()
-        columns = EPOCH_COLUMNS if is_new else header(self.csv)  # an older version's file may have fewer
+        columns = EPOCH_COLUMNS if is_new else header(self.csv)  # an older version's file may have fewer columns
         writer = csv.DictWriter(text, fieldnames=columns, extrasaction="ignore", lineterminator="\n")
         if is_new:
             writer.writeheader()
@@ -57,7 +58,8 @@ class MetricsLog:
         append(self.csv, text.getvalue())
 
     def position(self) -> dict[str, int]:
-        """Sizes in bytes, stored in a checkpoint so that a resumed run drops what was written after it."""
+        """Return the files' sizes in bytes. A checkpoint stores them, so that a resumed run drops what was written
+        later."""
         return {path.name: path.stat().st_size if path.exists() else 0 for path in (self.jsonl, self.csv)}
 
     def rewind(self, position: dict[str, int]) -> None:
@@ -77,12 +79,12 @@ class EpochRow:
     """A row of summary.csv."""
 
     epoch: int
-    val_score: float | None  # percent, on the selection images, by eval.metric; None where the epoch was not judged
-    seconds: float  # of training, evaluation left out
+    val_score: float | None  # percent by eval.metric on the selection images; None where the epoch was not judged
+    seconds: float  # training time, without evaluation
 
 
 def read_rows(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl of a kind, "epoch" or "train". A last line without its end is left out.
+    """Read the rows of metrics.jsonl of a kind, "epoch" or "train". An incomplete last line is left out.
 
     Raises:
         ValueError: a line is damaged; file and line are named.
@@ -103,15 +105,15 @@ def read_rows(run_dir: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def header(path: Path) -> Sequence[str]:
-    """Columns of a summary.csv."""
+    """Read the names of a summary.csv's columns."""
     with path.open(newline="") as file:
         columns = next(csv.reader([file.readline(1000)]), [])
     return columns if columns[:1] == ["epoch"] else EPOCH_COLUMNS
 
 
 def read_epochs(run_dir: Path, metric: str = "top1") -> list[EpochRow]:
-    """The epochs of a run, judged by `eval.metric`. A last line without its end is left out: a run writes it now,
-    or was killed while it did.
+    """Read the epochs of a run, with scores by `eval.metric`. An incomplete last line is left out: the run is writing
+    it, or was killed while it did.
 
     Raises:
         OSError: there is no summary.csv.
@@ -134,7 +136,7 @@ def read_epochs(run_dir: Path, metric: str = "top1") -> list[EpochRow]:
 
 
 def read_curve(run_dir: Path, metric: str = "top1") -> tuple[list[int], list[float]]:
-    """Epochs at which a run was evaluated, and its score there (percent, selection images)."""
+    """Read the epochs in which a run was evaluated, and its scores (percent, on the selection images)."""
     judged = [(row.epoch, row.val_score) for row in read_epochs(run_dir, metric) if row.val_score is not None]
     return [epoch for epoch, _ in judged], [score for _, score in judged]
 
@@ -166,7 +168,7 @@ def append(path: Path, text: str) -> None:
     """Append to a file of a run.
 
     Raises:
-        WriteError: it cannot be written; what the file had before is intact, perhaps with a part of the text after it.
+        WriteError: the file cannot be written. Its earlier content is intact; a part of the text may follow it.
     """
     try:
         with path.open("a", newline="") as file:

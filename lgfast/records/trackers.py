@@ -1,7 +1,7 @@
-"""Where a run's scalars go beside its own files: TensorBoard events, and W&B, MLflow or trackio where asked.
+"""Pass a run's scalars on to W&B, MLflow or trackio where the configuration asks for it.
 
-A tracker that fails is one warning, after which it is told nothing more; the run goes on. A resumed run goes on under
-the tracker's same run, whose id RUN/tracker.json keeps.
+A tracker that fails gives one warning and gets nothing more; the run goes on. A resumed run continues the tracker's
+run, whose id RUN/tracker.json keeps.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Protocol
 from lgfast.records.files import write_text
 
 FILE = "tracker.json"
-PROJECT = "lgfast"  # unless the tracker's own environment variable names another
+PROJECT = "lgfast"  # the tracker's own environment variable overrides it
 Values = Mapping[str, Any]
 
 
 class Tracker(Protocol):
-    """What a log passes its scalars to."""
+    """A receiver of a log's scalars."""
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None: ...
 
@@ -31,7 +31,7 @@ class Tracker(Protocol):
 
 
 class WandbTracker:
-    """A run of Weights & Biases; WANDB_MODE=offline writes to the run's folder alone."""
+    """A run of Weights & Biases; WANDB_MODE=offline writes only to the run's folder."""
 
     def __init__(self, run_dir: Path, config: Values, run_id: str | None) -> None:
         import wandb
@@ -46,7 +46,7 @@ class WandbTracker:
             config=dict(config),
             reinit="create_new",
         )
-        self.run.define_metric("*", step_metric="step")  # W&B's own steps never go back, as those of a resumed run do
+        self.run.define_metric("*", step_metric="step")  # W&B's own steps cannot go back, as a resumed run's do
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         self.run.log({"step": step, **scalars})
@@ -84,7 +84,7 @@ class MlflowTracker:
 
 
 class TrackioTracker:
-    """A run of trackio, which knows runs by their names."""
+    """A run of trackio, which identifies runs by their names."""
 
     def __init__(self, run_dir: Path, config: Values, run_id: str | None) -> None:
         import trackio
@@ -108,12 +108,12 @@ KINDS: dict[str, Callable[[Path, Values, str | None], Any]] = {
 
 
 class SafeTracker:
-    """A tracker of a kind, opened when it is first written to; whatever fails in it is one warning.
+    """A tracker that opens when it is first written to, and whose failures are one warning.
 
     Args:
         kind: a name of KINDS.
-        run_dir: of the run, whose tracker.json keeps the id.
-        config: dotted keys and their values, which the tracker shows.
+        run_dir: the run's folder, whose tracker.json keeps the id.
+        config: dotted keys and values for the tracker to show.
     """
 
     def __init__(self, kind: str, run_dir: Path, config: Values) -> None:
@@ -146,7 +146,7 @@ class SafeTracker:
             return
         try:
             action()
-        except Exception as error:  # whatever a service, a network or a package does
+        except Exception as error:  # a service, a network or a package may raise anything
             self._is_given_up = True
             reason = f"pip install {self.kind}" if isinstance(error, ImportError) else (str(error) or repr(error))
             warnings.warn(

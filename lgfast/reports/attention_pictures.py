@@ -31,7 +31,8 @@ class Looks(NamedTuple):
 
 
 def find_looks(model: nn.Module, images: Tensor) -> Looks:
-    """
+    """Find where a network looks in each of some images.
+
     Args:
         images: float [n, 3, S, S].
     Raises:

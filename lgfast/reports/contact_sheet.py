@@ -17,7 +17,8 @@ PAPER, INK = (255, 255, 255), (34, 34, 34)
 def contact_sheet(
     pictures: Sequence[np.ndarray], captions: Sequence[Sequence[str]], columns: int = COLUMNS
 ) -> Image.Image:
-    """
+    """Lay pictures side by side, with lines of text below each.
+
     Args:
         pictures: uint8 [h, w, 3] each; small ones are enlarged by whole pixels, large ones reduced.
         captions: lines below each, cut to its width.

@@ -1,1 +1,1 @@
-"""The process around a run: ranks, signals, locks, memory, environment, command line."""
+"""Handles the process around a run: ranks, signals, locks, memory, environment, command line."""

@@ -1,4 +1,4 @@
-"""Host memory that a training step frees stays in the process, for the next step."""
+"""Keep the host memory that a training step frees, for the next step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 MOST_FREE_BYTES = (1 << 31) - 1
-LARGEST_HEAP_BLOCK = 32 << 20  # the most that glibc takes
+LARGEST_HEAP_BLOCK = 32 << 20  # the largest value that glibc accepts
 
 
 def keep_freed_memory() -> bool:
@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     (the digits demo: 2,300 page faults a step, about 3 % of its time; kept: 14).
 
     Returns:
-        Whether it was told. Not with another C library, nor where the user's environment says how to allocate
+        Whether glibc was told. False with another C library, and where the user's environment sets how to allocate
         (GLIBC_TUNABLES, MALLOC_...).
     """
     if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):

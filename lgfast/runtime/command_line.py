@@ -1,4 +1,4 @@
-"""What every command line does with errors, and with a reader of its output that leaves early."""
+"""Handle errors in all command lines alike, and readers of the output that leave early."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lgfast.runtime.interrupt import loaded
 from lgfast.runtime.printable import printable
 
 PACKAGE = Path(__file__).parents[1]
-BOMB = "Image size .* could be decompression bomb"  # of Pillow, about images that data.max_pixels decides on
-Main = Callable[..., int]  # given its arguments, or None for those of the process
+BOMB = "Image size .* could be decompression bomb"  # Pillow's warning; data.max_pixels decides on such images
+Main = Callable[..., int]  # takes the arguments, or None for those of the process
 
 
 def command_line(main: Main) -> Main:
     """Decorate the `main` of a command line, which takes its arguments and returns its exit status.
 
     An error that the user can mend (ValueError, OSError, an argument that a native operation refused) becomes one line
-    and exit status 2; a warning of this package becomes one line too, and so does Ctrl-C, with exit status 130. Where
-    nobody reads the output any more, as after `| head`, the command ends without a word.
+    and exit status 2. A warning of this package becomes one line too, and so does Ctrl-C, with exit status 130. Where
+    nobody reads the output any more, as after `| head`, the command ends silently.
     """
 
     @functools.wraps(main)
@@ -37,7 +37,7 @@ def command_line(main: Main) -> Main:
         loaded()
         format_before, warnings.formatwarning = warnings.formatwarning, format_warning
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no text
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: file names may not be valid text
         try:
             try:
                 with warnings.catch_warnings():
@@ -58,14 +58,14 @@ def command_line(main: Main) -> Main:
 def format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """What this package warns of, as one line; others keep the file and line that they point at."""
+    """Format this package's warnings as one line; others keep their file and line."""
     if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
         return f"warning: {lines(str(message))}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def answer(main: Main, argv: Sequence[str] | None) -> int:
-    """The exit status of `main`, its errors said in one line."""
+    """Call `main` and return its exit status; print its errors in one line."""
     try:
         return main(argv)
     except BrokenPipeError:
@@ -83,14 +83,14 @@ def answer(main: Main, argv: Sequence[str] | None) -> int:
 
 
 def lines(message: str) -> str:
-    """A message as it may be printed, whatever names of files it holds."""
+    """Make a message printable, whatever file names it holds."""
     return "\n".join(map(printable, message.split("\n")))
 
 
 def is_stdout_closed() -> bool:
-    """Whether nobody reads standard output any more; if so, what is still to be written to it is dropped."""
+    """Whether nobody reads standard output any more; if so, drop what is still to be written to it."""
     poll = select.poll()
-    poll.register(sys.stdout, 0)  # for errors alone
+    poll.register(sys.stdout, 0)  # reports only errors
     if not poll.poll(0):
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,9 +98,9 @@ def is_stdout_closed() -> bool:
 
 
 def log_traceback(error: Exception) -> None:
-    """The full traceback goes to a file beside the runs, for reports; the terminal shows the message alone."""
+    """Write the full traceback to a file beside the runs, for bug reports; the terminal shows only the message."""
     folder = Path("runs")
     if folder.is_dir():
         text = "".join(traceback.format_exception(error))
-        with contextlib.suppress(OSError):  # a full disk, perhaps the very error
+        with contextlib.suppress(OSError):  # a full disk may be the error itself
             (folder / "last_error.txt").write_text(text, errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The commands of `lgfast`."""
+"""List the commands of `lgfast`."""
 
 from __future__ import annotations
 

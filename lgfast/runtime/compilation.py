@@ -1,4 +1,4 @@
-"""torch.compile for the networks of a step."""
+"""Apply torch.compile to the networks of a step."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import torch
 
 
 def compile_once(function: Callable) -> Callable:
-    """torch.compile for all networks of a process: equal ones share the code, others are compiled anew.
+    """Apply torch.compile for all networks of a process: equal ones share the code, others are compiled anew.
 
-    A number may make the difference, as students' rates of stochastic depth do, and so may feature taps. So a sweep
-    comes to more forms than the eight after which torch falls back to eager execution.
+    Networks that differ in a number, such as a rate of stochastic depth, or in their taps, are not equal. A sweep may
+    need more than the eight forms after which torch falls back to eager execution.
 
     Args:
-        function: takes the network as an argument, for equal ones to be seen as such.
+        function: takes the network as an argument, so that equal networks are recognised.
     """
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, config.accumulated_recompile_limit)
-    config.specialize_float = True  # else the second rate becomes an input, read back from a tensor
-    config.skip_nnmodule_hook_guards = False  # else a student with taps may run the code of one without
+    config.specialize_float = True  # else the second rate becomes an input that is read from a tensor
+    config.skip_nnmodule_hook_guards = False  # else a student with taps may run another's code without them
     return torch.compile(function)
 
 
 def compiler_failure(error: RuntimeError) -> str | None:
-    """What to tell of an error of torch's compiler, as where a file of its cache is damaged; None for any other."""
+    """Return a message for an error of torch's compiler, for instance a damaged cache file; None for any other
+    error."""
     from torch._dynamo.exc import BackendCompilerFailed
 
     if not isinstance(error, BackendCompilerFailed):

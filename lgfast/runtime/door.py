@@ -1,4 +1,4 @@
-"""Modules that are command lines and may be called as functions: `python -m lgfast.train` and `lgfast.train(...)`."""
+"""Let modules be both command lines and functions: `python -m lgfast.train` and `lgfast.train(...)`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Door(ModuleType):
-    """A module that passes a call on to the function of its name in lgfast.api, which is imported then."""
+    """A module that passes a call on to the function of its name in lgfast.api, which it imports then."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(*args, **kwargs)
@@ -26,5 +26,5 @@ class Door(ModuleType):
 
 
 def open_door(name: str) -> None:
-    """Let the module of this name be called (Python's documented way: its class is set)."""
+    """Make the module of this name callable, by setting its class as Python documents."""
     sys.modules[name].__class__ = Door

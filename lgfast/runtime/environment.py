@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, commit."""
+"""Describe what a run was made with: versions, hardware, commit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lgfast.version import __version__
 
 
 def describe_environment() -> dict[str, Any]:
-    """Plain dictionary for environment.json and benchmark rows."""
+    """Return a plain dictionary for environment.json and benchmark rows."""
     return {
         "lgfast": __version__,
         "commit": git_commit(),
@@ -36,7 +36,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """As the processor calls itself; its architecture where that is not known."""
+    """Return the processor's own name, or its architecture where that is not known."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     return found[1].strip() if found else platform.machine()
@@ -50,15 +50,15 @@ def package_version(name: str) -> str | None:
 
 
 def torchvision_fix(torch_cuda: str | None) -> str:
-    """The command that installs the torchvision of a torch that was built with this CUDA version."""
+    """Return the command that installs the torchvision for a torch that was built with this CUDA version."""
     tag = "cpu" if torch_cuda is None else "cu" + torch_cuda.replace(".", "")
     return f"pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/{tag}"
 
 
 def git_commit() -> str | None:
-    """Commit of the source tree, with "+changes" where it differs.
+    """Return the commit of the source tree, with "+changes" where files differ.
 
-    Of a copy without its history what LGFAST_COMMIT says, else None.
+    For a copy without history return LGFAST_COMMIT, or None where that is not set.
     """
     try:
         return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
@@ -67,6 +67,6 @@ def git_commit() -> str | None:
 
 
 def git(*arguments: str) -> str:
-    """What git prints, run in the package's folder."""
+    """Run git in the package's folder and return what it prints."""
     command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: finish the step, save, and leave with a line that says how to continue.
+"""Handle Ctrl-C and SIGTERM: finish the step, save, and end with a line that says how to continue.
 
-Where there is nothing to save yet, as while a command loads its modules or a run its images, leave at once.
+Where there is nothing to save yet, as while a command loads its modules or a run its images, end at once.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Interrupted(Exception):
     """The user asked to stop; nothing is lost.
 
     Args:
-        fact: what stopped, and where it is saved.
-        way_on: how to continue.
+        fact: says what stopped, and where it is saved.
+        way_on: says how to continue.
     """
 
     def __init__(self, fact: str, way_on: str) -> None:
@@ -57,7 +57,7 @@ class Interrupted(Exception):
 
 
 class InterruptFlag:
-    """Set by the first SIGINT or SIGTERM. A second one ends the process at once."""
+    """A flag that the first SIGINT or SIGTERM sets. A second signal ends the process at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -66,10 +66,11 @@ class InterruptFlag:
         self._is_at_once = False
 
     def install(self, repeat_ends: bool = True) -> InterruptFlag:
-        """Listen from now on.
+        """Handle signals from now on.
 
         Args:
-            repeat_ends: False under torchrun, which passes on the Ctrl-C that its ranks got from the terminal too.
+            repeat_ends: a second signal ends the process. False under torchrun, which passes on a Ctrl-C that its ranks
+                have got from the terminal already.
         """
         self.repeat_ends = repeat_ends
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,7 +79,8 @@ class InterruptFlag:
 
     @contextlib.contextmanager
     def installed(self, repeat_ends: bool = True) -> Iterator[InterruptFlag]:
-        """Listen within it, and leave the signals as they were. In a thread of its own no signal comes to listen to."""
+        """Handle signals within a `with` block, then restore their handlers. Outside the main thread no signal
+        comes."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return

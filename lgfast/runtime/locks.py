@@ -1,4 +1,4 @@
-"""A lock between processes on one machine."""
+"""Lock files between processes on one machine."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-POLL_S = 0.2  # between two looks at a lock that another process holds
+POLL_S = 0.2  # time between two attempts at a lock that another process holds
 
 
 @contextlib.contextmanager
 def file_lock(path: Path, while_waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (created if missing); released when the process ends, however it ends.
+    """Hold an exclusive lock on `path` (created if missing). It is released when the process ends, however it ends.
 
     Where this user may neither write nor create the file, as in another user's folder, what it guards cannot be written
-    either: the lock is then held as far as reading allows.
+    either. Then a lock that needs only reading is held, or none.
 
     Args:
-        while_waiting: called again and again while another process holds the lock; what it raises ends the wait.
+        while_waiting: called again and again while another process holds the lock; an exception from it ends the wait.
     Raises:
-        OSError: it is a symbolic link.
+        OSError: the path is a symbolic link.
     """
     with contextlib.suppress(PermissionError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def file_lock(path: Path, while_waiting: Callable[[], None] | None = None) -> It
 
 
 def locked(path: Path, while_waiting: Callable[[], None] | None) -> int | None:
-    """The descriptor that holds the lock; None where there is none to be had."""
+    """Return the descriptor that holds the lock; None where no lock can be had."""
     while True:
         descriptor = open_lock(path)
         if descriptor is None:
@@ -54,11 +54,11 @@ def locked(path: Path, while_waiting: Callable[[], None] | None) -> int | None:
             raise
         if is_at(path, descriptor):
             return descriptor
-        os.close(descriptor)  # its holder removed the file: another one is the lock now
+        os.close(descriptor)  # its holder removed the file, and another file is the lock now
 
 
 def open_lock(path: Path) -> int | None:
-    """A descriptor of the lock's file, or None where there is none and none can be made."""
+    """Open the lock's file; return None where there is none and none can be made."""
     for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
         try:
             return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -71,7 +71,7 @@ def open_lock(path: Path) -> int | None:
 
 
 def lock(descriptor: int, waits: bool) -> bool:
-    """Take the lock, or find that another process holds it."""
+    """Take the lock; return whether this process holds it now."""
     if sys.platform == "win32":
         return True
     try:
@@ -79,13 +79,13 @@ def lock(descriptor: int, waits: bool) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno != errno.EBADF:  # NFS locks no file that is open for reading alone
+        if error.errno != errno.EBADF:  # NFS locks no file that is open only for reading
             raise
     return True
 
 
 def is_at(path: Path, descriptor: int) -> bool:
-    """Whether an open file is the one that stands at the path."""
+    """Whether an open file is the one at the path."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Read paths as users write them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """The path with a leading ~ or ~name expanded.
+    """Expand a leading ~ or ~name of a path.
 
     Raises:
         ValueError: the system does not know the user's home folder.
@@ -19,7 +19,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def cache_home() -> Path:
-    """Where lgfast keeps what it makes once for all runs: $LGFAST_CACHE, else ~/.cache/lgfast.
+    """Return the folder of what lgfast makes once for all runs: $LGFAST_CACHE, else ~/.cache/lgfast.
 
     Raises:
         ValueError: LGFAST_CACHE is not set, and the user has no home folder.

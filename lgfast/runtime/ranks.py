@@ -1,4 +1,4 @@
-"""The processes of one run: torchrun's ranks, or this process alone. Without torchrun every function is trivial."""
+"""Connect the processes of one run: torchrun's ranks. Without torchrun every function is trivial."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def was_launched_by_torchrun() -> bool:
 
 
 def local_rank() -> int:
-    """Number among the ranks of this machine, which chooses the GPU."""
+    """Return this rank's number on its machine, which chooses the GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def is_speaker() -> bool:
-    """Whether this process prints the run's result; known without joining."""
+    """Whether this process prints the run's result; this is known before the ranks join."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def run_name() -> str:
-    """A name that all ranks share and that survives torchrun's restarts."""
+    """Return a name that all ranks share and that survives torchrun's restarts."""
     return gather({"name": f"torchrun-{os.getppid()}"})[0]["name"]
 
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Start]:
-    """Within it the ranks that torchrun launched work together: NCCL on GPUs, gloo on CPUs."""
+    """Connect the ranks that torchrun launched within a `with` block: by NCCL on GPUs, gloo on CPUs."""
     if not was_launched_by_torchrun() or dist.is_initialized():
         yield Start()
         return
@@ -91,7 +91,7 @@ def is_writer() -> bool:
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """Elementwise sum over the ranks."""
+    """Sum elementwise over the ranks."""
     if world() == 1:
         return values
     values = values.clone()
@@ -100,7 +100,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def all_reduce_max(values: Tensor) -> Tensor:
-    """Elementwise maximum over the ranks."""
+    """Take the elementwise maximum over the ranks."""
     if world() == 1:
         return values
     values = values.clone()
@@ -114,7 +114,7 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 
 
 def gather(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The value of every rank, in order."""
+    """Return the value of every rank, in order."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
@@ -129,7 +129,7 @@ def barrier() -> None:
 
 
 def distribute(module: nn.Module) -> nn.Module:
-    """The module with its gradients averaged over the ranks during backward; its buffers are left alone."""
+    """Wrap the module so that backward averages its gradients over the ranks; its buffers stay as they are."""
     if world() == 1:
         return module
     device = next(module.parameters()).device
@@ -140,14 +140,14 @@ def distribute(module: nn.Module) -> nn.Module:
 
 
 def statistics(module: nn.Module) -> list[Tensor]:
-    """What BatchNorm layers track."""
+    """Return the statistics that BatchNorm layers track."""
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
     return [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
 
 
 @torch.no_grad()
 def broadcast(tensors: Sequence[Tensor]) -> None:
-    """Give every rank the first one's values, in one exchange; tensors of one dtype."""
+    """Copy the first rank's values to every rank, in one exchange; the tensors have one dtype."""
     if world() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])

@@ -1,4 +1,4 @@
-"""How ranks meet under torchrun, at the first start and after every restart."""
+"""Let ranks meet under torchrun, at the first start and after every restart."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ BEGUN = f"{PREFIX}/begun"
 
 @dataclass(frozen=True)
 class Start:
-    """One start of the ranks; equal on all of them."""
+    """One start of the ranks; all of them have equal values."""
 
-    number: int = 0  # distinguishes this start from every other of the same torchrun
-    is_restart: bool = False  # whether an earlier start has begun the run, so that it is to be continued
-    store: dist.Store | None = None  # None: this process is alone
+    number: int = 0  # differs between the starts of one torchrun
+    is_restart: bool = False  # whether an earlier start began the run, so that this one continues it
+    store: dist.Store | None = None  # None where this process is alone
 
     def begin(self) -> None:
-        """Note that the run has its folder: a restart from here on continues it."""
+        """Record that the run has its folder; a restart after this continues it."""
         if self.store is not None:
             self.store.set(BEGUN, "")
 
 
 def open_store() -> dist.TCPStore:
-    """The store of the ranks; torchrun's own, which outlives them, unless it was told to keep that to itself."""
+    """Open the ranks' store: torchrun's own, which outlives them, unless torchrun was told not to share it."""
     is_shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     is_host = os.environ["RANK"] == "0" and not is_shared
     return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=is_host)
@@ -39,10 +39,10 @@ def open_store() -> dist.TCPStore:
 def meet(store: dist.Store, rank: int, world: int, timeout: datetime.timedelta) -> Start:
     """Wait for all ranks and agree on which start of the run this is.
 
-    torchrun keeps its store when it restarts the ranks, with all that the dead ones wrote: a process group that read
-    their addresses would wait for them for ever. So each start gets its own number, of which rank 0 keeps the count.
-    The others ask for it under a fresh token, so that no answer can be meant for an earlier start. (torchrun's own
-    count of restarts differs between machines.)
+    torchrun keeps its store when it restarts the ranks, with all that the dead ranks wrote. A process group that read
+    their addresses would wait for them for ever. So each start gets its own number, which rank 0 counts. The others ask
+    for it under a fresh token, so that no answer can be meant for an earlier start. (torchrun's own count of restarts
+    differs between machines.)
 
     Args:
         store: torchrun's, the same for all ranks.
@@ -62,7 +62,7 @@ def meet(store: dist.Store, rank: int, world: int, timeout: datetime.timedelta) 
 
 
 def answer_peers(store: dist.Store, start: Start, world: int, timeout: datetime.timedelta) -> None:
-    """Answer every token, also one of a dead rank, until each rank has seen the answer to its own."""
+    """Answer every token, a dead rank's too, until each rank has seen the answer to its own."""
     deadline = time.monotonic() + timeout.total_seconds()
     missing = set(range(1, world))
     while missing:

@@ -1,4 +1,4 @@
-"""Files where other users may write too: no name is foreseen, no link followed, no stranger's file believed."""
+"""Handle files where other users may write too: use random names, follow no link, trust no stranger's file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import BinaryIO
 
 
 class StrangerError(Exception):
-    """A file belongs to somebody who is not trusted with what it holds, or is no regular file."""
+    """A file belongs to a user who is not trusted with its content, or is no regular file."""
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing and reading, that replaces `path` once the block has ended well.
+    """Open a new file for writing and reading; it replaces `path` when the `with` block ends without an error.
 
-    Otherwise it is removed, and `path` holds what it held before. It has the mode that the umask gives.
+    After an error it is removed, and `path` stays as it was. The umask gives its mode.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,7 +38,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename durable."""
+    """Flush a folder to the disk, which makes a rename durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -47,27 +47,27 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of `new_file(path)`; the caller holds the lock of `path`."""
-    earlier = path.with_name(path.name + ".partial")  # the name that they once had
+    """Remove what killed processes left of `new_file(path)`. The caller holds the lock of `path`."""
+    earlier = path.with_name(path.name + ".partial")  # the name in older versions
     for leftover in (earlier, *path.parent.glob(f".{glob.escape(path.name)}.*.partial")):
         with contextlib.suppress(OSError):  # another user's
             leftover.unlink(missing_ok=True)
 
 
 def owners(*folders: Path) -> frozenset[int]:
-    """Who may have made a file that is believed: this user, root, and the owners of `folders`."""
+    """Return the users whose files are trusted: this user, root, and the owners of `folders`."""
     return frozenset({os.geteuid(), 0, *(os.stat(folder).st_uid for folder in folders)})
 
 
 @contextlib.contextmanager
 def open_own(path: Path, trusted: Collection[int]) -> Iterator[BinaryIO]:
-    """A file that is open for reading.
+    """Open a file for reading.
 
     Args:
-        trusted: the users that may own it, as `owners` gives them.
+        trusted: the users that may own the file, from `owners`.
     Raises:
-        StrangerError: it belongs to another user, or is a link or no regular file.
-        OSError: it cannot be opened.
+        StrangerError: the file belongs to another user, or is a link or no regular file.
+        OSError: the file cannot be opened.
     """
     if path.is_symlink():
         raise StrangerError("it is a symbolic link")
@@ -80,7 +80,7 @@ def open_own(path: Path, trusted: Collection[int]) -> Iterator[BinaryIO]:
 
 
 def check_owner(path: Path, trusted: Collection[int]) -> None:
-    """Raise a StrangerError where a file or folder, or a link to it, belongs to another user than the trusted ones."""
+    """Raise a StrangerError where a file or folder, or a link to it, belongs to a user who is not trusted."""
     check_user(os.lstat(path), trusted)
     check_user(os.stat(path), trusted)
 

@@ -1,4 +1,4 @@
-"""Names that were probably meant, for messages about unknown ones."""
+"""Suggest names that were probably meant, for messages about unknown ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Up to `count` known names: those that begin with `name`, the shortest first, then those spelled alike."""
+    """Return up to `count` known names: those that begin with `name`, the shortest first, then similar ones."""
     names = list(known)
     beginning = sorted((other for other in names if name and other.lower().startswith(name.lower())), key=len)
     alike = difflib.get_close_matches(name, names, n=count)
@@ -15,7 +15,7 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def did_you_mean(names: list[str], otherwise: str) -> str:
-    """The end of a message: the names as a question, or `otherwise` where there is none."""
+    """Return the end of a message: the names as a question, or `otherwise` where there is none."""
     quoted = [repr(name) for name in names]
     if not quoted:
         return otherwise

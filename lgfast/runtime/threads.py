@@ -1,8 +1,8 @@
-"""How many threads PyTorch computes with on the CPU, and how they wait for one another.
+"""Choose how many threads PyTorch computes with on the CPU, and how they wait for one another.
 
 OpenMP's threads wait by spinning. Where other work wants their cores, a step takes several times as long. A command
 line therefore looks at the machine before it loads torch. On an idle machine it leaves OpenMP's own choice, which is
-the fastest. Beside other work it takes the free cores alone, and lets threads sleep while they wait.
+the fastest. Beside other work it takes only the free cores, and lets threads sleep while they wait.
 
 Measured with a ViT of 0.7 M parameters, 32 images of 16x16 on two cores, milliseconds a step (median of 25, two runs):
 
@@ -22,7 +22,7 @@ from lgfast.runtime.cores import free_cores, num_cores
 
 CHOICES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # whoever sets one of them has chosen
 _is_users_choice = any(name in os.environ for name in CHOICES)
-_chosen: list[str] = []  # what `spare_other_work` did, in words
+_chosen: list[str] = []  # says what `spare_other_work` did
 
 
 def spare_other_work() -> None:
@@ -40,12 +40,13 @@ def spare_other_work() -> None:
 
 
 def choice() -> str:
-    """What was chosen because of other work, or nothing."""
+    """Say what was chosen because of other work, or nothing."""
     return "".join(_chosen)
 
 
 def compute_as_before(run_dir: str) -> None:
-    """Take the number of threads that a run began with, if there are the cores; the last bits of sums depend on it."""
+    """Take the number of threads that a run began with, if there are enough cores. The last bits of sums depend on
+    it."""
     import torch
 
     try:

@@ -1,1 +1,1 @@
-"""Trains: the loop over epochs, its evaluations, checkpoints and console lines."""
+"""Trains students: the loop over epochs, its evaluations, checkpoints and console lines."""

@@ -1,4 +1,4 @@
-"""What a run shows on the terminal."""
+"""Show a run's progress on the terminal."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tqdm import tqdm
 from lgfast.data.batch import Batch, BatchStream
 from lgfast.runtime import ranks
 
-LINE_EVERY_S = 60.0  # between lines about a run within an epoch, where no terminal shows a bar
+LINE_EVERY_S = 60.0  # time between two lines within an epoch, where no terminal shows a bar
 
 
 class Pace:
-    """How long a run still takes, judged by all it did since its first step in this process, evaluation included.
+    """Estimates how long a run still takes, from its time since its first step in this process, evaluation included.
 
     Args:
-        total: optimisation steps of the whole run.
+        total: the number of optimisation steps of the whole run.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self._first: tuple[int, float] | None = None  # step and time of the first call; what came before is set-up
+        self._first: tuple[int, float] | None = None  # step and time at the first call; set-up ends there
 
     def left_s(self, step: int) -> float | None:
-        """Seconds from the end of this step to the end of the run; None at the first call."""
+        """Return the seconds from the end of this step to the end of the run; None at the first call."""
         now = time.monotonic()
         if self._first is None:
             self._first = step, now
@@ -35,7 +35,7 @@ class Pace:
 
 
 def duration(seconds: float) -> str:
-    """E.g. "40 s", "17 min" or "2 h 05 min"."""
+    """Write a duration, e.g. "40 s", "17 min" or "2 h 05 min"."""
     if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -43,16 +43,16 @@ def duration(seconds: float) -> str:
 
 
 def time_left(seconds: float | None) -> str:
-    """The end of a line: "  17 min left", or nothing where that is not known or nothing is left."""
+    """Return the end of a line, "  17 min left"; return "" where the time is not known or nothing is left."""
     return f"  {duration(seconds)} left" if seconds else ""
 
 
 def progress_bar(loader: BatchStream, title: str, step: int, pace: Pace, has_lines: bool = True) -> Iterable[Batch]:
-    """The batches of an epoch, with a bar on a terminal; elsewhere a line once a minute.
+    """Pass on the batches of an epoch, with a bar on a terminal and a line once a minute elsewhere.
 
     Args:
-        step: optimisation steps that the run has completed.
-        has_lines: False for a run that says nothing where it shows no bar.
+        step: the number of optimisation steps that the run has completed.
+        has_lines: False for a run that prints nothing where it shows no bar.
     """
     has_bar = ranks.is_writer() and sys.stderr.isatty()
     batches = paced(loader, title, step, pace, ranks.is_writer() and has_lines and not has_bar)
@@ -60,7 +60,7 @@ def progress_bar(loader: BatchStream, title: str, step: int, pace: Pace, has_lin
 
 
 def paced(loader: Iterable[Batch], title: str, step: int, pace: Pace, has_lines: bool) -> Iterator[Batch]:
-    """The batches; once a minute, if asked, a line about where the run stands."""
+    """Pass on the batches; if asked, print once a minute a line about the run's progress."""
     said = time.monotonic()
     for done, batch in enumerate(loader, step + 1):
         yield batch
@@ -73,15 +73,15 @@ def paced(loader: Iterable[Batch], title: str, step: int, pace: Pace, has_lines:
 def epoch_message(
     name: str, epochs: int, row: dict[str, float], seconds: float, left_s: float | None = None, metric: str = "top1"
 ) -> str:
-    """One line.
+    """Return the line about an epoch.
 
     Args:
-        name: of the run.
-        epochs: of the whole run.
-        row: of summary.csv.
-        seconds: that the epoch took.
-        left_s: seconds that the run still takes, where they are known.
-        metric: that chooses the best epoch.
+        name: the run's name.
+        epochs: the number of epochs of the whole run.
+        row: the epoch's row of summary.csv.
+        seconds: the time that the epoch took.
+        left_s: the seconds that the run still takes; None where they are not known.
+        metric: the metric that chooses the best epoch.
     """
     val = f"  val {row[f'val_{metric}']:.2f} %" if f"val_{metric}" in row else ""
     named = ((name, row[f"{name}_loss"]) for name in ("guidance", "distill"))
@@ -93,5 +93,5 @@ def epoch_message(
 
 
 def guidance_message(name: str, guided: int, epochs: int) -> str:
-    """A line that says where guidance ends, and how much of its work that saves."""
+    """Return a line that says when guidance ended, and how much of its work that saves."""
     return f"{name}  guidance ended after epoch {guided}: {1 - guided / epochs:.0%} of its cost saved"

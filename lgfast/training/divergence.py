@@ -1,18 +1,18 @@
-"""The error of a loss that is not finite, with advice for the next run."""
+"""Raise an error for a loss that is not finite, with advice for the next run."""
 
 from __future__ import annotations
 
 from lgfast.config import Config, get
 
-ABSURD = 1e6  # a loss of this weight drowns all others
+ABSURD = 1e6  # a loss with this weight drowns all others
 
 
 class NonFiniteLossError(ValueError):
-    """The loss became NaN or infinite; the last good checkpoint is kept."""
+    """The loss became NaN or infinite. The last good checkpoint is kept."""
 
 
 def remedy(config: Config) -> str:
-    """Advice on what to lower: a key that is far beyond what trains, else the learning rate."""
+    """Advise what to lower: a key that is far beyond what trains, else the learning rate."""
     for key in ("guidance.weight", "distill.weight", "distill.cls_weight"):
         if (weight := get(config, key) or 0.0) >= ABSURD:
             return f"lower {key}, {weight:g}"

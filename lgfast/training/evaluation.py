@@ -1,4 +1,4 @@
-"""Top-1, top-5 and loss of models over a loader."""
+"""Evaluate models over a loader."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from lgfast.step.meters import EvalMeter, LogitsMeter
 def evaluate(
     model: nn.Module, loader: Iterable[Batch], device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> dict[str, float]:
-    """Top-1, top-5, balanced accuracy and macro-F1 (percent) and mean cross entropy over a loader, in eval mode.
+    """Compute top-1, top-5, balanced accuracy and macro-F1 (percent) and mean cross entropy over a loader, in eval
+    mode.
 
     Args:
-        dtype: what a float32 model computes in, by autocast unless float32.
+        model: the network to judge.
+        loader: gives every image once.
+        device: where the sums are kept.
+        dtype: the type in which a float32 model computes, by autocast unless it is float32.
     """
     return evaluate_all([model], loader, device, dtype)[0]
 
@@ -25,7 +29,7 @@ def evaluate(
 def evaluate_logits(
     model: nn.Module, loader: Iterable[Batch], device: torch.device | str
 ) -> tuple[dict[str, float], Tensor, Tensor]:
-    """`evaluate` in float32, with logits [n, K] and labels [n] in the order of the images, on the CPU."""
+    """Evaluate in float32, and return logits [n, K] and labels [n] too, in the order of the images, on the CPU."""
     meter = LogitsMeter(device)
     judge([model], [meter], loader, device, torch.float32)
     return meter.read(), *meter.read_logits()
@@ -37,7 +41,7 @@ def evaluate_all(
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, float]]:
-    """`evaluate` of several models in one pass over the loader."""
+    """Evaluate several models in one pass over the loader."""
     meters = [EvalMeter(device) for _ in models]
     judge(models, meters, loader, device, dtype)
     return [meter.read() for meter in meters]
@@ -51,7 +55,7 @@ def judge(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> None:
-    """One pass over the loader, in eval mode; each model fills its meter."""
+    """Pass over the loader once, in eval mode; each model fills its meter."""
     was_training = [model.training for model in models]
     autocast = torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
     for model in models:

@@ -1,4 +1,4 @@
-"""One student on its way through a loop: its step, progress, files and random numbers, and how it ended."""
+"""A lane carries one student through a loop: its step, progress, files and random numbers, and how it ended."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Status = Literal["running", "complete", "pruned", "saved", "failed"]
 
 @dataclass(frozen=True)
 class LogLine:
-    """A line of metrics.jsonl whose numbers may still be on their way."""
+    """A line of metrics.jsonl whose numbers may still be on their way from the GPU."""
 
     step: int
     lr: float
@@ -43,15 +43,15 @@ class Lane:
     Args:
         config: the run's configuration.
         step: trains the student on one batch.
-        steps_per_epoch: batches of an epoch.
-        saver: of checkpoints and weights.
-        log: of the metrics.
-        guidance_stop: says when guidance ends; None: never.
-        random_state: where several lanes share a process, what this one's random numbers go on from; None: it is alone.
+        steps_per_epoch: the number of batches in an epoch.
+        saver: writes checkpoints and weights.
+        log: writes the metrics.
+        guidance_stop: decides when guidance ends; None: never.
+        random_state: the state of this lane's random numbers, where several lanes share a process; None: it is alone.
     Attributes:
-        status: running; then complete, pruned (the loop's caller had enough), saved (interrupted) or failed.
-        error: what ended a lane that is saved or failed.
-        scores: of the weights as they are now, on the selection images; None where they were not judged.
+        status: running; then complete, pruned (the loop's caller ended it), saved (interrupted) or failed.
+        error: the reason why a lane is saved or failed.
+        scores: the present weights' scores on the selection images; None where these weights were not judged.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Lane:
         self.status: Status = "running"
         self.error: Exception | None = None
         self.scores: dict[str, float] | None = None
-        self.line: LogLine | None = None  # begun and not yet written
+        self.line: LogLine | None = None  # a line that is begun and not yet written
 
     # ---- where it stands ---------------------------------------------------------------------------------------------
 
@@ -100,13 +100,13 @@ class Lane:
 
     @property
     def has_lost_patience(self) -> bool:
-        """Whether `eval.patience` epochs have brought no better one."""
+        """Whether the last `eval.patience` epochs brought no better score."""
         patience, best = self.config.eval.patience, self.progress.best_epoch
         return 0 < patience <= self.progress.epoch - best and best > 0
 
     @property
     def is_judged(self) -> bool:
-        """Whether the epoch that now ends is evaluated: every `eval.every_epochs`-th and the last."""
+        """Whether the epoch that now ends is evaluated: every `eval.every_epochs`-th and the last are."""
         done = self.progress.epoch + 1
         is_last = done == self.config.epochs or self.has_reached_max_steps
         return is_last or done % self.config.eval.every_epochs == 0
@@ -115,11 +115,11 @@ class Lane:
 
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
-        """Work of this lane: with its own random numbers; an error of its own ends this lane alone."""
+        """Work within it uses this lane's random numbers; an error of its own ends only this lane."""
         with self.random_state.in_use() if self.random_state else contextlib.nullcontext():
             try:
                 yield
-            except WriteError:  # a full disk is nobody's own
+            except WriteError:  # a full disk concerns all lanes
                 raise
             except ValueError as error:
                 self.end("failed", error)
@@ -130,18 +130,18 @@ class Lane:
         self.set_lr()
 
     def train_batch(self, batch: Batch) -> None:
-        """One step, and what is due after it. Only a checkpoint waits for the step itself."""
+        """Take one step, and do what is due after it. Only a checkpoint waits for the step itself."""
         if self.config.optim.per_step:
             self.set_lr()
         self.step(batch)
         self.progress.step += 1
         self.log_step()
         every = self.config.log.save_every_steps
-        if every and self.progress.step % every == 0 and not self.is_epoch_over:  # an epoch's own checkpoint follows it
+        if every and self.progress.step % every == 0 and not self.is_epoch_over:  # the end of an epoch saves anyway
             self.save()
 
     def log_step(self) -> None:
-        """Begin a line of the log where one is due, and write the one before once its numbers are there."""
+        """Begin a line of the log where one is due; write the line before once its numbers are there."""
         if self.progress.step % self.config.log.every_steps == 0:
             line = LogLine(self.progress.step, self.lr, self.step.meter.start_read(TrainMeter.WINDOW))
             self.step.meter.reset(TrainMeter.WINDOW)
@@ -159,11 +159,11 @@ class Lane:
         self.step.meter.reset(TrainMeter.EPOCH)
 
     def finish_epoch(self, seconds: float, scores: dict[str, float] | None) -> dict[str, float]:
-        """Remember the best epoch and write this one's rows.
+        """Remember the best epoch and write this epoch's rows.
 
         Args:
-            seconds: that the epoch's steps took.
-            scores: of `evaluate` on the selection images, where the epoch is judged.
+            seconds: the time that the epoch's steps took.
+            scores: what `evaluate` returned for the selection images; None where the epoch is not judged.
         Returns:
             The epoch's row of summary.csv.
         """
@@ -184,7 +184,7 @@ class Lane:
         return row
 
     def end_guidance_if_due(self) -> None:
-        """Take in the epoch's guidance loss; go on without guidance where the rule says so."""
+        """Record the epoch's guidance loss; go on without guidance where the rule says so."""
         if self.guidance_stop is None or not self.step.student.is_guided:
             return
         self.guidance_stop.append(self.means["guidance_loss"])
@@ -204,7 +204,7 @@ class Lane:
             self.saver.keep_best(self.progress)
 
     def set_lr(self) -> None:
-        """The learning rate of the next step."""
+        """Set the learning rate of the next step."""
         epochs = float(self.progress.epoch)
         if self.config.optim.per_step:
             epochs += self.step_in_epoch / self.steps_per_epoch
@@ -212,22 +212,23 @@ class Lane:
         set_learning_rate(self.step.optimizer, self.lr)
 
     def watched(self, batches: BatchStream) -> Iterable[Batch]:
-        """The batches of this epoch, shown as they are taken."""
+        """Pass on the batches of this epoch, and show the progress."""
         title = f"{self.config.name}  epoch {self.progress.epoch + 1}/{self.config.epochs}"
         return progress_bar(batches, title, self.progress.step, self.pace, self.config.log.print_epochs)
 
     # ---- its log lines -----------------------------------------------------------------------------------------------
 
     def write_line(self) -> None:
-        """Write the line that is begun, waiting for its numbers; raise instead if the loss had broken by then."""
+        """Wait for the numbers of the line that is begun, and write it; raise instead if the loss had broken by
+        then."""
         line, self.line = self.line, None
         if line is not None:
             self.check_finite(line.reading, line.lr)
             self.log.write("train", line.step, line.reading.means() | {"lr": line.lr})
 
     def is_line_known(self) -> bool:
-        """Whether a line is begun and its numbers are there. Several ranks find out at one step that the loss broke, so
-        on GPUs, where numbers come sooner on some, they wait for the next log step."""
+        """Whether a line is begun and its numbers are there. Several ranks must find at the same step that the loss
+        broke. On GPUs, where numbers come sooner on some ranks, they wait for the next log step."""
         is_agreed = ranks.world() == 1 or self.device.type == "cpu"
         return self.line is not None and is_agreed and self.line.reading.is_done()
 
@@ -244,7 +245,7 @@ class Lane:
     # ---- saving, continuing and ending -------------------------------------------------------------------------------
 
     def is_checkpoint_due(self) -> bool:
-        """Whether the end of this epoch is saved: on all ranks or none."""
+        """Whether the end of this epoch is saved; all ranks agree."""
         return ranks.any_rank(self.saver.age_s() >= self.config.log.save_every_s, self.device)
 
     def save(self) -> Path:
@@ -254,7 +255,7 @@ class Lane:
         return self.saver.save(self.progress, self.log.position())
 
     def resume(self) -> bool:
-        """Continue from the newest checkpoint; False where there is none."""
+        """Continue from the newest checkpoint; return False where there is none."""
         found = self.saver.resume()
         if found is None:
             self.log.rewind({METRICS: 0, SUMMARY: 0})
@@ -268,7 +269,7 @@ class Lane:
         return True
 
     def stop(self) -> None:
-        """Save and end, to be continued."""
+        """Save and end; `--resume` continues the run."""
         way_on = f"continue with: python -m lgfast.train --resume {self.run_dir}"
         self.end("saved", Interrupted(f"stopped and saved as {self.save()}", way_on))
 
@@ -282,6 +283,6 @@ class Lane:
         self.log.close()
 
     def raise_error(self) -> None:
-        """Raise what ended the lane before its time, if anything did."""
+        """Raise the error that ended the lane early, if any."""
         if self.error is not None:
             raise self.error

@@ -1,4 +1,4 @@
-"""The training loop: epochs and steps of one student or several on one stream of batches. The first file to read."""
+"""The training loop runs epochs and steps of one or several students on one stream of batches. Read this file first."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def keep_going(lane: Lane, row: Row) -> bool:
 class Loop:
     """Trains lanes on one stream of batches and one teacher, each to the end of its recipe.
 
-    A run is a loop of one lane; the trials of a group are a loop of several, which take turns on every batch. What ends
-    one lane leaves the others alone, and one that is ahead after a resume waits for them.
+    A run is a loop of one lane. The trials of a group are a loop of several lanes, which take turns on every batch. An
+    error or a stop of one lane leaves the others alone. A lane that is ahead after a resume waits for the others.
 
     Args:
-        lanes: of equal epochs.
-        batches: what all of them train on.
+        lanes: students with epochs of equal length.
+        batches: the batches that all of them train on.
         selection: batches that choose the best epoch (validation split, or the test set under eval.protocol=paper).
-        teacher: whom guided lanes ask for targets; None where there is none.
-        interrupt: tells when the user asked to stop.
-        on_epoch: called with a lane and its epoch's row; True ends the lane, unless it is at its end anyway.
-        watch: passes an epoch's batches on, as to show how far it is.
+        teacher: gives targets to guided lanes; None where there is none.
+        interrupt: tells when the user asks to stop.
+        on_epoch: called with a lane and its epoch's row; a lane ends early where it returns True.
+        watch: passes an epoch's batches on, for instance to show progress.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Loop:
         self.stop_vote = StopVote(interrupt, first.config.log.every_steps, first.device)
 
     def run(self) -> None:
-        """Train until every lane has ended; each knows how."""
+        """Train until every lane has ended; `Lane.status` says how."""
         self.release_teacher()
         for lane in running(self.lanes):
-            if lane.is_finished:  # it was stopped between its last checkpoint and its last weights
+            if lane.is_finished:  # its process ended between the last checkpoint and the last weights
                 lane.complete()
         while lanes := running(self.lanes):
             self.run_epoch(min(lane.progress.epoch for lane in lanes))
@@ -71,7 +71,7 @@ class Loop:
         self.finish_epoch(lanes, time.perf_counter() - started)
 
     def begin_epoch(self, epoch: int, lanes: Sequence[Lane]) -> None:
-        """Turn to the epoch's images, at the step at which the hindmost lane stands."""
+        """Move the batches to this epoch, at the step of the lane that is furthest behind."""
         self.batches.seek(epoch, min(lane.step_in_epoch for lane in lanes))
         if self.teacher is not None and any(lane.is_guided for lane in lanes):
             self.teacher.begin_epoch(epoch)
@@ -97,7 +97,7 @@ class Loop:
         """Judge the epoch, write it down, save it, and end what is to end.
 
         Args:
-            seconds: that its steps took.
+            seconds: the time that its steps took.
         """
         for lane in running(lanes):
             with lane.acting():
@@ -110,14 +110,14 @@ class Loop:
         self.release_teacher()
 
     def release_teacher(self) -> None:
-        """Let the teacher go once no lane asks it for anything, and its images with it."""
+        """Free the teacher, and the images made for it, once no lane asks it for targets."""
         if self.teacher is not None and not any(lane.is_guided for lane in running(self.lanes)):
             self.teacher.release()
             self.teacher = None
             self.batches.drop_teacher_images()
 
     def evaluate(self, lanes: Sequence[Lane]) -> dict[Lane, Row]:
-        """Scores on the selection images of the lanes whose epoch is judged, in one pass."""
+        """Evaluate the lanes whose epoch is judged on the selection images, in one pass."""
         judged = [lane for lane in lanes if lane.is_judged]
         if not judged:
             return {}
@@ -125,7 +125,7 @@ class Loop:
         return dict(zip(judged, evaluate_all(models, self.selection, first.device, first.step.dtype), strict=True))
 
     def settle(self, lane: Lane, row: Row) -> None:
-        """End a lane after an epoch where it is due."""
+        """Save, stop or end a lane after an epoch, where one of these is due."""
         is_due, is_stopping = lane.is_checkpoint_due(), self.stop_vote.after_epoch()
         if is_stopping and not lane.is_finished:
             lane.stop()
@@ -140,16 +140,16 @@ class Loop:
 
 
 def running(lanes: Iterable[Lane]) -> list[Lane]:
-    """The lanes that have not ended."""
+    """Return the lanes that have not ended."""
     return [lane for lane in lanes if lane.status == "running"]
 
 
 def training(lanes: Iterable[Lane]) -> list[Lane]:
-    """The lanes that have steps of the epoch to take."""
+    """Return the lanes that still have steps of the epoch to take."""
     return [lane for lane in running(lanes) if not lane.is_epoch_over]
 
 
 def hindmost(lanes: Sequence[Lane]) -> list[Lane]:
-    """The lanes that have taken the fewest steps."""
+    """Return the lanes that have taken the fewest steps."""
     fewest = min((lane.progress.step for lane in lanes), default=0)
     return [lane for lane in lanes if lane.progress.step == fewest]

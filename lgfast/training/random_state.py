@@ -1,4 +1,4 @@
-"""Separate random numbers for each lane of a process."""
+"""Give each lane of a process its own random numbers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import torch
 
 
 class RandomState:
-    """State of the default generators (CPU, and the current GPU where CUDA is in use), as it is when this is made."""
+    """Keeps the state that the default generators (CPU, and the current GPU where CUDA is in use) had when it was
+    made."""
 
     def __init__(self) -> None:
         self._keep()
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Context in which the default generators continue from this state; at its end the state is where they are."""
+        """Let the default generators continue from this state within a `with` block, and keep their state at its
+        end."""
         torch.set_rng_state(self._cpu)
         if self._cuda is not None:
             torch.cuda.set_rng_state(self._cuda)

@@ -1,4 +1,4 @@
-"""Saves a run so that it continues exactly, and the weights of its best and last epoch."""
+"""Save a run so that it continues exactly, and the weights of its best and last epoch."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from lgfast.step import TrainStep
 
 @dataclass
 class Progress:
-    """Where a run stands; part of every checkpoint."""
+    """How far a run is; every checkpoint holds it."""
 
-    epoch: int = 0  # epochs completed
-    step: int = 0  # optimisation steps completed
-    best_score: float = -1.0  # by eval.metric
-    best_top1: float = -1.0  # of the same epoch
+    epoch: int = 0  # completed epochs
+    step: int = 0  # completed optimisation steps
+    best_score: float = -1.0  # the best epoch's score by eval.metric
+    best_top1: float = -1.0  # the same epoch's top-1
     best_epoch: int = -1
-    guidance_losses: list[float] = field(default_factory=list)  # of the guided epochs, where a rule may end guidance
-    guided_epochs: int | None = None  # after how many guidance ended; None: it has not
+    guidance_losses: list[float] = field(
+        default_factory=list
+    )  # means of the guided epochs, where a rule may end guidance
+    guided_epochs: int | None = None  # the number of epochs after which guidance ended; None: it has not
 
 
 class RunSaver:
-    """The weights and checkpoints of a run; the first rank writes.
+    """Writes the weights and checkpoints of a run, on the first rank.
 
     Args:
         run_dir: the run's folder.
-        step, loader: whose state is saved, the step's student included.
-        metadata: written into every weights file (model, class names, dataset).
-        keep: how many of the newest checkpoints stay.
+        step, loader: the objects whose state is saved; the step holds the student.
+        metadata: entries for every weights file (model, class names, data set).
+        keep: the number of newest checkpoints that stay.
     """
 
     def __init__(
@@ -47,24 +49,24 @@ class RunSaver:
         self.run_dir, self.step, self.loader, self.metadata = run_dir, step, loader, metadata
         self.student, self.store = step.student, CheckpointStore(run_dir, keep)
         self.device = next(self.student.parameters()).device
-        self._best: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # weights and metadata yet to be written
+        self._best: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # weights and metadata to be written
         self._saved_at = time.monotonic()
 
     def age_s(self) -> float:
-        """Seconds since the last checkpoint, or since the run began."""
+        """Return the seconds since the last checkpoint, or since the run began."""
         return time.monotonic() - self._saved_at
 
     def newest(self) -> Path | None:
-        """The last checkpoint; None where there is none."""
+        """Return the last checkpoint's folder; None where there is none."""
         return next(reversed(self.store.all()), None)
 
     def keep_best(self, progress: Progress) -> None:
-        """Keep the present weights until the next checkpoint, so that the files of a folder are of one age."""
+        """Keep the present weights until the next checkpoint, so that all files of a folder are of one time."""
         weights = {name: tensor.detach().clone() for name, tensor in self.step.model.state_dict().items()}
         self._best = weights, self.weights_metadata(progress)
 
     def write_best(self) -> None:
-        """Write the weights that are kept, if any."""
+        """Write the kept weights, if there are any."""
         if self._best is not None and ranks.is_writer():
             save_weights(self.run_dir / "best.safetensors", *self._best)
         self._best = None
@@ -79,7 +81,7 @@ class RunSaver:
         """Write a checkpoint, and the best weights with it.
 
         Args:
-            log_position: to which the log is cut when the run continues from here.
+            log_position: the log is cut to it when the run continues from here.
         """
         state = {
             "progress": dataclasses.asdict(progress),
@@ -97,7 +99,8 @@ class RunSaver:
         return self.store.save(progress.step, self.student.model, self.weights_metadata(progress), state)
 
     def resume(self) -> tuple[Progress, dict[str, int]] | None:
-        """Load the newest checkpoint: the progress and log position at it; None where there is no checkpoint."""
+        """Load the newest checkpoint and return its progress and log position; return None where there is no
+        checkpoint."""
         found = self.store.load_newest()
         if found is None:
             return None
@@ -114,16 +117,17 @@ class RunSaver:
         self.step.load_state_dict(state)
         self.loader.load_state_dict(state["loader"])
         self.load_rank_state(state["ranks"])
-        progress = {"best_score": state["progress"]["best_top1"]} | state["progress"]  # older files know top-1 alone
+        progress = {"best_score": state["progress"]["best_top1"]} | state["progress"]  # older files hold only top-1
         return Progress(**progress), state["log_position"]
 
     def rank_state(self) -> dict[str, Any]:
-        """State that differs by rank: the sums of its meters and its random numbers."""
+        """Return the state that differs by rank: the sums of its meters and its random numbers."""
         cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {"meter": self.step.meter.state_dict(), "torch_rng": torch.get_rng_state(), "cuda_rng": cuda_rng}
 
     def load_rank_state(self, states: list[dict[str, Any]]) -> None:
-        """Continue from this rank's state; with another number of ranks each keeps the random numbers it began with."""
+        """Continue from this rank's state. Where the number of ranks changed, each keeps the random numbers it began
+        with."""
         if len(states) != ranks.world():
             return
         own = states[ranks.rank()]
@@ -137,7 +141,7 @@ class RunSaver:
 
 
 class SilentSaver:
-    """Stands in for a RunSaver in a loop that leaves nothing behind."""
+    """Replaces a RunSaver in a loop that writes no files."""
 
     def age_s(self) -> float:
         return 0.0

@@ -1,4 +1,4 @@
-"""Whether the user asked a run to stop; all of its ranks get the same answer."""
+"""Find out whether the user asked a run to stop; all of its ranks get the same answer."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from lgfast.step.reading import Reading
 
 
 class StopVote:
-    """Asks the interrupt after steps and epochs; every rank gets one answer at one point.
+    """Asks the interrupt after steps and epochs; every rank gets the same answer at the same point.
 
     Args:
-        interrupt: of this rank.
-        every_steps: how often several ranks exchange what they were asked, within an epoch.
-        device: for the exchange.
+        interrupt: this rank's.
+        every_steps: within an epoch, several ranks exchange their answers every so many steps.
+        device: the device of the exchange.
     """
 
     def __init__(self, interrupt: InterruptFlag, every_steps: int, device: torch.device) -> None:
         self.interrupt, self.every_steps, self.device = interrupt, every_steps, device
-        self._vote: Reading | None = None  # whether any rank was asked to stop by the last exchange
+        self._vote: Reading | None = None  # the last exchange: whether any rank was asked to stop
 
     def after_step(self, step: int) -> bool:
-        """Alone it is known at once; several ranks learn at an exchange what any of them was asked by the one before,
-        so that nobody waits for a GPU."""
+        """Whether to stop after this step. A single process knows at once. Several ranks learn at each exchange the
+        result of the one before, so that none waits for a GPU."""
         if ranks.world() == 1:
             return self.interrupt.requested
         if step % self.every_steps:
