@@ -12,6 +12,7 @@ from lgfast.data.batch import Batch, BatchStream
 from lgfast.runtime import ranks
 
 LINE_EVERY_S = 60.0  # time between two lines within an epoch, where no terminal shows a bar
+MOST_LINES = 400  # about so many epochs of a run get a line
 
 
 class Pace:
@@ -90,6 +91,11 @@ def epoch_message(
         f"{name}  epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}"
         f"{parts}  train {row['train_top1']:.2f} %{val}  lr {row['lr']:.2e}  {seconds:.1f} s{time_left(left_s)}"
     )
+
+
+def has_line(epoch: int, epochs: int) -> bool:
+    """Whether an epoch gets a line: all do, but in a run of thousands of short ones every tenth, say, and the last."""
+    return epoch % -(-epochs // MOST_LINES) == 0 or epoch == epochs
 
 
 def guidance_message(name: str, guided: int, epochs: int) -> str:

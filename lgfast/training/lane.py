@@ -20,7 +20,7 @@ from lgfast.runtime import ranks
 from lgfast.runtime.interrupt import Interrupted
 from lgfast.step import TrainStep
 from lgfast.step.meters import MeterReading, TrainMeter
-from lgfast.training.console import Pace, epoch_message, guidance_message, progress_bar
+from lgfast.training.console import Pace, epoch_message, guidance_message, has_line, progress_bar
 from lgfast.training.divergence import NonFiniteLossError, remedy
 from lgfast.training.random_state import RandomState
 from lgfast.training.saving import Progress, RunSaver, SilentSaver
@@ -176,7 +176,8 @@ class Lane:
         images = self.steps_per_epoch * self.config.data.batch_size
         self.log.write("epoch", self.progress.step, row | {"seconds": seconds, "images_per_s": images / seconds})
         self.log.write_epoch(row | {"seconds": round(seconds, 3)})
-        if self.config.log.print_epochs and ranks.is_writer():
+        is_shown = self.config.log.print_epochs and has_line(self.progress.epoch, self.config.epochs)
+        if is_shown and ranks.is_writer():
             left_s = self.pace.left_s(self.progress.step)
             line = epoch_message(self.config.name, self.config.epochs, row, seconds, left_s, self.config.eval.metric)
             print(line, flush=True)

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from lgfast.training import console
-from lgfast.training.console import Pace, duration, epoch_message, progress_bar
+from lgfast.training.console import Pace, duration, epoch_message, has_line, progress_bar
 from tests.clock import replaced_clock
 
 ROW = {"epoch": 2, "loss": 1.0, "guidance_loss": 0.0, "distill_loss": 0.0, "train_top1": 50.0, "lr": 1e-3}
@@ -46,6 +46,12 @@ def test_an_epochs_line_ends_with_what_is_left():
     assert epoch_message("run", 4, ROW, 3.0, 90.0).endswith("  3.0 s  2 min left")
     assert epoch_message("run", 4, ROW, 3.0, 0.0).endswith("  3.0 s")
     assert epoch_message("run", 4, ROW, 3.0).endswith("  3.0 s")
+
+
+@pytest.mark.parametrize(("epochs", "lines"), [(1, 1), (300, 300), (401, 201), (4000, 400), (4001, 364)])
+def test_a_run_of_very_many_epochs_has_some_hundred_lines(epochs, lines):
+    shown = [epoch for epoch in range(1, epochs + 1) if has_line(epoch, epochs)]
+    assert len(shown) == lines and shown[-1] == epochs
 
 
 class Terminal(io.StringIO):
