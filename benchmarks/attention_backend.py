@@ -1,4 +1,4 @@
-"""Which of its backends PyTorch's scaled_dot_product_attention runs: its choice differs by version, GPU and shape."""
+"""Find which backend PyTorch's scaled_dot_product_attention runs; its choice differs by version, GPU and shape."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ BACKEND = re.compile(r"^_scaled_dot_product_(?:fused_)?(flash|efficient|cudnn|at
 
 
 def backend_of(op_name: str) -> str:
-    """cudnn, flash, efficient or math for an operation of attention's forward pass, else nothing."""
+    """Return cudnn, flash, efficient or math for an operation of attention's forward pass, else ""."""
     found = BACKEND.match(op_name)
     return found[1].removeprefix("attention_") if found else ""
 
 
 class Backends(TorchDispatchMode):
-    """Counts the calls of each backend within."""
+    """Counts the calls of each backend within a `with` block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class Backends(TorchDispatchMode):
 
 
 def backend_that_runs(call: Callable[[], object]) -> str:
-    """Of one call of PyTorch's attention; math leaves no operation of its own."""
+    """Return the backend of one call of PyTorch's attention; math leaves no operation of its own."""
     with Backends() as backends:
         call()
     return describe(backends.calls) or "math"
 
 
 def describe(calls: Counter[str]) -> str:
-    """cudnn, or with more than one call cudnn x12."""
+    """Return e.g. "cudnn", or "cudnn x12" for several calls."""
     return " ".join(f"{name} x{count}" if count > 1 else name for name, count in sorted(calls.items()))

@@ -34,7 +34,7 @@ def random_images(count: int) -> np.ndarray:
 
 
 class Source:
-    """A batch of images where each provider wants them."""
+    """A batch of images, in the form that each provider takes."""
 
     def __init__(self, batch: int, device: torch.device, dtype: torch.dtype) -> None:
         self.images, self.device, self.dtype = random_images(batch), device, dtype
@@ -49,7 +49,7 @@ class Source:
         return augment(self.pixels, self.offsets, self.sizes, self.indices, plan, SPEC, self.dtype)
 
     def num_bytes(self) -> int:
-        """Source read once, images and teacher's images written once."""
+        """Count the bytes of the source, read once, and of both results, written once."""
         values = 3 * (SPEC.image_size**2 + SPEC.teacher_size**2)
         return self.images.nbytes + len(self.images) * values * self.dtype.itemsize
 
@@ -83,7 +83,8 @@ PROVIDERS: dict[str, Callable[[Source], Callable[[], object]]] = {
 
 
 def check(source: Source) -> None:
-    """The first views are Pillow's, up to the noise of erased rectangles (two math libraries) and the dtype."""
+    """Check that the first views are Pillow's, up to the noise of erased rectangles (two math libraries) and the
+    dtype."""
     views = source.augmented()[0]
     for index in range(min(8, len(views))):
         view, _ = augment_sample(source.images[index], SPEC, index, seed=0, epoch=0)

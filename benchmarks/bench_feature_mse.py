@@ -25,7 +25,7 @@ MODES = ("fwd", "both")
 
 
 def composed(student, teacher):
-    """The loss as one writes it in PyTorch."""
+    """Compute the loss as one writes it in PyTorch."""
     loss = 0.0
     for s, t in zip(student, teacher, strict=True):
         side = round(s.shape[1] ** 0.5)
@@ -52,7 +52,8 @@ def make_maps(model: str, batch: int, dtype: torch.dtype, device: torch.device):
 
 
 def check(call: Callable, student, teacher) -> None:
-    """The provider agrees with the float64 composition: loss and gradients, within the rounding of the maps' dtype."""
+    """Check the provider's loss and gradients against the float64 composition, within the rounding of the maps'
+    dtype."""
     exact = [maps.detach().double().requires_grad_() for maps in student]
     truth = composed(exact, [maps.double() for maps in teacher])
     loss = call(student, teacher)
@@ -64,7 +65,7 @@ def check(call: Callable, student, teacher) -> None:
 
 
 def run_mode(call: Callable, mode: str, copies: Sequence) -> None:
-    """The loss of every copy of the maps, and in mode `both` the gradients of its student maps."""
+    """Compute the loss of every copy of the maps, and in mode `both` the gradients of its student maps."""
     for student, teacher in copies:
         if mode == "both":
             torch.autograd.grad(call(student, teacher), student)
@@ -74,7 +75,7 @@ def run_mode(call: Callable, mode: str, copies: Sequence) -> None:
 
 
 def num_bytes(student, teacher, mode: str) -> int:
-    """Bytes that every map is read once, and for `both` every gradient written once."""
+    """Count the bytes of reading every map once and, for `both`, writing every gradient once."""
     passes = {"fwd": 1, "both": 2}[mode]
     return sum(m.nbytes for m in teacher) + passes * sum(m.nbytes for m in student)
 

@@ -1,4 +1,4 @@
-"""What `lgfast.fuse_layers` swaps in, one at a time, against torch.compile and eager PyTorch.
+"""Measure each operation that `lgfast.fuse_layers` swaps in against torch.compile and eager PyTorch.
 
     python -m benchmarks.bench_fused_layers [--providers eager,compile,lgfast] [--shapes deit_tiny] [--batches 128,256]
 
@@ -127,12 +127,12 @@ def make_call(op: Op, provider: str) -> Callable:
 def make_inputs(
     name: str, batch: int, shape: Shape, dtype: torch.dtype, device: torch.device
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Arguments of the operation, parameters and maps with gradients, and the gradients of its results."""
+    """Make the operation's arguments, parameters and maps with gradients, and the gradients of its results."""
     return OPS[name].make_inputs(batch, shape, partial(torch.randn, dtype=dtype, device=device))
 
 
 def run(call: Callable, inputs: Sequence[Tensor], douts: Sequence[Tensor], mode: str) -> list[Tensor]:
-    """Results, and in mode `both` the gradients of everything that wants one."""
+    """Compute the results and, in mode `both`, the gradients of everything that requires one."""
     if mode == "fwd":
         with torch.no_grad():
             return list(call(*inputs))
@@ -142,7 +142,7 @@ def run(call: Callable, inputs: Sequence[Tensor], douts: Sequence[Tensor], mode:
 
 
 def check(call: Callable, name: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
-    """Results and gradients of two samples are as exact as eager PyTorch's in the same dtype."""
+    """Check that results and gradients of two samples are as exact as eager PyTorch's in the same dtype."""
     inputs, douts = make_inputs(name, 2, shape, dtype, device)
     wide = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in inputs]
     exact = run(OPS[name].eager, wide, [dout.double() for dout in douts], "both")

@@ -35,14 +35,14 @@ BATCH = 64
 
 
 def real_images(count: int) -> np.ndarray:
-    """32x32 windows of scikit-learn's two photographs at half size, uint8 (count, 32, 32, 3)."""
+    """Cut 32x32 windows from scikit-learn's two photographs at half size, uint8 (count, 32, 32, 3)."""
     random, photos = np.random.default_rng(0), load_sample_images().images
     corners = zip(random.integers(0, 363, count), random.integers(0, 576, count), strict=True)
     return np.stack([photos[i % 2][y : y + 64 : 2, x : x + 64 : 2] for i, (y, x) in enumerate(corners)])
 
 
 def posterize(image: Image.Image, bits: int, **options) -> Image.Image:
-    """timm's, with black for 0 bits, which Pillow gave until it refused them."""
+    """Posterize as timm does, with black for 0 bits, as Pillow did before it refused 0."""
     return Image.new("RGB", image.size) if bits <= 0 else auto_augment.posterize(image, bits, **options)
 
 
@@ -137,7 +137,7 @@ def image_set_of(images: np.ndarray) -> ImageSet:
 
 
 def check(images: np.ndarray, device: torch.device) -> None:
-    """The resident loader's views are Pillow's."""
+    """Check that the resident loader's views are Pillow's."""
     batch = next(iter(build_train_loader("resident", image_set_of(images), SPEC, BATCH, seed=3, device=device)))
     for place, index in enumerate(batch.indices[:16].tolist()):
         view, _ = augment_sample(images[index], SPEC, index, seed=3, epoch=0)
@@ -146,7 +146,7 @@ def check(images: np.ndarray, device: torch.device) -> None:
 
 
 def core_counts(name: str, cores: int, device: torch.device) -> list[int]:
-    """1, 2, 4, ... and `cores`; 1 alone where the number of cores does not matter."""
+    """Return 1, 2, 4, ... and `cores`; only 1 where the number of cores does not matter."""
     if device.type == "cuda" and name in ON_DEVICE:
         return [1]
     return sorted({cores, *(2**power for power in range(cores.bit_length()) if 2**power <= cores)})

@@ -48,7 +48,7 @@ PROVIDERS: dict[str, Callable[[list[dict]], torch.optim.Optimizer]] = {
 
 
 def available() -> list[str]:
-    """Providers of this machine; apex is recognised by its extension, since PyPI's apex is another project."""
+    """Return the providers on this machine. NVIDIA's apex has an extension; PyPI's apex is another project."""
     has_apex = importlib.util.find_spec("amp_C") is not None
     return [name for name in PROVIDERS if name != "apex" or has_apex]
 
@@ -62,7 +62,7 @@ def model_names(text: str) -> list[str]:
 
 
 def make_network(name: str, device: torch.device) -> nn.Module:
-    """The network with a gradient on every parameter, equal at every call."""
+    """Make a network with a gradient on every parameter, equal at every call."""
     torch.manual_seed(0)
     network = create_model(name, 100)
     for parameter in network.parameters():
@@ -75,7 +75,7 @@ def make_step(provider: str, network: nn.Module) -> Callable[[], object]:
 
 
 def check(provider: str, network: str, device: torch.device, steps: int = 3) -> None:
-    """After some steps the parameters are those of float64 AdamW, within float32 rounding of the update."""
+    """Check that after some steps the parameters are those of float64 AdamW, within float32 rounding of the update."""
     exact, own = make_network(network, device).double(), make_network(network, device)
     for made, step in ((exact, make_step("loop", exact)), (own, make_step(provider, own))):
         for parameter in made.parameters():

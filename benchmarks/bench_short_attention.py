@@ -62,7 +62,7 @@ SHAPES = {
 
 
 def split(leaves: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v [B, N, H, D] of one qkv [B, N, 3, H, D], or of q [B, N, H, D] and kv [B, M, 2, H, D]."""
+    """Split one qkv [B, N, 3, H, D], or q [B, N, H, D] and kv [B, M, 2, H, D], into q, k, v [B, N, H, D]."""
     return leaves[0].unbind(2) if len(leaves) == 1 else (leaves[0], *leaves[1].unbind(2))
 
 
@@ -71,7 +71,7 @@ def lgfast(leaves):
 
 
 def sdpa(backend: SDPBackend | None = None) -> Callable:
-    """PyTorch's attention by one backend; None: by its own choice."""
+    """Run PyTorch's attention by one backend; None: by PyTorch's own choice."""
 
     def call(leaves):
         with sdpa_kernel(backend) if backend else nullcontext():
@@ -110,14 +110,14 @@ PROVIDERS: dict[str, Callable] = {
 
 
 def backend_of(provider: str, leaves) -> str:
-    """What runs: the backend that PyTorch chooses for `sdpa`, else the provider."""
+    """Return what runs: the backend that PyTorch chooses for `sdpa`, else the provider."""
     return backend_that_runs(lambda: PROVIDERS["sdpa"](leaves)) if provider == "sdpa" else provider
 
 
 def make_inputs(
     shape: Shape, batch: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Leaves and the gradient of the output [B, N, H * D]."""
+    """Make the inputs as leaves, and the gradient of the output [B, N, H * D]."""
     sizes = (shape.heads, shape.head_dim)
     if shape.queries == shape.keys:
         leaf_sizes = [(batch, shape.queries, 3, *sizes)]
@@ -128,8 +128,8 @@ def make_inputs(
 
 
 def check(provider: str, leaves, dout) -> None:
-    """Output and gradients of the first two images of the batch are right: lgfast's within the tests' bound, a peer's
-    in the norm, so that none is left out for a rounding."""
+    """Check output and gradients of the batch's first two images: lgfast's within the tests' bound, a peer's by the
+    norm, so that no peer is left out for a rounding."""
     out = PROVIDERS[provider](leaves)
     grads = split(torch.autograd.grad(out, leaves, dout))
     q, k, v = (x[:2].detach() for x in split(leaves))
@@ -145,7 +145,7 @@ def check(provider: str, leaves, dout) -> None:
 
 
 def run_mode(call: Callable, mode: str, inputs) -> Callable[[], None]:
-    """A function without arguments that runs `mode` on every copy of the inputs."""
+    """Return a function without arguments that runs `mode` on every copy of the inputs."""
     if mode == "fwd":
 
         def forward():

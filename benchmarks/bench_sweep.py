@@ -53,7 +53,7 @@ def say_ready_and_wait() -> None:
 
 
 def child(options: argparse.Namespace, wait: Callable[[], None]) -> dict[str, float | str]:
-    """Set up, wait for the others, run, report."""
+    """Set up the trials, wait for the other processes, run, and return the times."""
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         configs = trial_configs(options.recipe, options.child, options.device, Path(folder))
@@ -81,7 +81,7 @@ class Launch:
     threads: int
 
     def measure(self, options: argparse.Namespace, shares: bool = False) -> list[dict]:
-        """Start the processes, let them set up, then run them at the same time; what each of them reports."""
+        """Start the processes, let them set up, run them at the same time, and return their reports."""
         if options.here and len(self.students) == 1:
             own = {"child": self.students[0], "threads": self.threads, "shares": shares}
             own["steps"] = self.steps(options.steps)
@@ -112,12 +112,12 @@ class Launch:
         return [json.loads(report) for report in reports]
 
     def steps(self, steps: int) -> int:
-        """Fewer steps for more students, so that every measurement takes about as long."""
+        """Return fewer steps for more students, so that all measurements take about equally long."""
         return max(min(steps, MIN_STEPS), math.ceil(steps / max(self.students)))
 
 
 def launches(students: Sequence[int], cores: int, device: str) -> dict[tuple[str, int], Launch]:
-    """What is measured, by provider and number of students; one trial at a time comes first."""
+    """Return what to measure, by provider and number of students; one trial at a time comes first."""
     found = {("one_at_a_time", 1): Launch((1,), cores)}
     if device == "cpu" and cores > 1:
         found["process_each", cores] = Launch((1,) * cores, 1)
@@ -139,7 +139,7 @@ def rows(options: argparse.Namespace) -> Iterator[dict]:
         for key, plan in plans.items():
             try:
                 samples[key].append(plan.measure(options))
-            except ChildProcessError as error:  # too many students for the memory, say: the others are measured
+            except ChildProcessError as error:  # too many students for the memory, say; go on with the others
                 print(f"{key[0]} of {key[1]}: {error}", file=sys.stderr)
     samples = {key: taken for key, taken in samples.items() if taken}
     alone = {
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.child:
         print(json.dumps(child(options, say_ready_and_wait)), flush=True)
         return 0
-    torch.set_num_threads(options.cores)  # stands in the rows
+    torch.set_num_threads(options.cores)  # the rows show it
     device = harness.chosen_device(options)
     found = list(rows(options))
     path = row_file.write_rows("sweep", found, device, options.out)

@@ -39,7 +39,7 @@ ROOFLINE_BYTES = {"student_fwd": 29.1e6, "backward": 48.3e6, "teacher": 2.7e6, "
 
 
 def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]:
-    """The parts of the step, each alone on inputs that are ready; on a GPU replayed from graphs, as the step is."""
+    """Return the parts of the step, each alone on inputs that are ready; on a GPU as graphs, like the step."""
     step, batch = setup.train_step(precision), setup.batch
     student = step.precision
     targets = None if step.teacher is None else TeacherTargets(step.teacher.start(batch).wait())
@@ -73,7 +73,7 @@ def has_figure(name: str, precision: str) -> bool:
 
 
 def bench_stages(name: str, batch: int, precision: str, device: torch.device, rounds: int, limits: ceilings.Ceilings):
-    """Rows of microseconds per image by stage."""
+    """Yield rows of microseconds per image by stage."""
     setup = Setup(name, batch, True, device)
     timings = harness.time_interleaved(stage_calls(setup, precision), device, rounds)
     shape = f"{name} B={batch}"
@@ -97,7 +97,7 @@ def bench_stages(name: str, batch: int, precision: str, device: torch.device, ro
 
 
 def processor_ms(calls: dict[str, RemoteCall], rounds: int) -> dict[str, float]:
-    """Median processor time of each call, in turns."""
+    """Measure each call's median processor time, in turns."""
     samples = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -116,7 +116,7 @@ def bench(
     rounds: int,
     limits: ceilings.Ceilings,
 ):
-    """Rows of one shape, all providers timed in turns."""
+    """Yield the rows of one shape; all providers are timed in turns."""
     arguments = (name, batch, guided, device)
     setup = Setup(*arguments)
     check(setup, precision)

@@ -1,4 +1,4 @@
-"""What the hardware at hand can do: bandwidth of a large copy, rate of a large matrix product.
+"""Measure what the hardware can do: bandwidth of a large copy, rate of a large matrix product.
 
     python -m benchmarks.ceilings [--out FOLDER]
 
@@ -28,7 +28,7 @@ class Ceilings:
     def shares(
         self, timing: harness.Timing, num_bytes: float | None = None, num_flops: float | None = None
     ) -> dict[str, float | None]:
-        """Columns of a row: throughput, and its share of the ceiling, of what one call moves and computes."""
+        """Return columns of a row: throughput of what one call moves and computes, and its share of the ceiling."""
         columns = {}
         if num_bytes is not None:
             gb_per_s = timing.per_s(num_bytes / 1e9)
@@ -40,7 +40,7 @@ class Ceilings:
 
 
 def measure(device: torch.device, rounds: int = 20, scale: float = 1.0) -> Iterator[dict]:
-    """Rows `copy` and `matmul`. Sizes are multiplied by `scale`, below 1 for a rough figure."""
+    """Return rows `copy` and `matmul`. Sizes are multiplied by `scale`, below 1 for a rough figure."""
     yield copy_row(int(scale * (2**30 if device.type == "cuda" else 2**26)), device, rounds)
     yield matmul_row(int(scale * (8192 if device.type == "cuda" else 1024)), device, rounds)
 
@@ -67,7 +67,7 @@ def from_rows(rows: Sequence[dict]) -> Ceilings:
 
 
 def load(path: Path | None, device: torch.device) -> Ceilings:
-    """Those of a CSV that this script wrote on the same hardware; measured now where there is none."""
+    """Read the ceilings from a CSV that this script wrote on the same hardware, or measure them now."""
     if path is not None:
         with path.open() as file:
             rows = list(csv.DictReader(file))

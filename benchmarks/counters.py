@@ -22,7 +22,7 @@ from benchmarks.kernels.table import KERNELS
 from benchmarks.suite.preflight import program
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 45.0  # that one kernel may take
+SECONDS = 45.0  # time limit of one kernel
 # Column of a row -> ncu's metric. Times in ns, bytes, counts, percent.
 COUNTERS = {
     "time_ns": "gpu__time_duration.sum",
@@ -44,7 +44,7 @@ COUNTERS = {
 
 
 def ncu(report: Path, name: str) -> list[str]:
-    """The command that counts one kernel into a report."""
+    """Return the command that counts one kernel into a report."""
     return [
         program("ncu"), "--clock-control", "none", "--profile-from-start", "off", "--target-processes", "all",
         "--set", "full", "--force-overwrite", "--export", str(report),
@@ -53,7 +53,7 @@ def ncu(report: Path, name: str) -> list[str]:
 
 
 def counted(folder: Path, name: str) -> Iterator[dict]:
-    """Rows of one kernel; its report and table are kept in the folder."""
+    """Count one kernel and return its rows; its report and table stay in the folder."""
     report = folder / f"ncu_{name}.ncu-rep"
     done = subprocess.run(ncu(report, name), cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
     if done.returncode:
@@ -71,7 +71,7 @@ def counted(folder: Path, name: str) -> Iterator[dict]:
 
 
 def read(name: str, page: str) -> Iterator[dict]:
-    """Rows of ncu's raw page in CSV: a line of names, one of units, then one of each kernel."""
+    """Read the rows of ncu's raw page in CSV: a line of names, one of units, then one for each kernel."""
     lines = [line for line in page.splitlines() if line.startswith('"')]
     for number, row in enumerate(csv.DictReader(lines)):
         if number:  # the first holds the units

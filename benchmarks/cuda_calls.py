@@ -1,4 +1,4 @@
-"""A call on a GPU: captured into a graph, timed, and its waits counted."""
+"""Capture a call on a GPU into a graph, time it, and count its waits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPIN_CYCLES = 2_000_000  # about a millisecond
 
 
 def captured(make_run: Callable[[], Callable[[], object]]) -> Callable[[], None]:
-    """The replay of a CUDA graph of what `make_run` returns; autograd needs one stream for all of it."""
+    """Capture what `make_run` returns and return the graph's replay; autograd needs one stream for all of it."""
     with torch.cuda.stream(torch.cuda.current_stream()):  # which a failed capture would leave changed
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -31,7 +31,7 @@ def captured(make_run: Callable[[], Callable[[], object]]) -> Callable[[], None]
 
 
 def milliseconds(call: Callable[[], object], queued: bool = False) -> float:
-    """Between two events around a call.
+    """Measure the milliseconds between two events around a call.
 
     Args:
         queued: the GPU first spins, so that the call waits for it in full and its host time does not count.
@@ -47,7 +47,7 @@ def milliseconds(call: Callable[[], object], queued: bool = False) -> float:
 
 
 def waits(call: Callable[[], object]) -> int:
-    """Times that the host waits for the GPU in one call, by the operations that PyTorch knows to wait."""
+    """Count how often the host waits for the GPU in one call, by the operations that PyTorch knows to wait."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as found:

@@ -31,18 +31,18 @@ VARIANTS = {"base": ("without guidance", "#8a8f98"), "guided": ("with locality g
 
 
 def newest_runs(results: Path) -> Path:
-    """The newest folder of runs that also knows how far their heads look."""
+    """Return the newest folder of runs that also has attention distances."""
     return max((path.parent for path in results.glob(f"{RUNS}/attention_distance.csv")), key=age)
 
 
 def series(folder: Path) -> dict[str, Any]:
-    """What the picture shows, by variant.
+    """Return what the picture shows, by variant.
 
     Returns:
         accuracy: percent of the test images after each epoch, a list for each seed.
-        top1: that of the kept weights, the mean over seeds, as the tables have it.
+        top1: the kept weights' accuracy, the mean over seeds, as in the tables.
         distance: mean attention distance of each layer in pixels, over heads and seeds.
-        uniform: that of a head which looks everywhere alike.
+        uniform: the distance of a head that looks everywhere equally.
     """
     heads = read_csv(folder / "attention_distance.csv")
     top1 = {row["variant"]: float(row["best_top1"]) for row in read_csv(folder / "table.csv")}
@@ -62,7 +62,7 @@ def series(folder: Path) -> dict[str, Any]:
 
 
 def accuracy(path: Path) -> list[tuple[int, float]]:
-    """Epochs that were judged, with the accuracy there."""
+    """Return the judged epochs with their accuracy."""
     with path.open(newline="") as file:
         return [(int(row["epoch"]), float(row["val_top1"])) for row in csv.DictReader(file) if row["val_top1"]]
 
@@ -93,7 +93,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def draw_accuracy(axes: Any, found: dict[str, Any], label: str, color: str) -> None:
-    """Thin lines for the seeds, a thick one for their mean, with the accuracy of the kept weights at its end."""
+    """Draw a thin line for each seed, a thick one for their mean, and the kept weights' accuracy at its end."""
     runs = found["accuracy"]
     for run in runs:
         axes.plot(*zip(*run, strict=True), color=color, linewidth=0.8, alpha=0.45)
@@ -105,7 +105,7 @@ def draw_accuracy(axes: Any, found: dict[str, Any], label: str, color: str) -> N
 
 
 def shown(picture: Path) -> dict[str, Any] | None:
-    """The numbers that a picture carries."""
+    """Read the numbers that a picture carries."""
     text = re.search(r"<dc:description>(.*?)</dc:description>", picture.read_text(), re.DOTALL)
     return json.loads(html.unescape(text[1])) if text else None
 

@@ -1,4 +1,4 @@
-"""The one command for a machine with a GPU: builds, runs the GPU tests, measures every row with its peers, trains.
+"""Do all that a machine with a GPU is for: build, run the GPU tests, measure every row with its peers, train.
 
     python benchmarks/gpu_suite.py [--only build,tests,attention,...] [--minutes 8] [--out runs/gpu-suite] [--slot 9]
 
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parts_of(options: argparse.Namespace) -> dict[str, list[Command]]:
-    """The parts to run, in order.
+    """Return the parts to run, in order.
 
     Raises:
         ValueError: options do not fit together, or a part is unknown.
@@ -99,8 +99,8 @@ class Suite:
         return runner.run_process(command, arguments, limit_s, log, paths, self.variables(), self.grace_s)
 
     def variables(self) -> dict[str, str]:
-        """Of a command's environment: a place for caches, since the data sets may lie where nothing can be written,
-        and the kernels to go on without."""
+        """Return variables of a command's environment: a folder for caches, since the data sets' may be read-only, and
+        the kernels to go on without."""
         switches = self.places()["switches"]
         found = switches.read_text() if switches.is_file() else ""
         off = dict.fromkeys(filter(None, f"{os.environ.get('LGFAST_DISABLE', '')},{found}".split(",")))
@@ -139,7 +139,7 @@ class Suite:
         return outcomes
 
     def keep(self, outcomes: Sequence[runner.Outcome]) -> None:
-        """Leave behind what there is so far."""
+        """Write the archives of what there is so far."""
         (self.out / "summary.txt").write_text(runner.table(outcomes) + "\n")
         if self.options.pack:
             pack(self.out, self.options.pack)
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
 
 
 def no_gpu() -> str:
-    """Why nothing can be measured on a GPU here, or nothing."""
+    """Return why nothing can be measured on a GPU here, or ""."""
     try:
         import torch
     except ImportError as error:

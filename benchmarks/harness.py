@@ -1,4 +1,4 @@
-"""Options, timing and memory, shared by the benchmarks; a bench function yields rows (dicts), see row_file.py."""
+"""Options, timing and memory of the benchmarks. A bench function yields rows (dicts); see row_file.py."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class Timing:
     error: str = ""
 
     def per_s(self, count: float) -> float | None:
-        """Things per second, when one call makes `count` of them."""
+        """Return things per second, where one call makes `count` of them."""
         return None if self.median_ms is None else count / self.median_ms * 1e3
 
     def per_call(self, num_calls: int) -> Timing:
-        """Of one call, when `num_calls` of them were timed as one."""
+        """Return the timing of one call, where `num_calls` of them were timed as one."""
         if self.error:
             return self
         return Timing(*(t / num_calls for t in (self.median_ms, self.p20_ms, self.p80_ms)), self.peak_mib)
 
 
 def parser(doc: str, rounds: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has; its text is the first line of the script's docstring."""
+    """Make a parser with the options of every benchmark; its text is the first line of the script's docstring."""
     options = argparse.ArgumentParser(description=doc.splitlines()[0])
     options.add_argument("--rounds", type=count, default=rounds, help=f"times each call is timed; default {rounds}")
     options.add_argument(
@@ -57,19 +57,19 @@ def parser(doc: str, rounds: int) -> argparse.ArgumentParser:
 
 
 def count(text: str) -> int:
-    """An option's whole number above 0."""
+    """Read an option's whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return int(text)
 
 
 def counts(text: str) -> list[int]:
-    """An option's comma-separated numbers above 0."""
+    """Read an option's comma-separated numbers above 0."""
     return [count(part) for part in text.split(",")]
 
 
 def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
-    """The type of an option that lists some of the `known` names, separated by commas."""
+    """Return the type of an option that lists some of the `known` names, separated by commas."""
 
     def names(text: str) -> list[str]:
         found = text.split(",")
@@ -98,7 +98,7 @@ def add_names(
 
 
 def chosen_device(options: argparse.Namespace) -> torch.device:
-    """The device of a command line; on a GPU without lgfast's kernels there is nothing to measure."""
+    """Return the device of a command line. Refuse a GPU without lgfast's kernels, where there is nothing to measure."""
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"--device: {device} was asked for, but torch sees no CUDA device; use --device cpu")
@@ -123,7 +123,7 @@ def time_interleaved(
     untimed: int = 0,
     queued: bool = False,
 ) -> dict[str, Timing]:
-    """Times every call once a round, so that a busy moment of the machine meets all of them alike.
+    """Time every call once a round, so that a busy moment of the machine slows all of them alike.
 
     A call that runs out of memory is left out from then on; its Timing holds the error.
 
@@ -161,7 +161,7 @@ def time_interleaved(
 
 
 def out_of_memory(error: BaseException) -> str:
-    """What a row says in place of times; frees what the failed call held, so that the next row has room."""
+    """Return what a row shows in place of times; free what the failed call held, so that the next row has room."""
     traceback.clear_frames(error.__traceback__)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -169,12 +169,12 @@ def out_of_memory(error: BaseException) -> str:
 
 
 def failure(error: Exception) -> str:
-    """Kind and first line of an error."""
+    """Return kind and first line of an error."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 def ready(make: Callable[[], Callable[[], object]], fragile: bool = False) -> Callable[[], object]:
-    """The call that `make` returns; where making it runs out of memory, one that runs out of memory too.
+    """Return the call that `make` makes; where making it runs out of memory, return one that does so too.
 
     fragile: where it fails otherwise, likewise a call that fails so.
     """
@@ -195,7 +195,7 @@ def ready(make: Callable[[], Callable[[], object]], fragile: bool = False) -> Ca
 
 
 def agreeing(providers: Iterable[str], check: Callable[[str], None], about: str) -> list[str]:
-    """The providers that pass a check; peers that do not, or cannot do `about` at all, are named with their reason."""
+    """Return the providers that pass a check; print the reason of peers that do not, or cannot do `about` at all."""
     found = []
     for provider in providers:
         try:
@@ -209,7 +209,8 @@ def agreeing(providers: Iterable[str], check: Callable[[str], None], about: str)
 
 
 def survive(rows: Iterable[dict], **about: str) -> Iterator[dict]:
-    """The rows of one shape; where they run out of memory (in set-up, say), a row of `about` says so in their place."""
+    """Yield the rows of one shape; where they run out of memory (in set-up, say), yield a row of `about` that says
+    so."""
     try:
         yield from rows
     except OUT_OF_MEMORY as error:
@@ -217,7 +218,7 @@ def survive(rows: Iterable[dict], **about: str) -> Iterator[dict]:
 
 
 def peak_mib(call: Callable[[], object], device: torch.device) -> float | None:
-    """Device memory a call needs beyond what is already allocated; None on the CPU, where it is not called."""
+    """Measure the device memory that a call needs beyond what is allocated; None on the CPU, where it is not called."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What each kernel's machine code should take on a GPU: a model, for machines without one. No row is a measurement.
+"""Predict by a model how long each kernel's machine code takes on a GPU. No row is a measurement.
 
     python -m benchmarks.machine_code [--archs 90a,80,89,100,120] [--kernels augment_plain] [--out FOLDER]
 
@@ -49,7 +49,7 @@ class Code:
         self.known: dict[str, objects.Kernel] = {}
 
     def of(self, subject: Subject) -> Code:
-        """With the kernels of a subject."""
+        """Return the code that holds the kernels of a subject."""
         source = ROOT / "csrc" / subject.source
         if self.places:
             return self
@@ -81,7 +81,7 @@ def row(name: str, subject: Subject, gpu: Gpu, found: Prediction) -> dict[str, o
 
 
 def rows(names: Iterable[str], archs: Iterable[str], folder: Path) -> Iterator[dict[str, object]]:
-    """Predictions; a kernel that an architecture cannot run, or that cannot be read, says why."""
+    """Yield predictions; for a kernel that an architecture cannot run, or that cannot be read, the reason."""
     for arch in archs:
         gpu, code = GPUS[arch], Code(arch, folder)
         for name in names:
@@ -106,7 +106,7 @@ def provenance(arch: str) -> dict[str, str]:
 
 
 def smoked(folder: Path, hardware: str) -> dict[str, float]:
-    """Microseconds that a GPU needed for each kernel in its newest smoke."""
+    """Return the microseconds that a GPU needed for each kernel in its newest smoke."""
     found: dict[str, float] = {}
     for path in sorted(folder.glob("*_smoke*.csv")):
         with path.open() as file:
@@ -118,7 +118,7 @@ def smoked(folder: Path, hardware: str) -> dict[str, float]:
 
 
 def calibrated(lines: list[dict[str, object]], folder: Path) -> list[dict[str, object]]:
-    """With what was measured of the same kernels on the same GPU, where anything was."""
+    """Add to the predictions what was measured of the same kernels on the same GPU."""
     for hardware in {GPUS[str(line["arch"])[3:]].name for line in lines}:
         measured = smoked(folder, hardware)
         own = [line for line in lines if GPUS[str(line["arch"])[3:]].name == hardware and "predicted_us" in line]
@@ -134,7 +134,7 @@ def calibrated(lines: list[dict[str, object]], folder: Path) -> list[dict[str, o
 
 
 def committed(folder: Path = RESULTS) -> dict[tuple[str, str], dict[str, str]]:
-    """The newest rows of the results, by kernel and architecture."""
+    """Return the newest committed rows, by kernel and architecture."""
     found = {}
     for path in sorted(folder.glob(f"*_{BENCH}*.csv"), key=lambda path: (path.name[:10], len(path.name), path.name)):
         with path.open() as file:
@@ -143,7 +143,7 @@ def committed(folder: Path = RESULTS) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def drift(line: dict[str, object], known: dict[str, str]) -> str:
-    """Where a prediction and the committed row of its kernel differ by more than 5 %, what that means; else nothing."""
+    """Say what it means where a prediction and its kernel's committed row differ by more than 5 %; else return ""."""
     now, before = float(str(line["predicted_us"])), float(known["predicted_us"])
     if abs(now / before - 1) <= MAX_DRIFT:
         return ""
@@ -155,7 +155,7 @@ def drift(line: dict[str, object], known: dict[str, str]) -> str:
 
 
 def write(lines: list[dict[str, object]], folder: Path) -> Path:
-    """A file of its own, which no table of measurements reads."""
+    """Write the rows to a file of their own, which no table of measurements reads."""
     date = provenance("90a")["date"][:10]
     stem = f"{date}_model_{BENCH}"
     names = [f"{stem}.csv", *(f"{stem}-{number}.csv" for number in range(2, 1000))]

@@ -1,4 +1,4 @@
-"""Guided training steps as one writes them in plain PyTorch: what the trainer is measured against.
+"""Guided training steps as one writes them in plain PyTorch, to measure the trainer against.
 
 Each peer is a callable (images, teacher_images, labels) -> loss tensor that trains its own copy of the networks.
 """
@@ -141,7 +141,7 @@ class GraphedStep(CompiledStep):
         return self.loss
 
     def eager(self, *inputs: Tensor) -> Tensor:
-        """The step that the graph holds, without it."""
+        """Run the step that the graph holds, without the graph."""
         return super().__call__(*inputs)
 
     def keep_loss(self) -> None:

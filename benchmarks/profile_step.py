@@ -52,13 +52,13 @@ def written(func, args: tuple, kwargs: dict | None) -> list:
 
 
 def total_bytes(tree: object) -> int:
-    """Of the distinct tensors in a nest of arguments."""
+    """Sum the bytes of the distinct tensors in nested arguments."""
     tensors = {id(leaf): leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def traced(step: TrainStep, batch, device: torch.device) -> profile:
-    """The profile of one step after some to warm up, the last of which captures it where there is a graph."""
+    """Profile one step after some warm-up steps, the last of which captures the graph where there is one."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     for _ in range(WARMUP_STEPS + 1):
         step(batch)
@@ -70,20 +70,20 @@ def traced(step: TrainStep, batch, device: torch.device) -> profile:
 
 
 def operation_times(found: profile, device: torch.device) -> dict[str, tuple[int, float]]:
-    """Calls and own microseconds on the device, by operation."""
+    """Return calls and own microseconds on the device, by operation."""
     own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     events = [e for e in found.key_averages() if e.device_type == DeviceType.CPU and "::" in e.key]
     return {event.key: (event.count, getattr(event, own)) for event in events}
 
 
 def kernel_times(found: profile) -> dict[str, tuple[int, float]]:
-    """Launches and microseconds, by kernel."""
+    """Return launches and microseconds, by kernel."""
     events = [event for event in found.key_averages() if event.device_type == DeviceType.CUDA]
     return {event.key: (event.count, event.self_device_time_total) for event in events}
 
 
 def kernel_bytes(kernel: str, traffic: Traffic) -> float | None:
-    """Bytes of one launch, where the kernel is named after an operation of lgfast.
+    """Return the bytes of one launch, where the kernel is named after an operation of lgfast.
 
     The packed form of an operation runs the same kernel, and feature_mse_kernel makes value and gradient.
     """
@@ -98,10 +98,10 @@ def kernel_bytes(kernel: str, traffic: Traffic) -> float | None:
 def rows_of(
     level: str, times: dict[str, tuple[int, float]], num_bytes: dict[str, float], limits: ceilings.Ceilings, top: int
 ) -> Iterator[dict]:
-    """The rows that take most time, and one for the rest.
+    """Return the rows that take most time, and one for the rest.
 
     Args:
-        num_bytes: of all calls together, where known.
+        num_bytes: the bytes of all calls together, where they are known.
     """
     whole = sum(us for _, us in times.values()) or 1.0
     ranked = sorted(times.items(), key=lambda item: -item[1][1])
@@ -116,7 +116,8 @@ def rows_of(
 
 
 def step_rows(setup: Setup, precision: str, limits: ceilings.Ceilings, top: int) -> tuple[list[dict], profile]:
-    """Rows of one shape, and the profile to export: of the graph where there is one, else of the eager step."""
+    """Return the rows of one shape, and the profile to export: the graph's where there is one, else the eager
+    step's."""
     device, batch = setup.device, setup.batch
     eager = setup.train_step(precision, graph="off")
     found = traced(eager, batch, device)

@@ -1,4 +1,4 @@
-"""A call in a process of its own, so that each provider has the allocator, threads and caches that its users have."""
+"""Run a call in its own process, so that each provider has the allocator, threads and caches that its users have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a benchmark: where and when they were measured, and the CSV that keeps them.
+"""Keep the rows of a benchmark in a CSV, with where and when they were measured.
 
 A `RowFile` adds provenance to rows (dicts) and keeps one CSV per run, <folder>/<date>_<hardware>_<bench>.csv. A row
 that ran out of memory stays in it and says so. Rows of a bench whose kernels LGFAST_DISABLE switches off are kept in
@@ -34,7 +34,7 @@ KERNELS = {
 
 
 def provenance(device: torch.device) -> dict[str, str]:
-    """Where, with what and when a row was measured."""
+    """Return where, with what and when a row was measured."""
     return {
         "device": device.type,
         "hardware": hardware(device),
@@ -49,19 +49,19 @@ def provenance(device: torch.device) -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> str:
-    """The GPU's name, or the CPU's with the number of threads torch uses."""
+    """Return the GPU's name, or the CPU's with the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_name()} x{torch.get_num_threads()}"
 
 
 def slug(hardware: str) -> str:
-    """Hardware as it stands in names of files."""
+    """Return the hardware's name as it is in file names."""
     return re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
 
 
 def describe(row: dict) -> str:
-    """One line of a row for the terminal."""
+    """Describe a row in one line for the terminal."""
     name = " ".join(str(row.get(key, "")) for key in ("op", "shape", "dtype", "mode", "stage", "provider"))
     if row.get("median_ms") is None:
         return f"{name:<60} {row.get('error', '')}"
@@ -73,7 +73,7 @@ def describe(row: dict) -> str:
 
 
 class RowFile:
-    """The CSV of one run: rows with their provenance, written at every row, so that a run cut short keeps its rows."""
+    """The CSV of one run, which is written at every row, so that a run that is cut short keeps its rows."""
 
     def __init__(self, bench: str, device: torch.device, folder: Path = RESULTS) -> None:
         self.common = provenance(device)
@@ -95,7 +95,7 @@ class RowFile:
 
 
 def reduced_by(bench: str) -> list[str]:
-    """Names in LGFAST_DISABLE that change what a bench measures."""
+    """Return the names in LGFAST_DISABLE that change what a bench measures."""
     return [name for name in switched_off() if any(part in name for part in KERNELS.get(bench, ("",)))]
 
 
@@ -117,7 +117,7 @@ def write_rows(bench: str, rows: Sequence[dict], device: torch.device, folder: P
 
 
 def _unused(path: Path) -> Path:
-    """path, or path with -2, -3, ... where earlier runs of the day left files."""
+    """Return the path, or the path with -2, -3, ... where earlier runs of the day left files."""
     candidates = [path, *(path.with_stem(f"{path.stem}-{i}") for i in range(2, 1000))]
     return next(candidate for candidate in candidates if not candidate.exists())
 
@@ -129,7 +129,7 @@ def _format(value: object) -> object:
 
 
 def _kernels(device: torch.device) -> str:
-    """Which of lgfast's kernels a row ran: native (C++, CUDA) or the reference in PyTorch."""
+    """Tell which of lgfast's kernels a row ran: native (C++, CUDA) or the reference in PyTorch."""
     built = _extension.has_cuda_kernels() if device.type == "cuda" else _extension.has_native()
     return "native" if built else "reference"
 

@@ -38,7 +38,7 @@ OK, WRONG, MISSING, FAILS, HANGS = "ok", "wrong", "missing", "fails", "hangs"  #
 
 @dataclass
 class Finding:
-    """What became of one kernel: its status, why, and what was found on each shape."""
+    """The result of one kernel: its status, the reason, and what was found on each shape."""
 
     kernel: str
     status: str = OK
@@ -63,7 +63,7 @@ class Trial:
         theirs.close()
 
     def finding(self, seconds: float) -> Finding:
-        """Begin, and wait for an answer."""
+        """Tell the process to begin, and wait for its answer."""
         found, shape = Finding(self.name), "start"
         try:
             self.receive(START_S)
@@ -104,7 +104,7 @@ def ending(code: int | None) -> str:
 
 
 def fault(shape: str, answer: dict[str, object]) -> str:
-    """What is wrong with what was found on a shape, or nothing."""
+    """Say what is wrong with the result on a shape, or return ""."""
     share = answer["error_share"]
     faults = [] if share <= 1 else [f"error {share:.3g} times what is allowed"]  # NaN is wrong
     faults += [] if answer["repeats"] else ["two runs differ"]
@@ -136,7 +136,7 @@ def first_line(error: Exception) -> str:
 
 
 def findings(table: str, names: Sequence[str], seconds: float, device: str) -> Iterator[Finding]:
-    """Of each kernel in turn; the processes of the next ones start while one is at work."""
+    """Yield the finding of each kernel in turn; the processes of the next kernels start while one works."""
     kernels, waiting, started = importlib.import_module(table).KERNELS, deque(names), deque()
     try:
         while waiting or started:
@@ -150,7 +150,7 @@ def findings(table: str, names: Sequence[str], seconds: float, device: str) -> I
 
 
 def switches(kernels: dict[str, Kernel], found: dict[str, Finding]) -> list[str]:
-    """The names in LGFAST_DISABLE that go on without the kernels that failed."""
+    """Return the names for LGFAST_DISABLE that switch off the kernels that failed."""
     names = set()
     for name, finding in found.items():
         kernel = kernels[name]
@@ -162,7 +162,7 @@ def switches(kernels: dict[str, Kernel], found: dict[str, Finding]) -> list[str]
 
 
 def line(finding: Finding) -> str:
-    """One line of a kernel."""
+    """Return the line about a kernel."""
     target = finding.shapes.get("target") or {}
     share = max((answer["error_share"] for answer in finding.shapes.values()), default=math.nan)
     time_us = f"{1e3 * target['median_ms']:9.1f} us" if "median_ms" in target else " " * 12
@@ -171,7 +171,7 @@ def line(finding: Finding) -> str:
 
 
 def rows(finding: Finding) -> Iterator[dict]:
-    """For the CSV: one of each shape that gave an answer, and one that says what failed."""
+    """Return rows for the CSV: one for each shape that gave an answer, and one that says what failed."""
     for shape, answer in finding.shapes.items():
         about = {"op": finding.kernel, "provider": "lgfast", "mode": shape, "dtype": "bfloat16"}
         yield {**about, **answer, "error": fault(shape, answer)}
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def row_file(device: str, folder: Path) -> RowFile:
-    """The CSV of this run; torch is imported while the kernels' processes import it too."""
+    """Open the CSV of this run; torch is imported while the kernels' processes import it too."""
     import torch
 
     from benchmarks.row_file import RowFile

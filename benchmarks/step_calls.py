@@ -1,4 +1,4 @@
-"""One training step of every provider that bench_train_step times."""
+"""Make one training step of every provider that bench_train_step times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lgfast.training.saving import SilentSaver
 
 
 def bare_call(setup: Setup, precision: str) -> Callable[[], object]:
-    """The arithmetic of TrainStep inline."""
+    """Return a call that does TrainStep's arithmetic inline."""
     step = setup.train_step(precision)
     student, teacher, optimizer, batch = step.precision, step.teacher, step.optimizer, setup.batch
 
@@ -42,7 +42,7 @@ def bare_call(setup: Setup, precision: str) -> Callable[[], object]:
 
 
 def loop_call(setup: Setup, precision: str) -> Callable[[], object]:
-    """One batch through the trainer's loop, with its meters, its schedule and a log line every 50 steps."""
+    """Return a call that puts one batch through the loop, with its meters, schedule and a log line every 50 steps."""
     step, batch = setup.train_step(precision), setup.batch
     config = replace(Config(log=LogConfig(tensorboard=False)), {"optim.per_step": True, "data.batch_size": 1})
     folder = tempfile.TemporaryDirectory()
@@ -59,7 +59,7 @@ def loop_call(setup: Setup, precision: str) -> Callable[[], object]:
 
 
 class EndlessLoader:
-    """One batch, for ever; an epoch too long to end."""
+    """Gives one batch for ever, in an epoch too long to end."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch, self.batch_size = batch, len(batch.images)
@@ -71,7 +71,7 @@ class EndlessLoader:
         return self.batch
 
     def seek(self, epoch: int, position: int) -> None:
-        """Every epoch is the same."""
+        """Do nothing: every epoch is the same."""
 
 
 STEPS = {  # lgfast's own step in its variants: options of StepConfig
@@ -84,7 +84,7 @@ PROVIDERS = (*PEERS, "bare", "loop", *STEPS)
 
 
 def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], object]:
-    """A call that trains once; returns the loss where the provider gives it."""
+    """Return a call that trains once; it returns the loss where the provider gives it."""
     batch = setup.batch
     if provider in PEERS:
         peer = PEERS[provider](setup.student, setup.teacher, setup.shape.layers, precision)
@@ -111,7 +111,7 @@ def make_alone(provider: str, arguments: tuple, precision: str) -> Callable[[], 
 
 
 def check(setup: Setup, precision: str) -> None:
-    """The step's first loss is that of the paper's composition."""
+    """Check that the step's first loss is that of the paper's composition."""
     expected = make_call("paper", setup, "fp32")()
     step = setup.train_step(precision)
     step(setup.batch)

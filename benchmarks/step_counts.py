@@ -1,4 +1,4 @@
-"""What one training step does: operations, host reads, backends of attention, multiplications."""
+"""Count what one training step does: operations, host reads, backends of attention, multiplications."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.train_setup import Setup
 
 
 class Counts(NamedTuple):
-    """Of one call."""
+    """The counts of one call."""
 
     launches: int
     syncs: int  # times the host waits for the device
@@ -46,7 +46,7 @@ class Dispatched(TorchDispatchMode):
 
 
 def count(call: Callable[[], object], device: torch.device) -> Counts:
-    """Of one call, not the first; backward included."""
+    """Count one call, which is not the first, with its backward pass."""
     call()
     with Dispatched(device) as dispatched:
         call()
@@ -56,7 +56,7 @@ def count(call: Callable[[], object], device: torch.device) -> Counts:
 
 
 def count_flops(name: str, guided: bool, device: torch.device) -> float:
-    """Multiplications and additions of one image's matrix products and convolutions, forward and backward."""
+    """Count multiplications and additions of one image's matrix products and convolutions, forward and backward."""
     batch = 2
     paper = make_call("paper", Setup(name, batch, guided, device), "fp32")
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # attention as products

@@ -1,4 +1,4 @@
-"""The trials that bench_sweep times: students on one batch and one teacher pass, or each alone."""
+"""Build the trials that bench_sweep times: students on one batch and one teacher pass, or each alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ COMMON = {"data.seed": 0, "model.drop_path_rate": 0.1, "log.tensorboard": False,
 
 
 def trial_configs(recipe: str, students: int, device: str, folder: Path) -> list[Config]:
-    """Trials that differ in learning rate, guidance weight and seed."""
+    """Return configurations that differ in learning rate, guidance weight and seed."""
     precision = auto_precision(torch.device(device))
     base = replace(load_recipe("digits"), COMMON | RECIPES[recipe] | {"device": device, "precision": precision})
     return [
@@ -66,10 +66,10 @@ def trial_configs(recipe: str, students: int, device: str, folder: Path) -> list
 
 
 class Group:
-    """K students ready to step, as a worker of a sweep has them; the teacher is untrained, which costs the same.
+    """K students ready to step, as in a sweep's worker. The teacher is untrained, which costs the same.
 
     Args:
-        is_shared: whether the teacher runs once for all; else inside the student's step, as in a run of its own.
+        is_shared: the teacher runs once for all students; else inside the student's step, as in a single run.
     """
 
     def __init__(self, configs: Sequence[Config], is_shared: bool) -> None:
@@ -107,12 +107,12 @@ class Group:
             torch.cuda.synchronize()
 
     def digest(self) -> str:
-        """Of the first student's weights."""
+        """Return a digest of the first student's weights."""
         state = self.first.step.student.model.state_dict()
         return hashlib.sha256(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state))).hexdigest()[:12]
 
     def shares(self, steps: int) -> dict[str, float]:
-        """Shares of loading, teacher and one student in the time of a step."""
+        """Measure the shares of loading, teacher and one student in the time of a step."""
         seconds = [0.0, 0.0, 0.0]
         for _ in range(steps):
             marks = [time.perf_counter()]

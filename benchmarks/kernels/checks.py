@@ -1,4 +1,4 @@
-"""Examines one kernel on one shape: against the truth, twice, captured, timed."""
+"""Examine one kernel on one shape: against the truth, twice, captured, timed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDS = {"cuda": 50, "cpu": 3}
 
 
 def measured_times(device: torch.device, replay: Callable[[], None]) -> dict[str, float]:
-    """Milliseconds of one call."""
+    """Measure the milliseconds of one call."""
     times = harness.time_interleaved({"": replay}, device, ROUNDS[device.type], warmup=2, queued=True)[""]
     return {"median_ms": times.median_ms, "p20_ms": times.p20_ms, "p80_ms": times.p80_ms}
 
@@ -33,7 +33,7 @@ def poison(results: list[Tensor]) -> None:
 
 
 def error_share(results: list[Tensor], truth: list[Truth]) -> float:
-    """The largest error as a share of what is allowed: right up to 1; NaN and infinity are wrong."""
+    """Return the largest error as a share of what is allowed: up to 1 is right; NaN and infinity are wrong."""
     shares = [0.0]
     for result, (exact, bound) in zip(results, truth, strict=True):
         error = (result.double() - exact).abs().max().item() if exact.numel() else 0.0
@@ -46,7 +46,7 @@ def equal(left: list[Tensor], right: list[Tensor]) -> bool:
 
 
 def examined(trial: Trial, device: torch.device) -> dict[str, object]:
-    """What one kernel does on one shape.
+    """Examine one kernel on one shape.
 
     Returns:
         error_share: of the error allowed; repeats: two runs agree bit for bit; replays: a captured run, on inputs
@@ -71,7 +71,7 @@ def examined(trial: Trial, device: torch.device) -> dict[str, object]:
 
 
 def make_trial(name: str, shape: str, device: torch.device) -> tuple[Trial, str]:
-    """A kernel's trial, and its shape in words; on a CPU the target is one image, or a few parameters.
+    """Make a kernel's trial, and describe its shape; on a CPU the target is one image, or a few parameters.
 
     Args:
         shape: small or target.
@@ -86,7 +86,7 @@ def make_trial(name: str, shape: str, device: torch.device) -> tuple[Trial, str]
 
 
 def examine(name: str, shape: str, device: str) -> dict[str, object]:
-    """`examined`, with the shape in words."""
+    """Make a kernel's trial and return `examined`, with a description of the shape."""
     place = torch.device(device)
     trial, words = make_trial(name, shape, place)
     return {"shape": words} | examined(trial, place)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kernel:
-    """What becomes of a kernel that fails.
+    """A kernel, and what replaces it where it fails.
 
     Attributes:
         switch: its name in LGFAST_DISABLE; "": it is only looked at.
@@ -48,5 +48,5 @@ def examine(name: str, shape: str, device: str) -> dict[str, object]:
 
 
 def prepare() -> None:
-    """What takes long and touches no device, before the clock of a kernel starts."""
+    """Import what takes long and touches no device, before the clock of a kernel starts."""
     from benchmarks.kernels import checks  # noqa: F401

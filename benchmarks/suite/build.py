@@ -25,7 +25,7 @@ CUDA_PROGRAMS = "/usr/local/cuda/bin"  # where a toolkit lies that is not on PAT
 
 
 def arch_list(capability: tuple[int, int]) -> str:
-    """Compile target of a GPU: Hopper's with its architecture-specific instructions, others plain."""
+    """Return the compile target of a GPU: Hopper's with its architecture-specific instructions, others plain."""
     return "9.0a" if capability == (9, 0) else f"{capability[0]}.{capability[1]}"
 
 
@@ -40,17 +40,17 @@ def build() -> None:
 
 
 def source_digest() -> str:
-    """Of everything that decides what a command of the suite does."""
+    """Return a digest of everything that decides what a command of the suite does."""
     return digest(SOURCES, SUFFIXES)
 
 
 def native_digest() -> str:
-    """Of everything that decides what the libraries are."""
+    """Return a digest of everything that decides what the libraries are."""
     return digest(NATIVE, (*SUFFIXES, ".txt"))
 
 
 def digest(places: Iterable[str], suffixes: tuple[str, ...]) -> str:
-    """Of files, and of those in folders that have one of the suffixes."""
+    """Return the digest of files, and of files in folders that have one of the suffixes."""
     total = hashlib.blake2b(digest_size=8)
     roots = [ROOT / place for place in places]
     files = {path for root in roots for path in (root, *root.rglob("*")) if path.is_file() and path.suffix in suffixes}

@@ -24,13 +24,13 @@ THREADS = max(1, CORES // WORKERS)  # of a file's process
 
 
 def test_files() -> list[str]:
-    """Test files that mark a test or all of them, from the repository root."""
+    """Return the test files with tests marked `gpu`, relative to the repository root."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [str(path.relative_to(ROOT)) for path in files if "pytest.mark.gpu" in path.read_text()]
 
 
 def run(file: str, junit: Path | None, seconds: float) -> tuple[str, int, str]:
-    """The file, pytest's exit code and what it said."""
+    """Run pytest on a file; return the file, the exit code and the output."""
     command = [*COMMAND, file]
     if junit is not None:
         command += ["--junitxml", str(junit / f"{file.removesuffix('.py').replace('/', '.')}.xml")]

@@ -47,7 +47,8 @@ def optimizer() -> Command:
 
 
 def train(recipe: str, limit: float = 0) -> Command:
-    """The first epochs; a run that is stopped is saved, and goes on where there is more time."""
+    """Return the command that trains the first epochs. A stopped run is saved and continues where there is more
+    time."""
     options = f"--recipe {recipe} {TRAIN}"
     return Command("benchmarks.suite.train", options, minutes=0.25, limit=limit, needs=("data",))
 

@@ -1,4 +1,4 @@
-"""Packs what a call has so far, so that a machine that is given back at any moment leaves it behind."""
+"""Pack the results of a call so far, so that they remain when the machine is given back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pack(out: Path, folder: Path) -> None:
 
 
 def archive(path: Path, members: list[Path], root: Path) -> None:
-    """A compressed archive of what there is, put in place whole."""
+    """Write a compressed archive of the existing files, whole or not at all."""
     temporary = path.with_suffix(".tmp")
     with tarfile.open(temporary, "w:gz", compresslevel=4) as file:
         for member in members:

@@ -42,11 +42,12 @@ class Command:
 
     @property
     def needs_process(self) -> bool:
-        """Whether it must not run inside another program, even where that would be faster."""
+        """Whether the command needs its own process, even where another program could run it faster."""
         return self.module in ("benchmarks.suite.gpu_tests", "benchmarks.smoke")
 
     def arguments(self, places: dict[str, object]) -> list[str]:
-        """The words of the command, with places for names; without ceilings yet, each benchmark measures its own."""
+        """Return the words of the command, with names filled in; while there are no ceilings, each benchmark measures
+        them."""
         text = self.text if places.get("ceilings") else self.text.replace("--ceilings {ceilings}", "")
         return [word.format(**places) for word in text.split()]
 
@@ -166,7 +167,7 @@ DRY: dict[str, list[Command]] = {
 
 
 def selected(only: str, profile: bool) -> list[str]:
-    """Names of the parts to run, in order; the ceilings come before whatever is measured against them.
+    """Return the names of the parts to run, in order; the ceilings come before what is measured against them.
 
     Raises:
         ValueError: a name is unknown.
@@ -181,7 +182,7 @@ def selected(only: str, profile: bool) -> list[str]:
 
 
 def chosen(only: str, known: Iterable[str]) -> set[str]:
-    """The parts of --only.
+    """Return the parts of --only.
 
     Raises:
         ValueError: a name is unknown.

@@ -87,16 +87,16 @@ def is_present(piece: str) -> bool:
 
 
 def find_program(name: str) -> str | None:
-    """Path of a program: beside this Python, on PATH, or with the CUDA toolkit."""
+    """Return the path of a program: beside this Python, on PATH, or with the CUDA toolkit; None where there is none."""
     places = (str(Path(sys.executable).parent), None, CUDA_PROGRAMS)
     return next((found for place in places if (found := shutil.which(name, path=place))), None)
 
 
 def program(name: str) -> str:
-    """As `find_program`.
+    """Return the path of a program.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: the program is missing.
     """
     if found := find_program(name):
         return found
@@ -104,7 +104,7 @@ def program(name: str) -> str:
 
 
 def lack(piece: str) -> str:
-    """What is wrong with a piece: its name, with the versions that pyproject.toml asks for; empty: nothing."""
+    """Describe a missing piece: its name, with the versions that pyproject.toml asks for; "" where it is present."""
     if not is_present(piece):
         return piece
     bounds = requirements().get(piece)
@@ -121,7 +121,7 @@ def lack(piece: str) -> str:
 
 
 def missing(command: Command, has_data: bool, check_only: bool = False) -> list[str]:
-    """Pieces without which a command cannot run."""
+    """Return the missing pieces without which a command cannot run."""
     if not is_present("packaging"):
         return ["packaging"]
     own = () if check_only else NEEDS.get(command.module, ())
@@ -131,7 +131,7 @@ def missing(command: Command, has_data: bool, check_only: bool = False) -> list[
 
 
 def report(parts: dict[str, list[Command]], missing: Callable[[Command], list[str]]) -> list[str]:
-    """Lines for the terminal: what is missing and what is skipped for it.
+    """Return lines that say what is missing and what is skipped for it.
 
     Args:
         missing: pieces without which a command cannot run.
@@ -149,7 +149,7 @@ def report(parts: dict[str, list[Command]], missing: Callable[[Command], list[st
 
 @functools.cache
 def requirements() -> dict[str, SpecifierSet]:
-    """Versions that building and running need, of pyproject.toml (tomllib is newer than Python 3.10)."""
+    """Read from pyproject.toml the versions that building and running need (tomllib is newer than Python 3.10)."""
     from packaging.requirements import Requirement
 
     text = (ROOT / "pyproject.toml").read_text()
@@ -159,7 +159,7 @@ def requirements() -> dict[str, SpecifierSet]:
 
 
 def wheel_files(paths: Iterable[Path]) -> list[Path]:
-    """Wheels named by path, or all those of a folder.
+    """Return the wheels that are named by path, or all those of a folder.
 
     Raises:
         ValueError: a path holds no wheel.

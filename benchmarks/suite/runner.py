@@ -19,8 +19,8 @@ from pathlib import Path
 from benchmarks.suite.parts import Command
 
 ROOT = Path(__file__).resolve().parents[2]
-GRACE_S = 30.0  # between asking a process to stop (it may save) and ending it
-HELD_S = 5.0  # that an ended process is waited for: a driver may hold it
+GRACE_S = 30.0  # time between asking a process to stop, in which it may save, and ending it
+HELD_S = 5.0  # time to wait for an ended process, which a driver may hold
 SAVED = 128 + signal.SIGTERM  # exit code of a command that stopped when asked and will go on from there
 
 DONE, FAILED, OVER_TIME, UNFINISHED, SKIPPED = "done", "failed", "over time", "unfinished", "skipped"
@@ -28,7 +28,7 @@ DONE, FAILED, OVER_TIME, UNFINISHED, SKIPPED = "done", "failed", "over time", "u
 
 @dataclass
 class Record:
-    """What is known of one command."""
+    """What the suite knows of one command."""
 
     status: str
     seconds: float = 0.0
@@ -69,7 +69,7 @@ class State:
 
 @dataclass
 class Outcome:
-    """What one call made of a part; one line of the summary."""
+    """The result of a part in one call; one line of the summary."""
 
     part: str
     status: str
@@ -141,7 +141,7 @@ class Runner:
         return self.outcome(part, commands, time.monotonic() - started)
 
     def is_over(self, record: Record | None) -> bool:
-        """Whether a command need not run: it is done, or failed with these very sources."""
+        """Whether a command need not run, as it is done, or failed with the same sources."""
         if record is None:
             return False
         return record.status == DONE or (record.status == FAILED and record.sources == self.sources)
@@ -158,7 +158,7 @@ class Runner:
         return {str(path.relative_to(self.results)): path.stat().st_mtime_ns for path in paths}
 
     def outcome(self, part: str, commands: Sequence[Command], seconds: float) -> Outcome:
-        """The worst of its commands; done where some are skipped."""
+        """Return the worst outcome of its commands; skipped ones count as done."""
         records = [self.state.get(part, command) for command in commands]
         statuses = [UNFINISHED if record is None else record.status for record in records]
         worst = (FAILED, OVER_TIME, UNFINISHED, DONE, SKIPPED)
@@ -178,12 +178,12 @@ def run_process(
     variables: dict[str, str] | None = None,
     grace_s: float = GRACE_S,
 ) -> Record:
-    """A command as a process of its own session; at the limit it is asked to stop, then ended with its children.
+    """Run a command as a process of its own session; at the limit ask it to stop, then end it with its children.
 
     Args:
         paths: folders that come first on its module path.
-        variables: of its environment, beside this process's own.
-        grace_s: seconds from asking it to stop to ending it.
+        variables: of its environment, added to this process's own.
+        grace_s: seconds between asking it to stop and ending it.
     """
     line = [sys.executable, "-m", command.module, *arguments]
     python_path = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -223,7 +223,7 @@ def judged(code: int, log: Path) -> Record:
 
 
 def run_here(command: Command, arguments: list[str], limit_s: float, log: Path) -> Record:
-    """A benchmark's main() in this process, which saves its start; for the dry run, without a limit."""
+    """Call a benchmark's main() in this process, which saves its start; for the dry run, without a limit."""
     import torch
 
     threads, handlers = torch.get_num_threads(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -246,7 +246,7 @@ def last_line(log: Path) -> str:
 
 
 def tail(log: Path, count: int = 30) -> str:
-    """The last lines that are not empty; none of a log that is not there."""
+    """Return the last lines that are not empty; none where there is no log."""
     if not log.is_file():
         return ""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
@@ -254,7 +254,7 @@ def tail(log: Path, count: int = 30) -> str:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The summary: part, status, seconds, files, reason."""
+    """Return the summary: part, status, seconds, files, reason."""
     rows = [("part", "status", "seconds", "files", "reason")]
     rows += [(o.part, o.status, f"{o.seconds:.0f}", str(len(o.files)), o.reason) for o in outcomes]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

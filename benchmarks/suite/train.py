@@ -33,7 +33,7 @@ KEPT = ("metrics.jsonl", "summary.csv", "result.json", "config.yaml", "environme
 
 
 def run_recipe(recipe: str, runs: Path, changes: Sequence[str]) -> int:
-    """Exit code of the run; 0 at once where it is finished."""
+    """Run or continue a recipe and return its exit code; return 0 at once where it is finished."""
     run = runs / recipe
     if read_result(run):
         return 0
@@ -44,7 +44,7 @@ def run_recipe(recipe: str, runs: Path, changes: Sequence[str]) -> int:
 
 
 def teacher_changes(changes: Sequence[str]) -> list[str]:
-    """The settings that a teacher shares with its student: images, device, length and log."""
+    """Return the settings that a teacher shares with its student: images, device, length and log."""
     return [text for text in changes if text.startswith(("data.", "device=", "epochs=", "log."))]
 
 
@@ -74,14 +74,14 @@ def collect(runs: Path, results: Path, dataset: str, device: torch.device) -> No
 
 
 def cell_of(recipe: str) -> reproduce.Cell | None:
-    """Student and variant of a recipe; None for a teacher."""
+    """Return student and variant of a recipe; None for a teacher."""
     if load_recipe(recipe).guidance.weight > 0:
         return reproduce.Cell(recipe.removesuffix("-guided"), "guided")
     return reproduce.Cell(recipe.removesuffix("-base"), "base") if recipe.endswith("-base") else None
 
 
 def results_folder(results: Path, dataset: str, device: torch.device) -> Path:
-    """The folder of the data set's runs, made with today's date where there is none."""
+    """Return the folder of the data set's runs; make one with today's date where there is none."""
     slug = row_file.slug(row_file.hardware(device))
     name = re.compile(rf"\d{{4}}-\d\d-\d\d_{re.escape(slug)}_{dataset}")
     for path in sorted(results.glob(f"*_{dataset}")):
