@@ -17,7 +17,7 @@ from lgfast.data.datasets import labels_path
 from lgfast.data.decode import Decoding
 from lgfast.data.errors import some
 from lgfast.data.file_set import FileSet
-from lgfast.data.folds import check_groups_apart, fold_numbers, folds_of, group_names, split_fold
+from lgfast.data.folds import check_groups_apart, check_some_share, fold_numbers, folds_of, group_names, split_fold
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.image_folder import is_flat
 from lgfast.data.sources.table import SPLIT, LabelTable, read_table
@@ -54,11 +54,12 @@ def load_whole(config: Config, split: str) -> SplitImages:
     if has_parts(config):
         return read_split(config, split, config.data.test_fraction)
     images = read_split(config, "train", 0.0)
-    num_folds = config.data.folds or folds_of(config.data.test_fraction, images.labels)
+    named = groups(config, images)
+    num_folds = config.data.folds or folds_of(config.data.test_fraction, images.labels, named)
     try:
-        numbers = fold_numbers(images.labels, num_folds, groups(config, images))
+        numbers = fold_numbers(images.labels, num_folds, named)
     except ValueError as error:
-        raise ValueError(f"data.folds: {error}") from None
+        raise ValueError(f"data.{'folds' if config.data.folds else 'group'}: {error}") from None
     name = images.name.removesuffix("-train")
     part = split_fold(images, numbers, config.data.fold)[split == "test"]
     return dataclasses.replace(part, name=f"{name}-{split}")
@@ -89,7 +90,7 @@ def groups(config: Config, images: SplitImages) -> list[str] | None:
     table = label_table(config)
     if table is not None and data.group in table.columns:
         names = table.group_of(data.group)
-        return [names[str(path)] for path in images.paths or ()]
+        return [names[str(path)] or str(path) for path in images.paths or ()]
     return group_names(images, data.group, str(user_path(data.root)))
 
 
@@ -132,7 +133,10 @@ def load_splits(config: Config) -> DataSplits:
     train, test = load_whole(config, "train"), load_whole(config, "test")
     check_classes(config, train, test)
     check_crops(config, train)
-    check_groups_apart(train, groups(config, train), test, groups(config, test))
+    train_groups, test_groups = groups(config, train), groups(config, test)
+    check_groups_apart(train, train_groups, test, test_groups)
+    if config.data.group:
+        check_some_share([*(train_groups or ()), *(test_groups or ())], config.data.group)
     train, test = limited(config, "train", train), limited(config, "test", test)
     select = test
     if config.eval.protocol == "holdout":
@@ -148,7 +152,7 @@ def hold_out(config: Config, train: SplitImages) -> tuple[SplitImages, SplitImag
     try:
         if named is None:
             return split_holdout(train, fraction, HOLDOUT_SEED)
-        return split_fold(train, fold_numbers(train.labels, folds_of(fraction, train.labels), named), 0)
+        return split_fold(train, fold_numbers(train.labels, folds_of(fraction, train.labels, named), named), 0)
     except ValueError as error:
         raise ValueError(f"eval.holdout_fraction: {error}") from None
 
@@ -163,15 +167,17 @@ def check_classes(config: Config, train: SplitImages, test: SplitImages) -> None
         )
     if config.data.dataset != "folder":  # published data sets stay as they are
         return
+    data = config.data
+    key, kind, place = ("labels", "label", data.labels) if data.labels else ("root", "class folder", data.root)
     if train.num_classes < 2:
         raise ValueError(
-            f"data.root: {config.data.root} has one class folder ({train.class_names[0]}), and nothing to tell "
-            "apart; name the folder that holds the class folders"
+            f"data.{key}: {place} has one {kind} ({train.class_names[0]}), and nothing to tell apart"
+            + ("" if data.labels else "; name the folder that holds the class folders")
         )
     if empty := train.empty_classes():
         raise ValueError(
-            f"data.root: {len(empty)} class folders of {config.data.root} have no image to train on ({some(empty)}); "
-            "add images of a kind that is read, or remove the folders"
+            f"data.{key}: {len(empty)} {kind}s of {place} have no image to train on ({some(empty)}); add images of a "
+            f"kind that is read, or remove the {kind}s"
         )
     if empty := test.empty_classes():
         warnings.warn(f"{test.name}: {len(empty)} classes without a test image: {some(empty)}", stacklevel=2)

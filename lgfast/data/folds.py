@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,10 +50,13 @@ def fold_numbers(labels: Tensor, num_folds: int, groups: Sequence[str] | None = 
     if units < num_folds:
         what = "images" if groups is None else "groups"
         raise ValueError(f"{num_folds} folds need as many {what}, got {units}")
+    if (most := int(torch.bincount(labels).max())) < num_folds:
+        raise ValueError(f"{num_folds} folds need a class of as many images, the largest has {most}")
     make = StratifiedKFold if groups is None else StratifiedGroupKFold
     cut = make(num_folds, shuffle=True, random_state=SEED)
     numbers = torch.zeros(len(labels), dtype=torch.int64)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes with fewer images than there are folds
         for number, (_, inside) in enumerate(cut.split(np.zeros(len(labels)), labels.numpy(), groups)):
             numbers[torch.from_numpy(inside)] = number
     return numbers
@@ -63,9 +67,20 @@ def split_fold(images: Images, numbers: Tensor, fold: int) -> tuple[Images, Imag
     return images.subset((numbers != fold).nonzero().flatten()), images.subset((numbers == fold).nonzero().flatten())
 
 
-def folds_of(fraction: float, labels: Tensor) -> int:
-    """How many folds have about this share of the images each; no more than the largest class has images."""
-    return max(2, min(round(1 / fraction), int(torch.bincount(labels).max())))
+def folds_of(fraction: float, labels: Tensor, groups: Sequence[str] | None = None) -> int:
+    """How many folds have about this share of the images each; no more than the largest class has images, nor than
+    there are groups."""
+    most = int(torch.bincount(labels).max())
+    return max(2, min(round(1 / fraction), most if groups is None else min(most, len(set(groups)))))
+
+
+def check_some_share(names: Sequence[str], pattern: str) -> None:
+    """Raise a ValueError where every image is a group of its own, so that groups keep nothing together."""
+    if len(set(names)) == len(names):
+        raise ValueError(
+            f"data.group: no two images have what {pattern!r} finds in their paths in common, nor is it a column of "
+            "data.labels that says so; correct it, or drop it to let every image stand alone"
+        )
 
 
 def check_groups_apart(

@@ -58,6 +58,13 @@ def test_too_few_are_refused(groups, what):
         fold_numbers(torch.tensor([0, 0, 1]), 4, groups)
 
 
+def test_small_classes_are_spread_without_a_word_and_too_small_ones_refused(recwarn):
+    fold_numbers(torch.tensor([0] * 5 + [1] * 2), 5)
+    assert not recwarn.list
+    with pytest.raises(ValueError, match=r"^4 folds need a class of as many images, the largest has 3$"):
+        fold_numbers(torch.tensor([0, 0, 0, 1, 1]), 4)
+
+
 def test_names_of_groups():
     paths = ["/data/bee/p1_2.png", "/data/cat/p1_3.png", "/data/cat/p23-4.png", "/data/cat/other.png"]
     images = image_set(paths)

@@ -1,5 +1,7 @@
 """Labels from a table: the same images as class folders give, and every fault of a table by its line."""
 
+import re
+
 import pytest
 import torch
 from PIL import Image
@@ -82,6 +84,9 @@ def test_a_changed_table_is_noticed(pictures, tmp_path):
         ("file,label\nbee/0.png,bee,x\n", "line 2: expected 2 values"),
         ("file,label\nbee/0.png,\n", "line 2: file and label must not be empty"),
         ("file,label\nbee/0.png,bee\nbee/0.png,cat\n", "line 3: bee/0.png was named in line 2 already"),
+        ("file,label\nbee/0.png,bee\n./cat/../bee/0.png,cat\n", "line 3: ./cat/../bee/0.png was named in line 2"),
+        ("file,label,label\nbee/0.png,bee,cat\n", "has two columns 'label'"),
+        ("file;label\nbee/0.png;bee\n", "its columns are file;label .*separated by commas"),
         ("file,label,split\nbee/0.png,bee,other\n", "line 2: split must be train, test or val, got 'other'"),
         ("file,label\nbee/0.png,bee\nbee/77.png,bee\n", "1 files of .* are not there .*77.png"),
         ('file,label\n"bee/0.png,bee\n', "is no CSV"),
@@ -92,6 +97,49 @@ def test_a_fault_is_named_with_its_line(pictures, tmp_path, text, message):
     table.write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=f"^data.labels: .*{message}"):
         load_dataset("folder", pictures[1], "train", labels=table)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"dog": "cat", "bee": "cat"}, r"data.labels: .*labels.csv has one label \(cat\)"),
+        ({}, r"data.labels: 1 labels of .*labels.csv have no image to train on \(bee\)"),
+    ],
+)
+def test_classes_that_cannot_be_trained_are_said_of_the_table(pictures, tmp_path, labels, message):
+    table = tmp_path / "labels.csv"
+    rows = [
+        f"{name}/{i}.png,{labels.get(name, name)},{'test' if name == 'bee' or i > 6 else 'train'}"
+        for name in COLOURS
+        for i in range(10)
+    ]
+    table.write_text("\n".join(["file,label,split", *rows]))
+    with pytest.raises(ValueError, match=message):
+        load_splits(config(pictures[1], **{"data.labels": str(table)}))
+
+
+@pytest.mark.parametrize("name", ["plannt", "zzz", "file"])
+def test_groups_that_keep_nothing_together_are_refused(pictures, name):
+    """A misspelt column would be an expression that finds nothing: images of a plant on both sides, without a word."""
+    with pytest.raises(ValueError, match=f"^data.group: no two images have what '{name}' finds .* column"):
+        load_splits(config(pictures[1], **{"data.group": name}))
+
+
+def test_an_image_without_a_group_stands_alone(pictures, tmp_path):
+    table = tmp_path / "labels.csv"
+    text = (pictures[1] / "labels.csv").read_text()
+    table.write_text(re.sub("(bee|cat)-[0-4]$", "", text, flags=re.MULTILINE))
+    splits = load_splits(config(pictures[1], **{"data.group": "plant", "data.labels": str(table)}))
+    assert {path.parent.name for path in splits.test.paths} == set(COLOURS)
+
+
+def test_few_groups_are_split_as_they_can_be(pictures):
+    """A fifth of four groups is one; of one group there is none to test."""
+    splits = load_splits(config(pictures[1], **{"data.group": "[0-9]", "data.test_fraction": 0.01}))
+    tested, trained = ({path.stem for path in images.paths} for images in (splits.test, splits.train))
+    assert len(tested) == 1 and not tested & trained
+    with pytest.raises(ValueError, match=r"^data.group: 2 folds need as many groups, got 1$"):
+        load_splits(config(pictures[1], **{"data.group": "png"}))
 
 
 def test_a_table_that_is_nowhere_or_of_another_dataset_is_refused(pictures):

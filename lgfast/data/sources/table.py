@@ -6,6 +6,7 @@ Further columns may say the part (`split`: train, test or val) and what groups i
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +50,11 @@ def read_table(path: Path, root: Path) -> LabelTable:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file, strict=True)
             names = tuple(reader.fieldnames or ())
+            check_columns(path, names)
             rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise ValueError(f"data.labels: {path} is no CSV ({error})") from error
-    if missing := [name for name in (FILE, LABEL) if name not in names]:
-        raise ValueError(
-            f"data.labels: {path} has no column {missing[0]!r}; its columns are {', '.join(names) or 'none'}"
-        )
-    check_rows(path, names, rows)
+    check_rows(path, root, names, rows)
     columns = {name: [row[name] for _, row in rows] for name in names}
     columns[FILE] = [str(root / name) for name in columns[FILE]]
     if absent := [name for name in columns[FILE] if not Path(name).is_file()]:
@@ -64,7 +62,17 @@ def read_table(path: Path, root: Path) -> LabelTable:
     return LabelTable(path, columns)
 
 
-def check_rows(path: Path, names: Sequence[str], rows: Sequence[tuple[int, dict]]) -> None:
+def check_columns(path: Path, names: Sequence[str]) -> None:
+    if missing := [name for name in (FILE, LABEL) if name not in names]:
+        raise ValueError(
+            f"data.labels: {path} has no column {missing[0]!r}; its columns are {', '.join(names) or 'none'} (expected "
+            "file,label in the first line: UTF-8, separated by commas without spaces)"
+        )
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"data.labels: {path} has two columns {twice[0]!r}; rename or remove one")
+
+
+def check_rows(path: Path, root: Path, names: Sequence[str], rows: Sequence[tuple[int, dict]]) -> None:
     seen: dict[str, int] = {}
     parts = {part for found in SPLIT_FOLDERS.values() for part in found}
     for line, row in rows:
@@ -72,7 +80,7 @@ def check_rows(path: Path, names: Sequence[str], rows: Sequence[tuple[int, dict]
             raise ValueError(f"data.labels: {path}, line {line}: expected {len(names)} values, as the first line has")
         if not row[FILE] or not row[LABEL]:
             raise ValueError(f"data.labels: {path}, line {line}: file and label must not be empty")
-        if (first := seen.setdefault(row[FILE], line)) != line:
+        if (first := seen.setdefault(os.path.normpath(root / row[FILE]), line)) != line:
             raise ValueError(f"data.labels: {path}, line {line}: {row[FILE]} was named in line {first} already")
         if SPLIT in names and row[SPLIT] not in parts:
             raise ValueError(f"data.labels: {path}, line {line}: split must be train, test or val, got {row[SPLIT]!r}")
