@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lgfast.config import Config
 from lgfast.models.initial_weights import Start, pretrained_weights, start_from
 from lgfast.models.pycls_weights import convert_pycls, read_pycls
-from lgfast.records.checkpoint import CheckpointError, find_weights, read_weights
+from lgfast.records.checkpoint import CheckpointError, find_weights, is_names, read_weights
 from lgfast.runtime.paths import user_path
 
 
@@ -56,7 +56,8 @@ def read_source(source: str, model_name: str) -> tuple[dict[str, Tensor], Sequen
         weights, header = read_weights(find_weights(path))
     except CheckpointError as error:
         raise ValueError(f"model.init_from: {error}") from error
-    return weights, header.get("class_names", []) if isinstance(header, dict) else []
+    names = header.get("class_names") if isinstance(header, dict) else None
+    return weights, names if is_names(names) else []
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:

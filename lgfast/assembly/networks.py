@@ -7,7 +7,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ from lgfast.models.taps import (
     tap_shapes,
     zero_image,
 )
-from lgfast.records.checkpoint import CheckpointError, find_weights, load_weights, read_weights
+from lgfast.records.checkpoint import CheckpointError, find_weights, is_names, load_weights, read_weights
 from lgfast.runtime import ranks
 
 
@@ -191,7 +191,3 @@ def load_trained(source: Path | str) -> Trained:
     load_weights(model, weights, path)
     content_hash = str(header.get("content_hash", ""))
     return Trained(model, len(class_names), tuple(class_names), trained, content_hash=content_hash)
-
-
-def is_names(value: Any) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) for name in value)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import timm
+import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models import is_model_pretrained
 from torch import Tensor, nn
@@ -42,9 +43,10 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor], keep_head: bool 
         weights: a state dict under timm's names.
         keep_head: take the classifier too, where it has as many classes.
     Raises:
-        ValueError: a tensor is missing, is not part of the model, or has a shape that cannot be resized; the model is
-            then as it was.
+        ValueError: a tensor is missing, is not part of the model, has a shape that cannot be resized, or holds no
+            finite numbers; the model is then as it was.
     """
+    check_values(weights)
     own, head = model.state_dict(), head_names(model)
     found = filtered(model, {name: tensor.detach() for name, tensor in weights.items()})
     resized = {
@@ -116,6 +118,16 @@ def grid(positions: Tensor) -> tuple[int, int]:
     return positions.shape[1] - side * side, side
 
 
+def check_values(weights: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError for a tensor that holds no plain, finite numbers."""
+    for name, tensor in weights.items():
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+            kind = "without data" if tensor.is_meta else f"{tensor.layout}, {tensor.dtype}"
+            raise ValueError(f"{name} is a tensor {kind}; expected a dense one of real numbers")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} holds numbers that are not finite; its training had diverged")
+
+
 def check_fit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], new: set[str]) -> None:
     for name, tensor in own.items():
         if name in new:
@@ -124,5 +136,7 @@ def check_fit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], new: set[s
             raise ValueError(f"no tensor {name!r}, which the model needs; is it another architecture?")
         if found[name].shape != tensor.shape:
             raise ValueError(f"{name} has shape {list(found[name].shape)}, the model needs {list(tensor.shape)}")
+        if found[name].is_floating_point() != tensor.is_floating_point():
+            raise ValueError(f"{name} has dtype {found[name].dtype}, the model needs {tensor.dtype}")
     if extra := sorted(set(found) - set(own)):
         raise ValueError(f"tensor {extra[0]!r} is not part of the model; is it another architecture?")

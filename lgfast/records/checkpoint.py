@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -104,6 +104,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError):
         return {}
     return metadata if isinstance(metadata, dict) else {}
+
+
+def is_names(value: Any) -> TypeGuard[list[str]]:
+    """Whether this is a list of class names, as a weights file has it."""
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) for name in value)
 
 
 def read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

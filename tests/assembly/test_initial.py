@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from lgfast.assembly import initial
 from lgfast.assembly.run import train_run
 from lgfast.config import replace
+from lgfast.records.checkpoint import save_weights
 from lgfast.runtime.interrupt import Interrupted
 from lgfast.train import main
 from tests.runs import StopAt, small_loop, tiny_config
@@ -89,6 +90,10 @@ def test_every_layer_has_its_own_rate(tmp_path, optimizer):
     [
         ({"model.init_from": "nowhere"}, "model.init_from: no checkpoint at nowhere"),
         ({"model.init_from": "damaged.pth"}, "model.init_from: damaged.pth is no state dict that torch wrote"),
+        (
+            {"model.init_from": "headed.safetensors"},
+            r"model.init_from: headed.safetensors: no tensor 'cls_token', which",
+        ),
         ({"model.init_from": "small.safetensors"}, r"model.init_from: small.safetensors: no tensor 'cls_token', which"),
         ({"model.pretrained": "true", "model.init": "mimetic"}, "model.init_from: a model starts in one way"),
         ({"optim.freeze": "blocks:4"}, "optim.freeze: deit_tiny_patch16_224 has 3 blocks, got blocks:4"),
@@ -99,6 +104,7 @@ def test_what_cannot_be_is_said_in_a_line_and_leaves_no_run(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "damaged.pth").write_bytes(b"no pickle")
     save_file({"weight": torch.zeros(2)}, tmp_path / "small.safetensors")
+    save_weights(tmp_path / "headed.safetensors", {"weight": torch.zeros(2)}, {"class_names": 5})
     config = {
         "data.train_limit": 120,
         "model.depth": 3,

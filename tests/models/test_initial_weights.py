@@ -84,6 +84,11 @@ def test_constant_position_embeddings_stay_constant_on_every_grid():
             lambda weights: weights.update(pos_embed=torch.zeros(1, 17, 5)),
             r"pos_embed has shape .* the model needs \[1, 37, 48\]",
         ),
+        (lambda weights: weights["norm.bias"][:1].mul_(torch.nan), "norm.bias holds numbers that are not finite"),
+        (lambda weights: weights.update({"norm.bias": torch.ones(48).int()}), "norm.bias has dtype torch.int32, the "),
+        (lambda weights: weights.update({"norm.bias": torch.ones(48) + 0j}), "norm.bias is a tensor torch.strided, "),
+        (lambda weights: weights.update({"norm.bias": torch.ones(48).to_sparse()}), "norm.bias is a tensor torch.sp"),
+        (lambda weights: weights.update({"norm.bias": torch.ones(48, device="meta")}), "norm.bias is a tensor without"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_changes(change, message):
