@@ -1,6 +1,6 @@
 """lgfast: fast locality-guidance training of vision transformers on tiny datasets.
 
-What is named here is imported at its first use, so that `import lgfast.ops` needs torch alone, not timm.
+Names are imported at their first use, so that `import lgfast.ops` needs only torch, not timm.
 """
 
 import importlib
@@ -38,7 +38,7 @@ __all__ = [
     "unfuse_layers",
 ]
 
-_MODULES = ("evaluate", "export", "models", "ops", "predict", "train")  # four of them may be called
+_MODULES = ("evaluate", "export", "models", "ops", "predict", "train")  # four of them are functions too
 _MODULE_OF = {
     "FlatAdamW": "optim.flat_adamw",
     "FuseReport": "fusion",
@@ -60,7 +60,7 @@ if _looked_at_load:
 if _reason := missing_reason():
     warnings.warn(f"lgfast runs its reference ops in PyTorch, slower: {_reason}", stacklevel=2)
 
-# Of two threads, one that imports a package and one that imports a part of it, each may see the other's half made.
+# Two threads that import a package and a part of it at the same time may each see the other's half made.
 _import_lock = threading.RLock()
 
 

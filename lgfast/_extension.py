@@ -1,4 +1,4 @@
-"""Loads the native libraries once; without them, defines the same ops in PyTorch."""
+"""Load the native libraries once; without them, define the same ops in PyTorch."""
 
 import ctypes
 import importlib
@@ -13,7 +13,7 @@ import torch
 
 from lgfast._native import VARIANTS, missing_reason, switched_off
 
-FIRST_CAPABILITY = (7, 5)  # of the GPUs that csrc/ compiles for
+FIRST_CAPABILITY = (7, 5)  # the oldest GPUs that csrc/ compiles for
 _PACKAGE = Path(__file__).parent
 _python_library = torch.library.Library("lgfast", "FRAGMENT")  # holds what Python registers; lives with the process
 
@@ -23,7 +23,7 @@ def _schemas() -> list[str]:
 
 
 def _names(op_name: str) -> tuple[str, str]:
-    """The names by which LGFAST_DISABLE switches an operation off: its pass or both, packed and plain alike."""
+    """Return the names by which LGFAST_DISABLE switches an operation off: its pass or both, packed and plain alike."""
     name = op_name.replace("_qkvpacked", "")
     return name, name.removesuffix("_fwd").removesuffix("_bwd")
 
@@ -51,7 +51,7 @@ def _check_up_to_date() -> None:
 
 
 def _load() -> tuple[bool, bool, dict[str, str]]:
-    """(native ops loaded, CUDA kernels loaded, what both were built with)."""
+    """Return whether native ops are loaded, whether CUDA kernels are, and what both were built with."""
     _check_switches()
     if missing_reason():
         for schema in _schemas():
@@ -68,10 +68,10 @@ def _load() -> tuple[bool, bool, dict[str, str]]:
 
 
 def _cuda_build_info(path: Path) -> dict[str, str]:
-    """The compiler and the GPUs' architectures of lgfast._cuda, which says them itself: it may be of another build."""
+    """Ask lgfast._cuda for its compiler and its GPUs' architectures; it may come from another build than lgfast._C."""
     library, info = ctypes.CDLL(str(path)), {}
     for name in ("cuda_compiler", "cuda_archs"):
-        say = getattr(library, f"lgfast_{name}", None)  # None: of a build from before this was said
+        say = getattr(library, f"lgfast_{name}", None)  # None: an older build, which does not tell
         if say is not None:
             say.restype = ctypes.c_char_p
             info[name] = say().decode()
@@ -105,22 +105,25 @@ def has_cuda_kernels() -> bool:
 
 
 def cpu_levels() -> tuple[str, ...]:
-    """Levels of instructions that the CPU kernels can use on this processor, the lowest first; () without them."""
+    """Return the levels of instructions that the CPU kernels can use on this processor, the lowest first; () without
+    them."""
     return tuple(importlib.import_module("lgfast._C").cpu_levels()) if _has_native else ()
 
 
 def cpu_level() -> str:
-    """The level that the CPU kernels use: the highest, or what LGFAST_CPU_LEVEL says; "" without them."""
+    """Return the level that the CPU kernels use: the highest, or LGFAST_CPU_LEVEL's; "" without them."""
     return importlib.import_module("lgfast._C").cpu_level() if _has_native else ""
 
 
 def build_info() -> dict[str, str]:
-    """What the native libraries were built with; empty in pure-Python mode, of lgfast._C alone without lgfast._cuda."""
+    """Return what the native libraries were built with; {} in pure-Python mode, only lgfast._C's without
+    lgfast._cuda."""
     return dict(_build_info)
 
 
 def _architectures() -> tuple[tuple[int, int, str, str], ...]:
-    """(major, minor, suffix, kind) of each GPU architecture in lgfast._cuda; kind is real (machine code) or virtual."""
+    """Return (major, minor, suffix, kind) of each GPU architecture in lgfast._cuda; kind: real (machine code) or
+    virtual."""
     found = re.findall(r"(\d+)(\d)([af]?)-(real|virtual)", build_info().get("cuda_archs", ""))
     return tuple((int(major), int(minor), suffix, kind) for major, minor, suffix, kind in found)
 
@@ -130,15 +133,15 @@ _hold_cpu_level()
 
 
 def unserved_gpu_reason(capability: tuple[int, int], first: tuple[int, int] = FIRST_CAPABILITY) -> str | None:
-    """Why CUDA kernels compiled for GPUs from `first` on cannot run on one of this compute capability, with the fix.
+    """Return why CUDA kernels compiled for GPUs from `first` on cannot run on this compute capability, with the fix.
 
-    None where they can. Machine code runs on later minor versions, with suffix a on its own alone; PTX on everything
-    later.
+    None where they can. Machine code runs on later minor versions too, with suffix a only on its own; PTX runs on all
+    later GPUs.
     """
     major, minor = capability
     if capability < first:
         return f"the GPU must be of compute capability {first[0]}.{first[1]} or later"
-    if not _cuda_architectures:  # of a library that does not say
+    if not _cuda_architectures:  # an older library does not tell
         return None
     built = [arch for arch in _cuda_architectures if arch[:2] >= first]
     for built_major, built_minor, suffix, kind in built:
@@ -161,9 +164,9 @@ def _name(architecture: tuple[int, int, str, str]) -> str:
 
 @dataclass(frozen=True)
 class _Operation:
-    """What this process knows about an operation, both passes and the packed form together."""
+    """What this process knows about an operation: both passes and the packed form."""
 
-    first_capability: tuple[int, int]  # of the GPUs that its CUDA kernels are compiled for
+    first_capability: tuple[int, int]  # the oldest GPUs that its CUDA kernels are compiled for
     references: dict[str, Callable] = field(default_factory=dict)  # by the name of the schema
     switched_off: list[str] = field(default_factory=list)  # passes, by LGFAST_DISABLE
 
@@ -172,12 +175,12 @@ _operations: dict[str, _Operation] = {}
 
 
 def operations() -> list[str]:
-    """The operations, both passes and the packed form of one under one name."""
+    """Return the operations; both passes and the packed form of one have one name."""
     return list(_operations)
 
 
 def missing_kernel_reason(operation: str, device: torch.device) -> str | None:
-    """Why an operation (of `operations()`) has no native kernel on a device and runs in PyTorch, or None."""
+    """Return why an operation (of `operations()`) has no native kernel on a device and runs in PyTorch, or None."""
     if device.type == "cpu":
         return None if has_native() else "lgfast was built without its CPU kernels"
     if device.type != "cuda":
@@ -189,7 +192,7 @@ def missing_kernel_reason(operation: str, device: torch.device) -> str | None:
 
 
 def missing_cuda_kernel_reason(operation: str, capability: tuple[int, int]) -> str | None:
-    """`missing_kernel_reason` for a GPU of this compute capability, which need not be at hand."""
+    """Return `missing_kernel_reason` for a GPU of this compute capability, which need not be at hand."""
     return _missing_on_every_gpu(operation) or unserved_gpu_reason(capability, _operations[operation].first_capability)
 
 
@@ -201,7 +204,7 @@ def _missing_on_every_gpu(operation: str) -> str | None:
 
 
 def refusal(error: RuntimeError) -> str | None:
-    """The message of a native operation's argument check that raised `error`; None for any other error."""
+    """Return the message of a native operation's argument check that raised `error`; None for any other error."""
     found = re.search(r"lgfast::\w+: .*", str(error))
     return found and found[0]
 
@@ -227,7 +230,7 @@ _warned: set[str] = set()
 
 
 def serve_visible_gpus() -> None:
-    """Once CUDA is initialised: operations that lack code for a visible GPU run their references, on all of them."""
+    """After CUDA is initialised, let operations that lack code for a visible GPU run their references on all GPUs."""
     if _has_cuda_kernels:
         torch.cuda._lazy_call(_use_references_on_unserved_gpus)
 

@@ -1,23 +1,23 @@
-"""Whether the native libraries are to be used; known without torch.
+"""Decide whether to use the native libraries, without torch.
 
 LGFAST_NATIVE=off at run time ignores libraries that are built. LGFAST_DISABLE switches CUDA kernels off, to go on
-without one that fails on some GPU: names of operations, `short_attention_bwd,augment`, which then run as they would
-without their kernel, or of variants, for which another kernel steps in.
+without one that fails on some GPU. It lists names of operations, such as `short_attention_bwd,augment`, which then run
+without their kernel, or of variants, which another kernel replaces.
 """
 
 import importlib.util
 import os
 
-VARIANTS = ("short_attention_bwd_resident",)  # kernels with another to step in; csrc asks for these names
+VARIANTS = ("short_attention_bwd_resident",)  # kernels that another one can replace; csrc knows these names
 
 
 def switched_off() -> tuple[str, ...]:
-    """Names of the CUDA kernels in LGFAST_DISABLE."""
+    """Return the names of the CUDA kernels in LGFAST_DISABLE."""
     return tuple(filter(None, os.environ.get("LGFAST_DISABLE", "").split(",")))
 
 
 def missing_reason() -> str | None:
-    """Why the native libraries cannot be used, or None."""
+    """Return why the native libraries cannot be used, or None."""
     if os.environ.get("LGFAST_NATIVE", "auto") == "off":
         return "LGFAST_NATIVE=off"
     if importlib.util.find_spec("lgfast._C") is None:

@@ -27,7 +27,7 @@ from lgfast.runtime.command_line import command_line
 def checkpoint_distances(
     checkpoint: str, num_images: int, split: str = "test", device: str = "auto"
 ) -> dict[str, LayerDistance]:
-    """`attention_distances` of a run or weights file on the first images of the data it was trained on."""
+    """Return `attention_distances` of a run or weights file, on the first images of its training data."""
     trained, target = load_checkpoint(checkpoint), resolve_device(device)
     loader = eval_loader(trained.config, load_images(trained.config, split), target)
     batches = islice(loader, math.ceil(num_images / loader.batch_size))
@@ -35,7 +35,7 @@ def checkpoint_distances(
 
 
 def table(found: dict[str, dict[str, LayerDistance]]) -> Table:
-    """Layers down, checkpoints across: mean over heads, smallest and largest head."""
+    """Make a table of layers by checkpoints: mean over heads, smallest and largest head."""
     layers = dict.fromkeys(name for distances in found.values() for name in distances)
     rows = []
     for name in layers:
@@ -47,7 +47,7 @@ def table(found: dict[str, dict[str, LayerDistance]]) -> Table:
 
 
 def by_head(found: dict[str, dict[str, LayerDistance]]) -> list[dict[str, Any]]:
-    """One row for each checkpoint, layer and head."""
+    """Return a row for each checkpoint, layer and head."""
     return [
         {
             "checkpoint": checkpoint,

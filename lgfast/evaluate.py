@@ -41,17 +41,18 @@ def evaluate_checkpoint(
     device: str = "auto",
     weights: Which = "best",
 ) -> dict[str, float]:
-    """Top-1, top-5, balanced accuracy and macro-F1 (percent) and mean cross entropy of a checkpoint.
+    """Compute top-1, top-5, balanced accuracy and macro-F1 (percent) and mean cross entropy of a checkpoint.
 
     Args:
         checkpoint: run folder (its best epoch), checkpoint folder, weights file, or a `.pyth` of the paper's code.
         split: "test" or "train".
         dataset: None for the one it was trained on (cifar100 for a `.pyth`).
         root: folder of the dataset's files; None for where it was at training time.
-        weights: of those in a `.pyth`: "model", "ema" (their moving average), or "best", as its test mode takes them.
+        weights: which weights of a `.pyth` to take: "model", "ema" (their moving average), or "best", as the paper's
+            test mode does.
     Raises:
-        CheckpointError: missing or damaged file, one whose loss is not finite, or one that does not know a class of the
-            dataset by its name (for a `.pyth`, which holds none, the number of classes must fit).
+        CheckpointError: the file is missing or damaged, its loss is not finite, or it does not know a class of the
+            data set by its name (for a `.pyth`, which holds no names, the number of classes must fit).
     """
     return evaluate_trained(load_checkpoint(checkpoint, weights), checkpoint, split, dataset, root, device).scores
 
@@ -67,7 +68,7 @@ class Evaluation(NamedTuple):
 def evaluate_trained(
     trained: Trained, checkpoint: str, split: str, dataset: str | None, root: str | None, device: str
 ) -> Evaluation:
-    """`evaluate_checkpoint` for a checkpoint that was read already."""
+    """Evaluate a checkpoint that was read already, as `evaluate_checkpoint`."""
     changes = {"data.dataset": dataset, "data.root": root}
     config = replace(trained.config, {key: value for key, value in changes.items() if value is not None})
     try:
@@ -96,7 +97,7 @@ def evaluate_trained(
 
 
 def warn_of_new_split(config: Config, trained: Trained) -> None:
-    """Say where the test part of a folder of classes alone is not the one that was kept from training."""
+    """Warn where the test part of class folders without parts may not be the one that was kept from training."""
     data = config.data
     if data.dataset != "folder" or not trained.content_hash or not is_flat(user_path(data.root)):
         return
@@ -109,7 +110,7 @@ def warn_of_new_split(config: Config, trained: Trained) -> None:
 
 
 def load_checkpoint(checkpoint: str, weights: Which = "best") -> Trained:
-    """What is in a checkpoint; arguments as in `evaluate_checkpoint`."""
+    """Load a checkpoint; arguments as in `evaluate_checkpoint`."""
     if checkpoint.endswith(".pyth"):
         return load_pyth(user_path(checkpoint), weights)
     if weights != "best":
@@ -124,7 +125,7 @@ def load_checkpoint(checkpoint: str, weights: Which = "best") -> Trained:
 
 
 def load_pyth(path: Path, weights: Which = "best") -> Trained:
-    """A checkpoint of the paper's code, to be judged as the test mode of that code judges it."""
+    """Load a checkpoint of the paper's code with the weights that its test mode judges."""
     model, checkpoint = model_from_pycls(path, weights)
     image_size = pycls_image_size(checkpoint.config, pycls_model_name(checkpoint.state))
     changes = {"data.dataset": "cifar100", "augment.image_size": image_size, "augment.teacher_size": 0}
@@ -171,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if folder := answer_folder(options):
         write_answers(folder, answers)
         print_scores(write_answer_files(answers, images, folder), folder)
-        if folder == user_path(options.run) / TEST:  # what the run's page shows
+        if folder == user_path(options.run) / TEST:  # the run's page shows this folder
             print(f"page: {write_run_page(folder.parent)}")
     return 0
 
@@ -189,7 +190,7 @@ def named_run(options: argparse.Namespace) -> str:
 
 
 def answer_folder(options: argparse.Namespace) -> Path | None:
-    """Where the answers are kept: those for other data than the run's own only where --out says."""
+    """Return the folder for the answers; None for other data than the run's own, unless --out names one."""
     if options.out:
         return user_path(options.out)
     run = user_path(options.run)
@@ -198,7 +199,7 @@ def answer_folder(options: argparse.Namespace) -> Path | None:
 
 
 def print_scores(scores: Mapping[str, Score], folder: Path) -> None:
-    """Values in percent with their intervals, and where the rest is."""
+    """Print values in percent with their intervals, and the folder of the rest."""
     names = {"top1": "top-1", "top5": "top-5", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
     for name, title in (names | {"ece": "calibration error"}).items():
         print(

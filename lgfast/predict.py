@@ -46,14 +46,14 @@ class Prediction(NamedTuple):
 def predict(
     classifier: Classifier, paths: Sequence[Path], broken: list[str], top: int = 1, flip: bool = False
 ) -> Iterator[Prediction]:
-    """Predictions in the order of the paths, without the pictures that cannot be decoded.
+    """Yield predictions in the order of the paths, without the pictures that cannot be decoded.
 
     Args:
-        classifier: of `load_classifier`.
+        classifier: from `load_classifier`.
         paths: picture files.
-        broken: receives why a picture was left out, a line each.
-        top: classes a picture.
-        flip: average over a picture and its mirror image.
+        broken: receives a line for each picture that was left out, with the reason.
+        top: the number of classes for each picture.
+        flip: average over each picture and its mirror image.
     """
     for kept, images in decode_pictures(paths, decoding(classifier.config), broken):
         found = classifier.probabilities(images, flip, CHUNK)
@@ -61,7 +61,7 @@ def predict(
 
 
 def named(paths: Sequence[str], probabilities: Tensor, class_names: Sequence[str], top: int) -> list[Prediction]:
-    """Predictions from probabilities [n, K] of n pictures, with `top` classes or as many as there are."""
+    """Make predictions from probabilities [n, K] of n pictures, with `top` classes or as many as there are."""
     values, classes = probabilities.topk(min(top, len(class_names)), dim=1)
     rows = zip(paths, values.tolist(), classes.tolist(), strict=True)
     return [
@@ -71,7 +71,7 @@ def named(paths: Sequence[str], probabilities: Tensor, class_names: Sequence[str
 
 
 def write_csv(predictions: Iterator[Prediction], file: TextIO, top: int) -> None:
-    """A row a picture: path, class, probability, then class_2, probability_2, ..."""
+    """Write a row for each picture: path, class, probability, then class_2, probability_2, ..."""
     writer = csv.writer(file, lineterminator="\n")
     suffixes = ["", *(f"_{rank}" for rank in range(2, top + 1))]
     writer.writerow(["path", *(f"{name}{suffix}" for suffix in suffixes for name in ("class", "probability"))])
@@ -80,7 +80,7 @@ def write_csv(predictions: Iterator[Prediction], file: TextIO, top: int) -> None
 
 
 def write_jsonl(predictions: Iterator[Prediction], file: TextIO, top: int) -> None:
-    """An object a line: path, class, probability, and all that was asked for under `top`."""
+    """Write an object in each line: path, class, probability, and the further classes under `top`."""
     for path, found in predictions:
         row: dict[str, Any] = {"path": path, "class": found[0][0], "probability": found[0][1]}
         row["top"] = [{"class": name, "probability": share} for name, share in found]
@@ -102,7 +102,7 @@ def command_parser() -> argparse.ArgumentParser:
 
 @command_line
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 where every picture was read, 1 where some were left out."""
+    """Return 0 where every picture was read, 1 where some were left out."""
     options = command_parser().parse_args(argv)
     if options.top < 1:
         raise ValueError(f"--top: expected 1 or more, got {options.top}")

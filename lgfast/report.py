@@ -1,8 +1,7 @@
 """Command line: `python -m lgfast.report runs/*`, runs side by side.
 
-Runs that differ in their seed alone are one setting, named by the keys in which the settings differ. The table has mean
-and standard deviation over the runs that are at their end, and each setting's difference from the first one, paired by
-seed.
+Runs that differ only in their seed are one setting, named by the keys in which the settings differ. The table has mean
+and standard deviation over the complete runs, and each setting's difference from the first one, paired by seed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from lgfast.runtime.command_line import command_line
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The table of `compare`'s rows; accuracies in percent."""
+    """Make the table of `compare`'s rows; accuracies are in percent."""
     what = "test" if rows[0]["difference_of"] == "test_top1" else "validation"
     columns = [
         Column("run", lambda row: row["run"]),
@@ -41,7 +40,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def runs(row: dict[str, Any]) -> str:
-    """How many runs a setting has; "2/3" where only two of three are at their end."""
+    """Count a setting's runs; "2/3" where only two of three are complete."""
     return str(row["runs"]) if row["trained"] == row["runs"] else f"{row['trained']}/{row['runs']}"
 
 
@@ -54,14 +53,14 @@ def number(value: float | None, digits: int) -> str:
 
 
 def against(row: dict[str, Any]) -> str:
-    """The difference from the first setting, and how likely it is by chance."""
+    """Write the difference from the first setting, with its p-value."""
     if row["difference"] is None:
         return "-"
     return f"{row['difference']:+.2f}" + ("" if row["p_value"] is None else f" ({row['p_value']:.2g})")
 
 
 def plot(settings: Sequence[Setting], path: Path) -> None:
-    """Accuracy on the selection images by epoch, a colour a setting."""
+    """Draw accuracy on the selection images by epoch, in a colour for each setting."""
     groups = [
         Curves(f"{setting.folders}: {setting.name}", [run.curve for run in setting.runs if run.curve[0]], color)
         for setting, color in zip(settings, colors(len(settings)), strict=True)
@@ -70,7 +69,7 @@ def plot(settings: Sequence[Setting], path: Path) -> None:
         write_curves({"": groups}, path, "accuracy on the selection images (%)")
     except ImportError:
         raise ValueError("--plot needs matplotlib: pip install matplotlib") from None
-    except ValueError as error:  # of a suffix that matplotlib does not know
+    except ValueError as error:  # matplotlib does not know the suffix
         raise ValueError(f"--plot: cannot write {path}: {error}") from None
 
 
@@ -107,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Lines about what the table leaves out."""
+    """Return lines about what the table leaves out."""
     runs, trained, tested = (sum(row[name] for row in rows) for name in ("runs", "trained", "tested"))
     lines = []
     if trained < runs:
@@ -121,7 +120,7 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def ends_of_guidance(settings: Sequence[Setting]) -> list[str]:
-    """Lines about runs whose guidance ended early: after which epoch, and what that saved."""
+    """Return lines about runs whose guidance ended early: after which epoch, and what that saved."""
     return [
         f"{run.folder.name}: guidance ended after epoch {run.result.guided_epochs} of {run.keys['epochs']}, "
         f"{1 - run.result.guided_epochs / run.keys['epochs']:.0%} of its cost saved"

@@ -1,7 +1,7 @@
 """Command line: `python -m lgfast.reproduce`, the paper's table, measured against published.
 
-Each row is a student, base and guided, over one or more seeds. Finished runs are kept, unfinished ones resumed, so the
-same command goes on where it was stopped. Writes table.md, table.csv and curves.png.
+Each row is a student, base and guided, over one or more seeds. Finished runs are kept and unfinished ones resumed, so
+the same command continues after a stop. It writes table.md, table.csv and curves.png.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Cell:
 
     @property
     def recipe(self) -> str:
-        """Recipe of the cell; a bare name such as deit-ti means CIFAR-100, the paper's table."""
+        """Return the recipe of the cell; a bare name such as deit-ti means CIFAR-100, the paper's table."""
         names = [f"{self.row}-{self.variant}", f"cifar100-{self.row}-{self.variant}"]
         if self.variant == "guided":
             names.append(self.row)  # the digits demo
@@ -66,7 +66,7 @@ def cell_config(cell: Cell, seed: int, out: Path, changes: dict[str, Any]) -> Co
 
 
 def run_one(config: Config, threads: int) -> Result:
-    """Train or continue one run; its result, with the seconds of all its sessions."""
+    """Train or continue one run; return its result, with the seconds of all its sessions."""
     torch.set_num_threads(threads)
     with InterruptFlag().installed(repeat_ends=False) as interrupt:
         result = read_result(config.run_dir) or train_run(config, resume=True, interrupt=interrupt)
@@ -119,14 +119,14 @@ def end(pool: ProcessPoolExecutor, waiting: set[Future]) -> None:
 
 
 def telling(changes: dict[str, Any]) -> str:
-    """The changes of the recipes that change what is computed, as `key=value key=value`."""
+    """Return the changes that bear on the result, as `key=value key=value`."""
     return " ".join(f"{key}={value}" for key, value in changes.items() if not key.startswith(FREE_ON_RESUME))
 
 
 def summarise(cell: Cell, runs: Sequence[Result], changes: str = "") -> dict[str, Any]:
-    """One row of the table: accuracies in percent, mean and standard deviation over the seeds.
+    """Make one row of the table: accuracies in percent, mean and standard deviation over the seeds.
 
-    changes: what the runs have otherwise than their recipe (`telling`).
+    changes: how the runs differ from their recipe (`telling`).
     """
     best, last = Spread.of(run.test_top1 for run in runs), Spread.of(run.last_test_top1 for run in runs)
     return {
@@ -145,14 +145,14 @@ def summarise(cell: Cell, runs: Sequence[Result], changes: str = "") -> dict[str
 
 
 def with_environment(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of table.csv: results, and the machine they come from."""
+    """Return the rows of table.csv: results, and the machine they come from."""
     environment = describe_environment()
     names = ("gpu", "platform", "cpu_threads", "torch", "timm", "commit")
     return [row | {name: environment[name] for name in names} for row in rows]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Selected and last epoch, published figure, minutes a run."""
+    """Make the table: selected and last epoch, published figure, minutes of a run."""
     columns = [
         Column("student", lambda row: row["student"]),
         Column("variant", lambda row: row["variant"]),
@@ -166,7 +166,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def plot(runs: dict[Cell, list[Result]], path: Path) -> None:
-    """Validation accuracy by epoch: base grey, guided blue, one panel a student."""
+    """Draw validation accuracy by epoch: base in grey, guided in blue, a panel for each student."""
     panels: dict[str, list[Curves]] = {}
     for cell, results in runs.items():
         curves = [read_curve(Path(result.run_dir)) for result in results]

@@ -28,14 +28,14 @@ DESCRIPTION = "Train a vision transformer with locality guidance. Without argume
 
 
 def not_empty(text: str) -> str:
-    """An option's value; an empty one, as of an unset shell variable, must not mean the default."""
+    """Return an option's value; refuse an empty one, since an unset shell variable must not mean the default."""
     if not text:
         raise argparse.ArgumentTypeError("expected a value, got an empty one")
     return text
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """The options of a run and of a sweep, and a flag for every configuration key."""
+    """Make a parser with the options of a run and of a sweep, and a flag for every configuration key."""
     parser = Parser(prog="python -m lgfast.train", description=DESCRIPTION, add_help=False, allow_abbrev=False)
     parser.add_argument(
         "--recipe", type=not_empty, help=f"recipe of the package ({', '.join(recipe_names())}) or a YAML file"
@@ -59,7 +59,7 @@ def command_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """The parser, and the options of a command line."""
+    """Return the parser, and the options of a command line."""
     parser = command_parser()
     options, leftover = parser.parse_known_args(argv)
     check_no_leftover(leftover)
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namesp
 
 
 def read_config(options: argparse.Namespace) -> Config:
-    """The configuration of a command line."""
+    """Return the configuration of a command line."""
     if options.resume:
         from lgfast.assembly.run_folder import resume_config
 
@@ -76,7 +76,7 @@ def read_config(options: argparse.Namespace) -> Config:
 
 
 def print_help(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """The options, and every configuration key with its comment and its value in the recipe."""
+    """Print the options, and every configuration key with its comment and its value in the recipe."""
     import tyro  # reads the comments beside the fields
 
     parser.print_help()
@@ -85,7 +85,7 @@ def print_help(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
 
 
 def base_config(options: argparse.Namespace) -> Config:
-    """What the command line's keys build on: a recipe, a file of keys, or a file of the paper's code."""
+    """Return what the command line's keys build on: a recipe, a file of keys, or a file of the paper's code."""
     sources = [name for name in ("recipe", "config", "from_pycls") if getattr(options, name)]
     if len(sources) > 1:
         flags = " and ".join("--" + name.replace("_", "-") for name in sources)
@@ -101,7 +101,7 @@ def base_config(options: argparse.Namespace) -> Config:
 
 
 def print_result(result: Result, before: str = "") -> None:
-    """Lines about a finished run, of the one rank that speaks."""
+    """Print lines about a finished run, on the one rank that prints."""
     if not ranks.is_speaker():
         return
     if before:

@@ -1,4 +1,4 @@
-"""What short_attention's kernels are held to in the emulation and on a GPU alike: one matrix, one truth, one bound."""
+"""The cases, the truth and the bound for short_attention's kernels, in the emulation and on a GPU."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, scale: float) -> di
 
 
 def true_attention(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, scale: float) -> dict[str, Truth]:
-    """What `attention` should give where intermediate values are kept in the dtype of q, but lse in float32."""
+    """The result that `attention` should give where intermediate values have q's dtype, but lse float32."""
     wide = [x.double() for x in (q, k, v, dout)]
     found = truth(lambda: attention(*wide, scale), q.dtype)
     return {**found, "lse": truth(lambda: attention(*wide, scale)["lse"], torch.float32)}

@@ -23,7 +23,8 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def sound_gpu(request):
-    """After a GPU test: its kernels have ended well, or no test of this process can."""
+    """After a GPU test, check that its kernels ended without an error; else stop, as no later test of this process
+    can."""
     yield
     if not request.node.get_closest_marker("gpu") or not torch.cuda.is_available():
         return

@@ -1,4 +1,4 @@
-"""What bad disks, memory and copies make of a file."""
+"""Damage files as bad disks, memory and copies do."""
 
 import random
 

@@ -73,7 +73,7 @@ def train_process(config_file: Path, *arguments: str) -> subprocess.Popen:
 
 
 def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen, timeout: float = 120) -> None:
-    """Until the run has logged the given step."""
+    """Wait until the run has logged the given step."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -101,7 +101,7 @@ def stop(process: subprocess.Popen, number: signal.Signals) -> tuple[int, str, s
 
 
 class StopAt(InterruptFlag):
-    """Asks to stop when it is looked at for the n-th time."""
+    """A flag that asks to stop when it is read for the n-th time."""
 
     def __init__(self, count):
         self.count = count

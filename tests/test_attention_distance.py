@@ -22,7 +22,7 @@ DEIT = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
 
 
 def model_of(name, **options):
-    """In eval mode, its scores large enough for attention to differ from uniform."""
+    """Make a model in eval mode, with scores large enough for attention to differ from uniform."""
     torch.manual_seed(0)
     model = create_model(name, 5, image_size=SIZE, **options).eval()
     with torch.no_grad():

@@ -74,7 +74,7 @@ def test_attention_is_compiled_for_gpus_from_8_0_on(arch_list, archs, of_attenti
 
 @pytest.mark.parametrize(("made_here", "stays"), [(True, False), (False, True), (None, True)])
 def test_a_library_of_another_build_stays(made_here, stays, tmp_path):
-    """None: this build made none yet."""
+    """None means that this build made none yet."""
     library, hash_file = tmp_path / "_cuda.so", tmp_path / "_cuda.sha256"
     library.write_bytes(b"machine code")
     if made_here is not None:

@@ -65,7 +65,7 @@ class Usage(NamedTuple):
 
 
 def usages(code: Path) -> list[Usage]:
-    """Of every kernel in a library or a fat binary."""
+    """Return the usage of every kernel in a library or a fat binary."""
     text = objects.run(objects.tool("cuobjdump"), "--dump-resource-usage", code)
     found = []
     for arch, listed in re.findall(r"^arch = sm_(\w+)$(.*?)(?=^arch|\Z)", text, re.MULTILINE | re.DOTALL):

@@ -1,6 +1,6 @@
 """What rounding explains is accepted, whatever the order of sums; an error of one part in a hundred is not.
 
-Of bfloat16, whose eps is nearly one part in a hundred, it is three.
+In bfloat16, whose eps is nearly one part in a hundred, the error is three parts.
 """
 
 import pytest

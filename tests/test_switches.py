@@ -24,7 +24,8 @@ def run(script: str, disabled: str) -> subprocess.CompletedProcess:
 
 @needs_cuda_kernels
 def test_a_kernel_that_is_switched_off_gives_its_place_to_pytorch():
-    """Of the operations named, with the packed form of attention, and of no other; the CPU keeps its own."""
+    """This holds for the named operations, attention's packed form included, and for no other; the CPU keeps its
+    kernels."""
     script = """
 import re, types
 import torch

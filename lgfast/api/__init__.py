@@ -1,7 +1,7 @@
-"""lgfast from Python, as in a notebook: `lgfast.train`, `load`, `predict`, `evaluate` and `export`.
+"""Use lgfast from Python, as in a notebook: `lgfast.train`, `load`, `predict`, `evaluate` and `export`.
 
-They leave the process as they found it (signals, threads, random numbers, the current device), can be called as often
-as one likes, and say nothing but what a progress bar says.
+They leave the process as they found it (signals, threads, random numbers, the current device), can be called any number
+of times, and print nothing but a progress bar.
 """
 
 from lgfast.api.networks import evaluate, export, load, predict

@@ -1,4 +1,4 @@
-"""A trained network from Python: load, predict, evaluate, export."""
+"""Load, use, evaluate and export a trained network from Python."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Source = str | os.PathLike[str]
 
 
 def load(source: Source | Run, device: str = "auto") -> Classifier:
-    """The network of a run (its best epoch), a weights file, or a file that `export` wrote.
+    """Load the network of a run (its best epoch), a weights file, or a file that `export` wrote.
 
     Raises:
-        CheckpointError: no such file, a damaged one, or one that lgfast did not write.
+        CheckpointError: the file is missing, damaged, or not written by lgfast.
     """
     with process_kept():
         return load_classifier(user_path(os.fspath(source)), resolve_device(device))
@@ -42,16 +42,16 @@ def predict(
     flip: bool = False,
     batch_size: int = 100,
 ) -> list[Prediction]:
-    """The likeliest classes of pictures, in their order.
+    """Return the likeliest classes of pictures, in the pictures' order.
 
     Args:
-        model: of `load`, or what `load` takes.
+        model: from `load`, or what `load` takes.
         images: one picture or a sequence of them: a path, a Pillow image, or a uint8 array [h, w, 3] each.
-        top: classes a picture, the likeliest first.
-        flip: average over a picture and its mirror image.
-        batch_size: pictures computed at a time.
+        top: the number of classes for each picture, the likeliest first.
+        flip: average over each picture and its mirror image.
+        batch_size: the number of pictures computed at a time.
     Raises:
-        ValueError: a picture cannot be decoded or is no picture; it is named.
+        ValueError: a picture cannot be decoded or is no picture; the message names it.
     """
     if top < 1:
         raise ValueError(f"top: expected 1 or more, got {top}")
@@ -70,7 +70,7 @@ def _is_sequence(images: Any) -> bool:
 
 
 def _pixels(picture: Any, number: int, classifier: Classifier) -> np.ndarray:
-    """uint8 [h, w, 3]."""
+    """Return the picture as uint8 [h, w, 3]."""
     if isinstance(picture, (str, os.PathLike)):
         return decode_image(user_path(os.fspath(picture)), decoding(classifier.config))
     if isinstance(picture, Image.Image):
@@ -92,20 +92,20 @@ def evaluate(
     root: str | None = None,
     device: str = "auto",
 ) -> dict[str, float]:
-    """Top-1, top-5, balanced accuracy and macro-F1 (percent), mean cross entropy and number of images of a network.
+    """Compute top-1, top-5, balanced accuracy and macro-F1 (percent) and mean cross entropy; count the images.
 
-    Arguments and errors as `lgfast.evaluate.evaluate_checkpoint`.
+    Arguments and errors are those of `lgfast.evaluate.evaluate_checkpoint`.
     """
     with process_kept():
         return evaluate_checkpoint(os.fspath(source), split=split, dataset=dataset, root=root, device=device)
 
 
 def export(source: Source | Run, kind: str = "onnx", out: Source | None = None) -> Path:
-    """Write a network for other programs; the file or folder that was written.
+    """Write a network for other programs, and return the path of the file or folder.
 
     Args:
         kind: "onnx", "torch" (a torch.export program), "safetensors", or "hf" (a folder for the Hugging Face hub).
-        out: where; None: beside the network's own files.
+        out: the path to write; None: beside the network's own files.
     """
     if kind not in SUFFIXES:
         raise ValueError(f"kind: expected one of {', '.join(SUFFIXES)}, got {kind!r}")

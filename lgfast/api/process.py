@@ -1,4 +1,4 @@
-"""What a call leaves as it was."""
+"""Restore the process after a call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def process_kept() -> Iterator[None]:
-    """Afterwards PyTorch's random numbers, threads and current CUDA device are what they were before."""
+    """Restore PyTorch's random numbers, threads and current CUDA device at the end of a `with` block."""
     threads, has_cuda = torch.get_num_threads(), torch.cuda.is_initialized()
     device = torch.cuda.current_device() if has_cuda else None
     with torch.random.fork_rng(range(torch.cuda.device_count()) if has_cuda else ()):

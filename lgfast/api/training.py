@@ -1,4 +1,4 @@
-"""Training from Python."""
+"""Train from Python."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lgfast.training.loop import Row
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run, finished or not. It may stand wherever a path may."""
+    """The folder of a run, finished or not. It is accepted wherever a path is."""
 
     folder: Path
 
@@ -40,19 +40,19 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """What the run was started with."""
+        """The configuration that the run was started with."""
         return read_config(self.folder)
 
     @property
     def result(self) -> Result | None:
-        """What it reported; None where it is not finished."""
+        """The run's result; None where the run is not finished."""
         return read_result(self.folder)
 
     @property
     def metrics(self) -> list[dict[str, float | None]]:
-        """A row an epoch, as `pandas.DataFrame(run.metrics)` takes them; None where an epoch was not judged.
+        """A row for each epoch, for `pandas.DataFrame(run.metrics)`; scores are None where the epoch was not judged.
 
-        Losses are means over the epoch's steps, accuracies in percent, `seconds` those of its steps.
+        Losses are means over the epoch's steps, accuracies are in percent, `seconds` is the time of the steps.
         """
         path = self.folder / SUMMARY
         if not path.is_file():
@@ -73,16 +73,16 @@ def train(
     """Train a run to its end, its teacher first where it needs one, and test it.
 
     Args:
-        recipe: of the package by name, a YAML file by path, or a configuration.
-        changes: keys of the configuration and their values, as {"optim.lr": 1e-3, "run_dir": "runs/mine"}.
-        resume: the folder of a run to continue instead; then `changes` may hold keys that change no result alone.
+        recipe: a recipe of the package by name, a YAML file by path, or a configuration.
+        changes: keys of the configuration and their values, e.g. {"optim.lr": 1e-3, "run_dir": "runs/mine"}.
+        resume: the folder of a run to continue instead. `changes` may then hold only keys that change no result.
         progress: show a bar.
         verbose: print what `python -m lgfast.train` prints.
     Returns:
-        The run: its folder, configuration, metrics and result.
+        The run, with folder, configuration, metrics and result.
     Raises:
         ValueError: a key or its value is wrong, or the run cannot begin; the message names it.
-        KeyboardInterrupt: the user interrupted it; it is saved, and the message says where.
+        KeyboardInterrupt: the user interrupted the run; it is saved, and the message says where.
 
     Example:
         run = lgfast.train("digits", {"epochs": 5})
@@ -115,7 +115,7 @@ def _config(recipe: str | os.PathLike[str] | Config, changes: Mapping[str, Any],
 
 @contextlib.contextmanager
 def _bar(config: Config, is_shown: bool) -> Iterator[Any]:
-    """What a loop calls after every epoch; it moves a bar."""
+    """Give the function that a loop calls after every epoch, which moves a bar."""
     with tqdm(desc=config.name, unit="epoch", disable=not is_shown) as bar:
 
         def on_epoch(lane: Lane, row: Row) -> bool:

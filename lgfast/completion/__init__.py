@@ -1,1 +1,1 @@
-"""What the command `lgfast` takes, as scripts with which shells complete it."""
+"""Scripts with which shells complete the command `lgfast`."""

@@ -1,4 +1,4 @@
-"""A teacher whose outputs for recurring views are computed once and then read. Exact, not an approximation."""
+"""Compute a teacher's outputs for recurring views once, then read them. This is exact, not an approximation."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lgfast.guidance.teacher import TargetSource, Teacher, TeacherTargets
 
 
 class CachedTeacher(TargetSource):
-    """Stands in for a teacher with running statistics, on a loader whose views recur.
+    """Replaces a teacher with running statistics, on a loader whose views recur.
 
-    The outputs of a view are computed for all images when an epoch first shows it, in batches of the loader's size. So
-    a resumed run finds what it needs, and a step only reads.
+    When an epoch first shows a view, the outputs of all images are computed in batches of the loader's size. So a
+    resumed run finds what it needs, and a step only reads.
 
     Args:
         teacher: computes them; its outputs for an image must not depend on the other images.
-        loader: of the run; `num_views` of each image recur.
-        folder: for a file, where they fit nowhere else.
+        loader: the run's loader; `num_views` of each image recur.
+        folder: the folder of a file, which is made where the outputs fit nowhere else.
     Attributes:
-        batches: what the run trains on: the loader, bringing rows that the device cannot hold.
+        batches: what the run trains on: the loader, whose batches bring rows that the device cannot hold.
     """
 
     def __init__(self, teacher: Teacher, loader: EpochLoader, folder: Path) -> None:
@@ -38,7 +38,7 @@ class CachedTeacher(TargetSource):
         self._filled: set[int] = set()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Turn to the epoch's view; compute its outputs if this is the first time."""
+        """Move to the epoch's view; compute its outputs if this is the first time."""
         view = epoch % self.loader.num_views
         self.first.fill_(view * self.num_images)
         if view not in self._filled:
@@ -57,7 +57,7 @@ class CachedTeacher(TargetSource):
             self.rows.index_copy_(0, numbers.to(self.rows.device), packed.to(self.rows.device))
 
     def start(self, batch: Batch) -> TeacherTargets:
-        """The outputs for the views of a batch."""
+        """Return the outputs for the views of a batch."""
         rows = batch.teacher_rows
         if rows is None:
             rows = self.rows.index_select(0, batch.indices + self.first)
@@ -69,5 +69,5 @@ class CachedTeacher(TargetSource):
         release_rows(self.batches)
 
     def channels(self, image_size: int) -> list[int]:
-        """Width of each chosen stage."""
+        """Return the width of each chosen stage."""
         return self.teacher.channels(image_size)

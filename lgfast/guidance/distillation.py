@@ -1,4 +1,4 @@
-"""The teacher's logits as targets (Hinton et al., 2015; DeiT, Touvron et al., 2021; Sun et al., CVPR 2024)."""
+"""Distil the teacher's logits (Hinton et al., 2015; DeiT, Touvron et al., 2021; Sun et al., CVPR 2024)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EPSILON = 1e-7  # added to the deviation of logits, as the authors of the standa
 def distillation_loss(
     student: Tensor, teacher: Tensor, mode: str, temperature: float = 1.0, standardise: bool = False
 ) -> Tensor:
-    """How far the student's logits are from the teacher's.
+    """Measure how far the student's logits are from the teacher's.
 
         soft: T^2 / (B K) * sum over images and classes of p (log p - log q),  p = softmax(teacher / T), q likewise
         hard: cross entropy against the teacher's most likely class
@@ -23,7 +23,7 @@ def distillation_loss(
         student: logits [B, K]; receives the gradient.
         teacher: logits [B, K], treated as constant; any floating dtype.
         mode: "soft" or "hard".
-        temperature: T; of the soft loss.
+        temperature: T of the soft loss.
         standardise: give both networks' logits mean 0 and deviation 1 (unbiased) first, so that the student need not
             match the size of the teacher's. The sum is then divided by B alone, as published.
     Returns:
@@ -46,6 +46,6 @@ def distillation_loss(
 
 
 def standardised(logits: Tensor) -> Tensor:
-    """Each row of [B, K] with mean 0 and deviation 1."""
+    """Give each row of [B, K] mean 0 and deviation 1."""
     deviation, mean = torch.std_mean(logits, dim=1, keepdim=True)
     return (logits - mean) / (deviation + EPSILON)

@@ -11,13 +11,13 @@ from lgfast.models.taps import TokenMap
 
 
 class LearnedTaps(nn.Module):
-    """Mixes the maps of all blocks into one map a teacher stage.
+    """Mixes the maps of all blocks into one map for each teacher stage.
 
         mixed_k = sum_l softmax(w_k)_l map_l,  w_k = 0 at first: the mean of all blocks
 
     Args:
-        num_pairs: teacher stages.
-        num_blocks: maps to mix.
+        num_pairs: the number of teacher stages.
+        num_blocks: the number of maps to mix.
     Source: the feature mixing of arXiv 2608.10723, without the rest of that method.
     """
 

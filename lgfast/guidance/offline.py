@@ -1,7 +1,7 @@
-"""The paper's offline mode: maps of the un-augmented images, computed once, then cropped and flipped as the images are.
+"""Follow the paper's offline mode: compute maps of the un-augmented images once, then crop and flip them as the images.
 
-An approximation, kept for parity: RandAugment and erasing touch the image alone, and a crop of a map is not the map of
-a crop.
+This is an approximation, kept for parity: RandAugment and erasing change only the image, and a crop of a map is not the
+map of a crop.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class OfflineTeacher(TargetSource):
 
     Args:
         rows: [n, F], one per training image, as `stored_rows` returns them.
-        layout: of the rows.
-        loader: of the run; its views are drawn again here.
+        layout: the rows' layout.
+        loader: the run's loader; its views are drawn again here.
     Attributes:
-        batches: what the run trains on: the loader, bringing rows that the device cannot hold.
+        batches: what the run trains on: the loader, whose batches bring rows that the device cannot hold.
     """
 
     def __init__(self, rows: Tensor, layout: RowLayout, loader: EpochLoader) -> None:
@@ -50,13 +50,13 @@ class OfflineTeacher(TargetSource):
         self.counter = torch.tensor([loader.seed, 0], device=loader.device)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Turn to the epoch's views."""
+        """Move to the epoch's views."""
         num_views = self.loader.num_views
         self.counter[1] = epoch % num_views if num_views else epoch
 
     @torch.no_grad()
     def start(self, batch: Batch) -> TeacherTargets:
-        """The maps of a batch's images, cropped, resized back and flipped as the images were."""
+        """Return the maps of a batch's images, cropped, resized back and flipped as the images were."""
         rows = batch.teacher_rows
         if rows is None:
             rows = self.rows.index_select(0, batch.indices)
@@ -70,7 +70,7 @@ class OfflineTeacher(TargetSource):
         release_rows(self.batches)
 
     def channels(self, image_size: int) -> list[int]:
-        """Width of each chosen stage."""
+        """Return the width of each chosen stage."""
         return [shape[0] for shape in self.layout.shapes]
 
 
@@ -98,7 +98,7 @@ def crop_maps(maps: Tensor, plan: Tensor, sizes: Tensor) -> Tensor:
 
 
 def sampled(start: Tensor, part: Tensor, size: int) -> Tensor:
-    """Where the cells of a resized crop lie in the map, as `grid_sample` counts: -1 and 1 are the outer edges.
+    """Return where the cells of a resized crop lie in the map, as `grid_sample` counts: -1 and 1 are the outer edges.
 
     Args:
         start, part: [B] float64, where the crop begins and how long it is, as parts of the image.
@@ -112,14 +112,14 @@ def sampled(start: Tensor, part: Tensor, size: int) -> Tensor:
 def stored_rows(
     teacher: Teacher, images: ImageSet, spec: AugmentSpec, dtype: torch.dtype, folder: Path, device: torch.device
 ) -> tuple[Tensor, RowLayout]:
-    """The maps of all images, from their file in `folder`, which is made if need be.
+    """Return the maps of all images, from their file in `folder`, which is made if needed.
 
-    The images are squashed to `spec.teacher_size` as for a test and pass in their order, in blocks of 200. Several
-    processes may ask at once: one computes. The file's name tells the images and the teacher, its footer the hash of
-    the content.
+    The images are squashed to `spec.teacher_size` as for a test and pass in their order, in blocks of 200. Where
+    several processes ask at once, one computes. The file's name identifies the images and the teacher; its footer holds
+    the content's hash.
 
     Args:
-        dtype: of the stored numbers; they are computed in the teacher's.
+        dtype: the stored numbers' type; they are computed in the teacher's.
     Returns:
         Memory-mapped rows [n, F] and their layout.
     """
@@ -136,7 +136,7 @@ def stored_rows(
 
 
 def targets_key(teacher: Teacher, images: ImageSet, spec: AugmentSpec, dtype: torch.dtype) -> str:
-    """Hash of what decides the rows."""
+    """Hash what decides the rows."""
     settings = [images.content_hash, teacher.stages, teacher.bn, spec.teacher_size, spec.mean, spec.std, BLOCK]
     key = blake2b(json.dumps([*settings, str(teacher.dtype), str(dtype)]).encode(), digest_size=8)
     key.update(hash_weights(teacher.model).encode())
@@ -173,12 +173,12 @@ def hash_rows(content: Tensor) -> str:
 
 
 def read_rows(path: Path, dtype: torch.dtype, num_images: int, trusted: Collection[int]) -> tuple[Tensor, RowLayout]:
-    """The rows of a file, and their layout.
+    """Read the rows of a file, and their layout.
 
     Args:
         trusted: the users that may own it.
     Raises:
-        UselessCacheError: it is damaged, or somebody else's.
+        UselessCacheError: the file is damaged, or a stranger's.
     """
     with open_cache(path, trusted) as file:
         footer = read_footer(file)
@@ -192,7 +192,7 @@ def read_rows(path: Path, dtype: torch.dtype, num_images: int, trusted: Collecti
 def open_rows(
     path: Path, dtype: torch.dtype, num_images: int, trusted: Collection[int]
 ) -> tuple[Tensor, RowLayout] | None:
-    """`read_rows`, or None where the file has to be made; a warning says why an existing one is not used."""
+    """Read the rows; return None where the file has to be made. A warning says why an existing file is not used."""
     try:
         return read_rows(path, dtype, num_images, trusted)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Teacher outputs kept for later: one row of numbers per image (or per view of one)."""
+"""Keep teacher outputs for later: one row of numbers for each image, or each view of one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lgfast.data.batch import Batch, BatchStream
 from lgfast.data.epoch_loader import EpochLoader
 from lgfast.guidance.teacher import TeacherOutputs
 
-LARGEST_PART = 0.5  # of what is free on the device, in host memory or on the disk
+LARGEST_PART = 0.5  # the largest share of what is free on the device, in host memory or on the disk
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What a row holds: every map, channels last and flat, then the logits."""
+    """The layout of a row: every map, channels last and flat, then the logits."""
 
     shapes: tuple[tuple[int, int, int], ...]  # (C, h, w) of each map
     num_logits: int  # 0: none
@@ -38,12 +38,12 @@ class RowLayout:
         return sum(math.prod(shape) for shape in self.shapes) + self.num_logits
 
     def pack(self, outputs: TeacherOutputs) -> Tensor:
-        """[B, num_values]."""
+        """Pack outputs into rows [B, num_values]."""
         parts = [feature_map.permute(0, 2, 3, 1).flatten(1) for feature_map in outputs.maps]
         return torch.cat(parts if outputs.logits is None else [*parts, outputs.logits], dim=1)
 
     def unpack(self, rows: Tensor) -> TeacherOutputs:
-        """Views of rows [B, num_values]; the maps are [B, C, h, w], channels last in memory."""
+        """Return outputs as views of rows [B, num_values]; the maps are [B, C, h, w], channels last in memory."""
         sizes = [math.prod(shape) for shape in self.shapes]
         *parts, logits = rows.split([*sizes, self.num_logits], dim=1)
         maps = [
@@ -53,12 +53,13 @@ class RowLayout:
 
 
 def allocate_rows(num_rows: int, num_values: int, dtype: torch.dtype, device: torch.device, folder: Path) -> Tensor:
-    """An uninitialised matrix where it fits: on the device, else in host memory, else in a file without a name.
+    """Allocate a matrix, uninitialised, where it fits: on the device, else in host memory, else in a file without a
+    name.
 
     Args:
-        folder: on the disk that the file may take space of.
+        folder: a folder on the disk that the file may use.
     Raises:
-        ValueError: it fits nowhere; the message states its size.
+        ValueError: the matrix fits nowhere; the message gives its size.
     """
     num_bytes = num_rows * num_values * dtype.itemsize
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,12 +81,12 @@ def allocate_rows(num_rows: int, num_values: int, dtype: torch.dtype, device: to
 
 
 def fits_device(num_bytes: int, device: torch.device) -> bool:
-    """Whether a GPU may hold this much."""
+    """Whether a GPU has room for this much."""
     return device.type == "cuda" and num_bytes <= LARGEST_PART * torch.cuda.mem_get_info(device)[0]
 
 
 def free_host_bytes() -> int:
-    """Memory that programs can still take (Linux)."""
+    """Return the memory that programs can still take (Linux)."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     (kib,) = (line.split()[1] for line in lines if line.startswith("MemAvailable"))
     return 1024 * int(kib)
@@ -95,7 +96,7 @@ class RowLoader:
     """A loader whose batches bring their rows of a matrix in host memory, sent without waiting.
 
     Args:
-        loader: of the images.
+        loader: the images' loader.
         rows: [n, F] on the CPU.
         rows_per_view: the row of image i in view v is i + v times this.
     """
@@ -120,7 +121,7 @@ class RowLoader:
             yield batch._replace(teacher_rows=self.read(rows, own))
 
     def read(self, rows: Tensor, numbers: Tensor) -> Tensor:
-        """The rows of these numbers, on the loader's device."""
+        """Return the rows with these numbers, on the loader's device."""
         chosen, device = rows.index_select(0, numbers), self.loader.device
         return chosen.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else chosen
 
@@ -138,11 +139,11 @@ class RowLoader:
 
 
 def bring_rows(loader: EpochLoader, rows: Tensor, rows_per_view: int = 0) -> BatchStream:
-    """The loader itself where its device holds the rows, so that a step reads them there; else a `RowLoader`."""
+    """Return the loader itself where its device holds the rows, since a step reads them there; else a `RowLoader`."""
     return loader if rows.device.type == loader.device.type else RowLoader(loader, rows, rows_per_view)
 
 
 def release_rows(batches: BatchStream) -> None:
-    """Free the rows that `bring_rows` gave a loader; from the next epoch on its batches bring none."""
+    """Free the rows that `bring_rows` gave a loader; its batches bring none from the next epoch on."""
     if isinstance(batches, RowLoader):
         batches.rows = None

@@ -1,4 +1,4 @@
-"""One teacher for several students in one process."""
+"""Share one teacher among several students in one process."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from lgfast.guidance.teacher import TargetSource, TeacherOutputs, TeacherTargets
 
 
 class SharedTeacher(TargetSource):
-    """Runs a teacher once a batch, and gives its outputs to every student of the process.
+    """Runs a teacher once for each batch, and gives its outputs to every student of the process.
 
-    The outputs stay in the same memory from batch to batch, where a student's captured step finds them.
+    The outputs keep their memory from batch to batch, so that a student's captured step finds them.
     """
 
     def __init__(self, teacher: TargetSource) -> None:
@@ -23,7 +23,7 @@ class SharedTeacher(TargetSource):
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> None:
-        """Run the teacher."""
+        """Run the teacher on the batch."""
         outputs = self.teacher.start(batch).wait()
         if self._kept is None:
             self._kept = outputs.each(torch.empty_like)
@@ -31,7 +31,7 @@ class SharedTeacher(TargetSource):
             kept.copy_(new)
 
     def start(self, batch: Batch) -> TeacherTargets:
-        """The outputs for the prepared batch, which must be this one."""
+        """Return the outputs for the batch, which `prepare` must have seen last."""
         if self._kept is None:
             raise RuntimeError("SharedTeacher: prepare(batch) must come before start(batch)")
         return TeacherTargets(self._kept)

@@ -1,4 +1,4 @@
-"""When guidance ends: never, after a given epoch, or when the student no longer comes closer to the teacher."""
+"""Decide when guidance ends: never, after a given epoch, or when the student no longer comes closer to the teacher."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ RELATIVE_THRESHOLD = -0.5  # of `RelativeStop`; chosen in docs/guidance.md
 
 
 def smoothed_slope(losses: Sequence[float], window: int = WINDOW) -> float:
-    """How much the guidance loss changes an epoch, d_e of adaptive locality guidance; negative while it falls.
+    """Return how much the guidance loss changes in an epoch, d_e of adaptive locality guidance; negative while it
+    falls.
 
     With the losses L_1 .. L_e and the window w:
 
@@ -41,7 +42,7 @@ def smoothed_slope(losses: Sequence[float], window: int = WINDOW) -> float:
 
 
 def delta(losses: Sequence[float], epoch: int, window: int) -> float:
-    """delta_i of `smoothed_slope`; epochs count from 1."""
+    """Return delta_i of `smoothed_slope`; epochs count from 1."""
     now = losses[epoch - 1]
     if epoch > window:
         return (now - losses[epoch - 1 - window]) / window
@@ -58,19 +59,19 @@ class GuidanceStop(Protocol):
     losses: list[float]
 
     def append(self, loss: float) -> None:
-        """Take in the mean guidance loss of the epoch that just ended."""
+        """Record the mean guidance loss of the epoch that just ended."""
 
     def is_over(self) -> bool:
-        """Whether the last epoch that was taken in is the last guided one."""
+        """Whether the last recorded epoch is the last guided one."""
 
 
 def guidance_stop(stop: str, threshold: float | None, epochs: int) -> GuidanceStop | None:
-    """The rule that a configuration names; None where guidance never ends.
+    """Return the rule that a configuration names; None where guidance never ends.
 
     Args:
         stop: never, epoch:N, adaptive or relative, as `guidance.stop`.
-        threshold: of adaptive and relative; None: their default.
-        epochs: length of the run.
+        threshold: the threshold of adaptive and relative; None: their default.
+        epochs: the length of the run.
     """
     if stop == "never":
         return None
@@ -117,7 +118,7 @@ class AdaptiveStop:
         return bool(slopes) and slopes[-1] >= self.threshold and min(slopes) < self.threshold
 
     def slope(self, epoch: int) -> float:
-        """The smoothed slope after an epoch, the second at least."""
+        """Return the smoothed slope after an epoch, from the second epoch on."""
         return smoothed_slope(self.losses[:epoch], self.window)
 
 

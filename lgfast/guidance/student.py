@@ -89,7 +89,7 @@ class GuidedStudent(nn.Module):
             The logits of `call_model`, [B, K] each, and the unweighted guidance loss (None without targets).
         """
         if self._taps is not None:
-            self._taps.clear()  # of an evaluation, for which a compiled model would be compiled anew
+            self._taps.clear()  # an evaluation leaves some, for which a compiled model would be compiled anew
         logits = self._call_model(self.model, images)
         student_maps = self._taps.take() if self._taps is not None else None
         if targets is None or self.guidance is None or not self.is_guided:
@@ -98,5 +98,5 @@ class GuidedStudent(nn.Module):
 
 
 def call_model(model: nn.Module, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-    """The logits of every head: two where a distillation token is trained, else one."""
+    """Return the logits of every head: two where a distillation token is trained, else one."""
     return model(images)

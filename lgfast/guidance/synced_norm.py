@@ -1,4 +1,4 @@
-"""BatchNorm with the statistics of the batch of all ranks, for a frozen teacher."""
+"""Normalise a frozen teacher with the batch statistics of all ranks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SyncedBatchNorm(nn.Module):
 
 
 def average(values: Tensor) -> Tensor:
-    """Mean over batch, position and ranks: [B, C, h, w] -> [C]."""
+    """Average over batch, position and ranks: [B, C, h, w] -> [C]."""
     return ranks.all_reduce_sum(values.mean((0, 2, 3))) / ranks.world()
 
 

@@ -1,4 +1,4 @@
-"""The frozen CNN teacher, run without gradients on its own CUDA stream."""
+"""Run the frozen CNN teacher without gradients, on its own CUDA stream."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class TeacherOutputs(NamedTuple):
     logits: Tensor | None  # [B, K]; None where nobody asked for them
 
     def tensors(self) -> list[Tensor]:
-        """The maps, and the logits where there are any."""
+        """Return the maps, and the logits where there are any."""
         return self.maps if self.logits is None else [*self.maps, self.logits]
 
     def each(self, function: Callable[[Tensor], Tensor]) -> TeacherOutputs:
-        """The outputs with `function` applied to every tensor."""
+        """Return the outputs with `function` applied to every tensor."""
         logits = None if self.logits is None else function(self.logits)
         return TeacherOutputs([function(feature_map) for feature_map in self.maps], logits)
 
@@ -50,7 +50,7 @@ class TeacherTargets:
         return self._outputs
 
     def chunk(self, count: int) -> list[TeacherTargets]:
-        """The targets of `count` equal parts of the batch."""
+        """Split the targets into those of `count` equal parts of the batch."""
         maps, logits = self._outputs
         parts = zip(*(feature_map.chunk(count) for feature_map in maps), strict=True)
         logit_parts = [None] * count if logits is None else logits.chunk(count)
@@ -66,21 +66,21 @@ class TargetSource:
     exchanges = False  # whether the ranks' sources exchange anything when they start
 
     def begin_epoch(self, epoch: int) -> None:
-        """Turn to the views of an epoch."""
+        """Move to the views of an epoch."""
 
     def prepare(self, batch: Batch) -> None:
         """Do what is done once for all students, before their steps on a batch."""
 
     def start(self, batch: Batch) -> TeacherTargets:
-        """The targets of a batch, within a step."""
+        """Return the targets of a batch, within a step."""
         raise NotImplementedError  # abstract: every source has its own
 
     def channels(self, image_size: int) -> list[int]:
-        """Width of each map, for a teacher's input of this size."""
+        """Return the width of each map, for a teacher's input of this size."""
         raise NotImplementedError  # abstract: every source has its own
 
     def release(self) -> None:
-        """Free its memory; nobody asks it for targets any more."""
+        """Free the memory; nobody may ask for targets any more."""
 
 
 class Teacher(TargetSource):
@@ -92,8 +92,8 @@ class Teacher(TargetSource):
         bn: "batch" normalises with the statistics of the current batch, which is what the paper's code does (its
             trainer puts the whole wrapper, teacher included, in train mode), each rank with its own; "synced" with
             those of all ranks' batches together; "running" uses the trained statistics, folded into the convolutions.
-        dtype: to compute in; None: as the model is.
-        autocast: under torch.autocast to this type; None: without.
+        dtype: the type to compute in; None: the model's.
+        autocast: run under torch.autocast to this type; None: without.
         concurrent: on CUDA, run on a stream beside the student's.
         gives_logits: run the classifier too, for distillation.
         compiled: run under torch.compile. Equal to rounding; the first batch of a shape waits for the compiler.
@@ -136,7 +136,7 @@ class Teacher(TargetSource):
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> TeacherOutputs:
-        """Maps of the chosen stages, and logits where they are wanted, computed on the current stream.
+        """Compute maps of the chosen stages, and logits where they are wanted, on the current stream.
 
         Args:
             images: [B, 3, s, s].
@@ -146,7 +146,7 @@ class Teacher(TargetSource):
             return TeacherOutputs(*self._find_outputs(self.model, images, self.stages, self.gives_logits))
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The maps of `outputs`."""
+        """Compute only the maps of `outputs`."""
         return self.outputs(images).maps
 
     def start(self, batch: Batch) -> TeacherTargets:
@@ -164,7 +164,7 @@ class Teacher(TargetSource):
 
     @torch.no_grad()
     def example(self, image_size: int) -> TeacherOutputs:
-        """Outputs for two images, uncompiled: they show shapes and types."""
+        """Compute outputs for two images, uncompiled, which show shapes and types."""
         weight = next(self.model.parameters())
         images = torch.zeros(2, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)
         with self._autocast():
@@ -178,7 +178,7 @@ class Teacher(TargetSource):
 def find_outputs(
     model: nn.Module, images: Tensor, stages: list[int], gives_logits: bool
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Maps of the stages, and logits where they are asked for."""
+    """Compute maps of the stages, and logits where they are asked for."""
     levels = sorted(set(stages))  # timm gives each level once, in the order of the network
     forward = partial(model.forward_intermediates, images, indices=levels, output_fmt="NCHW")
     if not gives_logits:
@@ -191,7 +191,8 @@ def find_outputs(
 
 @functools.cache
 def teacher_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream of every teacher of this process: torch has 32 streams, and reuses freed memory only within one."""
+    """Return the stream of every teacher of this process: torch has 32 streams, and reuses freed memory only within
+    one."""
     return torch.cuda.Stream(device, priority=STEP_PRIORITY)
 
 
@@ -205,7 +206,7 @@ def use_batch_statistics(model: nn.Module) -> None:
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy in which every BatchNorm2d that follows its convolution is folded into it; for evaluation mode.
+    """Copy the model with every BatchNorm2d that follows its convolution folded into it; for evaluation mode.
 
     A pair is two neighbours in definition order, which is the order of use in ResNets.
     """

@@ -1,4 +1,4 @@
-"""What guidance compares of two maps in place of projected features (variants of the paper's code)."""
+"""Transform maps that guidance compares in place of projected features (variants of the paper's code)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 
 def attention_map(maps: Tensor) -> Tensor:
-    """Where an image is active: channel mean of squares, flattened, L2-normalised. [B, C, h, w] -> [B, h*w]."""
+    """Show where an image is active: channel mean of squares, flattened, L2-normalised. [B, C, h, w] -> [B, h*w]."""
     return F.normalize(maps.square().mean(1).flatten(1), dim=1)
 
 
 def similarity(maps: Tensor) -> Tensor:
-    """How alike the images of a batch are: Gram matrix of the flattened maps, rows L2-normalised. -> [B, B]."""
+    """Compare the images of a batch: Gram matrix of the flattened maps, rows L2-normalised. -> [B, B]."""
     flat = maps.flatten(1)
     return F.normalize(flat @ flat.T, dim=1)
 
@@ -22,7 +22,7 @@ TRANSFORMS = {"attention": attention_map, "similarity": similarity}
 
 
 def transformed_mse(tokens: Tensor, grid: tuple[int, int], teacher: Tensor, transform: str) -> Tensor:
-    """Mean squared difference of the transformed maps, both resized bilinearly to the larger grid first.
+    """Compute the mean squared difference of the transformed maps, both resized bilinearly to the larger grid first.
 
     Args:
         tokens: student map [B, h*w, C].

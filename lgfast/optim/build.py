@@ -1,4 +1,4 @@
-"""Parameter groups, optimizer and learning-rate schedule of the recipe."""
+"""Build parameter groups and optimizer of a recipe, and set learning rates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 def param_groups(
     named: Iterable[tuple[str, nn.Parameter]], weight_decay: float, scales: Mapping[str, float] | None = None
 ) -> list[dict]:
-    """Two groups, with and without weight decay, for each factor of the learning rate; frozen parameters are left out.
+    """Make two groups, with and without weight decay, for each factor of the learning rate; leave frozen parameters
+    out.
 
     Args:
         scales: factors by name, which a group holds as `lr_scale`; 1 for names that are not in it.
@@ -103,7 +104,7 @@ def build_optimizer(
         skip_nonfinite: gradients may overflow (fp16-amp), which undoes the step.
         scales: factors of the learning rate by parameter's name; 1 for the others.
     Raises:
-        ValueError: an unknown name, or that of an optimizer that cannot work here; says what it lacks.
+        ValueError: the name is unknown, or the optimizer cannot work here; the message says what it lacks.
     """
     named = list(named)
     groups = param_groups(named, config.weight_decay, scales)
@@ -131,7 +132,7 @@ def build_optimizer(
         optimizer = create_optimizer_v2(
             groups, config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
         )
-    except Exception as error:  # a package or a device that it needs
+    except Exception as error:  # it may lack a package or a device
         raise ValueError(f"optim.name: {config.name}: {' '.join(str(error).split())}") from error
     if getattr(optimizer, "is_second_order", False):
         raise ValueError(f"optim.name: {config.name} needs gradients of gradients, which no step here keeps; use adamw")
@@ -148,7 +149,7 @@ def run_uncompiled(optimizer: torch.optim.Optimizer) -> None:
 
 
 def build_muon(named: Sequence[tuple[str, nn.Parameter]], config: OptimConfig) -> Muon:
-    """Muon for the matrices within blocks, AdamW for embeddings, heads, projections, norms and biases."""
+    """Build Muon for the matrices within blocks, AdamW for embeddings, heads, projections, norms and biases."""
     matrices = [p for name, p in named if p.requires_grad and p.ndim == 2 and IN_BLOCK.search(name)]
     chosen = set(map(id, matrices))
     rest = param_groups([(name, p) for name, p in named if id(p) not in chosen], config.weight_decay)

@@ -1,4 +1,4 @@
-"""Which settings of torch.optim.AdamW and which parameters FlatAdamW takes; it refuses others by name."""
+"""Check which settings of torch.optim.AdamW and which parameters FlatAdamW takes; refuse others by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REFUSED = {
 
 
 def check_groups(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Whether FlatAdamW can train these groups as torch.optim.AdamW does.
+    """Check that FlatAdamW can train these groups as torch.optim.AdamW does.
 
     Raises:
         ValueError: a number is missing or out of its range, a switch asks for what it cannot do, or a parameter is of a
@@ -29,7 +29,7 @@ def check_groups(groups: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_state(state: Mapping[Tensor, Mapping[str, Any]]) -> None:
-    """Whether the state of each parameter is AdamW's.
+    """Check that the state of each parameter is AdamW's.
 
     Raises:
         ValueError: a part is missing, or is not of its parameter's shape.

@@ -151,7 +151,7 @@ class FlatAdamW(DeviceOptimizer):
             self.low.copy_(self.flat)
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """Each parameter's part of a flat buffer, in its shape."""
+        """Return each parameter's part of a flat buffer, in the parameter's shape."""
         return [flat[o : o + p.numel()].view_as(p) for p, o in zip(self.parameters, self.offsets, strict=True)]
 
     @torch.no_grad()
@@ -195,7 +195,7 @@ class FlatAdamW(DeviceOptimizer):
         )
 
     def _from_scaler(self, name: str) -> Tensor | None:
-        """The tensor that GradScaler sets around a step, or None; where it saw no gradient it sets a number."""
+        """Return the tensor that GradScaler sets around a step, or None; where it saw no gradient it sets a number."""
         value = getattr(self, name, None)
         return value.to(self.flat.device, non_blocking=True) if isinstance(value, Tensor) else None
 
@@ -218,6 +218,6 @@ class FlatAdamW(DeviceOptimizer):
                 leaf.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The state dict of torch.optim.AdamW, with the step counts on the host."""
+        """Return the state dict of torch.optim.AdamW, with the step counts on the host."""
         saved, steps = super().state_dict(), self.steps.cpu()
         return saved | {"state": {number: part | {"step": steps[number]} for number, part in saved["state"].items()}}

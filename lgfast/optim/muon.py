@@ -17,11 +17,11 @@ ITERATIONS, EPSILON = 5, 1e-7
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """The matrices with their singular values moved near 1, by five Newton-Schulz iterations.
+    """Move the matrices' singular values near 1, by five Newton-Schulz iterations.
 
     Args:
         matrices: [n, rows, cols].
-        dtype: of the products.
+        dtype: the products' type.
     Returns:
         [n, rows, cols] of that dtype.
     """
@@ -54,7 +54,7 @@ class Matrices:
         self.scale = 0.2 * math.sqrt(max(self.values.shape[1:]))  # steps as large as AdamW's
 
     def gradients(self) -> Tensor:
-        """[n, rows, cols]; zero where a parameter has none."""
+        """Return the gradients [n, rows, cols]; zero where a parameter has none."""
         pairs = zip(self.parameters, self.values, strict=True)
         return torch.stack([torch.zeros_like(value) if p.grad is None else p.grad for p, value in pairs])
 
@@ -140,7 +140,7 @@ class Muon(DeviceOptimizer):
         return [tuple(float(self.own_group[name]) for name in ("lr", "weight_decay", "momentum"))]
 
     def state_dict(self) -> dict[str, Any]:
-        """The matrices' numbers and momentum (in the order of `batches`), and the state of the rest."""
+        """Return the matrices' numbers and momentum (in the order of `batches`), and the state of the rest."""
         numbers = {name: value for name, value in self.own_group.items() if name != "params"}
         return {
             "matrices": numbers | {"momentum_buffers": [batch.momentum.clone() for batch in self.batches]},

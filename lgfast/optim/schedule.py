@@ -1,4 +1,4 @@
-"""Learning rates over a run."""
+"""Compute learning rates over a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lgfast.config import OptimConfig
 
 
 def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
-    """The learning rate after `epoch` of `epochs`, by `config.schedule`.
+    """Return the learning rate after `epoch` of `epochs`, by `config.schedule`.
 
     During the warm-up it rises linearly from warmup_factor * lr to lr. Afterwards, with p the share that is done of the
     epochs after the warm-up, and lr falling to min_lr:
@@ -21,8 +21,8 @@ def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
         wsd       lr until the last decay_epochs, in which it falls linearly (warm-up, stable, decay)
 
     Args:
-        epoch: epochs done so far; whole numbers unless `per_step`.
-        epochs: length of the run.
+        epoch: the epochs done so far; whole numbers unless `per_step`.
+        epochs: the length of the run.
 
     >>> config = OptimConfig(lr=1e-3, min_lr=0.0, warmup_epochs=10, warmup_factor=0.0)
     >>> [round(learning_rate(config, epoch, epochs=100), 6) for epoch in (0, 5, 10, 50, 100)]
@@ -38,12 +38,12 @@ def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
 
 
 def half_cosine(share: float) -> float:
-    """From 1 to 0 as the share goes from 0 to 1."""
+    """Fall from 1 to 0 as the share goes from 0 to 1."""
     return 0.5 * (1 + math.cos(math.pi * share))
 
 
 def share_after_warmup(config: OptimConfig, epoch: float, epochs: int) -> float:
-    """How much is done of the epochs after the warm-up, 0 to 1."""
+    """Return the share that is done of the epochs after the warm-up, 0 to 1."""
     return (epoch - config.warmup_epochs) / max(epochs - config.warmup_epochs, 1)
 
 

@@ -1,1 +1,1 @@
-"""What values a configuration may hold; needs the standard library alone."""
+"""Describes what values a configuration may hold; imports only the standard library."""

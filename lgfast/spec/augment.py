@@ -58,7 +58,7 @@ PLAN_COLUMNS = (
 
 
 def plan_columns(num_ops: int) -> tuple[str, ...]:
-    """Names of the columns of a plan with `num_ops` RandAugment slots."""
+    """Return the names of the columns of a plan with `num_ops` RandAugment slots."""
     return PLAN_COLUMNS + tuple(f"{name}_{slot}" for slot in range(num_ops) for name in ("op", "arg"))
 
 
@@ -85,7 +85,7 @@ def parse_rand_augment(text: str) -> RandAugmentPolicy:
     """Parse timm's RandAugment string; "" means no operation.
 
     Raises:
-        ValueError: not a "rand-..." string, or a section that is not m, n, p, mstd, mmax or inc.
+        ValueError: the text is no "rand-..." string, or a section is none of m, n, p, mstd, mmax and inc.
     """
     if not text:
         return RandAugmentPolicy(num_ops=0)
@@ -186,11 +186,11 @@ class AugmentSpec:
 
     @property
     def plan_columns(self) -> tuple[str, ...]:
-        """Names of a plan's columns, in order."""
+        """The names of a plan's columns, in order."""
         return plan_columns(self.policy.num_ops)
 
     def for_evaluation(self) -> AugmentSpec:
-        """The same output from a whole image: Pillow bilinear squash, nothing random."""
+        """Return the specification of the same output from a whole image: Pillow's bilinear squash, nothing random."""
         return replace(self, interpolation="bilinear", flip_prob=0.0, rand_augment="", erase_prob=0.0, weak=False)
 
 

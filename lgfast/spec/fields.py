@@ -1,8 +1,8 @@
-"""What a field of a frozen dataclass may hold: its type, and its range beside it as an annotation.
+"""Check what a field of a frozen dataclass holds: its type, and its range, which an annotation gives.
 
     lr: Annotated[float, Range(above=0)] = 1e-3
 
-`check_fields` in the class's `__post_init__` refuses everything else, not-a-number and infinity included.
+`check_fields` in the class's `__post_init__` refuses everything else, NaN and infinity included.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import reprlib
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-FLOAT_MAX = 3.4e38  # what tensors of 32 bits hold
+FLOAT_MAX = 3.4e38  # the largest number in a tensor of 32 bits
 INT_MAX = 2**31 - 1
 
 
@@ -76,7 +76,7 @@ NotEmpty = Annotated[str, Text(r"(?s).+", "a text that is not empty")]
 
 @functools.cache
 def field_types(cls: type, include_extras: bool = False) -> dict[str, Any]:
-    """Field -> type; with the ranges beside it if `include_extras`."""
+    """Return the type of each field, with its range if `include_extras`."""
     return get_type_hints(cls, include_extras=include_extras)
 
 
@@ -89,7 +89,7 @@ def check_fields(section: Any) -> None:
 
 
 def misfit(value: Any, hint: Any) -> str | None:
-    """What `hint` expects, where `value` is not that; None where it is."""
+    """Return what `hint` expects, where `value` is not that; None where it is."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return misfit(value, args[0]) or next((str(limit) for limit in args[1:] if not limit.holds(value)), None)
@@ -104,7 +104,7 @@ def misfit(value: Any, hint: Any) -> str | None:
 
 
 def misfit_items(value: Any, types: tuple[Any, ...]) -> str | None:
-    """`misfit` for the items of a tuple; `types` as in tuple[float, float] or tuple[int, ...]."""
+    """Return `misfit` of a tuple's items; `types` as in tuple[float, float] or tuple[int, ...]."""
     if not isinstance(value, (tuple, list)):
         return "a list of values"
     if types[-1] is not ... and len(value) != len(types):
@@ -113,7 +113,7 @@ def misfit_items(value: Any, types: tuple[Any, ...]) -> str | None:
 
 
 def misfit_scalar(value: Any, hint: type) -> str | None:
-    """`misfit` for a number, a truth value, a text or a section."""
+    """Return `misfit` of a number, a truth value, a text or a section."""
     if hint is bool:
         return None if isinstance(value, bool) else "true or false"
     if hint is int:
@@ -121,7 +121,7 @@ def misfit_scalar(value: Any, hint: type) -> str | None:
         return None if is_int else "a whole number"
     if hint is float:
         is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        is_finite = is_real and abs(value) <= FLOAT_MAX  # not so for not-a-number
+        is_finite = is_real and abs(value) <= FLOAT_MAX  # False for NaN
         return None if is_finite else "a finite number" if is_real else "a number"
     if hint is str:
         if not isinstance(value, str):
@@ -131,7 +131,7 @@ def misfit_scalar(value: Any, hint: type) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """`repr`, cut to a length that a line of an error holds."""
+    """Return `repr`, cut to a length that fits an error's line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 60
     return short.repr(value)

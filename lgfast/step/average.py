@@ -42,14 +42,14 @@ class WeightAverage:
             average.copy_(buffer)
 
     def next_share(self) -> Tensor:
-        """1 - d of the next update, a scalar on the device."""
+        """Return 1 - d of the next update, a scalar on the device."""
         if self.num_updates is None:
             return self.share
         self.num_updates += 1
         return torch.maximum(self.share, 9 / (10 + self.num_updates))
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact continuation needs."""
+        """Return what an exact continuation needs."""
         count = {} if self.num_updates is None else {"num_updates": self.num_updates}
         return {"model": self.model.state_dict()} | count
 

@@ -27,7 +27,7 @@ WARMUP_STEPS = 3
 def graph_obstacle(
     device: torch.device, optimizer: torch.optim.Optimizer, precision: Float32, teacher: TargetSource | None
 ) -> str | None:
-    """Why a step cannot be captured, or None."""
+    """Return why a step cannot be captured, or None."""
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, got {device}"
     if ranks.world() > 1 and (obstacle := exchange_obstacle(precision, teacher)):
@@ -51,8 +51,8 @@ def exchange_obstacle(precision: Float32, teacher: TargetSource | None) -> str |
 
 @functools.cache
 def capture_stream(device: int) -> torch.cuda.Stream:
-    """Where every step of this process warms up and is captured: memory is reused only within a stream, and cuBLAS has
-    a workspace for each."""
+    """Return the stream on which every step of this process warms up and is captured: memory is reused only within a
+    stream, and cuBLAS has a workspace for each."""
     return torch.cuda.Stream(device, priority=STEP_PRIORITY)
 
 
@@ -60,10 +60,10 @@ _graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
 
 def shared_pool() -> _POOL_HANDLE | None:
-    """Memory of the graphs captured so far, for the next one; None where there are none.
+    """Return the memory of the graphs captured so far, for the next one; None where there are none.
 
-    Steps take turns, and nothing that a step leaves in this memory is read by a later one, so students of a group and
-    batches of several shapes need it once. A pool lives as long as one of its graphs.
+    Steps take turns, and no step reads what an earlier one left in this memory, so students of a group and batches of
+    several shapes share it. A pool lives as long as one of its graphs.
     """
     return next((graph.pool() for graph in _graphs), None)
 
@@ -120,7 +120,7 @@ def capture(run: Callable[[Batch], None], batch: Batch) -> Captured:
     """Record a step, without taking it.
 
     Raises:
-        ValueError: CUDA refuses, as where a model of the user's own reads a number back to the host.
+        ValueError: CUDA refuses, for instance where a user's own model reads a number back to the host.
     """
     inputs = batch.each(torch.clone)
     graph, stream = torch.cuda.CUDAGraph(), capture_stream(torch.cuda.current_device())

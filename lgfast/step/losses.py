@@ -27,7 +27,7 @@ class Losses(NamedTuple):
 
 
 def mean_losses(parts: Sequence[Losses]) -> Losses:
-    """The losses of a batch, from those of its equal parts."""
+    """Average the losses of a batch's equal parts."""
     if len(parts) == 1:
         return parts[0]
     return Losses._make(
@@ -40,9 +40,9 @@ class Objective:
 
     Args:
         guidance_weight: beta, factor of the guidance loss (2.5 in the paper).
-        label_smoothing: of the cross entropy.
+        label_smoothing: for the cross entropy.
         distill: whether and how the teacher's logits are targets too; its `weight` is w, its `cross_entropy_weight` a.
-        device: of the student.
+        device: the student's.
         class_weights: [K] factors of the cross entropy by class; None: all 1.
         log_priors: [K] added to the logits for the cross entropy; None: nothing.
     """
@@ -91,7 +91,7 @@ class Objective:
         return Losses(total, cls, guidance, distill), logits
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the batch, which class weights do not renormalise."""
+        """Average the cross entropy over the batch; class weights do not renormalise it."""
         if self.log_priors is not None:
             logits = logits + self.log_priors
         if self.class_weights is None:
@@ -101,7 +101,7 @@ class Objective:
 
 
 def teacher_logits(targets: TeacherTargets | None) -> Tensor:
-    """The logits of a teacher's outputs; raise where it gives none."""
+    """Return the logits of a teacher's outputs; raise where it gives none."""
     logits = None if targets is None else targets.wait().logits
     if logits is None:
         raise ValueError("distill.mode: expected a teacher that gives logits (gives_logits=True), got none")
@@ -109,5 +109,5 @@ def teacher_logits(targets: TeacherTargets | None) -> Tensor:
 
 
 def widen(logits: Tensor) -> Tensor:
-    """The tensor in float32, or in its own type where that is wider."""
+    """Convert the tensor to float32, or keep its own type where that is wider."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -41,7 +41,7 @@ class TrainMeter:
         self.step += 1
 
     def start_read(self, row: int) -> MeterReading:
-        """The row's sums as they are now, over all ranks, and the first bad step of any rank."""
+        """Start to read the row's present sums over all ranks, and the first bad step of any rank."""
         return MeterReading(
             torch.cat([ranks.all_reduce_sum(self.sums[row]), ranks.all_reduce_max(self.bad_step).double()[None]])
         )
@@ -67,7 +67,7 @@ class MeterReading(Reading):
     """One row of a TrainMeter; both methods wait for it."""
 
     def means(self) -> dict[str, float]:
-        """Means per step since the row's last reset, and training accuracy in percent."""
+        """Return means per step since the row's last reset, and training accuracy in percent."""
         sums = dict(zip(TrainMeter.COLUMNS, self.wait(), strict=False))
         steps, images = max(sums["steps"], 1), max(sums["images"], 1)
         return {
@@ -79,7 +79,7 @@ class MeterReading(Reading):
         }
 
     def first_bad_step(self) -> int | None:
-        """Index of the first step whose loss was not finite, or None."""
+        """Return the index of the first step whose loss was not finite, or None."""
         step = int(self.wait()[-1])
         return None if step < 0 else step
 
@@ -106,7 +106,7 @@ class EvalMeter:
             self.classes[row].index_add_(0, classes, values)
 
     def read(self) -> dict[str, float]:
-        """The scores in percent, the loss, and the number of images."""
+        """Return the scores in percent, the loss, and the number of images."""
         top1, top5, loss, count = ranks.all_reduce_sum(self.sums).tolist()  # sync: once per evaluation
         if count == 0:
             raise ValueError("evaluation saw no image; check data.test_limit and the dataset's test split")
@@ -143,7 +143,7 @@ class LogitsMeter(EvalMeter):
         self.parts.append((logits.float(), labels))
 
     def read_logits(self) -> tuple[Tensor, Tensor]:
-        """Logits [n, K] float32 and labels [n], on the CPU, in the order of the images: rank r saw r, r + world, ..."""
+        """Return logits [n, K] float32 and labels [n] on the CPU, in the images' order: rank r saw r, r + world, ..."""
         parts = [{"logits": logits.cpu(), "labels": labels.cpu()} for logits, labels in self.parts]
         by_rank = [tuple(found["parts"]) for found in ranks.gather({"parts": parts})]
         order = [torch.arange(sum(len(part["labels"]) for part in own)) for own in by_rank]

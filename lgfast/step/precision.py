@@ -16,7 +16,7 @@ from lgfast.runtime import ranks
 
 
 def auto_precision(device: torch.device) -> Literal["bf16", "fp32"]:
-    """bf16 where the device has instructions for it and they make a step faster, else fp32."""
+    """Return bf16 where the device has instructions for it and they make a step faster, else fp32."""
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:  # oneDNN has them in products and convolutions; the reference ops in PyTorch lose more than those gain
@@ -48,7 +48,7 @@ class Float32:
         self.forward = ranks.distribute(self.student)
 
     def __call__(self, images: Tensor, *args: Any) -> Any:
-        """What the student returns."""
+        """Call the student."""
         return self.forward(images, *args)
 
     def backward(self, loss: Tensor) -> None:
@@ -73,11 +73,11 @@ class Float32:
         """Take over parameters that were loaded."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact continuation needs beside the parameters."""
+        """Return what an exact continuation needs beside the parameters."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue; the parameters are loaded before."""
+        """Continue from `state_dict`; the parameters are loaded before."""
         self.follow()
 
 

@@ -1,4 +1,4 @@
-"""Numbers on their way from the device to the host, read without stalling what the device still has to do."""
+"""Read numbers from the device without stalling what it still has to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Reading:
-    """A copy of some numbers, made behind the work that is enqueued by now.
+    """A copy of some numbers, made after the work that is enqueued by now.
 
     Args:
         values: [n], on any device; may change as soon as this returns.
@@ -22,12 +22,13 @@ class Reading:
         return self._copied is None or self._copied.query()
 
     def wait(self) -> list[float]:
-        """The numbers; waits for the device's work up to the copy, not for what came after it."""
+        """Wait for the device's work up to the copy, not for later work, and return the numbers."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._values.tolist()
 
 
 def mark(device: torch.device) -> torch.cuda.Event | None:
-    """An event after the work that is enqueued on the current stream; None on a CPU, whose work is done at once."""
+    """Record an event after the work that is enqueued on the current stream; None on a CPU, whose work is done at
+    once."""
     return torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None

@@ -99,7 +99,7 @@ class TrainStep:
     def parts(
         self, batch: Batch, targets: TeacherTargets | None
     ) -> Iterator[tuple[Tensor, Tensor, TeacherTargets | None]]:
-        """(images, labels, targets) of each forward pass: the batch, or its `accumulate` equal parts.
+        """Yield (images, labels, targets) of each forward pass: the batch, or its `accumulate` equal parts.
 
         The teacher has seen the whole batch, so its batch statistics do not depend on the split.
         """
@@ -111,7 +111,7 @@ class TrainStep:
         return zip(images, batch.labels.chunk(count), part_targets, strict=True)
 
     def forward_backward(self, images: Tensor, labels: Tensor, targets: TeacherTargets | None) -> tuple[Losses, Tensor]:
-        """Losses and logits of one part of the batch; its gradients are added."""
+        """Compute losses and logits of one part of the batch, and add its gradients."""
         outputs, guidance = self.precision(images, targets)
         losses, logits = self.objective(outputs, guidance, labels, targets)
         count = self.options.accumulate
@@ -119,7 +119,7 @@ class TrainStep:
         return losses.detach(), logits.detach()
 
     def update(self) -> None:
-        """One optimizer step, and what follows the parameters."""
+        """Take one optimizer step, and update what follows the parameters."""
         self.precision.update()
         ranks.broadcast(self.statistics)  # so that all ranks judge and continue one model
         if self.average is not None:
@@ -135,12 +135,12 @@ class TrainStep:
             self.graph = StepGraph()
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact continuation needs beside the student's weights."""
+        """Return what an exact continuation needs beside the student's weights."""
         state = {"optimizer": self.optimizer.state_dict(), "scaler": self.precision.state_dict()}
         return state | ({"average": self.average.state_dict()} if self.average else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue; the student's weights are loaded before."""
+        """Continue from `state_dict`; the student's weights are loaded before."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["scaler"])
         if self.average is not None:

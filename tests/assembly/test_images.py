@@ -13,7 +13,7 @@ from tests.data.layouts import write_folder
 
 
 def test_parts_that_were_read_with_other_classes_are_refused(tmp_path, monkeypatch):
-    """As where a class is added between the reading of the two."""
+    """For instance where a class is added after one part was read and before the other."""
     write_folder(tmp_path, train=5)
 
     def load(name, root, split, **options):
@@ -38,7 +38,7 @@ def test_images_are_stored_no_larger_than_the_views_can_use():
 
 
 def test_one_class_is_refused(tmp_path):
-    """As where the folder above the right one is named."""
+    """For instance where the user names the folder above the right one."""
     write_folder(tmp_path / "photos" / "cat", train=5)
     config = replace(Config(), {"data.dataset": "folder", "data.root": str(tmp_path / "photos" / "cat" / "train")})
     images.load_splits(config)
@@ -49,7 +49,7 @@ def test_one_class_is_refused(tmp_path):
 
 @pytest.mark.parametrize("ratio", [(0.0001, 0.0001), (1e4, 1e4), (0.05, 0.05), (0.07, 0.3), (15.9, 16), (17, 20)])
 def test_a_crop_without_a_pixel_is_refused(ratio):
-    """The plan's centred crop, which stands in where no random one fits, is the truth."""
+    """The truth is the plan's centred crop, which is used where no random one fits."""
     train = load_dataset("digits", "", "train")
     height, width = train.sizes.long().unbind(1)
     sides = _centre_crop(ratio, height, width)[2:]

@@ -14,7 +14,7 @@ from tests.runs import tiny_config
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """As if torch saw a GPU, one that computes in bfloat16 or not."""
+    """Pretend that torch sees a GPU, which computes in bfloat16 or not."""
 
     def present(has_bf16):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -26,7 +26,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def cpu(monkeypatch):
-    """As if the processor had the instructions for bfloat16, or not."""
+    """Pretend that the processor has the instructions for bfloat16, or not."""
 
     def present(has_bf16):
         monkeypatch.setattr(_extension, "cpu_level", lambda: "avx512_bf16" if has_bf16 else "x86-64-v4")

@@ -24,7 +24,7 @@ IMAGES = SimpleNamespace(content_hash="0")
     ],
 )
 def test_a_teacher_has_the_name_that_it_was_first_kept_under(recipe, digest):
-    """Whatever keys the configuration has gained since; hours of training stand behind each."""
+    """New keys of the configuration must not lose teachers, each of which took hours to train."""
     config = replace(load_recipe(recipe), {"precision": "fp32"})
     assert teacher_digest(teacher_config(config), IMAGES) == digest
 
@@ -45,7 +45,7 @@ def test_what_changes_a_teacher_changes_its_name():
 
 
 def test_a_teacher_that_a_stranger_made_is_not_used(tmp_path, monkeypatch):
-    """Where anybody may write to the cache; here its files belong to one whom nobody trusts."""
+    """The cache may be a folder where anybody can write; here its files belong to a user who is not trusted."""
     config = replace(load_recipe("digits"), {"teacher.cache": str(tmp_path), "precision": "fp32"})
     run_dir = teacher_folder(config, IMAGES)
     run_dir.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""A GPU that computes nothing: tensors without data on `cuda`, and a driver that does as it is told.
-
-What a benchmark does on a GPU alone (graphs, events, copies past the L2 cache, tensors of two devices) runs here up to
-the numbers. Gradients are not computed either: autograd's engine asks the real driver for its streams.
+"""Pretend to have a GPU that computes nothing: tensors on `cuda` have no data, and the driver accepts every call.
+ What a benchmark does only on a GPU (graphs, events, copies past the L2 cache, tensors of two devices) runs here,
+without
+numbers. Gradients are not computed either: autograd's engine asks the real driver for its streams.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ def no_gradients(outputs, inputs, *args, **kwargs):
 
 @contextlib.contextmanager
 def fake_gpu():
-    """Inside, tensors made on `cuda` have shapes and dtypes alone, and mixing them with others on the CPU fails."""
+    """Within a `with` block, tensors on `cuda` have only shapes and dtypes, and mixing them with CPU tensors fails."""
     with contextlib.ExitStack() as stack:
         for name, stand_in in DRIVER.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))

@@ -23,7 +23,7 @@ def test_rows_have_a_throughput_and_a_ratio_to_the_best_peer():
 
 @pytest.mark.parametrize(("provider", "factor"), [("lgfast", 1.01), ("math", 1.05)])
 def test_a_wrong_output_is_refused(provider, factor, monkeypatch):
-    """Of a batch larger than the two images that are compared."""
+    """The batch is larger than the two images that are compared."""
     inputs = bench_short_attention.make_inputs(SHAPES["pvt_v2_b0_stage4"], 3, torch.float32, torch.device("cpu"))
     bench_short_attention.check(provider, *inputs)
     call = PROVIDERS[provider]
@@ -34,7 +34,7 @@ def test_a_wrong_output_is_refused(provider, factor, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["FLASH_ATTENTION", "MATH"])
 def test_the_backend_that_ran_is_named(backend, monkeypatch, capsys):
-    """Forced here, as PyTorch would choose it elsewhere."""
+    """The test forces each backend, which PyTorch chooses by itself elsewhere."""
     monkeypatch.setitem(PROVIDERS, "sdpa", bench_short_attention.sdpa(getattr(SDPBackend, backend)))
     rows = bench("pvt_v2_b0_stage4", 1, "bfloat16", ["lgfast", "sdpa"], torch.device("cpu"), Ceilings(10, 1), rounds=1)
     name = backend.split("_")[0].lower()
@@ -55,7 +55,7 @@ def test_the_backend_that_ran_is_named(backend, monkeypatch, capsys):
     ],
 )
 def test_operations_of_attention_are_told_apart(op, backend):
-    """Names of PyTorch's, all of which there are."""
+    """The names are PyTorch's, and all of them exist."""
     assert hasattr(torch.ops.aten, op) and backend_of(op) == backend
 
 

@@ -19,7 +19,7 @@ def last_top1(name):
 
 
 def said(row):
-    """The second cell of the row that begins so."""
+    """Return the second cell of the row that begins with this text."""
     return re.search(rf"^\| {re.escape(row)} \| ([^|]*) \|", GUIDE, re.MULTILINE)[1]
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks do on a GPU alone, on one that computes nothing; and where its rows go."""
+"""Run what the benchmarks do only on a GPU, on one that computes nothing, and see where its rows go."""
 
 import gc
 import types
@@ -88,7 +88,7 @@ def test_rows_are_per_call_of_as_many_copies_as_pass_the_cache(measured):
 
 
 def test_every_subject_of_the_readme_has_a_cell_for_the_gpu(measured, tmp_path):
-    """From rows of the suite's shapes; those of whole programs, which cannot run here, are written out."""
+    """The rows have the suite's shapes. Those of whole programs, which cannot run here, are written by hand."""
     step = {"mode": "guided", "shape": "deit_tiny_224 B=128"}
     measured["train_step"] = [step | {"provider": p, "images_per_s": v} for p, v in (("amp", 9.0), ("lgfast", 18.0))]
     loader = {"mode": "16 cores", "shape": "32->224 B=64"}

@@ -28,7 +28,7 @@ def names_in(archive: Path) -> set[str]:
 
 
 def test_with_kernels_that_hang_are_wrong_or_missing_everything_else_is_measured(tmp_path, monkeypatch, capsys):
-    """The first call with tiny shapes; what it measures is what the GPU's call measures."""
+    """Runs the first call with tiny shapes; it measures the same as the call on a GPU."""
     monkeypatch.delenv("LGFAST_DISABLE", raising=False)
     out, pack = tmp_path / "out", tmp_path / "pack"
     options = ["--dry-run", "--lease", "4", "--table", PLANTED, "--out", str(out), "--pack", str(pack)]

@@ -1,4 +1,4 @@
-"""The model of the kernels: the shipped machine code, run in the interpreter, gives the right results; its clocks."""
+"""The shipped machine code gives the right results in the interpreter, and the model's clocks are as they should be."""
 
 import csv
 import math
@@ -26,7 +26,7 @@ ARCH = "90a"
 
 
 def obstacle() -> str:
-    """Why the shipped machine code cannot be read here, or nothing."""
+    """Return why the shipped machine code cannot be read here, or ""."""
     if f"{ARCH}-real" not in _extension.build_info().get("cuda_archs", ""):
         return f"lgfast._cuda is not built for sm_{ARCH}"
     try:
@@ -46,7 +46,7 @@ def code(tmp_path_factory):
 
 
 def run(case: launches.Case, code: machine_code.Code) -> dict[str, Tensor]:
-    """Every block of every launch; the tensors as the kernels left them."""
+    """Run every block of every launch, and return the tensors as the kernels left them."""
     for launch in case.launches:
         x, y, _ = launch.grid
         for i in range(launch.blocks):
@@ -59,7 +59,7 @@ def run(case: launches.Case, code: machine_code.Code) -> dict[str, Tensor]:
 
 
 def assert_near(value: Tensor, exact: Tensor, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Within two roundings of the largest value."""
+    """Assert that values agree within two roundings of the largest value."""
     bound = 2 * torch.finfo(dtype).eps * exact.abs().max().item()
     torch.testing.assert_close(value.double().view_as(exact), exact.detach(), rtol=0, atol=bound)
 
@@ -158,7 +158,7 @@ def test_augment_gives_the_bytes_of_the_cpu_in_its_machine_code(code, operations
 
 
 def other_compiler() -> str:
-    """Why the committed rows do not hold for the library here, or nothing."""
+    """Return why the committed rows do not hold for the library here, or ""."""
     compilers = {line["compiler"] for (_, arch), line in machine_code.committed().items() if arch == f"sm_{ARCH}"}
     compiler = _extension.build_info().get("cuda_compiler", "")
     return "" if compilers == {compiler} else f"the rows are of {', '.join(compilers)}, the library of {compiler}"
@@ -174,7 +174,7 @@ def test_a_kernel_stays_within_five_per_cent_of_its_committed_prediction(code, n
 
 @readable
 def test_a_kernel_that_slows_is_found(code):
-    """One whose instructions each wait for the one before."""
+    """In the slow kernel each instruction waits for the one before."""
     subject, line = SUBJECTS["add_layer_norm_fwd"], {"op": "add_layer_norm_fwd", "arch": f"sm_{ARCH}"}
     usual = predict(subject, GPUS[ARCH], code).us
     slow = {

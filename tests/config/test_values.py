@@ -1,4 +1,4 @@
-"""Every key with every kind of value: taken as what it says, or refused in a line that names the key.
+"""Try every key with every kind of value: each is taken as it is, or refused in a line that names the key.
 
 The cases are made from the sections' fields, so a new key is tried with all of them too.
 """

@@ -149,7 +149,7 @@ def test_a_cache_whose_footer_lacks_a_key_or_lies_is_rebuilt(tree, place, capsys
 
 
 def test_a_cache_of_a_stranger_is_not_believed(tree, monkeypatch, capsys):
-    """As where anybody may write to the folder: here all files belong to one whom nobody trusts."""
+    """The folder may be one where anybody can write; here all files belong to a user who is not trusted."""
     before = load_dataset("folder", tree)
     planted = load_dataset("folder", tree)
     planted.pixels.zero_()
@@ -200,7 +200,7 @@ def test_a_cache_has_the_mode_of_the_umask(tree):
 
 
 def test_a_readable_cache_of_another_user_is_read(tree, monkeypatch):
-    """Its folder and its lock may not be written to."""
+    """This process may write neither to its folder nor to its lock."""
     before, opened = load_dataset("folder", tree).content_hash, os.open
 
     def deny(path, flags, *arguments, **options):

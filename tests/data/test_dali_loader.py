@@ -151,7 +151,7 @@ def test_a_pipe_is_named(tmp_path):
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 2), ("cuda:1", 1), ("cuda:0", 0)])
 def test_a_gpu_pipeline_is_made_for_the_rank_s_gpu(device, number, monkeypatch):
-    """As far as a machine without one goes: up to the build."""
+    """The test goes as far as a machine without a GPU allows: up to the build."""
     monkeypatch.setattr(Pipeline, "build", lambda self: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     pipeline = DaliDecoder(iter([]), 4, 1, torch.device(device)).pipeline
@@ -161,7 +161,7 @@ def test_a_gpu_pipeline_is_made_for_the_rank_s_gpu(device, number, monkeypatch):
 
 @pytest.mark.parametrize("stop", [1, NUM_IMAGES // BATCH, NUM_IMAGES])
 def test_the_last_copy_is_over_before_the_pipeline_is_destroyed(root, monkeypatch, stop):
-    """On the stand-in for CUDA, whose copies end when the host waits for them; also where the caller stops early."""
+    """Runs on the stand-in for CUDA, whose copies end when the host waits for them; the caller may stop early too."""
     take, copies, destroyed = DaliDecoder.take, [], []
 
     def take_on_a_stream(decoder):

@@ -69,7 +69,7 @@ def test_only_images_of_a_longer_side_are_reduced(tmp_path):
 
 
 def test_a_large_jpeg_is_reduced_as_a_png_of_it(tmp_path):
-    """Though libjpeg has decoded it at a part of its size: a level or two apart on the average."""
+    """libjpeg has decoded it at a fraction of its size, so they differ by a level or two on average."""
     x, y = np.meshgrid(np.linspace(0, 20, 800), np.linspace(0, 15, 600))
     image = Image.fromarray(np.uint8(127 + 60 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2)))
     jpeg, png = written(tmp_path, encode(image, "JPEG", quality=95), "a"), written(tmp_path, encode(image, "PNG"), "b")

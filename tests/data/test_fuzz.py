@@ -60,7 +60,7 @@ def test_damaged_pictures(tmp_path, name):
 
 
 def test_a_fraction_for_an_offset(tmp_path):
-    """Of the strips of a TIFF, at which Pillow raises TypeError."""
+    """The offset is of a TIFF's strips; Pillow raises a TypeError there."""
     content = bytearray(kinds()["rgb.tif"])
     place = content.index((273).to_bytes(2, "little") + (4).to_bytes(2, "little"))
     content[place + 2] = 5  # RATIONAL

@@ -156,7 +156,7 @@ def test_hidden_folders_inside_a_class_are_no_part_of_it(tmp_path):
 
 @pytest.fixture
 def fresh_formats():
-    """What is read is found out anew."""
+    """Find out anew which kinds of file are read."""
     formats.formats.cache_clear()
     yield
     formats.formats.cache_clear()

@@ -1,4 +1,4 @@
-"""One case of short_attention for the emulated kernels: its tensors in memory, the run, and what came back."""
+"""Run one case of short_attention through the emulated kernels: place its tensors in memory, run, read the results."""
 
 import struct
 from dataclasses import dataclass
@@ -85,6 +85,6 @@ def run_kernels(q, k, v, dout, scale, folder: Path, outputs, seeds=1, has_bias=F
 
 
 def check_bank_conflicts(ldmatrix: int, copies: int, dim: int) -> None:
-    """None, but of the copies into padded rows of D = 48, which are a tenth of what shared memory moves."""
+    """Allow no conflicts but those of copies into padded rows of D = 48, a tenth of what shared memory moves."""
     assert ldmatrix == 0, f"{ldmatrix} bank conflicts of ldmatrix"
     assert copies == 0 or dim == 48, f"{copies} bank conflicts of cp_async_16"

@@ -36,7 +36,7 @@ WAYS = {"KILL": (KILL, 0), "TEAR": (TEAR, 0), "EIO": (FAIL, errno.EIO), "ENOSPC"
 
 
 class Fault(NamedTuple):
-    """What happens at which call, counted from 1."""
+    """A fault: what happens, and at which call, counted from 1."""
 
     way: str
     at: int
@@ -70,13 +70,13 @@ def build() -> Path:
 
 
 def command(*arguments: str) -> tuple[list[str], dict[str, str]]:
-    """What starts this file with the library preloaded, and its environment."""
+    """Return the command and environment that start this file with the library preloaded."""
     environment = os.environ | {"LD_PRELOAD": str(build()), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return [sys.executable, "-m", "tests.faults.harness", *arguments], environment
 
 
 def forked(task: Callable[[], int]) -> int:
-    """Runs the task in a copy of this process, which ends with its result; the copy's process id."""
+    """Run the task in a copy of this process, which ends with the task's result; return the copy's process id."""
     sys.stdout.flush()
     if pid := os.fork():
         return pid
@@ -128,7 +128,7 @@ def write_config(folder: Path) -> None:
 
 
 def outcome(folder: Path) -> Outcome:
-    """What a run ended with, times left out."""
+    """Return what a run ended with, without times."""
     from tests.runs import metrics
 
     run = folder / "run"
@@ -139,7 +139,7 @@ def outcome(folder: Path) -> Outcome:
 
 
 def content(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The bits of a weights file's tensors, and its metadata; safetensors writes its header in any order."""
+    """Return the bits of a weights file's tensors and its metadata; safetensors writes its header in any order."""
     from lgfast.records.checkpoint import read_weights
 
     tensors, metadata = read_weights(path)
@@ -147,14 +147,14 @@ def content(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 
 def go_on(folder: Path) -> Ended:
-    """What a person does after a run ended before its time: continue it, or give the same command if it never began."""
+    """Do what a person does after a run ended early: continue it, or give the same command if it never began."""
     if (folder / "run" / "config.yaml").exists():
         return train(folder, None, "--resume", "run")
     return train(folder, None, "--config", "config.yaml")
 
 
 def attempt(folder: Path, fault: Fault, expected: Outcome) -> str:
-    """What was wrong after the fault; nothing where all was as it should be."""
+    """Say what was wrong after the fault; return "" where all was right."""
     write_config(folder)
     ended = train(folder, fault, "--config", "config.yaml")
     if wrong := judge(ended, fault):
@@ -169,7 +169,7 @@ def attempt(folder: Path, fault: Fault, expected: Outcome) -> str:
 
 
 def judge(ended: Ended, fault: Fault) -> str:
-    """What is wrong with how the command that met the fault ended."""
+    """Say what is wrong with the way in which the command with the fault ended."""
     lines = [line for line in ended.errors.splitlines() if not line.startswith("warning: ")]
     is_quiet = ended.status in (0, -signal.SIGKILL) and not lines
     if ended.status == -signal.SIGKILL and fault.way not in ("KILL", "TEAR"):
@@ -190,7 +190,7 @@ def attempts(calls: int, options: argparse.Namespace) -> list[Fault]:
 
 
 def run_all(faults: Sequence[Fault], jobs: int, place: Path, expected: Outcome) -> Iterator[tuple[Fault, str]]:
-    """Each fault with what was wrong, as they end."""
+    """Yield each fault with what was wrong, in the order in which they end."""
     running: dict[int, Fault] = {}
     waiting = list(reversed(faults))
     while waiting or running:
@@ -212,7 +212,7 @@ def verdict(folder: Path, fault: Fault, expected: Outcome) -> int:
 
 
 def undisturbed(folder: Path) -> tuple[Outcome, int]:
-    """Outcome and number of calls of the run that nothing befalls."""
+    """Return outcome and number of calls of the run without a fault."""
     write_config(folder)
     ended = train(folder, None, "--config", "config.yaml")
     if ended.status != 0:

@@ -63,7 +63,7 @@ def override(module):
 
 
 def lora_in_place(module):
-    """As adapters that put a function in place of a projection's forward."""
+    """Replace a projection's forward by a function, as some adapters do."""
     plain, down = module.forward, torch.linspace(-1, 1, module.in_features) / 8
     module.forward = lambda x: plain(x) + (x @ down)[..., None]
 
@@ -103,7 +103,7 @@ def each_warning_again(monkeypatch):
 
 
 def plain_and_fused(change, fuses_first, build=vit):
-    """Two models with the same change, of which one is fused, before it or after it."""
+    """Make two models with the same change, and fuse one of them, before the change or after it."""
     torch.manual_seed(0)
     plain = build()
     fused = copy.deepcopy(plain)
@@ -184,7 +184,7 @@ def test_dynamic_quantization():
 
 
 def test_attention_maps_are_had_by_the_way_of_timm():
-    """Switch the fused attention off and hook attn_drop."""
+    """timm's way is to switch the fused attention off and hook attn_drop."""
     maps = []
 
     def change(model):

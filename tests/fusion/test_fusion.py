@@ -53,7 +53,7 @@ def test_in_float64_nothing_changes_to_the_bit(family):
 
 
 def check_fused(model, x, monkeypatch, dtype=torch.bfloat16):
-    """Output and every gradient of the fused model, and that each attention did run fused."""
+    """Check the fused model's output and every gradient, and that each attention ran fused."""
     expected = true_output_and_gradients(model.to(dtype), x.to(dtype))
     calls = []
     for name in ("short_attention", "short_attention_qkvpacked"):
@@ -103,7 +103,7 @@ def test_kernels_are_called(kernels_on_cpu, monkeypatch):
 def test_every_softmax_attention_of_the_students_is_fused(
     name, listed_as, count, left, too_large, kernels_on_cpu, monkeypatch
 ):
-    """And at 224 the kernels take all of them but CvT's first stage."""
+    """At 224 the kernels take all of them but CvT's first stage."""
     model = create_model(name, num_classes=3)
     keys = list(model.state_dict())
     report = fuse(model)

@@ -35,7 +35,7 @@ def make_teacher(targets, loader, folder):
 
 
 def losses(targets, folder, graph="on"):
-    """Per step, over four epochs of two recurring views."""
+    """Return the loss of each step, over four epochs of two recurring views."""
     images = load_dataset("digits").subset(torch.arange(5 * BATCH))
     loader = build_train_loader("resident", images, SPEC, BATCH, seed=9, device="cuda", num_views=2)
     teacher, batches = make_teacher(targets, loader, folder)

@@ -28,7 +28,7 @@ def loss_and_grads(op, student, *args):
 
 
 def reference_loss_and_grads(student, teacher, grids, dtype=None):
-    """Of the reference, through autograd, with the maps in `dtype`."""
+    """Compute the reference's loss and gradients through autograd, with the maps in `dtype`."""
     student = [maps.detach().to(dtype).requires_grad_() for maps in student]
     return loss_and_grads(reference.feature_mse, student, [maps.detach().to(dtype) for maps in teacher], grids)
 

@@ -52,7 +52,7 @@ def test_the_smallest_kernel_that_takes_the_keys_is_chosen(dim, gpus):
 
 @pytest.mark.parametrize(("gpus", "key_rows"), list(zip(SMEM_KB, (256, 368, 736), strict=True)))
 def test_the_loop_takes_so_many_keys_at_a_time_that_two_blocks_have_room(gpus, key_rows):
-    """730 tokens of PiT."""
+    """PiT has 730 tokens."""
     forward = plan(768, 730, 730, 32, SMEM_KB[gpus])["fwd"]
     assert (forward["key_rows"], forward["warps"]) == (key_rows, 6)
     multiprocessor = (SMEM_KB[gpus] << 10) + RESERVED

@@ -125,7 +125,7 @@ def test_vmap_equals_a_loop(case):
 
 
 def test_vmap_over_one_argument_alone(case):
-    """Of each in turn, in its last dimension; the others are shared, and their gradients are sums."""
+    """Each argument in turn is mapped, in its last dimension; the others are shared, and their gradients are sums."""
     op, composition, inputs = case
     for batched in range(len(inputs)):
         leaves = [x.clone().requires_grad_() for x in inputs]

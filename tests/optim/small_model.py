@@ -28,5 +28,5 @@ def train(model, optimizer, steps, first=0, frozen=()):
 
 
 def assert_same_weights(ours, plain):
-    """To the rounding of float32 over tens of steps."""
+    """Assert that weights agree to the rounding of float32 over tens of steps."""
     torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-6)

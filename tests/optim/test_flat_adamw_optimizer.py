@@ -47,7 +47,7 @@ def test_continues_from_torch_adamw():
 
 
 def test_torch_adamw_continues_from_its_state():
-    """Counting the steps of each parameter once."""
+    """torch's AdamW counts each parameter's steps once."""
     model, resumed, optimizer = continued(FlatAdamW, torch.optim.AdamW)
     torch.testing.assert_close(resumed.state_dict(), model.state_dict(), rtol=1e-5, atol=1e-6)
     assert [part["step"].item() for part in optimizer.state.values()] == [8] * 6
@@ -117,7 +117,7 @@ def test_skipped_steps_are_counted():
 
 
 def test_an_overflow_in_16_bit_leaves_is_skipped():
-    """GradScaler looks at the parameters alone."""
+    """GradScaler looks only at the parameters."""
     model = small_model()
     optimizer, scaler = FlatAdamW(groups(model)), torch.amp.GradScaler("cpu", init_scale=4.0)
     scaler.scale(torch.ones(()))  # as a loss would, makes the scale

@@ -192,7 +192,7 @@ def test_files_of_older_versions_are_read(tmp_path):
 
 
 def test_a_step_is_saved_once(tmp_path):
-    """So that there is no moment without its checkpoint."""
+    """Else there would be a moment without a checkpoint of this step."""
     store = CheckpointStore(tmp_path)
     path = store.save(4, linear(), {}, {"step": 4})
     before = [file.stat().st_ino for file in sorted(path.iterdir())]

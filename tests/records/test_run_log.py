@@ -50,7 +50,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
 
 
 def test_a_log_that_is_not_closed_leaves_no_thread(tmp_path):
-    """As that of a run which a sweep's pruner stops."""
+    """A sweep's pruner stops a run in this way."""
     before = threading.active_count()
     for number in range(3):
         MetricsLog(tmp_path / str(number)).write("train", 1, {"loss": 1.0})

@@ -16,7 +16,7 @@ UNGUIDED = {"guidance.weight": 0, "augment.teacher_size": 0, "eval.every_epochs"
 
 
 class FakeRun:
-    """Of W&B and trackio."""
+    """Stands for a run of W&B or trackio."""
 
     def __init__(self, options):
         self.options, self.rows, self.is_finished = options, [], False
@@ -32,7 +32,7 @@ class FakeRun:
 
 
 class FakeClient:
-    """Of MLflow: runs by id, with their states and rows."""
+    """Stands for MLflow's client: runs by id, with their states and rows."""
 
     runs: ClassVar[dict[str, FakeRun]] = {}
 
@@ -81,7 +81,7 @@ def tracked(request, monkeypatch):
 
 
 def expected_rows(run_dir):
-    """As metrics.jsonl has them, without what a clock says."""
+    """Return the rows of metrics.jsonl without times."""
     rows = []
     for row in metrics(run_dir):
         kind, step = row.pop("kind"), row.pop("step")
@@ -148,7 +148,7 @@ def test_a_tracker_that_fails_is_one_warning_and_the_run_is_the_same(tmp_path, m
 
 
 def test_mlflow_itself_keeps_the_scalars(tmp_path, monkeypatch):
-    """In a folder, without a server."""
+    """MLflow writes to a folder, without a server."""
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     mlflow.set_tracking_uri(None)

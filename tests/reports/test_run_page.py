@@ -119,7 +119,7 @@ def test_the_attention_beside_the_trained_is_that_of_the_network_it_began_as(run
 
 
 def test_distances_to_the_teachers_features_are_those_of_plain_torch(run, page):
-    """Of projected maps, resized as the guidance loss does, on the first 60 test images."""
+    """The maps are projected and resized as in the guidance loss, on the first 60 test images."""
     config = replace(read_config(run), {"precision": "fp32"})
     images = load_images(config, "test")
     teacher = load_teacher(config, Path(read_result(run).teacher_run), images, torch.device("cpu"))

@@ -110,7 +110,7 @@ def test_a_warning_of_the_package_is_one_line(place, expected, capsys):
 
 
 def test_names_that_are_no_text_can_be_printed(tmp_path, monkeypatch):
-    """As of a file on a disk of another encoding, where the terminal takes UTF-8 alone."""
+    """A file may have a name in another encoding, where the terminal takes only UTF-8."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
 

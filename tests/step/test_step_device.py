@@ -97,7 +97,7 @@ def random_batch():
 
 
 def watch(step, batch=None):
-    """What a step does after its first."""
+    """Watch what a step does after the first one."""
     batch = batch or random_batch()
     step(batch)
     with HostTensors() as seen:
@@ -150,7 +150,7 @@ def make_loader(**changes):
 
 @pytest.mark.parametrize("changes", [{}, {"mixup_alpha": 0.8, "cutmix_alpha": 1.0}], ids=["recipe", "mixed"])
 def test_nothing_of_a_batch_of_the_resident_loader_is_on_the_host(changes):
-    """But what is drawn once an epoch."""
+    """Only what is drawn once an epoch may be there."""
     batches, step = iter(make_loader(**changes)), build()
     next(batches)
     with HostTensors() as seen:

@@ -294,7 +294,7 @@ def test_a_broken_loss_is_named_and_not_kept_when_it_is_known_late(cuda, tmp_pat
 
 
 def test_the_step_comes_before_the_loader(cuda):
-    """A lower number is a higher priority; a graph's kernels keep that of the stream they were captured on."""
+    """A lower number is a higher priority; a graph's kernels keep the priority of the stream of their capture."""
     device = torch.device("cuda")
     loading = loading_stream(device).priority
     assert capture_stream(0).priority < loading and build().teacher._stream.priority < loading

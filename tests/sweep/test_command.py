@@ -256,7 +256,7 @@ def test_a_disk_too_full_to_start_is_named_with_the_way_on(base, tmp_path, capsy
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_sweep_stopped_while_its_trials_are_queued_goes_on(base, tmp_path, capsys, monkeypatch, count):
-    """Ctrl-C, and what a killed process leaves, which wrote its folder, its study, or part of the trials."""
+    """The sweep ends by Ctrl-C, or by a kill after it wrote its folder, its study, or a part of the trials."""
     out, queue, queued = tmp_path / "out", Study.queue, []
 
     def queue_and_press_ctrl_c(*arguments):

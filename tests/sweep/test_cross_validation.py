@@ -130,7 +130,7 @@ def test_the_same_command_goes_on_and_a_finished_one_trains_nothing(validated, c
 
 
 def test_stopped_it_names_the_folder_to_go_on_in(tmp_path, monkeypatch):
-    """A fold has a command of its own to go on with, which would leave the other folds out."""
+    """A single fold could continue by its own command, which would leave the other folds out."""
 
     def stop(run, **_):
         raise Interrupted(f"stopped and saved as {run.run_dir}", "continue with: that fold alone")

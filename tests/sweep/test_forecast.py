@@ -1,4 +1,4 @@
-"""What is left of a sweep, from the epochs that its runs report; and which runs enter a setting's mean."""
+"""A sweep's time left follows from the epochs that its runs report; only complete runs enter a setting's mean."""
 
 import pytest
 
@@ -70,7 +70,7 @@ def test_runs_that_steps_end_have_no_forecast():
 
 
 def test_runs_under_way_enter_neither_mean_nor_spread():
-    """As after Ctrl-C: one seed is complete, the others stopped where they were."""
+    """After Ctrl-C, for instance, one seed is complete and the others stopped where they were."""
     rows = [row(0, 10, "complete", 60.0, 0), row(0, 3, "saved", 20.0, 1), row(0, 5, "running", 30.0, 2)]
     rows += [row(1, 2, "saved", 99.0, seed) for seed in range(3)] + [row(2, 0, "waiting")]
     first, second, third = by_setting(rows, seeds=3)

@@ -17,7 +17,7 @@ from tests.clock import replaced_clock
 
 @pytest.fixture
 def journal(tmp_path, monkeypatch):
-    """Of a sweep whose folder is given by a relative path, as the default one is."""
+    """The journal of a sweep whose folder is a relative path, as by default."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     return tmp_path / "out" / "study.journal"
@@ -29,7 +29,7 @@ def clock(monkeypatch):
 
 
 def append():
-    """What every start and every report does to the journal."""
+    """Write to the journal, as every start and every report does."""
     optuna.create_study(storage=open_storage("out/study.journal"), study_name="a study")
 
 
@@ -75,7 +75,7 @@ def test_a_lock_whose_holder_cannot_be_asked_is_broken_after_a_while(journal, cl
 
 
 def test_a_lock_that_changes_hands_is_waited_for(journal, clock, monkeypatch):
-    """A busy journal: whenever it is looked at, somebody has it anew."""
+    """The journal is busy: at each look another process holds the lock."""
     monkeypatch.setattr(journal_lock, "machine", lambda: "another machine")
     other, own = JournalLock(journal), None
     monkeypatch.setattr(journal_lock, "machine", lambda: "this machine")

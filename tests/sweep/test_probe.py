@@ -1,4 +1,4 @@
-"""What a dry run measures, and what it adds up."""
+"""A dry run measures each kind of group once, and adds up the right numbers."""
 
 import pytest
 

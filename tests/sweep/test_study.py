@@ -205,7 +205,7 @@ def test_sampled_settings_are_repeated_with_every_seed(place, tmp_path):
 
 
 def test_the_first_sampled_setting_is_the_bases_own(place, tmp_path):
-    """So that a sweep always says what the search gained."""
+    """Then a sweep always shows what the search gained."""
     study = worker(place, sampled_plan(tmp_path))
     first = study.claim()[0]
     assert first.setting == 0 and first.changes == {"optim.lr": BASE.optim.lr}

@@ -167,7 +167,7 @@ def test_a_worker_that_wakes_up_leaves_its_runs_to_who_took_them(study, tmp_path
 
 
 def test_epochs_that_are_not_judged_are_told_too(study, tmp_path, monkeypatch):
-    """With the worker's signs of life, and of the trials of its own group alone."""
+    """The worker's beats tell them, for the trials of its own group only."""
     monkeypatch.setattr(liveness, "BEAT_S", 0.01)
     study.heartbeat.stop()
     study.announce()
@@ -188,7 +188,7 @@ def test_epochs_that_are_not_judged_are_told_too(study, tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_killed_at_its_end_keeps_its_curve(study, tmp_path, monkeypatch):
-    """Its last checkpoint was written, and its trial not yet told."""
+    """The kill comes after its last checkpoint, before its trial is completed."""
     with monkeypatch.context() as patch:
         patch.setattr(Worker, "tell", lambda *_: None)
         Worker(study, tmp_path, {}, InterruptFlag(), lambda: None).run(study.claim())

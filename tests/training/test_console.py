@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: how long it still takes, and a line a minute where no bar is shown."""
+"""A run shows how long it still takes, and prints a line a minute where no bar is shown."""
 
 import io
 
@@ -60,7 +60,7 @@ class Terminal(io.StringIO):
 
 
 def watch(clock, monkeypatch, stderr, **options):
-    """Takes 10 batches of 25 s each; what is then written to standard error."""
+    """Take 10 batches of 25 s each, and return what standard error got."""
     monkeypatch.setattr("sys.stderr", stderr)
     for batch in progress_bar(range(10), "run  epoch 2/2", 10, Pace(20), **options):
         clock.now += 25.0

@@ -107,7 +107,7 @@ def test_afterwards_the_student_trains_as_one_without_a_teacher(tmp_path):
 
 @pytest.mark.parametrize("stop_at", [3, 6, 11])
 def test_a_continued_run_ends_with_the_same_bits(tmp_path, stop_at):
-    """Interrupted before, at and after the end of guidance, which comes after 6 of 18 steps."""
+    """The run is interrupted before, at and after the end of guidance, which comes after 6 of 18 steps."""
     changes = {"guidance.stop": "epoch:1", "log.save_every_steps": 1}
     train_run(tiny_config(tmp_path, run_dir=str(tmp_path / "whole"), **changes))
     config = tiny_config(tmp_path, **changes)

@@ -1,4 +1,4 @@
-"""What a lane does around its steps."""
+"""A lane does what is due around its steps."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ UNGUIDED = {"guidance.weight": 0, "augment.teacher_size": 0}
 
 @pytest.mark.parametrize(("optimizer", "own", "step"), [("adamw", 0.5, 0.0), ("sgd", None, 0.5), ("lamb", None, 0.5)])
 def test_gradients_are_clipped_once(tmp_path, optimizer, own, step):
-    """By the flat optimizer itself, by the step for every other."""
+    """The flat optimizer clips by itself; for every other one the step does."""
     (lane,) = small_loop(tiny_config(tmp_path, **UNGUIDED | {"optim.name": optimizer, "optim.clip_norm": 0.5})).lanes
     assert getattr(lane.step.optimizer, "max_norm", None) == own
     assert lane.step.precision.clip_norm == step
@@ -56,7 +56,7 @@ SCORES = [{"top1": 50.0, "macro_f1": 10.0}, {"top1": 40.0, "macro_f1": 30.0}, {"
 
 
 def scored(monkeypatch, scores):
-    """The epochs are judged so."""
+    """Replace the scores of the epochs."""
     left = iter(scores)
     usual = {"top5": 90.0, "balanced_accuracy": 1.0, "loss": 1.0, "images": 24}
     monkeypatch.setattr("lgfast.training.loop.evaluate_all", lambda *args: [next(left) | usual])
@@ -87,7 +87,7 @@ def test_the_best_epoch_is_chosen_by_the_metric_across_a_resume(
 
 
 def test_a_checkpoint_of_before_there_were_metrics_is_continued(tmp_path, monkeypatch):
-    """It knows the best top-1, and its summary.csv fewer columns."""
+    """Such a checkpoint holds only the best top-1, and its summary.csv has fewer columns."""
     config = tiny_config(tmp_path, **UNGUIDED | {"epochs": 2, "eval.every_epochs": 1})
     loop = small_loop(config)
     (lane,) = loop.lanes

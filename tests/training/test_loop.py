@@ -436,7 +436,7 @@ def test_max_steps_ends_the_run(tmp_path):
 
 
 def test_a_run_ends_when_its_patience_is_over(tmp_path):
-    """An epoch that is no better follows the best one at last, here since the rate is 0 after the first."""
+    """The learning rate is 0 after the first epoch, so the second is no better."""
     config = tiny_config(
         tmp_path, epochs=9, **{"guidance.weight": 0, "eval.patience": 2, "optim.lr": 1e-12, "optim.min_lr": 0}
     )
