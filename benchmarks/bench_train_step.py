@@ -32,7 +32,7 @@ from benchmarks.step_calls import PROVIDERS, check, make_alone, make_call
 from benchmarks.step_counts import count, count_flops
 from benchmarks.train_setup import SHAPES, Setup
 from lgfast.guidance.teacher import TeacherTargets
-from lgfast.step.precision import auto_precision
+from lgfast.runtime.auto_precision import auto_precision
 
 # The bytes a fused step moves per image, performance.md 4 (DeiT-Ti at 224 in bfloat16); other shapes have no figure.
 ROOFLINE_BYTES = {"student_fwd": 29.1e6, "backward": 48.3e6, "teacher": 2.7e6, "guidance": 0.9e6, "step": 81.0e6}

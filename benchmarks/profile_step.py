@@ -23,9 +23,9 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks import ceilings, harness, row_file
 from benchmarks.train_setup import SHAPES, Setup
+from lgfast.runtime.auto_precision import auto_precision
 from lgfast.step import TrainStep
 from lgfast.step.graph import WARMUP_STEPS
-from lgfast.step.precision import auto_precision
 
 
 class Traffic(TorchDispatchMode):

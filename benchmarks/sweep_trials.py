@@ -13,8 +13,8 @@ from lgfast.assembly.images import load_splits
 from lgfast.assembly.lanes import build_silent_lane, share
 from lgfast.config import Config, load_recipe, replace
 from lgfast.data import Batch
+from lgfast.runtime.auto_precision import auto_precision
 from lgfast.runtime.interrupt import InterruptFlag
-from lgfast.step.precision import auto_precision
 from lgfast.sweep.probe import untrained_teacher
 from lgfast.training.lane import Lane
 from lgfast.training.saving import Progress

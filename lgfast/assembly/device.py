@@ -9,7 +9,7 @@ import torch
 from lgfast import _extension
 from lgfast.config import Config
 from lgfast.runtime import ranks
-from lgfast.step.precision import auto_precision
+from lgfast.runtime.auto_precision import auto_precision
 
 
 def resolve_device(name: str) -> torch.device:

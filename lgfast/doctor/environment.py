@@ -58,8 +58,8 @@ def collect_facts() -> Facts:
 
     from lgfast import _extension
     from lgfast.runtime import threads
+    from lgfast.runtime.auto_precision import auto_precision
     from lgfast.runtime.cores import num_cores
-    from lgfast.step.precision import auto_precision
 
     indices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     gpus = [(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i)) for i in indices]

@@ -27,9 +27,9 @@ Main = Callable[..., int]  # takes the arguments, or None for those of the proce
 def command_line(main: Main) -> Main:
     """Decorate the `main` of a command line, which takes its arguments and returns its exit status.
 
-    An error that the user can mend (ValueError, OSError, an argument that a native operation refused) becomes one line
-    and exit status 2. A warning of this package becomes one line too, and so does Ctrl-C, with exit status 130. Where
-    nobody reads the output any more, as after `| head`, the command ends silently.
+    An error that the user can mend (ValueError, OSError, an argument that a native operation refused, packages that do
+    not fit) becomes one line and exit status 2. A warning of this package becomes one line too, and so does Ctrl-C,
+    with exit status 130. Where nobody reads the output any more, as after `| head`, the command ends silently.
     """
 
     @functools.wraps(main)
@@ -73,13 +73,22 @@ def answer(main: Main, argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (ValueError, OSError, RuntimeError) as error:
-        message = (refusal(error) or compiler_failure(error)) if isinstance(error, RuntimeError) else str(error)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        message = mendable(error)
         if not message:
             raise
         log_traceback(error)
         print(f"error: {lines(message)}", file=sys.stderr)
         return 2
+
+
+def mendable(error: Exception) -> str | None:
+    """Return the message of an error that the user can mend, and None for a fault of the program."""
+    if isinstance(error, RuntimeError):
+        return refusal(error) or compiler_failure(error)
+    if isinstance(error, ImportError) and error.name is not None:  # Python's own; ours say what does not fit
+        return None
+    return str(error)
 
 
 def lines(message: str) -> str:

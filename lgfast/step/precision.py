@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lgfast import _extension
 from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.runtime import ranks
-
-
-def auto_precision(device: torch.device) -> Literal["bf16", "fp32"]:
-    """Return bf16 where the device has instructions for it and they make a step faster, else fp32."""
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # oneDNN has them in products and convolutions; the reference ops in PyTorch lose more than those gain
-        has_bf16 = torch.backends.mkldnn.is_available() and _extension.cpu_level() == "avx512_bf16"
-    return "bf16" if has_bf16 else "fp32"
 
 
 class Float32:

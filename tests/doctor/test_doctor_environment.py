@@ -113,14 +113,28 @@ def test_apex_is_told_from_its_namesake(tmp_path, monkeypatch, files, state):
     assert "apex" not in sys.modules
 
 
-def test_import_of_the_package_explains_a_wrong_pair(tmp_path):
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("import lgfast.fusion", 1, "ImportError: torchvision does not fit torch (operator torchvision::nms does"),
+        (
+            "from lgfast.train import main; sys.exit(main([]))",
+            2,
+            "error: torchvision does not fit torch (operator",
+        ),
+        ("from lgfast.doctor.__main__ import main; sys.exit(main([]))", 1, "operator torchvision::nms does not exist"),
+    ],
+    ids=["import", "train", "doctor"],
+)
+def test_a_wrong_pair_is_explained(code, status, said, tmp_path):
     (tmp_path / "torchvision").mkdir()
     broken = 'raise RuntimeError("operator torchvision::nms does not exist")'
     (tmp_path / "torchvision" / "__init__.py").write_text(broken)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import lgfast.fusion"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 1
-    assert "torchvision does not fit torch (operator torchvision::nms does not exist); run: pip install" in run.stderr
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == status, run.stderr
+    assert said in run.stdout + run.stderr and "pip install" in run.stdout + run.stderr
+    assert ("Traceback" in run.stderr) == said.startswith("ImportError")
 
 
 def test_this_machine_can_be_inspected(capsys):
