@@ -200,8 +200,9 @@ def answer_folder(options: argparse.Namespace) -> Path | None:
 
 def print_scores(scores: Mapping[str, Score], folder: Path) -> None:
     """Print values in percent with their intervals, and the folder of the rest."""
-    names = {"top1": "top-1", "top5": "top-5", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
-    for name, title in (names | {"ece": "calibration error"}).items():
+    names = {"map": "mean avg precision", "top1": "top-1", "top5": "top-5", "balanced_accuracy": "balanced accuracy"}
+    names |= {"macro_f1": "macro-F1", "ece": "calibration error"}
+    for name, title in ((name, title) for name, title in names.items() if name in scores):
         print(
             f"{title:20}{scores[name].value:6.2f} %   95 % interval {scores[name].low:.2f} to {scores[name].high:.2f}"
         )

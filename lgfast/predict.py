@@ -6,7 +6,8 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -41,6 +42,10 @@ class Prediction(NamedTuple):
     def probability(self) -> float:
         """The probability of the likeliest class."""
         return self.top[0][1]
+
+    def classes(self, threshold: float = 0.5) -> list[str]:
+        """Those of `top` that are at least so likely, where a picture may have several."""
+        return [name for name, share in self.top if share >= threshold]
 
 
 def predict(
@@ -87,6 +92,23 @@ def write_jsonl(predictions: Iterator[Prediction], file: TextIO, top: int) -> No
         file.write(json.dumps(row) + "\n")
 
 
+def write_sets_csv(predictions: Iterator[Prediction], file: TextIO, class_names: Sequence[str], least: float) -> None:
+    """A row a picture that may have several classes: path, those at least so likely, and the probability of each."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["path", "classes", *class_names])
+    for found in predictions:
+        shares = dict(found.top)
+        chosen = ";".join(name for name in class_names if shares[name] >= least)
+        writer.writerow([found.path, chosen, *(f"{shares[name]:.6f}" for name in class_names)])
+
+
+def write_sets_jsonl(predictions: Iterator[Prediction], file: TextIO, class_names: Sequence[str], least: float) -> None:
+    """The same as an object a line: path, classes and probabilities."""
+    for found in predictions:
+        row = {"path": found.path, "classes": found.classes(least), "probabilities": dict(found.top)}
+        file.write(json.dumps(row) + "\n")
+
+
 def command_parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m lgfast.predict", description=DESCRIPTION)
     options.add_argument(
@@ -95,9 +117,26 @@ def command_parser() -> argparse.ArgumentParser:
     options.add_argument("paths", metavar="PATHS", nargs="+", help="pictures, folders of them, or @FILE with a list")
     options.add_argument("--out", help="file to write, .csv or .jsonl (default: CSV on the terminal)")
     options.add_argument("--top", type=int, default=1, metavar="K", help="classes a picture (default 1)")
+    options.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="where a picture may have several classes: how likely (0.5)",
+    )
     options.add_argument("--tta", choices=("none", "flip"), default="none", help="flip: average with the mirror image")
     options.add_argument("--device", default="auto")
     return options
+
+
+def writer_of(
+    classifier: Classifier, suffix: str, top: int, threshold: float | None
+) -> Callable[[Iterator[Prediction], TextIO], None]:
+    """What writes predictions of this network into a file of this kind."""
+    if not classifier.is_multi_label:
+        return partial(write_csv if suffix == ".csv" else write_jsonl, top=top)
+    least = 0.5 if threshold is None else threshold
+    write = write_sets_csv if suffix == ".csv" else write_sets_jsonl
+    return partial(write, class_names=classifier.class_names, least=least)
 
 
 @command_line
@@ -111,16 +150,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--out: expected a name that ends in {' or '.join(FORMATS)}, got {out}")
     paths = find_pictures(options.paths)
     classifier = load_classifier(user_path(options.model), resolve_device(options.device))
-    top = min(options.top, len(classifier.class_names))
+    if options.threshold is not None and not classifier.is_multi_label:
+        raise ValueError(f"--threshold: a picture has one class in {options.model}; --top K names the next ones")
+    top = len(classifier.class_names) if classifier.is_multi_label else min(options.top, len(classifier.class_names))
     broken: list[str] = []
     found = show_progress(predict(classifier, paths, broken, top, options.tta == "flip"), len(paths), "predicting")
+    write = writer_of(classifier, ".csv" if out is None else out.suffix, top, options.threshold)
     if out is None:
-        write_csv(found, sys.stdout, top)
+        write(found, sys.stdout)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write = write_csv if out.suffix == ".csv" else write_jsonl
         with atomic_path(out) as temporary, temporary.open("w", errors="surrogateescape", newline="") as file:
-            write(found, file, top)
+            write(found, file)
         print(f"{len(paths) - len(broken)} of {len(paths)} pictures in {out}", flush=True)
     for line in broken:
         print(f"left out: {line}", file=sys.stderr)

@@ -47,7 +47,8 @@ def predict(
     Args:
         model: from `load`, or what `load` takes.
         images: one picture or a sequence of them: a path, a Pillow image, or a uint8 array [h, w, 3] each.
-        top: the number of classes for each picture, the likeliest first.
+        top: the number of classes for each picture, the likeliest first; all of them where a picture may have several
+            (`Prediction.classes` then chooses).
         flip: average over each picture and its mirror image.
         batch_size: the number of pictures computed at a time.
     Raises:
@@ -61,7 +62,7 @@ def predict(
     with process_kept():
         found = classifier.probabilities(arrays, flip, batch_size)
     paths = [os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "" for picture in pictures]
-    return named(paths, found, classifier.class_names, top)
+    return named(paths, found, classifier.class_names, found.shape[1] if classifier.is_multi_label else top)
 
 
 def _is_sequence(images: Any) -> bool:

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lgfast import _extension
@@ -55,9 +56,9 @@ def load_whole(config: Config, split: str) -> SplitImages:
         return read_split(config, split, config.data.test_fraction)
     images = read_split(config, "train", 0.0)
     named = groups(config, images)
-    num_folds = config.data.folds or folds_of(config.data.test_fraction, images.labels, named)
+    num_folds = config.data.folds or folds_of(config.data.test_fraction, images.strata, named)
     try:
-        numbers = fold_numbers(images.labels, num_folds, named)
+        numbers = fold_numbers(images.strata, num_folds, named)
     except ValueError as error:
         raise ValueError(f"data.{'folds' if config.data.folds else 'group'}: {error}") from None
     name = images.name.removesuffix("-train")
@@ -79,7 +80,8 @@ def has_parts(config: Config) -> bool:
 def label_table(config: Config) -> LabelTable | None:
     """Return the run's table of labels; None where class folders give the labels."""
     root = user_path(config.data.root)
-    return read_table(labels_path(root, config.data.labels), root) if config.data.labels else None
+    data = config.data
+    return read_table(labels_path(root, data.labels), root, data.label_separator) if data.labels else None
 
 
 def groups(config: Config, images: SplitImages) -> list[str] | None:
@@ -96,7 +98,7 @@ def groups(config: Config, images: SplitImages) -> list[str] | None:
 
 def read_split(config: Config, split: str, test_fraction: float) -> SplitImages:
     data = config.data
-    load = load_files if data.loader == "dali" else load_dataset
+    load = load_files if data.loader == "dali" else partial(load_dataset, label_separator=data.label_separator)
     return load(
         data.dataset,
         data.root,
@@ -152,7 +154,7 @@ def hold_out(config: Config, train: SplitImages) -> tuple[SplitImages, SplitImag
     try:
         if named is None:
             return split_holdout(train, fraction, HOLDOUT_SEED)
-        return split_fold(train, fold_numbers(train.labels, folds_of(fraction, train.labels, named), named), 0)
+        return split_fold(train, fold_numbers(train.strata, folds_of(fraction, train.strata, named), named), 0)
     except ValueError as error:
         raise ValueError(f"eval.holdout_fraction: {error}") from None
 
@@ -217,8 +219,8 @@ def record_parts(run_dir: Path, splits: DataSplits) -> None:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("part", "class", "file"))
         for part, images in parts.items():
-            for image_path, label in zip(images.paths or (), images.labels.tolist(), strict=False):
-                rows.writerow((part, images.class_names[label], image_path))
+            for index, image_path in enumerate(images.paths or ()):
+                rows.writerow((part, images.named(index), image_path))
 
 
 def describe_splits(config: Config, splits: DataSplits) -> str:

@@ -92,16 +92,15 @@ def build_silent_lane(config: Config, shared: Shared) -> Lane:
     return Lane(config, step, len(shared.loaders.train), SilentSaver(), SilentLog(), random_state)
 
 
-def objective(config: Config, labels: Tensor, num_classes: int, device: torch.device) -> Objective:
+def objective(config: Config, counts: Tensor, device: torch.device) -> Objective:
     """Return what the run minimises.
 
     Args:
-        labels: the training images' labels, by which classes are balanced.
+        counts: [K], training images of each class, by which classes are balanced.
     """
-    counts = torch.bincount(labels, minlength=num_classes).float()
-    shares = counts / counts.sum()
+    shares = counts.float() / counts.sum()
     weights = {
-        "loss": {"class_weights": torch.where(counts > 0, 1 / (num_classes * shares), 0.0)},
+        "loss": {"class_weights": torch.where(counts > 0, 1 / (len(counts) * shares), 0.0)},
         "logits": {"log_priors": shares.clamp(min=1e-12).log()},
     }.get(config.data.balance, {})
     return Objective(
@@ -109,6 +108,7 @@ def objective(config: Config, labels: Tensor, num_classes: int, device: torch.de
         label_smoothing=config.optim.label_smoothing,
         distill=config.distill,
         device=device,
+        multi_label=config.data.is_multi_label,
         **{name: tensor.to(device) for name, tensor in weights.items()},
     )
 
@@ -152,8 +152,8 @@ def build_step(config: Config, shared: Shared, is_new: bool = True) -> TrainStep
         student,
         teacher,
         optimizer,
-        TrainMeter(device),
-        objective(config, shared.splits.train.labels, shared.splits.train.num_classes, device),
+        TrainMeter(device, config.data.is_multi_label),
+        objective(config, shared.splits.train.class_counts(), device),
         precision=config.precision,
         clip_norm=0.0 if clips_itself(optimizer) else config.optim.clip_norm,
         options=config.step,

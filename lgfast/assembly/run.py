@@ -134,6 +134,7 @@ def final_test(lane: Lane, splits: DataSplits, teacher_run: Path | None, seconds
         teacher_run=str(teacher_run) if teacher_run else None,
         teacher_test_top1=teacher_test_top1(teacher_run),
         class_top1=answers.class_top1(),
+        test_map=best.get("map"),
         guided_epochs=lane.progress.guided_epochs,
     )
     if ranks.is_writer():

@@ -47,7 +47,10 @@ FIRST_KEYS = {
     "eval": ("protocol", "holdout_fraction", "every_epochs"),
 }  # fmt: skip
 # keys that the hash of the images covers
-IN_THE_IMAGES = ("exif_orientation", "stored_side", "test_fraction", "max_pixels", "group", "folds", "fold", "labels")
+IN_THE_IMAGES = (
+    "exif_orientation", "stored_side", "test_fraction", "max_pixels", "group", "folds", "fold", "labels",
+    "label_separator",
+)  # fmt: skip
 ANY_TIME = "the same command waits for it again, or uses it"
 SAME_COMMAND = "continue with the same command: the teacher goes on where it stands, then the student begins"
 

@@ -57,6 +57,9 @@ class DataConfig(Section):
     # CSV with the columns file and label (and split: train, test or val, where it says the parts), in place of class
     # folders; its path, or its name below root
     labels: Place = ""
+    # parts the classes of an image in the table's column label, as ';', where it may have several, or none: each class
+    # is then a yes or no of its own (sigmoid, binary cross entropy; see eval.metric=map). "": an image has one class
+    label_separator: Annotated[str, Text(r"[^\ud800-\udfff]{0,8}", "up to 8 letters")] = ""
     test_fraction: Fraction = 0.2  # of each class, that is the test part of a folder without train/ and test/
     # images whose paths below root match with the same text (the expression's first group) are never on both sides of a
     # split, as those of one patient or plant; or a column of data.labels. "": every image stands alone
@@ -83,12 +86,23 @@ class DataConfig(Section):
             raise ValueError("folds: expected 0 or at least 2, got 1")
         if self.fold >= max(1, self.folds):
             raise ValueError(f"fold: expected 0 to {max(1, self.folds) - 1} of {self.folds} folds, got {self.fold}")
+        if self.is_multi_label and not self.labels:
+            raise ValueError("label_separator: classes are parted in a table; name it with data.labels")
+        if self.is_multi_label and self.balance != "none":
+            raise ValueError(f"balance: {self.balance} weighs images of one class each; use data.balance=none")
+        if self.is_multi_label and self.loader == "dali":
+            raise ValueError("loader: dali reads images of one class each; use data.loader=resident or timm")
         if self.folds and self.train_limit:
             raise ValueError("train_limit: folds are of all images; use data.train_limit=0, or data.folds=0")
         try:
             re.compile(self.group)
         except re.error as error:
             raise ValueError(f"group: {self.group!r} is no regular expression: {error}") from None
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several classes."""
+        return self.label_separator != ""
 
 
 @dataclass(frozen=True)
@@ -225,8 +239,9 @@ class EvalConfig(Section):
     protocol: Literal["holdout", "paper"] = "holdout"  # paper: best epoch chosen on the test set, as its code does
     holdout_fraction: Fraction = 0.1  # share of the training images that selects the best epoch (holdout)
     every_epochs: CountFromOne = 1  # judge after this many epochs
-    # what chooses the best epoch, and the winner of a sweep; the last two weigh rare classes as much as common ones
-    metric: Literal["top1", "top5", "balanced_accuracy", "macro_f1"] = "top1"
+    # what chooses the best epoch, and the winner of a sweep; the last three weigh rare classes as much as common ones.
+    # map: mean average precision, where images have several classes (data.label_separator)
+    metric: Literal["top1", "top5", "balanced_accuracy", "macro_f1", "map"] = "top1"
     patience: Count = 0  # end the run after so many epochs without a better one; 0: at its last epoch
 
 
@@ -282,8 +297,20 @@ class Config(Section):
                 "augment.teacher_size: the teacher needs an input size, got 0; set it (32), "
                 "or guidance.weight=0 and distill.mode=none to train without a teacher"
             )
+        self._check_labels()
         if self.needs_teacher and (obstacle := self._targets_obstacle()):
             raise ValueError(f"teacher.targets: {self.teacher.targets} cannot be: {obstacle}")
+
+    def _check_labels(self) -> None:
+        """Raise a ValueError for what is not defined where an image has several classes, or for one alone."""
+        if not self.data.is_multi_label:
+            if self.eval.metric == "map":
+                raise ValueError("eval.metric: map is of images with several classes; set data.label_separator")
+            return
+        if self.distill.mode != "none":
+            raise ValueError("distill.mode: logits of one class an image are distilled; use distill.mode=none")
+        if self.optim.label_smoothing:
+            raise ValueError("optim.label_smoothing: smooths one class an image; use 0 with data.label_separator")
 
     def _targets_obstacle(self) -> str | None:
         """Why the teacher's targets cannot be computed ahead of the step as asked, or None."""

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lgfast.data.cache_file import UselessCacheError, explained, open_cache, read_cache, read_footer, write_cache
 from lgfast.data.cache_size import announcement
@@ -77,6 +78,10 @@ def cached(
     paths = without(source.images, skipped)
     if len(paths) == len(image_set):  # else they are no image files
         image_set = replace(image_set, paths=paths)
+    if source.label_sets is not None:
+        rows = {path: row for row, path in enumerate(source.images)}
+        sets = torch.from_numpy(source.label_sets[[rows[path] for path in paths]])
+        image_set = image_set.with_labels(sets, source.class_names)
     return within_side(image_set, decoding.max_side, skip_broken)
 
 

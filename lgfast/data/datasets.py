@@ -42,6 +42,7 @@ def load_dataset(
     decoding: Decoding = AS_STORED,
     test_fraction: float = TEST_FRACTION,
     labels: str | Path = "",
+    label_separator: str = "",
 ) -> ImageSet:
     """One split of a dataset as decoded images.
 
@@ -54,6 +55,7 @@ def load_dataset(
         decoding: how image files become pixels; by default as they are stored.
         test_fraction: share of every class that is the test part, in a "folder" that holds classes alone.
         labels: CSV with the labels of the images of a "folder" (`sources.table`); "": its folders are the classes.
+        label_separator: parts the classes of an image in that table; "": each has one.
         cache_dir: where decoded images are kept; by default $LGFAST_CACHE, <root>/.lgfast_cache or ~/.cache/lgfast.
     Raises:
         FileNotFoundError: files are missing; the message says what is expected and where to get it.
@@ -65,7 +67,7 @@ def load_dataset(
     if name == "digits":
         return load_digits(split)
     root = user_path(root)
-    source = find_source(name, root, split, download, test_fraction, labels)
+    source = find_source(name, root, split, download, test_fraction, labels, label_separator)
     warn_unread(source)
     folder = Path(cache_dir) if cache_dir else cache_folder(root)
     return cached(source, folder, skip_broken, decoding, is_chosen=folder != cache_beside(root))
@@ -84,6 +86,7 @@ def find_source(
     download: bool = False,
     test_fraction: float = TEST_FRACTION,
     labels: str | Path = "",
+    label_separator: str = "",
 ) -> Source:
     """The files of a split, found and listed but not decoded."""
     if name not in SOURCES:
@@ -91,7 +94,7 @@ def find_source(
     if labels:
         if name != "folder":
             raise ValueError(f"data.labels: {name} has labels of its own; use data.dataset=folder")
-        return table_source(root, labels_path(root, labels), split, test_fraction)
+        return table_source(root, labels_path(root, labels), split, test_fraction, label_separator)
     if name == "folder":
         return folder_source(root, split, test_fraction)
     if download and name in DOWNLOADABLE:

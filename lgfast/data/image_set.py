@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import Field, dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ class LabelledImages(ABC):
     """The common part of a decoded split and a split of image files: labels, subsets, and the hash of the content."""
 
     name: str
-    labels: Tensor  # int64 [n]
+    labels: Tensor  # int64 [n]; float32 [n, K] of 0 and 1 where an image may have several classes
     class_names: tuple[str, ...]
     content_hash: str
     paths: Sequence[Path] | None  # of the image files; None: there are none, or they are not known
@@ -43,14 +43,33 @@ class LabelledImages(ABC):
         """The name of image `index` in messages."""
         return f"image {index} of {self.name}" if self.paths is None else str(self.paths[index])
 
+    def named(self, index: int) -> str:
+        """The class of image `index`; several with ; between."""
+        label = self.labels[index]
+        return self.class_names[int(label)] if label.ndim == 0 else several(self.class_names, label > 0)
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
     def empty_classes(self) -> list[str]:
         """Names of the classes that have no image."""
-        counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()
-        return [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
+        return [name for name, count in zip(self.class_names, self.class_counts().tolist(), strict=True) if count == 0]
+
+    def class_counts(self) -> Tensor:
+        """int64 [K]: images of each class."""
+        if self.labels.ndim == 2:
+            return self.labels.sum(0).long()
+        return torch.bincount(self.labels, minlength=self.num_classes)
+
+    @property
+    def strata(self) -> Tensor:
+        """int64 [n]: what the parts of a split have their shares of. An image's class; of several the rarest, or
+        num_classes where it has none."""
+        if self.labels.ndim == 1:
+            return self.labels
+        rarity = torch.where(self.labels > 0, self.class_counts(), len(self) + 1).min(1)
+        return torch.where(self.labels.any(1), rarity.indices, self.num_classes)
 
     def subset(self: Images, indices: Tensor) -> Images:
         """The images at `indices` (int64 [m]), in that order."""
@@ -73,7 +92,15 @@ class LabelledImages(ABC):
         missing = [name for name in self.class_names if name not in place]
         if missing:
             raise ValueError(f"relabel: class_names must have every class of {self.name}, it lacks {some(missing)}")
-        labels = torch.tensor([place[name] for name in self.class_names], dtype=torch.int64)[self.labels]
+        places = torch.tensor([place[name] for name in self.class_names], dtype=torch.int64)
+        if self.labels.ndim == 1:
+            labels = places[self.labels]
+        else:
+            labels = self.labels.new_zeros(len(self), len(class_names)).index_copy(1, places, self.labels)
+        return self.with_labels(labels, class_names)
+
+    def with_labels(self: Images, labels: Tensor, class_names: tuple[str, ...]) -> Images:
+        """The same images with other labels, int64 [n] or float32 [n, K]."""
         names = "\n".join(class_names).encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(self.content_hash.encode() + labels.numpy().tobytes() + names, digest_size=16)
         return replace(self, labels=labels, class_names=class_names, content_hash=digest.hexdigest())
@@ -82,7 +109,7 @@ class LabelledImages(ABC):
         """`num_images` random images with the class proportions of the whole set, in their original order."""
         if not 0 < num_images <= len(self):
             raise ValueError(f"limit: num_images must lie in [1, {len(self)}], got {num_images}")
-        return self.subset(stratified_indices(self.labels, num_images, seed))
+        return self.subset(stratified_indices(self.strata, num_images, seed))
 
 
 @dataclass(frozen=True)
@@ -97,7 +124,7 @@ class ImageSet(LabelledImages):
     pixels: Tensor  # uint8 [num_bytes]
     offsets: Tensor  # int64 [n]
     sizes: Tensor  # int32 [n, 2], height and width
-    labels: Tensor  # int64 [n]
+    labels: Tensor  # int64 [n]; float32 [n, K] of 0 and 1 where an image may have several classes
     class_names: tuple[str, ...]
     content_hash: str
     paths: Sequence[Path] | None = None  # of the files that were decoded, where they are known
@@ -111,6 +138,11 @@ class ImageSet(LabelledImages):
     def pick(self, indices: Tensor) -> dict[str, Any]:
         paths = None if self.paths is None else [self.paths[index] for index in indices.tolist()]
         return {"offsets": self.offsets[indices], "sizes": self.sizes[indices], "paths": paths}
+
+
+def several(class_names: Sequence[str], is_there: Iterable[Any]) -> str:
+    """The names of the classes that are there, with ; between."""
+    return ";".join(name for name, there in zip(class_names, is_there, strict=True) if there)
 
 
 def stratified_indices(labels: Tensor, num_images: int, seed: int) -> Tensor:
@@ -138,7 +170,7 @@ def split_holdout(image_set: Images, fraction: float, seed: int = 0) -> tuple[Im
         raise ValueError(
             f"split_holdout: fraction must leave images on both sides, got {fraction} of {len(image_set)} images"
         )
-    val = stratified_indices(image_set.labels, num_val, seed)
+    val = stratified_indices(image_set.strata, num_val, seed)
     is_train = torch.ones(len(image_set), dtype=torch.bool)
     is_train[val] = False
     return image_set.subset(is_train.nonzero().flatten()), image_set.subset(val)

@@ -38,6 +38,11 @@ class Classifier:
     config: Config
     device: torch.device
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a picture may have several classes; then their probabilities do not sum to 1."""
+        return self.config.data.is_multi_label
+
     @torch.no_grad()
     def probabilities(self, images: Sequence[np.ndarray], flip: bool = False, batch_size: int = 100) -> Tensor:
         """Return probabilities [n, K] float32 on the CPU, a row for each image.
@@ -51,10 +56,14 @@ class Classifier:
         return torch.cat(parts) if parts else torch.empty(0, len(self.class_names))
 
     def _probabilities(self, batch: Tensor, flip: bool) -> Tensor:
-        found = self.logits(batch).float().softmax(dim=1)
+        found = self._share(batch)
         if flip:
-            found = (found + self.logits(batch.flip(3)).float().softmax(dim=1)) / 2
+            found = (found + self._share(batch.flip(3))) / 2
         return found.cpu()
+
+    def _share(self, batch: Tensor) -> Tensor:
+        logits = self.logits(batch).float()
+        return logits.sigmoid() if self.is_multi_label else logits.softmax(dim=1)
 
     def _batches(self, images: Sequence[np.ndarray], batch_size: int) -> Iterator[Tensor]:
         if len(images):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lgfast.assembly.networks import Trained, load_trained
 from lgfast.records.checkpoint import CheckpointError
@@ -19,15 +20,18 @@ class MeanNetwork(nn.Module):
 
     Args:
         members: networks that take the same images [B, 3, S, S] and give logits [B, K].
+        multi_label: images may have several classes; then the sigmoid of the logits is the mean.
     """
 
-    def __init__(self, members: list[nn.Module]) -> None:
+    def __init__(self, members: list[nn.Module], multi_label: bool = False) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members, self.multi_label = nn.ModuleList(members), multi_label
 
     def forward(self, images: Tensor) -> Tensor:
-        logs = torch.stack([member(images).log_softmax(1) for member in self.members])
-        return logs.logsumexp(0) - math.log(len(self.members))
+        logits = torch.stack([member(images) for member in self.members])
+        if self.multi_label:
+            return functional.logsigmoid(logits).logsumexp(0) - functional.logsigmoid(-logits).logsumexp(0)
+        return logits.log_softmax(2).logsumexp(0) - math.log(len(self.members))
 
 
 def fold_folders(folder: Path) -> list[Path]:
@@ -53,4 +57,5 @@ def load_one_or_folds(source: Path) -> Trained:
         return load_trained(source)
     trained = [load_trained(folder) for folder in folders]
     about = f"mean of {len(trained)} networks, of {source}"
-    return trained[0]._replace(model=MeanNetwork([one.model for one in trained]), about=about, content_hash="")
+    model = MeanNetwork([one.model for one in trained], trained[0].config.data.is_multi_label)
+    return trained[0]._replace(model=model, about=about, content_hash="")

@@ -94,12 +94,13 @@ def mix_images(images: Tensor, row: Tensor) -> Tensor:
 
 
 def mix_labels(labels: Tensor, row: Tensor, num_classes: int) -> Tensor:
-    """Mix each label with its partner's: (B, K) float32 probabilities from (B,) int64; `row` as in `mix_images`.
+    """Mix each label with its partner's: (B, K) float32 from classes (B,) int64, or from (B, K) of 0 and 1 where an
+    image may have several; `row` as in `mix_images`.
 
     >>> row = mix_plan(AugmentSpec(image_size=32, mixup_alpha=1.0), torch.tensor([1, 0]), torch.arange(1))[0]
     >>> mix_labels(torch.tensor([0, 2]), row, num_classes=3).sum(1)
     tensor([1., 1.])
     """
     own = row[-1]
-    one_hot = (labels[:, None] == torch.arange(num_classes, device=labels.device)).double()
-    return (own * one_hot + (1 - own) * partners(one_hot)).float()
+    is_there = labels if labels.ndim == 2 else labels[:, None] == torch.arange(num_classes, device=labels.device)
+    return (own * is_there.double() + (1 - own) * partners(is_there.double())).float()

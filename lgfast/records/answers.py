@@ -23,7 +23,7 @@ class Answers:
 
     Attributes:
         logits: float32 [n, K].
-        labels: int64 [n], the true classes.
+        labels: int64 [n], the true classes; bool [n, K] where an image may have several.
         class_names: K names.
         files: n paths, or none where the images have no files of their own.
         about: names the images, e.g. "cifar100, test".
@@ -37,13 +37,20 @@ class Answers:
 
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor, images: LabelledImages, about: str) -> Answers:
-        """Make answers from logits [n, K] and labels [n], on the CPU, in the order of the images."""
-        return cls(logits.numpy(), labels.numpy(), images.class_names, tuple(map(str, images.paths or ())), about)
+        """Make answers from logits [n, K] and labels [n] or [n, K], on the CPU, in the order of the images."""
+        known = labels.numpy() if labels.ndim == 1 else labels.numpy() > 0
+        return cls(logits.numpy(), known, images.class_names, tuple(map(str, images.paths or ())), about)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several classes."""
+        return self.labels.ndim == 2
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """The softmax of the logits, float64 [n, K]."""
-        return torch.from_numpy(self.logits).double().softmax(1).numpy()
+        """The softmax of the logits, float64 [n, K]; their sigmoid where an image may have several classes."""
+        logits = torch.from_numpy(self.logits).double()
+        return (logits.sigmoid() if self.is_multi_label else logits.softmax(1)).numpy()
 
     @cached_property
     def named(self) -> np.ndarray:
@@ -52,13 +59,26 @@ class Answers:
 
     @property
     def is_hit(self) -> np.ndarray:
+        """bool [n]: whether the likeliest class is the image's, or one of them."""
+        if self.is_multi_label:
+            return self.labels[np.arange(len(self.labels)), self.named]
         return self.named == self.labels
 
+    @cached_property
+    def are_named(self) -> np.ndarray:
+        """bool [n, K]: the likeliest class; of several those more likely than not."""
+        if self.is_multi_label:
+            return self.logits > 0
+        return self.named[:, None] == np.arange(len(self.class_names))
+
+    @cached_property
+    def are_there(self) -> np.ndarray:
+        """bool [n, K]: the true classes."""
+        return self.labels if self.is_multi_label else self.labels[:, None] == np.arange(len(self.class_names))
+
     def class_top1(self) -> dict[str, float]:
-        """Return the accuracy on each class's images in percent, for classes that have images."""
-        there, hits = (
-            np.bincount(labels, minlength=len(self.class_names)) for labels in (self.labels, self.labels[self.is_hit])
-        )
+        """Return the share of each class's images that were named so in percent, for classes that have images."""
+        there, hits = self.are_there.sum(0), (self.are_there & self.are_named).sum(0)
         return {name: 100 * float(hits[i] / there[i]) for i, name in enumerate(self.class_names) if there[i]}
 
 

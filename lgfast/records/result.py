@@ -30,10 +30,12 @@ class Result:
     metric: str = "top1"  # the metric that chose the epoch
     val_score: float | None = None  # the best epoch's score by `metric`, on the selection images
     class_top1: dict | None = None  # class -> test_top1 on its images, for classes that have some
+    test_map: float | None = None  # mean average precision, where images may have several classes
 
     def verdict(self) -> str:
         """Return a line that compares the student with its teacher, and names its worst classes."""
-        text = f"student {self.test_top1:.2f} %"
+        text = "" if self.test_map is None else f"mean average precision {self.test_map:.2f} %; top-1: "
+        text += f"student {self.test_top1:.2f} %"
         if self.teacher_test_top1 is not None:
             points = self.test_top1 - self.teacher_test_top1
             stands = f"{abs(points):.2f} points {'ahead' if points > 0 else 'behind'}" if points else "as good"

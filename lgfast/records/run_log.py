@@ -19,7 +19,7 @@ from lgfast.records.trackers import Tracker
 METRICS, SUMMARY = "metrics.jsonl", "summary.csv"
 EPOCH_COLUMNS = (
     "epoch", "lr", "loss", "cls_loss", "guidance_loss", "distill_loss", "train_top1", "val_top1", "val_top5",
-    "val_balanced_accuracy", "val_macro_f1", "val_loss", "seconds",
+    "val_balanced_accuracy", "val_macro_f1", "val_map", "val_loss", "seconds",
 )  # fmt: skip
 
 

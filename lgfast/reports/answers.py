@@ -12,12 +12,12 @@ import numpy as np
 from lgfast.assembly.images import SplitImages, load_images
 from lgfast.config import Config
 from lgfast.data.decode import decode_image
-from lgfast.data.image_set import ImageSet
+from lgfast.data.image_set import ImageSet, several
 from lgfast.records.answers import Answers
 from lgfast.records.files import atomic_path, write_text
 from lgfast.reports.confusion import draw_confusion
 from lgfast.reports.contact_sheet import contact_sheet
-from lgfast.reports.scores import Score, class_rows, confusion_matrix, mistakes, scores
+from lgfast.reports.scores import Score, class_rows, confidence, confusion_matrix, mistakes, scores
 from lgfast.reports.table import write_csv
 
 SHOWN = 36  # the number of mistakes on the contact sheet
@@ -55,6 +55,10 @@ def answered_images(answers: Answers, config: Config) -> SplitImages | None:
 
 
 def write_confusion(answers: Answers, folder: Path) -> None:
+    if answers.is_multi_label:  # no class is named in place of another
+        for name in ("confusion.csv", "confusion.png"):
+            (folder / name).unlink(missing_ok=True)
+        return
     matrix = confusion_matrix(answers)
     rows = [
         {"true class": name} | dict(zip(answers.class_names, row, strict=True))
@@ -69,16 +73,16 @@ def write_confusion(answers: Answers, folder: Path) -> None:
 
 
 def mistake(answers: Answers, image: int) -> dict[str, Any]:
-    """Return the row of mistakes.csv for one image."""
-    own, named = int(answers.labels[image]), int(answers.named[image])
+    """Return the row of mistakes.csv for one image; of several classes, own_probability is that of the least likely."""
+    own, named = answers.are_there[image], answers.are_named[image]
     row = answers.probabilities[image]
     return {
         "image": image,
         "file": answers.files[image] if answers.files else "",
-        "class": answers.class_names[own],
-        "named": answers.class_names[named],
-        "probability": round(float(row[named]), 6),
-        "own_probability": round(float(row[own]), 6),
+        "class": several(answers.class_names, own),
+        "named": several(answers.class_names, named),
+        "probability": round(float(confidence(answers)[image]), 6),
+        "own_probability": round(float(row[own].min()), 6) if own.any() else "",
     }
 
 

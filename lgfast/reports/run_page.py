@@ -29,6 +29,7 @@ from lgfast.training.console import duration
 
 PAGE = "index.html"
 TITLES = {
+    "map": "mean average precision (%)",
     "top1": "top-1 (%)",
     "top5": "top-5 (%)",
     "balanced_accuracy": "balanced accuracy (%)",
@@ -214,9 +215,12 @@ def classes_table(answers: Answers) -> Table:
         Column("recall (%)", lambda row: f"{row['recall']:.2f}"),
         Column("F1 (%)", lambda row: f"{row['f1']:.2f}"),
         Column("images", lambda row: str(row["support"])),
-        Column("taken for", lambda row: row["taken_for"]),
-        Column("times", lambda row: str(row["times"])),
     ]
+    if answers.is_multi_label:
+        columns.append(Column("average precision (%)", lambda row: f"{row['average_precision']:.2f}"))
+    else:
+        columns.append(Column("taken for", lambda row: row["taken_for"]))
+        columns.append(Column("times", lambda row: str(row["times"])))
     return Table.of(class_rows(answers), columns)
 
 

@@ -57,9 +57,9 @@ def write_looks_inside(run_dir: Path, config: Config, images: SplitImages) -> No
     few, folder = images.subset(torch.arange(min(IMAGES, len(images)))), run_dir / TEST
     with contextlib.suppress(ValueError):  # a CNN, say, has no attention that can be read
         write_attention(measure_attention(run_dir, few), folder / ATTENTION)
-        chosen = one_of_each(images.labels, LOOKS)
+        chosen = one_of_each(images.strata, LOOKS)
         batch = batch_of(config, images.subset(torch.tensor(chosen)))
-        names = [images.class_names[int(images.labels[index])] for index in chosen]
+        names = [images.named(index) for index in chosen]
         looks = find_looks(load_trained(run_dir).model, batch)
         write_looks(looks, [picture(images, index) for index in chosen], names, folder)
     result = read_result(run_dir)

@@ -45,6 +45,7 @@ class Objective:
         device: the student's.
         class_weights: [K] factors of the cross entropy by class; None: all 1.
         log_priors: [K] added to the logits for the cross entropy; None: nothing.
+        multi_label: images may have several classes; the cross entropy is then the binary one, its mean over classes.
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class Objective:
         device: torch.device | str = "cpu",
         class_weights: Tensor | None = None,
         log_priors: Tensor | None = None,
+        multi_label: bool = False,
     ) -> None:
-        self.class_weights, self.log_priors = class_weights, log_priors
+        self.class_weights, self.log_priors, self.multi_label = class_weights, log_priors, multi_label
         self.guidance_weight = torch.tensor(guidance_weight, device=device)  # a captured step reads it anew
         self.label_smoothing, self.distill = label_smoothing, distill or DistillConfig()
 
@@ -72,7 +74,7 @@ class Objective:
         Args:
             outputs: the student's logits [B, K]; of both heads where a distillation token is trained.
             guidance: its guidance loss, None where there is none.
-            labels: [B] class indices, or [B, K] probabilities.
+            labels: [B] class indices, or [B, K] probabilities; of `multi_label` [B, K] shares, 0 to 1 each.
             targets: the teacher's, which are read where its logits are distilled.
         Returns:
             The losses, and the logits of the classifier in float32 at least.
@@ -92,6 +94,8 @@ class Objective:
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Average the cross entropy over the batch; class weights do not renormalise it."""
+        if self.multi_label:
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         if self.log_priors is not None:
             logits = logits + self.log_priors
         if self.class_weights is None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lgfast.runtime import ranks
 from lgfast.step.losses import Losses
 from lgfast.step.reading import Reading
-from lgfast.step.scores import ClassCounts
+from lgfast.step.scores import ClassCounts, average_precision, mean_over_classes
 
 
 class TrainMeter:
@@ -17,12 +18,16 @@ class TrainMeter:
     Columns: the `Losses`, correct, images, steps; one row since the last log line (window), one since the start of the
     epoch. The first step with a non-finite loss is remembered
     (-1: none).
+
+    Args:
+        multi_label: images may have several classes; correct is then that the likeliest is one of theirs.
     """
 
     WINDOW, EPOCH = 0, 1
     COLUMNS = ("loss", "cls_loss", "guidance_loss", "distill_loss", "correct", "images", "steps")
 
-    def __init__(self, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str, multi_label: bool = False) -> None:
+        self.multi_label = multi_label
         self.sums = torch.zeros(2, len(self.COLUMNS), dtype=torch.float64, device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.step = torch.zeros((), dtype=torch.int64, device=device)
@@ -30,8 +35,11 @@ class TrainMeter:
     @torch.no_grad()
     def update(self, losses: Losses, logits: Tensor, labels: Tensor) -> None:
         """Add one step. All arguments are on the device; logits [B, K], labels [B] class indices or [B, K] mixed."""
-        hard = labels.argmax(1) if labels.ndim == 2 else labels
-        correct = (logits.argmax(1) == hard).sum()
+        likeliest = logits.argmax(1)
+        if self.multi_label:
+            correct = (labels.gather(1, likeliest[:, None]) >= 0.5).sum()
+        else:
+            correct = (likeliest == (labels.argmax(1) if labels.ndim == 2 else labels)).sum()
         images = torch.full_like(correct, len(logits))
         values = [torch.zeros_like(losses.total) if loss is None else loss for loss in losses]
         row = [*values, correct, images, torch.ones_like(correct)]
@@ -85,33 +93,52 @@ class MeterReading(Reading):
 
 
 class EvalMeter:
-    """Top-1 and top-5 hits, the summed cross entropy and the counts of every class, kept on the device."""
+    """Top-1 and top-5 hits, the summed cross entropy and the counts of every class, kept on the device.
 
-    def __init__(self, device: torch.device | str) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+    Where images may have several classes (labels [B, K] of 0 and 1), a hit is that one of the likeliest is theirs, a
+    class is named where its probability is above one half, the cross entropy is the binary one, and the logits are kept
+    for the mean average precision.
+
+    Args:
+        keeps_logits: keep them in any case.
+    """
+
+    def __init__(self, device: torch.device | str, keeps_logits: bool = False) -> None:
+        self.sums = torch.zeros(5, dtype=torch.float64, device=device)
         self.classes = torch.zeros(3, 0, dtype=torch.float64, device=device)  # as ClassCounts has them
+        self.keeps_logits = keeps_logits
+        self.parts: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add one batch: logits [B, K], labels [B]. Top-5 is capped by the class count."""
-        logits = logits.float()
+        """Add one batch: logits [B, K], labels [B] or [B, K]. Top-5 is capped by the class count."""
+        logits, is_multi_label = logits.float(), labels.ndim == 2
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        hits = top == labels[:, None]
-        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-        count = torch.full_like(loss, len(labels))
-        self.sums += torch.stack([v.double() for v in (hits[:, 0].sum(), hits.any(1).sum(), loss, count)])
         self._know_classes(logits.shape[1])
-        ones = torch.ones_like(labels, dtype=torch.float64)
-        for row, classes, values in ((0, labels, hits[:, 0].double()), (1, top[:, 0], ones), (2, labels, ones)):
-            self.classes[row].index_add_(0, classes, values)
+        if is_multi_label:
+            hits = labels.gather(1, top) > 0
+            loss = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1).sum()
+            named, there = logits > 0, labels > 0
+            self.classes += torch.stack([part.sum(0) for part in (named & there, named, there)])
+        else:
+            hits = top == labels[:, None]
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            ones = torch.ones_like(labels, dtype=torch.float64)
+            for row, classes, values in ((0, labels, hits[:, 0].double()), (1, top[:, 0], ones), (2, labels, ones)):
+                self.classes[row].index_add_(0, classes, values)
+        count = torch.full_like(loss, len(labels))
+        sums = hits[:, 0].sum(), hits.any(1).sum(), loss, count, count * is_multi_label
+        self.sums += torch.stack([value.double() for value in sums])
+        if is_multi_label or self.keeps_logits:
+            self.parts.append((logits, labels))
 
     def read(self) -> dict[str, float]:
         """Return the scores in percent, the loss, and the number of images."""
-        top1, top5, loss, count = ranks.all_reduce_sum(self.sums).tolist()  # sync: once per evaluation
+        top1, top5, loss, count, multi_label = ranks.all_reduce_sum(self.sums).tolist()  # sync: once per evaluation
         if count == 0:
             raise ValueError("evaluation saw no image; check data.test_limit and the dataset's test split")
         counts = self.read_classes()
-        return {
+        scores = {
             "top1": 100 * top1 / count,
             "top5": 100 * top5 / count,
             "balanced_accuracy": 100 * float(counts.balanced_accuracy()),
@@ -119,34 +146,27 @@ class EvalMeter:
             "loss": loss / count,
             "images": int(count),
         }
+        if multi_label:
+            logits, labels = self.read_logits()
+            precision = average_precision(logits.numpy(), labels.numpy())
+            scores["map"] = 100 * float(mean_over_classes(precision, counts.there))
+        return scores
 
     def read_classes(self) -> ClassCounts:
         number = torch.tensor(self.classes.shape[1], device=self.classes.device)
         self._know_classes(int(ranks.all_reduce_max(number)))  # a rank that saw no image does not know them
         return ClassCounts(*ranks.all_reduce_sum(self.classes).cpu().numpy())  # sync: once per evaluation
 
-    def _know_classes(self, num_classes: int) -> None:
-        if self.classes.shape[1] < num_classes:
-            self.classes = self.classes.new_zeros(3, num_classes)
-
-
-class LogitsMeter(EvalMeter):
-    """Keeps the logits and labels too."""
-
-    def __init__(self, device: torch.device | str) -> None:
-        super().__init__(device)
-        self.parts: list[tuple[Tensor, Tensor]] = []
-
-    @torch.no_grad()
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        super().update(logits, labels)
-        self.parts.append((logits.float(), labels))
-
     def read_logits(self) -> tuple[Tensor, Tensor]:
-        """Return logits [n, K] float32 and labels [n] on the CPU, in the images' order: rank r saw r, r + world, ..."""
+        """Return logits [n, K] float32 and labels [n] or [n, K] on the CPU, in the images' order: rank r saw r,
+        r + world, ..."""
         parts = [{"logits": logits.cpu(), "labels": labels.cpu()} for logits, labels in self.parts]
         by_rank = [tuple(found["parts"]) for found in ranks.gather({"parts": parts})]
         order = [torch.arange(sum(len(part["labels"]) for part in own)) for own in by_rank]
-        order_of_images = torch.cat([own * len(by_rank) + rank for rank, own in enumerate(order)]).argsort()
+        places = torch.cat([own * len(by_rank) + rank for rank, own in enumerate(order)]).argsort()
         logits, labels = (torch.cat([part[name] for own in by_rank for part in own]) for name in ("logits", "labels"))
-        return logits[order_of_images], labels[order_of_images]
+        return logits[places], labels[places]
+
+    def _know_classes(self, num_classes: int) -> None:
+        if self.classes.shape[1] < num_classes:
+            self.classes = self.classes.new_zeros(3, num_classes)

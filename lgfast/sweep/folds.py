@@ -14,6 +14,7 @@ import torch
 from lgfast.assembly.images import SplitImages, read_split
 from lgfast.assembly.run import train_run
 from lgfast.config import Config, replace
+from lgfast.data.image_set import several
 from lgfast.inference.folds import SUMMARY
 from lgfast.records.answers import Answers, read_answers, write_answers
 from lgfast.records.result import Result, read_result
@@ -139,12 +140,12 @@ def prediction_rows(answers: Sequence[Answers]) -> list[dict[str, Any]]:
     rows = []
     for number, found in enumerate(answers, start=1):
         likeliest = found.probabilities.max(1)
-        for image, (label, named) in enumerate(zip(found.labels, found.named, strict=True)):
+        for image, (own, named) in enumerate(zip(found.are_there, found.are_named, strict=True)):
             rows.append(
                 {
                     "file": found.files[image] if found.files else "",
-                    "class": found.class_names[label],
-                    "named": found.class_names[named],
+                    "class": several(found.class_names, own),
+                    "named": several(found.class_names, named),
                     "probability": round(float(likeliest[image]), 6),
                     "fold": number,
                 }

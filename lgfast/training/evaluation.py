@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lgfast.data.batch import Batch
-from lgfast.step.meters import EvalMeter, LogitsMeter
+from lgfast.step.meters import EvalMeter
 
 
 def evaluate(
@@ -29,8 +29,8 @@ def evaluate(
 def evaluate_logits(
     model: nn.Module, loader: Iterable[Batch], device: torch.device | str
 ) -> tuple[dict[str, float], Tensor, Tensor]:
-    """Evaluate in float32, and return logits [n, K] and labels [n] too, in the order of the images, on the CPU."""
-    meter = LogitsMeter(device)
+    """Evaluate in float32; return logits [n, K] and labels [n] or [n, K] too, in the images' order, on the CPU."""
+    meter = EvalMeter(device, keeps_logits=True)
     judge([model], [meter], loader, device, torch.float32)
     return meter.read(), *meter.read_logits()
 

@@ -6,7 +6,7 @@ import torch
 
 from lgfast.records.answers import FILE, Answers, read_answers, write_answers
 from lgfast.runtime import ranks
-from lgfast.step.meters import LogitsMeter
+from lgfast.step.meters import EvalMeter
 
 
 def test_answers_are_read_back_as_they_were(tmp_path):
@@ -28,7 +28,7 @@ def test_a_damaged_file_is_named(tmp_path):
 @pytest.mark.parametrize("world", [1, 3])
 def test_logits_of_several_ranks_stand_in_the_order_of_the_images(monkeypatch, world):
     logits, labels = torch.randn(10, 4), torch.arange(10) % 4
-    meters = [LogitsMeter("cpu") for _ in range(world)]
+    meters = [EvalMeter("cpu", keeps_logits=True) for _ in range(world)]
     for rank, meter in enumerate(meters):
         for part in torch.arange(rank, 10, world).split(2):
             meter.update(logits[part], labels[part])

@@ -40,7 +40,7 @@ def test_seed_of_the_configuration_is_the_only_one_by_default():
 
 @pytest.mark.parametrize("key", sorted(set(valid_keys()) - {"run_dir", "seed"}))
 def test_every_key_can_be_swept(key):
-    base = replace(BASE, {"augment.rand_augment": "rand-m9"})
+    base = replace(BASE, {"augment.rand_augment": "rand-m9", "data.labels": "labels.csv"})
     value = get(base, key)
     values = value if isinstance(value, tuple) else [value]
     text = ",".join("none" if item is None else str(item).lower() for item in values)

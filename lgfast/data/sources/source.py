@@ -36,6 +36,8 @@ class Source:
     read: Callable[[], Records]
     images: Sequence[Path] = ()  # those of `files` that the records name, in their order; (): records are decoded
     unread: Sequence[Path] = ()  # pictures beside the images, of kinds that are not read
+    # float32 [len(images), K] of 0 and 1, where an image may have several classes; the records' labels are 0 then
+    label_sets: np.ndarray | None = None
 
 
 def file_source(
@@ -46,14 +48,16 @@ def file_source(
     class_names: tuple[str, ...],
     lists: Sequence[Path] = (),
     unread: Sequence[Path] = (),
+    label_sets: np.ndarray | None = None,
 ) -> Source:
     """A split of image files.
 
     Args:
         lists: files that say which images there are, or their labels.
+        label_sets: as Source has them.
     """
     read = partial(Records, images, labels)
-    return Source(name, folder, [*lists, *images], class_names, read, images, unread)
+    return Source(name, folder, [*lists, *images], class_names, read, images, unread, label_sets)
 
 
 def describe_unread(unread: Sequence[Path]) -> str:
