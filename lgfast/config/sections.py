@@ -25,7 +25,7 @@ from lgfast.spec.fields import (
 
 Side = Annotated[int, Range(1, 4096)]  # pixels
 Pixels = Annotated[int, Range(1, 178_956_970)]  # up to where Pillow refuses an image
-Place = Annotated[str, Text(r"[^\ud800-\udfff]*", "a path in UTF-8")]  # safetensors and TensorBoard open no other
+PathText = Annotated[str, Text(r"[^\ud800-\udfff]*", "a path in UTF-8")]  # safetensors and TensorBoard open no other
 Pattern = Annotated[str, Text(r"[^\ud800-\udfff]{0,1000}", "a regular expression")]
 Workers = Annotated[int, Range(0, 1024)]
 Stop = Annotated[str, Text(r"never|epoch:[1-9][0-9]{0,8}|adaptive|relative", "never, epoch:N, adaptive or relative")]
@@ -56,9 +56,9 @@ class DataConfig(Section):
     stored_side: Count | None = 0  # reduce images of a longer short side to it; 0: never; none: to what views use
     # CSV with the columns file and label (and split: train, test or val, where it says the parts), in place of class
     # folders; its path, or its name below root
-    labels: Place = ""
-    # parts the classes of an image in the table's column label, as ';', where it may have several, or none: each class
-    # is then a yes or no of its own (sigmoid, binary cross entropy; see eval.metric=map). "": an image has one class
+    labels: PathText = ""
+    # text between the classes of an image in the table's column label, as ';', where it may have several, or none: each
+    # class is then a yes or no of its own (sigmoid, binary cross entropy; see eval.metric=map). "": one class an image
     label_separator: Annotated[str, Text(r"[^\ud800-\udfff]{0,8}", "up to 8 letters")] = ""
     test_fraction: Fraction = 0.2  # of each class, that is the test part of a folder without train/ and test/
     # images whose paths below root match with the same text (the expression's first group) are never on both sides of a
@@ -119,7 +119,7 @@ class ModelConfig(Section):
     init: Literal["own", "mimetic"] = "own"
     pretrained: bool = False  # start from timm's trained weights, of the Hugging Face hub or its cache
     # start from a run, a .safetensors, .pth or .pyth; another image size, patch or head is fitted. "": from nothing
-    init_from: Place = ""
+    init_from: PathText = ""
     # fused: lgfast.ops.short_attention wherever its kernels take the input; plain: the model's own
     attention: Literal["fused", "plain"] = "fused"
 
@@ -147,7 +147,7 @@ class TeacherConfig(Section):
     # offline: as the paper's code has it, maps of the un-augmented images, cropped and flipped as the images are
     targets: Literal["live", "cached", "offline"] = "live"
     stages: tuple[Index, ...] = ()  # teacher stages to imitate; (): the model's default three
-    cache: Place = ""  # folder of trained teachers and stored targets; "": $LGFAST_CACHE or ~/.cache/lgfast
+    cache: PathText = ""  # folder of trained teachers and stored targets; "": $LGFAST_CACHE or ~/.cache/lgfast
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class Config(Section):
     seed: Seed = 1  # of the initial weights and of what training draws; data.seed can keep the images apart from it
     device: Device = "auto"  # auto, cpu, cuda, cuda:1
     precision: Literal["auto", "fp32", "bf16", "fp16-amp"] = "auto"  # auto: bf16 where the device has it, else fp32
-    run_dir: Place = ""  # "": runs/<name>-<date>-<time>
+    run_dir: PathText = ""  # "": runs/<name>-<date>-<time>
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -27,14 +27,14 @@ from lgfast.runtime.shared_files import owners, remove_leftovers
 
 
 def cache_folder(root: Path) -> Path:
-    """$LGFAST_CACHE, else <root>/.lgfast_cache where that can be written, else ~/.cache/lgfast."""
+    """Return $LGFAST_CACHE, else <root>/.lgfast_cache where that can be written, else ~/.cache/lgfast."""
     if not os.environ.get("LGFAST_CACHE") and os.access(root, os.W_OK):
         return cache_beside(root)
     return cache_home()
 
 
 def cache_beside(root: Path) -> Path:
-    """The cache folder in the folder of a dataset."""
+    """Return the cache folder in the folder of a data set."""
     return root / ".lgfast_cache"
 
 
@@ -86,7 +86,7 @@ def cached(
 
 
 def without(paths: Sequence[Path], skipped: Sequence[str]) -> Sequence[Path]:
-    """The paths without those that a message of `skipped` begins with; both are in the order of the source."""
+    """Return the paths without those that a message of `skipped` begins with; both are in the source's order."""
     if not skipped:
         return paths
     kept, messages = [], deque(skipped)
@@ -99,14 +99,14 @@ def without(paths: Sequence[Path], skipped: Sequence[str]) -> Sequence[Path]:
 
 
 def cache_name(source: Source, skip_broken: bool, decoding: Decoding) -> str:
-    """Tell the place of the source and the way of decoding, where it is not the usual one."""
-    place = f"{source.folder.resolve()}|{skip_broken}" + "".join(decoding.changes())
-    digest = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=6)
+    """Name a cache after the source, its folder, and the way of decoding where that is not the default."""
+    identity = f"{source.folder.resolve()}|{skip_broken}" + "".join(decoding.changes())
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=6)
     return f"{source.name}-{digest.hexdigest()}.lgfast"
 
 
 def within_side(image_set: ImageSet, max_side: int, skip_broken: bool) -> ImageSet:
-    """The images that views can be made of; others raise ValueError, or are left out with a warning."""
+    """Return the images that views can be made of; raise a ValueError for others, or leave them out with a warning."""
     is_large = image_set.sizes.amax(dim=1) > (max_side or math.inf)
     if not is_large.any():
         return image_set
@@ -123,7 +123,7 @@ def within_side(image_set: ImageSet, max_side: int, skip_broken: bool) -> ImageS
 
 
 def fingerprint_files(source: Source) -> str:
-    """Changes when a file of the source is added, removed, renamed, resized or touched."""
+    """Return a digest that changes when a file of the source is added, removed, renamed, resized or touched."""
     digest = hashlib.blake2b(digest_size=16)
     for path in source.files:
         status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a dangling link: decoding will name it
@@ -135,7 +135,7 @@ def fingerprint_files(source: Source) -> str:
 def open_good_cache(
     path: Path, source: Source, fingerprint: str, trusted: Collection[int]
 ) -> tuple[ImageSet, list[str]] | None:
-    """The cached set and what it skipped, or None (with a line that says why) where it has to be built."""
+    """Return the cached set and what it skipped; return None, and print the reason, where it has to be built."""
     try:
         with open_cache(path, trusted) as file:
             footer = read_footer(file)
@@ -169,7 +169,7 @@ def build_cache(path: Path, source: Source, fingerprint: str, skip_broken: bool,
 def decode_records(
     records: Records, name: str, skipped: list[str] | None, decoding: Decoding
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """(image, label) in order; broken files go to `skipped`, or raise where that is None."""
+    """Yield (image, label) in order; broken files go to `skipped`, or raise where that is None."""
     if isinstance(records.images, np.ndarray):
         yield from zip(records.images, records.labels, strict=True)
         return
@@ -187,7 +187,7 @@ def decode_records(
 
 
 def decode_or_error(path: Path, decoding: Decoding = AS_STORED) -> np.ndarray | ValueError:
-    """The image, or why it is broken; a file that cannot be read raises all the same."""
+    """Return the image, or why it is broken; a file that cannot be read raises an error all the same."""
     try:
         return decode_image(path, decoding)
     except ValueError as error:

@@ -145,8 +145,8 @@ class DaliLoader(EpochLoader[FileSet]):
             check_source_sizes(self.spec, sizes, device)
             on_device, sizes = indices.to(device), sizes.to(device)
             plan = augment_plan(self.spec, sizes, on_device, counter)
-            places = torch.arange(len(indices), device=device)
-            views = augment(pixels, offsets, sizes, places, plan, self.spec, self.dtype)
+            rows = torch.arange(len(indices), device=device)
+            views = augment(pixels, offsets, sizes, rows, plan, self.spec, self.dtype)
             return Batch(*views, self.image_set.labels[indices].to(device), on_device)
 
         try:

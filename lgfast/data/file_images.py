@@ -42,6 +42,6 @@ class FileImages:
             tensor.to(self.device) for tensor in (pixels, image_offsets(sizes), sizes, indices)
         )
         plan = eval_plan(spec, sizes) if counter is None else augment_plan(spec, sizes, on_device, counter)
-        places = torch.arange(len(indices), device=self.device)
-        views = augment(pixels, offsets, sizes, places, plan, spec, dtype)
+        rows = torch.arange(len(indices), device=self.device)
+        views = augment(pixels, offsets, sizes, rows, plan, spec, dtype)
         return Batch(*views, self.files.labels[indices].to(self.device), on_device)

@@ -1,4 +1,4 @@
-"""A decoded dataset split: uint8 images of any size, labels, and the hash of both."""
+"""Hold a decoded split: uint8 images of any size, labels, and the hash of both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from lgfast.data.errors import some
 from lgfast.data.permutation import random_permutation
 
-HASH_CHUNK_BYTES = 32 << 20  # pixels are hashed in chunks, so that several cores share the work
+HASH_CHUNK_BYTES = 32 << 20  # the size of a chunk; several cores share the hashing
 
 Images = TypeVar("Images", bound="LabelledImages")
 
@@ -34,17 +34,17 @@ class LabelledImages(ABC):
 
     @abstractmethod
     def pick(self, indices: Tensor) -> dict[str, Any]:
-        """The fields that hold one entry per image, labels apart, for the images at `indices`."""
+        """Return the fields with one entry per image, except labels, for the images at `indices`."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def where(self, index: int) -> str:
-        """The name of image `index` in messages."""
+        """Return the name of image `index` for messages."""
         return f"image {index} of {self.name}" if self.paths is None else str(self.paths[index])
 
     def named(self, index: int) -> str:
-        """The class of image `index`; several with ; between."""
+        """Return the class of image `index`; several are separated by ;."""
         label = self.labels[index]
         return self.class_names[int(label)] if label.ndim == 0 else several(self.class_names, label > 0)
 
@@ -53,18 +53,18 @@ class LabelledImages(ABC):
         return len(self.class_names)
 
     def empty_classes(self) -> list[str]:
-        """Names of the classes that have no image."""
+        """Return the names of the classes that have no image."""
         return [name for name, count in zip(self.class_names, self.class_counts().tolist(), strict=True) if count == 0]
 
     def class_counts(self) -> Tensor:
-        """int64 [K]: images of each class."""
+        """Return int64 [K], the number of images of each class."""
         if self.labels.ndim == 2:
             return self.labels.sum(0).long()
         return torch.bincount(self.labels, minlength=self.num_classes)
 
     @property
     def strata(self) -> Tensor:
-        """int64 [n]: what the parts of a split have their shares of. An image's class; of several the rarest, or
+        """The value that every part of a split has its share of, int64 [n]: an image's class, the rarest of several, or
         num_classes where it has none."""
         if self.labels.ndim == 1:
             return self.labels
@@ -72,7 +72,7 @@ class LabelledImages(ABC):
         return torch.where(self.labels.any(1), rarity.indices, self.num_classes)
 
     def subset(self: Images, indices: Tensor) -> Images:
-        """The images at `indices` (int64 [m]), in that order."""
+        """Return the images at `indices` (int64 [m]), in that order."""
         indices = torch.as_tensor(indices, dtype=torch.int64)
         if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < len(self)):
             low, high = int(indices.min()), int(indices.max())
@@ -81,32 +81,33 @@ class LabelledImages(ABC):
         return replace(self, labels=self.labels[indices], content_hash=digest.hexdigest(), **self.pick(indices))
 
     def relabel(self: Images, class_names: tuple[str, ...]) -> Images:
-        """The same images with labels that count in `class_names`, which has all of this set's and may have more.
+        """Return the same images with labels that index `class_names`, which has all of this set's classes and may have
+        more.
 
         Raises:
-            ValueError: it lacks a class of this set.
+            ValueError: `class_names` lacks a class of this set.
         """
         if class_names == self.class_names:
             return self
-        place = {name: label for label, name in enumerate(class_names)}
-        missing = [name for name in self.class_names if name not in place]
+        label_of = {name: label for label, name in enumerate(class_names)}
+        missing = [name for name in self.class_names if name not in label_of]
         if missing:
             raise ValueError(f"relabel: class_names must have every class of {self.name}, it lacks {some(missing)}")
-        places = torch.tensor([place[name] for name in self.class_names], dtype=torch.int64)
+        new_labels = torch.tensor([label_of[name] for name in self.class_names], dtype=torch.int64)
         if self.labels.ndim == 1:
-            labels = places[self.labels]
+            labels = new_labels[self.labels]
         else:
-            labels = self.labels.new_zeros(len(self), len(class_names)).index_copy(1, places, self.labels)
+            labels = self.labels.new_zeros(len(self), len(class_names)).index_copy(1, new_labels, self.labels)
         return self.with_labels(labels, class_names)
 
     def with_labels(self: Images, labels: Tensor, class_names: tuple[str, ...]) -> Images:
-        """The same images with other labels, int64 [n] or float32 [n, K]."""
+        """Return the same images with other labels, int64 [n] or float32 [n, K]."""
         names = "\n".join(class_names).encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(self.content_hash.encode() + labels.numpy().tobytes() + names, digest_size=16)
         return replace(self, labels=labels, class_names=class_names, content_hash=digest.hexdigest())
 
     def limit(self: Images, num_images: int, seed: int = 0) -> Images:
-        """`num_images` random images with the class proportions of the whole set, in their original order."""
+        """Return `num_images` random images with the class proportions of the whole set, in their original order."""
         if not 0 < num_images <= len(self):
             raise ValueError(f"limit: num_images must lie in [1, {len(self)}], got {num_images}")
         return self.subset(stratified_indices(self.strata, num_images, seed))
@@ -130,7 +131,7 @@ class ImageSet(LabelledImages):
     paths: Sequence[Path] | None = None  # of the files that were decoded, where they are known
 
     def image(self, index: int) -> np.ndarray:
-        """Image `index` as a uint8 array [h, w, 3] that shares memory with `pixels`."""
+        """Return image `index` as a uint8 array [h, w, 3] that shares memory with `pixels`."""
         height, width = self.sizes[index].tolist()
         start = int(self.offsets[index])
         return self.pixels[start : start + height * width * 3].numpy().reshape(height, width, 3)
@@ -146,7 +147,8 @@ def several(class_names: Sequence[str], is_there: Iterable[Any]) -> str:
 
 
 def stratified_indices(labels: Tensor, num_images: int, seed: int) -> Tensor:
-    """Sorted indices of `num_images` random items; each class gets its share, rounded by largest remainder."""
+    """Choose `num_images` random items, return sorted indices; each class gets its share, rounded by largest
+    remainder."""
     counts = torch.bincount(labels)
     share = counts.double() * num_images / len(labels)
     quota = share.floor().long()
@@ -177,13 +179,13 @@ def split_holdout(image_set: Images, fraction: float, seed: int = 0) -> tuple[Im
 
 
 def image_offsets(sizes: Tensor) -> Tensor:
-    """Byte offset of each image when images of `sizes` (int32 [n, 2]) are stored back to back."""
+    """Return each image's byte offset where images of `sizes` (int32 [n, 2]) are stored back to back."""
     num_bytes = sizes.long().prod(1) * 3
     return num_bytes.cumsum(0) - num_bytes
 
 
 def hash_content(pixels: Tensor, sizes: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> str:
-    """Hash of everything a training run can see of a dataset, independent of where it is stored."""
+    """Hash everything that a run can see of a data set, whatever its folder."""
     total = hashlib.blake2b(digest_size=16)
     index = (sizes.numpy().tobytes(), labels.numpy().tobytes(), "\n".join(class_names).encode("utf-8", "surrogatepass"))
     for part in (*chunk_digests(pixels), *index):
@@ -192,7 +194,7 @@ def hash_content(pixels: Tensor, sizes: Tensor, labels: Tensor, class_names: tup
 
 
 def chunk_digests(content: Tensor) -> list[bytes]:
-    """Hashes of the parts of a flat uint8 tensor."""
+    """Hash the chunks of a flat uint8 tensor."""
     flat = content.numpy()
     chunks = [flat[start : start + HASH_CHUNK_BYTES] for start in range(0, len(flat), HASH_CHUNK_BYTES)]
     with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
@@ -215,7 +217,7 @@ def image_set_from_arrays(name: str, images: np.ndarray, labels, class_names) ->
 
 
 def image_set_from_images(name: str, images: Sequence[np.ndarray]) -> ImageSet:
-    """Build a set from images [h, w, 3] uint8 of any size, without labels to go by: all are 0 of one class."""
+    """Build a set from images [h, w, 3] uint8 of any size without labels; all are in one class, 0."""
     pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
     sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int32)
     labels = torch.zeros(len(images), dtype=torch.int64)

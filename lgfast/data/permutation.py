@@ -1,4 +1,4 @@
-"""The order of an epoch: a pure function of (seed, epoch), the same on every device."""
+"""Draw the order of an epoch: a pure function of (seed, epoch), the same on every device."""
 
 import torch
 from torch import Tensor
@@ -9,22 +9,22 @@ SUBSET_EPOCH = -1  # no training epoch has this number, so subsets are independe
 
 
 def epoch_permutation(num_images: int, seed: int, epoch: int, device: torch.device | str | None = None) -> Tensor:
-    """int64 [num_images]: the images of this epoch in training order, whatever the batch size or number of ranks."""
+    """Return int64 [num_images]: the epoch's images in training order, whatever the batch size or number of ranks."""
     counter = torch.tensor([seed, epoch], dtype=torch.int64, device=device)
     bits = sample_bits(counter, torch.arange(num_images, dtype=torch.int64, device=device), PERMUTATION_BLOCK)
     return torch.argsort((bits[:, 1] << 32) | bits[:, 0], stable=True)  # 64 bits: ties are out of the question
 
 
 def random_permutation(num_images: int, seed: int) -> Tensor:
-    """int64 [num_images]: a permutation for choosing subsets."""
+    """Return int64 [num_images]: a permutation for choosing subsets."""
     return epoch_permutation(num_images, seed, SUBSET_EPOCH)
 
 
 def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
-    """int64 [n]: as many images as there are, in which every class that has any appears equally often.
+    """Return int64 [n]: as many images as there are, in which every class that has images appears equally often.
 
-    A class of too few images shows each of them again and again, one of too many a random part, another one in every
-    epoch. What does not divide goes to the first classes, another one first in every epoch.
+    A class with too few images shows each of them several times. One with too many shows a random part, another one in
+    every epoch. What does not divide goes to the first classes, in another order in every epoch.
 
     Args:
         labels: int64 [n], on the CPU.
@@ -44,6 +44,6 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
     order = order[torch.argsort(round_number[order], stable=True)]
     order = order[torch.argsort(labels[images[order]], stable=True)]  # by class, then by round, then at random
     sizes = counts * rounds
-    place = torch.arange(len(images)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    chosen = order[place < quota.repeat_interleave(sizes)]
+    rank = torch.arange(len(images)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    chosen = order[rank < quota.repeat_interleave(sizes)]
     return images[chosen[torch.argsort((bits[chosen, 3] << 32) | bits[chosen, 2], stable=True)]]

@@ -78,8 +78,8 @@ class ResidentImages:
         plan = eval_plan(spec, sizes) if counter is None else augment_plan(spec, sizes, on_device, counter)
         if self.stored is None:
             pixels, offsets = self.send(indices)
-            places = torch.arange(len(indices), device=self.device)
-            views = augment(pixels, offsets, sizes, places, plan, spec, dtype)
+            rows = torch.arange(len(indices), device=self.device)
+            views = augment(pixels, offsets, sizes, rows, plan, spec, dtype)
         else:
             views = augment(self.stored.pixels, self.offsets, self.sizes, on_device, plan, spec, dtype)
         return Batch(*views, self.labels[on_device], on_device)

@@ -109,7 +109,7 @@ def misfit_items(value: Any, types: tuple[Any, ...]) -> str | None:
         return "a list of values"
     if types[-1] is not ... and len(value) != len(types):
         return f"{len(types)} values"
-    return next((f"{expected} in each place" for item in value if (expected := misfit(item, types[0]))), None)
+    return next((f"{expected} for each item" for item in value if (expected := misfit(item, types[0]))), None)
 
 
 def misfit_scalar(value: Any, hint: type) -> str | None:

@@ -19,15 +19,15 @@ SPLIT_KEYS = {"train": ("trnid", "valid"), "test": ("tstid",)}
 
 
 def flowers_source(root: Path, split: str, download: bool = False) -> Source:
-    """The split of Flowers-102 in root/flowers-102 or root/flowers: jpg/, imagelabels.mat and setid.mat."""
-    place = locate(root, FOLDERS, "setid.mat") or root / FOLDERS[0]
-    by_hand = f"put 102flowers.tgz (unpacked: jpg/), imagelabels.mat and setid.mat from {PAGE} into {place}"
+    """Find the split of Flowers-102 in root/flowers-102 or root/flowers: jpg/, imagelabels.mat and setid.mat."""
+    target = locate(root, FOLDERS, "setid.mat") or root / FOLDERS[0]
+    by_hand = f"put 102flowers.tgz (unpacked: jpg/), imagelabels.mat and setid.mat from {PAGE} into {target}"
     help_text = f"download it (--data.download, or download=True), or {by_hand}"
-    label_file, split_file = place / "imagelabels.mat", place / "setid.mat"
+    label_file, split_file = target / "imagelabels.mat", target / "setid.mat"
     if download:
         remote_lists, remote_images = official_files()
         fetch_missing(
-            "flowers102", place, remote_lists, lambda: not (label_file.is_file() and split_file.is_file()), by_hand
+            "flowers102", target, remote_lists, lambda: not (label_file.is_file() and split_file.is_file()), by_hand
         )
     folder = find_folder(root, FOLDERS, "setid.mat", help_text)
     require_files([label_file], help_text)

@@ -1,6 +1,6 @@
-"""Class-per-folder trees: <root>/train/<class>/*.jpg and <root>/test/<class>/*.jpg (or val/); or <root>/<class>/*.jpg.
+"""Read class folders: <root>/train/<class>/*.jpg and <root>/test/<class>/*.jpg (or val/); or <root>/<class>/*.jpg.
 
-A tree without parts is split here: a share of every class, chosen by the names of the files, is the test part.
+A tree without parts is split here: the names of the files choose a share of every class as the test part.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ EXPECTED = (
 
 
 def folder_source(root: Path, split: str, test_fraction: float = TEST_FRACTION) -> Source:
-    """A class-per-folder split; the classes are the sorted folder names under train/, or of a test part alone.
+    """Find a split of class folders. The classes are the sorted folder names under train/, or of a test part alone.
 
     Args:
-        test_fraction: share of every class that is the test part of a tree without parts; 0: all is for training.
+        test_fraction: the share of every class that is the test part of a tree without parts; 0: all images train.
     """
     is_whole = is_flat(root)
     folder = root if is_whole else split_folder(root, split)
@@ -58,19 +58,19 @@ def is_flat(root: Path) -> bool:
 
 
 def part_of(images: Sequence[Path], root: Path, split: str, test_fraction: float) -> list[Path]:
-    """The images of one class that belong to a part, at least one to each where there are two.
+    """Return the images of one class that belong to a part; each part gets at least one where there are two images.
 
-    The hash of a file's path below the root decides, so that other places, seeds and orders change nothing, and images
-    that are added move few.
+    The hash of a file's path below the root decides, so that other roots, seeds and orders change nothing, and added
+    images move few.
     """
 
-    def place(path: Path) -> bytes:
+    def path_hash(path: Path) -> bytes:
         return hashlib.blake2b(os.fsencode(os.path.relpath(path, root))).digest()
 
     if test_fraction == 0:
         return list(images) if split == "train" else []
     num_test = min(max(1, round(len(images) * test_fraction)), len(images) - 1)
-    test = set(sorted(images, key=place)[: max(0, num_test)])
+    test = set(sorted(images, key=path_hash)[: max(0, num_test)])
     return [path for path in images if (path in test) == (split == "test")]
 
 
@@ -91,7 +91,7 @@ def list_classes(folder: Path) -> list[str]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files under `folder`, sorted by path; a class that a split lacks gives none."""
+    """List the image files under `folder`, sorted by path; none for a class that a split lacks."""
     kinds = image_suffixes()
     return [path for path in list_files(folder) if has_suffix(path, kinds)]
 
@@ -101,7 +101,7 @@ def has_suffix(path: Path, suffixes: set[str]) -> bool:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Every file under `folder`, sorted by path, hidden files and folders apart; none where there is no such folder.
+    """List every file under `folder`, sorted by path, without hidden files and folders; none where there is no folder.
 
     Links to folders are followed. A folder that several ways lead to is read once, on a way without a link if there
     is one, so that a link to a folder above ends.
@@ -110,7 +110,7 @@ def list_files(folder: Path) -> list[Path]:
     """
     found, seen = [], set()
     waiting = [folder] if folder.is_dir() else []
-    for top in waiting:  # grows: links are followed after all that needs none
+    for top in waiting:  # it grows: links are followed after all folders that need none
         for parent, folders, names in os.walk(top, onerror=refuse):
             status = os.stat(parent)
             folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -23,10 +23,10 @@ class Records(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """One split of a dataset at a place.
+    """One split of a data set in a folder.
 
-    A decoded copy is stale where `files` have changed, or where `class_names` has: labels are places in it, and it may
-    come from elsewhere, as a test part's does from the training part. `read` is called only when there is no good copy.
+    A decoded copy is stale where `files` have changed, or `class_names`: labels are indices into these, and a test
+    part's come from the training part. `read` is called only where there is no good copy.
     """
 
     name: str
