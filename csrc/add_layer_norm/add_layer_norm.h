@@ -12,7 +12,7 @@ constexpr int kAddLayerNormThreads = 256;
 constexpr int kAddLayerNormMaxBlocks = 512;      // a partial sum each in backward; not yet tuned on a GPU
 constexpr int kAddLayerNormMaxFwdBlocks = 8192;  // so many that the last wave of them is a small part
 
-// What both directions share. Every tensor is contiguous.
+// The parameters that both directions share. Every tensor is contiguous.
 struct AddLayerNormRows {
   int64_t rows;
   int64_t rows_per_sample;  // rows that share an element of drop_scale

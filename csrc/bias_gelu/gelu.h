@@ -50,7 +50,7 @@ LGFAST_INLINE Normal<double> normal(double x) {
   return {0.5 * std::erfc(-x * 0.70710678118654752440), 0.39894228040143267794 * std::exp(-0.5 * x * x)};
 }
 
-// As exact as results stored as T can show.
+// Chooses the form that is as exact as results stored as T can show.
 template <typename T, typename Acc>
 LGFAST_INLINE Normal<Acc> normal_for(Acc x) {
   return normal(x);

@@ -1,4 +1,4 @@
-// What a stored element type is computed in: float, or double for double. Conversions round to nearest even.
+// The type in which a stored element type is computed: float, or double for double. Conversions round to nearest even.
 #pragma once
 
 #include "common/float16.h"

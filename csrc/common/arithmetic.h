@@ -5,7 +5,7 @@
 
 namespace lgfast {
 
-// Both of integers that are not negative, b > 0.
+// Both take integers that are not negative, with b > 0.
 template <typename A, typename B>
 LGFAST_HOST_DEVICE constexpr auto ceil_div(A a, B b) {
   return (a + b - 1) / b;

@@ -32,7 +32,7 @@ struct LeftPairs {
   int64_t row_stride, pair_stride;
 };
 
-// One tile of c [kRows, kVectors * lanes]; its sums stay in registers.
+// Computes one tile of c [kRows, kVectors * lanes]; its sums stay in registers.
 template <int kRows, int kVectors>
 LGFAST_TARGET_BF16 LGFAST_INLINE void bf16_tile(const LeftPairs a, const Pair* b, int64_t b_stride, int pairs, float* c,
                                                 int64_t c_stride, bool accumulate) {
@@ -54,7 +54,7 @@ LGFAST_TARGET_BF16 LGFAST_INLINE void bf16_tile(const LeftPairs a, const Pair* b
     for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(c + r * c_stride + v * kPairLanes, sums[r][v]);
 }
 
-// Columns of one to four vectors.
+// Computes columns of one to four vectors.
 template <int kVectors>
 LGFAST_TARGET_BF16 LGFAST_INLINE void bf16_panel(LeftPairs a, const Pair* b, int64_t b_stride, int rows, int pairs,
                                                  float* c, int64_t c_stride, bool accumulate) {

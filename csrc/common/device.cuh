@@ -22,14 +22,12 @@
 //               16-byte row i % 8 of matrix i / 8. mma_m16n8k16<T>(acc, a, b0, b1): T is bf16 or fp16, float32 sums
 // Bytes         saturate_bytes(v0, v1, v2, v3): each clamped to 0 ... 255, v0 in the lowest byte; select_byte(word, k)
 //               dot_bytes(bytes, weights, start): plus four products, of bytes 0 ... 255 and weights -128 ... 127
-// Directed      add_down(a, b): the sum of doubles, rounded once, towards minus infinity; fma_down(a, b, c): a * b + c
-// of
-//               floats likewise
+// Directed      add_down(a, b): the sum of doubles, rounded once, towards minus infinity;
+//               fma_down(a, b, c): a * b + c of floats, rounded likewise
 // Arithmetic    fast_exp2(x) fast_log2(x) fast_reciprocal(x): the hardware's approximations
 // Launch        launch(kernel, Grid{x, y, z}, block, smem_bytes, stream, args...) -> nullptr or the error's text
-// Host          of the current GPU: num_multiprocessors(), by default one in the emulation; max_smem_bytes() that a
-// block
-//               can have, by default sm_90's there
+// Host          of the current GPU: num_multiprocessors(); max_smem_bytes() of a block. In the emulation by default one
+//               multiprocessor, and sm_90's bytes
 #pragma once
 
 #include "common/float16.h"
@@ -59,7 +57,7 @@ struct alignas(16) Vector16 {
 
 namespace lgfast {
 
-// Of an unsigned number, so that the compiler sees they are not negative: a division of them is a shift.
+// They divide an unsigned number, so that the compiler sees that they are not negative and divides them by shifts.
 __device__ __forceinline__ int lane_index() { return uint32_t(thread_index()) % kWarpSize; }
 __device__ __forceinline__ int warp_index() { return uint32_t(thread_index()) / kWarpSize; }
 __device__ __forceinline__ int num_warps() { return block_size() / kWarpSize; }

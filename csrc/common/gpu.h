@@ -1,4 +1,4 @@
-// What the torch side asks of the current GPU.
+// Properties of the current GPU, for the torch side.
 #pragma once
 
 namespace lgfast {

@@ -1,4 +1,4 @@
-// What functions for host and device are written with.
+// Macros and helpers for functions of host and device.
 #pragma once
 
 #include <cstdint>

@@ -17,7 +17,7 @@ class KeptMemory {
     return kept;
   }
 
-  // Zeroed, on a cache line's boundary.
+  // Returns zeroed memory on a cache line's boundary.
   void* take(size_t bytes) {
     if (used_ == pieces_.size()) pieces_.emplace_back();
     std::vector<Line>& piece = pieces_[used_];

@@ -26,7 +26,7 @@ LGFAST_HOST_DEVICE Tap<Acc> bilinear_tap(int x, int in, int out) {
   return scaled_tap(x, in, static_cast<Acc>(in) / static_cast<Acc>(out));
 }
 
-// What input position i contributes to the output position of this tap.
+// Returns the weight of input position i in the output position of this tap.
 template <typename Acc>
 LGFAST_HOST_DEVICE Acc tap_weight(const Tap<Acc>& tap, int i) {
   return (tap.low == i ? Acc(1) - tap.weight : Acc(0)) + (tap.high == i ? tap.weight : Acc(0));

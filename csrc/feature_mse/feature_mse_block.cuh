@@ -1,4 +1,4 @@
-// What a block of feature_mse works on: its maps in global and shared memory, and the tables of the resize.
+// The data of a block of feature_mse: its maps in global and shared memory, and the tables of the resize.
 #pragma once
 
 #include "feature_mse/bilinear.h"
@@ -20,7 +20,7 @@ __device__ __forceinline__ Position<Acc> position_of(int i, int in, double scale
   return {tap.low, tap.weight};
 }
 
-// What a block works on: an image and some channels of a pair, and its shared memory.
+// The data of a block: an image and some channels of a pair, and its shared memory.
 template <typename T, int kVector>
 struct FeatureMseBlock {
   using Acc = typename Accumulate<T>::type;

@@ -28,12 +28,12 @@ struct FlatAdamWTensor {
   int numel;
 };
 
-// Of one gradient: which parameter's step counts, and whose numbers it follows.
+// For one gradient: the parameter whose step is counted, and the group whose numbers it follows.
 struct FlatAdamWCounted {
   int parameter, group;
 };
 
-// What one step shares between all elements; on the GPU it lives in device memory, so no value returns to the host.
+// The values that all elements share in one step. On the GPU they live in device memory, so none returns to the host.
 struct FlatAdamWControl {
   double grad_scale;  // 1 / loss scale, times the clip factor
   int skip;           // a gradient is not finite: leave everything as it is
@@ -64,7 +64,7 @@ struct FlatAdamWParams {
 };
 static_assert(sizeof(FlatAdamWParams) <= kFlatAdamWMaxParamBytes);
 
-// What turns gradients' sums into control and factors, and counts steps.
+// Parameters of the kernel that turns gradients' sums into control and factors, and counts steps.
 struct FlatAdamWControlParams {
   FlatAdamWCounted counted[kFlatAdamWMaxCounted];
   int num_counted;
