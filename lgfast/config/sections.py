@@ -24,7 +24,7 @@ from lgfast.spec.fields import (
 )
 
 Side = Annotated[int, Range(1, 4096)]  # pixels
-Pixels = Annotated[int, Range(1, 178_956_970)]  # up to where Pillow refuses an image
+Pixels = Annotated[int, Range(1, 178_956_970)]  # Pillow refuses larger images
 PathText = Annotated[str, Text(r"[^\ud800-\udfff]*", "a path in UTF-8")]  # safetensors and TensorBoard open no other
 Pattern = Annotated[str, Text(r"[^\ud800-\udfff]{0,1000}", "a regular expression")]
 Workers = Annotated[int, Range(0, 1024)]
@@ -32,12 +32,12 @@ Stop = Annotated[str, Text(r"never|epoch:[1-9][0-9]{0,8}|adaptive|relative", "ne
 Freeze = Annotated[str, Text(r"|backbone|blocks:[1-9][0-9]{0,3}", "blocks:N or backbone, or nothing")]
 Slope = Annotated[float, Range(below=0, text="a number below 0")]
 Device = Annotated[str, Text(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")]
-# of one folder, so that nothing is written elsewhere
+# the name of one folder, so that nothing is written elsewhere
 FolderName = Annotated[str, Text(r"(?!\.{1,2}$)[^/\\\ud800-\udfff]{1,150}", "a folder's name, up to 150 letters")]
 
 
 class Section:
-    """A part of the configuration: its fields hold what their annotations say, or it is not made."""
+    """A part of the configuration. Making one checks its fields against their annotations."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -53,32 +53,32 @@ class DataConfig(Section):
     download: bool = False  # fetch the files where torchvision can
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
     exif_orientation: bool = False  # turn image files as their EXIF tag says
-    stored_side: Count | None = 0  # reduce images of a longer short side to it; 0: never; none: to what views use
+    stored_side: Count | None = 0  # reduce images whose short side is longer to this; 0: never; none: to what views use
     # CSV with the columns file and label (and split: train, test or val, where it says the parts), in place of class
     # folders; its path, or its name below root
     labels: PathText = ""
     # text between the classes of an image in the table's column label, as ';', where it may have several, or none: each
     # class is then a yes or no of its own (sigmoid, binary cross entropy; see eval.metric=map). "": one class an image
     label_separator: Annotated[str, Text(r"[^\ud800-\udfff]{0,8}", "up to 8 letters")] = ""
-    test_fraction: Fraction = 0.2  # of each class, that is the test part of a folder without train/ and test/
-    # images whose paths below root match with the same text (the expression's first group) are never on both sides of a
-    # split, as those of one patient or plant; or a column of data.labels. "": every image stands alone
+    test_fraction: Fraction = 0.2  # share of each class that is the test part of a folder without train/ and test/
+    # a regular expression: images whose paths below root match with the same text (its first group) are never on both
+    # sides of a split, as those of one patient or plant; or a column of data.labels. "": images have no groups
     group: Pattern = ""
-    folds: Annotated[int, Range(0, 100)] = 0  # cut what there is to train on into so many parts; 0: into none
-    fold: Count = 0  # which of them is the test, from 0; the others train
-    max_pixels: Pixels = 89_478_485  # refuse images of more, which fill the memory; at most 178,956,970
+    folds: Annotated[int, Range(0, 100)] = 0  # split the training images into so many folds, one the test; 0: do not
+    fold: Count = 0  # number of the test fold, from 0; the others train
+    max_pixels: Pixels = 89_478_485  # refuse images with more, which fill the memory; at most 178,956,970
     # resident (native, images in memory), dali (NVIDIA DALI reads image files), timm (Pillow workers)
     loader: Literal["resident", "dali", "timm"] = "resident"
     workers: Workers = 0  # timm: processes that prepare images, 0: this one; dali: decoding threads, 0: one a core
-    seed: Seed | None = None  # of the order of the images and of their views; none: the run's seed
-    views: Count = 0  # distinct views of each image, which then recur; 0: a new one every epoch
+    seed: Seed | None = None  # decides the order of the images and their views; none: the run's seed
+    views: Count = 0  # number of views of each image, which then recur; 0: a new view every epoch
     # for classes of few images. loss: the cross entropy of class c counts n / (classes * n_c) times; logits: training
     # adds the logarithm of its share to each (arXiv 2007.07314); sampler: an epoch shows all classes equally often
     balance: Literal["none", "loss", "logits", "sampler"] = "none"
     batch_size: CountFromOne = 64  # images of one optimisation step, over all ranks
     eval_batch_size: CountFromOne = 200  # images judged at a time
     train_limit: Count = 0  # keep this many training images, classes balanced; 0: all
-    test_limit: Count = 0  # likewise for the test images
+    test_limit: Count = 0  # keep this many test images, classes balanced; 0: all
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,7 +109,7 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The network to train. The shape fields override the named model's own where they are set."""
 
-    name: NotEmpty = "deit_tiny_patch16_224"  # one of lgfast's or timm's
+    name: NotEmpty = "deit_tiny_patch16_224"  # a model of lgfast or timm
     drop_path_rate: Share = 0.1  # probability that the last block's branches are dropped; less for earlier blocks
     patch_size: Side | None = None  # side of a patch, pixels; none: the model's own
     embed_dim: Annotated[int, Range(1, 65536)] | None = None  # width of a token
@@ -117,7 +117,7 @@ class ModelConfig(Section):
     num_heads: Annotated[int, Range(1, 4096)] | None = None  # attention heads of a block
     # own: the model's; mimetic: attention and positions as training tends to leave them (ICML 2023, arXiv 2305.09828)
     init: Literal["own", "mimetic"] = "own"
-    pretrained: bool = False  # start from timm's trained weights, of the Hugging Face hub or its cache
+    pretrained: bool = False  # start from timm's trained weights, from the Hugging Face hub or its cache
     # start from a run, a .safetensors, .pth or .pyth; another image size, patch or head is fitted. "": from nothing
     init_from: PathText = ""
     # fused: lgfast.ops.short_attention wherever its kernels take the input; plain: the model's own
@@ -137,8 +137,8 @@ class ModelConfig(Section):
 class TeacherConfig(Section):
     """The frozen CNN whose features guide the student."""
 
-    recipe: NotEmpty = "digits-resnet8"  # recipe that trains it when checkpoint=auto
-    name: str = ""  # another CNN than the recipe's, any of timm's; "": the recipe's
+    recipe: NotEmpty = "digits-resnet8"  # the recipe that trains the teacher when checkpoint=auto
+    name: str = ""  # any CNN of timm in place of the recipe's; "": the recipe's
     checkpoint: NotEmpty = "auto"  # auto: trained once per (images, recipe); otherwise a run folder or weights file
     # batch: statistics of the current batch (of this rank), as the paper's code does; synced: of all ranks' batches;
     # running: the trained statistics
@@ -155,10 +155,10 @@ class GuidanceConfig(Section):
     """How the student imitates the teacher (Li et al., ECCV 2022)."""
 
     weight: Amount = 2.5  # factor of the feature loss; 0: none, and no teacher unless it is distilled
-    student_layers: tuple[Index, ...] = ()  # flat block indices; (): the paper's choice for the model (taps=fixed)
+    student_layers: tuple[Index, ...] = ()  # indices over all blocks; (): the paper's choice for the model (taps=fixed)
     # fixed: one block a teacher stage; learned: a weighted mean of student_layers ((): of all blocks), weights trained
     taps: Literal["fixed", "learned"] = "fixed"
-    # what the maps are compared by; similarity: between the images of one forward pass of one rank
+    # how the maps are compared; similarity: between the images of one forward pass of one rank
     transform: Literal["linear", "attention", "similarity"] = "linear"
     # when guidance, and with it the teacher's work, ends for good. never; epoch:N: after N epochs; adaptive: when the
     # guidance loss falls more slowly than stop_threshold an epoch (TNNLS 2024, for runs of about 300 epochs);
@@ -201,20 +201,20 @@ class OptimConfig(Section):
     # adamw: this package's flat one; muon: matrices of blocks, adamw for the rest; otherwise any name of timm's factory
     name: NotEmpty = "adamw"
     lr: Positive = 5e-4  # highest learning rate
-    min_lr: Amount = 5e-6  # where the schedule ends
-    weight_decay: Amount = 0.05  # of matrices; biases, norms, class tokens and position embeddings have none
-    momentum: Decay = 0.9  # of SGD
-    muon_momentum: Decay = 0.95  # of the matrices under optim.name=muon
-    warmup_epochs: Count = 20  # in which the learning rate rises
+    min_lr: Amount = 5e-6  # learning rate at the schedule's end
+    weight_decay: Amount = 0.05  # for matrices; biases, norms, class tokens and position embeddings have none
+    momentum: Decay = 0.9  # momentum of SGD
+    muon_momentum: Decay = 0.95  # momentum of the matrices under optim.name=muon
+    warmup_epochs: Count = 20  # epochs in which the learning rate rises
     warmup_factor: Share = 1e-3  # first learning rate of the warm-up, as a share of lr
-    # after the warm-up: cosine as the paper's code has it; onecycle, step and wsd as lgfast/optim/schedule.py says
+    # after the warm-up: cosine as in the paper's code; lgfast/optim/schedule.py describes onecycle, step and wsd
     schedule: Literal["cosine", "linear", "constant", "step", "onecycle", "wsd"] = "cosine"
-    decay_epochs: CountFromOne = 30  # step: between two falls; wsd: at the end
+    decay_epochs: CountFromOne = 30  # step: epochs between two falls; wsd: epochs at the end
     decay_rate: Share = 0.1  # step: factor of each fall
     per_step: bool = False  # True: the schedule moves at every step; False: once an epoch, as the paper's code does
-    label_smoothing: Share = 0.0  # share of a label that goes to all classes alike
-    clip_norm: Amount = 0.0  # global gradient norm; 0: no clipping
-    layer_decay: Annotated[float, Range(above=0, high=1)] = 1.0  # each layer learns that much slower than the next one
+    label_smoothing: Share = 0.0  # share of a label that all classes get equally
+    clip_norm: Amount = 0.0  # largest global gradient norm; 0: no clipping
+    layer_decay: Annotated[float, Range(above=0, high=1)] = 1.0  # a layer's rate, as a share of the next layer's
     freeze: Freeze = ""  # not trained: blocks:N, the first N blocks and what precedes them; backbone: all but the head
 
 
@@ -224,51 +224,51 @@ class StepConfig(Section):
 
     graph: Literal["auto", "on", "off"] = "auto"  # replay the step as one CUDA graph; auto: where it can be captured
     streams: Literal["on", "off"] = "on"  # the teacher runs beside the student (CUDA)
-    compile: Literal["on", "off"] = "off"  # student and teacher under torch.compile
-    # the student's residual + LayerNorm and bias + GELU through add_layer_norm and bias_gelu (lgfast.fuse_layers)
+    compile: Literal["on", "off"] = "off"  # run student and teacher under torch.compile
+    # run the student's residual + LayerNorm and bias + GELU by add_layer_norm and bias_gelu (lgfast.fuse_layers)
     fused_layers: Literal["on", "off"] = "off"
     accumulate: CountFromOne = 1  # forward and backward passes per step, each over an equal part of the batch
-    ema_decay: Decay = 0.0  # of a moving average of the weights, which is then what is judged and kept; 0: none
+    ema_decay: Decay = 0.0  # decay of a moving average of the weights, which is then judged and kept; 0: no average
     ema_warmup: bool = False  # after t steps the decay is at most (1 + t) / (10 + t)
 
 
 @dataclass(frozen=True)
 class EvalConfig(Section):
-    """When and on what the model is judged."""
+    """When the model is judged, and on which images."""
 
-    protocol: Literal["holdout", "paper"] = "holdout"  # paper: best epoch chosen on the test set, as its code does
+    protocol: Literal["holdout", "paper"] = "holdout"  # paper: choose the best epoch on the test set, as its code does
     holdout_fraction: Fraction = 0.1  # share of the training images that selects the best epoch (holdout)
-    every_epochs: CountFromOne = 1  # judge after this many epochs
-    # what chooses the best epoch, and the winner of a sweep; the last three weigh rare classes as much as common ones.
+    every_epochs: CountFromOne = 1  # judge every so many epochs
+    # the measure that chooses the best epoch, and a sweep's winner; the last three weigh rare classes alike.
     # map: mean average precision, where images have several classes (data.label_separator)
     metric: Literal["top1", "top5", "balanced_accuracy", "macro_f1", "map"] = "top1"
-    patience: Count = 0  # end the run after so many epochs without a better one; 0: at its last epoch
+    patience: Count = 0  # end the run after so many epochs without a better one; 0: only at its last epoch
 
 
 @dataclass(frozen=True)
 class LogConfig(Section):
     """What the run writes, and how often."""
 
-    every_steps: CountFromOne = 50  # read the meters back and write a line
-    save_every_steps: Count = 0  # checkpoints within an epoch too; 0: at the end of epochs only
-    save_every_s: Amount = 30.0  # a checkpoint at the end of an epoch, where the last one is this old; 0: every epoch
-    keep_checkpoints: CountFromOne = 2  # the newest ones
-    print_epochs: bool = True  # one line an epoch on the terminal
-    report: bool = True  # at the end of a run, what its network gets wrong (test/) and a page (index.html)
-    # told the same scalars where its package is installed; a resumed run goes on under the same id
+    every_steps: CountFromOne = 50  # write a line of metrics every so many steps
+    save_every_steps: Count = 0  # write a checkpoint every so many steps too; 0: only at the end of epochs
+    save_every_s: Amount = 30.0  # save at the end of an epoch where the last checkpoint is this old; 0: every epoch
+    keep_checkpoints: CountFromOne = 2  # number of newest checkpoints to keep
+    print_epochs: bool = True  # print a line for each epoch
+    report: bool = True  # write at the end of a run what its network gets wrong (test/) and a page (index.html)
+    # service that gets the same scalars, where its package is installed; a resumed run keeps its id
     tracker: Literal["none", "wandb", "mlflow", "trackio"] = "none"
-    tensorboard: bool = True  # where the package tensorboard is installed
+    tensorboard: bool = True  # write event files, where the package tensorboard is installed
 
 
 @dataclass(frozen=True)
 class Config(Section):
     """One training run."""
 
-    name: FolderName = "digits"  # names the run folder
+    name: FolderName = "digits"  # name of the run and its folder
     epochs: Count = 300  # 0: as many as make min_steps steps, but no fewer than 20
     min_steps: CountFromOne = 4000  # steps that epochs=0 asks for
     max_steps: Count = 0  # stop after this many steps; 0: no limit
-    seed: Seed = 1  # of the initial weights and of what training draws; data.seed can keep the images apart from it
+    seed: Seed = 1  # decides the initial weights and what training draws; data.seed can decide order and views instead
     device: Device = "auto"  # auto, cpu, cuda, cuda:1
     precision: Literal["auto", "fp32", "bf16", "fp16-amp"] = "auto"  # auto: bf16 where the device has it, else fp32
     run_dir: PathText = ""  # "": runs/<name>-<date>-<time>
