@@ -170,15 +170,15 @@ def check_classes(config: Config, train: SplitImages, test: SplitImages) -> None
     if config.data.dataset != "folder":  # published data sets stay as they are
         return
     data = config.data
-    key, kind, place = ("labels", "label", data.labels) if data.labels else ("root", "class folder", data.root)
+    key, kind, source = ("labels", "label", data.labels) if data.labels else ("root", "class folder", data.root)
     if train.num_classes < 2:
         raise ValueError(
-            f"data.{key}: {place} has one {kind} ({train.class_names[0]}), and nothing to tell apart"
+            f"data.{key}: {source} has one {kind} ({train.class_names[0]}), and nothing to tell apart"
             + ("" if data.labels else "; name the folder that holds the class folders")
         )
     if empty := train.empty_classes():
         raise ValueError(
-            f"data.{key}: {len(empty)} {kind}s of {place} have no image to train on ({some(empty)}); add images of a "
+            f"data.{key}: {len(empty)} {kind}s of {source} have no image to train on ({some(empty)}); add images of a "
             f"kind that is read, or remove the {kind}s"
         )
     if empty := test.empty_classes():
