@@ -22,6 +22,7 @@ from lgfast.records.files import atomic_path
 from lgfast.runtime.command_line import command_line
 from lgfast.runtime.door import open_door
 from lgfast.runtime.paths import user_path
+from lgfast.runtime.printable import printable
 
 DESCRIPTION = "Name the classes of pictures, with their probabilities."
 FORMATS = (".csv", ".jsonl")
@@ -73,6 +74,14 @@ def named(paths: Sequence[str], probabilities: Tensor, class_names: Sequence[str
         Prediction(path, tuple(zip((class_names[label] for label in labels), row, strict=True)))
         for path, row, labels in rows
     ]
+
+
+class Terminal:
+    """Standard output for rows whose names of files and classes may not steer it."""
+
+    def write(self, row: str) -> None:
+        """Print a row, which ends with a line's end."""
+        sys.stdout.write(printable(row.removesuffix("\n")) + "\n")
 
 
 def write_csv(predictions: Iterator[Prediction], file: TextIO, top: int) -> None:
@@ -157,14 +166,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = show_progress(predict(classifier, paths, broken, top, options.tta == "flip"), len(paths), "predicting")
     write = writer_of(classifier, ".csv" if out is None else out.suffix, top, options.threshold)
     if out is None:
-        write(found, sys.stdout)
+        write(found, Terminal() if sys.stdout.isatty() else sys.stdout)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(out) as temporary, temporary.open("w", errors="surrogateescape", newline="") as file:
             write(found, file)
         print(f"{len(paths) - len(broken)} of {len(paths)} pictures in {out}", flush=True)
     for line in broken:
-        print(f"left out: {line}", file=sys.stderr)
+        print(f"left out: {printable(line)}", file=sys.stderr)
     return 1 if broken else 0
 
 

@@ -134,6 +134,8 @@ def cross_validate(config: Config, options: argparse.Namespace, interrupt: Inter
 
 def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Start, join or continue a sweep."""
+    if options.folds is not None:
+        raise ValueError("--folds: cross-validates one setting; drop it, or --sweep and the sweep that --resume names")
     if ranks.was_launched_by_torchrun():
         raise ValueError("--sweep starts its own processes; run it without torchrun, with --workers-per-gpu K")
     if options.resume and (options.sweep or options.sweep_space):

@@ -13,7 +13,7 @@ from lgfast.api.process import process_kept
 from lgfast.api.training import Run
 from lgfast.assembly.device import resolve_device
 from lgfast.assembly.images import decoding
-from lgfast.data.decode import decode_image, to_rgb
+from lgfast.data.decode import decode_image, exif_orientation, to_rgb, upright
 from lgfast.evaluate import evaluate_checkpoint
 from lgfast.export import SUFFIXES
 from lgfast.export import export as write_export
@@ -75,7 +75,8 @@ def _pixels(picture: Any, number: int, classifier: Classifier) -> np.ndarray:
     if isinstance(picture, (str, os.PathLike)):
         return decode_image(user_path(os.fspath(picture)), decoding(classifier.config))
     if isinstance(picture, Image.Image):
-        return to_rgb(picture)
+        pixels = to_rgb(picture)
+        return upright(pixels, exif_orientation(picture)) if classifier.config.data.exif_orientation else pixels
     pixels = np.asarray(picture)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(

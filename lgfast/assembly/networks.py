@@ -32,7 +32,7 @@ from lgfast.models.taps import (
     tap_shapes,
     zero_image,
 )
-from lgfast.records.checkpoint import CheckpointError, find_weights, is_names, load_weights, read_weights
+from lgfast.records.checkpoint import CheckpointError, check_finite, find_weights, is_names, load_weights, read_weights
 from lgfast.runtime import ranks
 
 
@@ -189,5 +189,6 @@ def load_trained(source: Path | str) -> Trained:
     except ValueError as error:
         raise CheckpointError(f"{path}: the header's configuration is not one of this version: {error}") from error
     load_weights(model, weights, path)
+    check_finite(weights, path)
     content_hash = str(header.get("content_hash", ""))
     return Trained(model, len(class_names), tuple(class_names), trained, content_hash=content_hash)

@@ -64,7 +64,7 @@ def load_dataset(
     """
     if split not in SPLITS:
         raise ValueError(f"load_dataset: split must be one of {', '.join(SPLITS)}, got {split!r}")
-    if name == "digits":
+    if name == "digits" and not labels:
         return load_digits(split)
     root = user_path(root)
     source = find_source(name, root, split, download, test_fraction, labels, label_separator)
@@ -89,11 +89,11 @@ def find_source(
     label_separator: str = "",
 ) -> Source:
     """The files of a split, found and listed but not decoded."""
+    if labels and name in DATASET_NAMES and name != "folder":
+        raise ValueError(f"data.labels: {name} has labels of its own; use data.dataset=folder")
     if name not in SOURCES:
         raise ValueError(f"load_dataset: name must be one of {', '.join(DATASET_NAMES)}, got {name!r}")
     if labels:
-        if name != "folder":
-            raise ValueError(f"data.labels: {name} has labels of its own; use data.dataset=folder")
         return table_source(root, labels_path(root, labels), split, test_fraction, label_separator)
     if name == "folder":
         return folder_source(root, split, test_fraction)

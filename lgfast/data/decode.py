@@ -21,6 +21,7 @@ from lgfast.runtime.cores import num_cores
 SECONDS_BETWEEN_LINES = 10.0
 RESULTS_PER_WORKER = 3  # decoded images that may wait for the writer; the largest take 268 MB each
 DRAFT_FACTOR = 2  # an image that is to be reduced is decoded at least this much larger
+ADVICE = "; replace the file, or leave such out with data.skip_broken"
 SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode "I" has 16 bits: Pillow scales any PGM to them
 
 
@@ -59,7 +60,7 @@ def decode_image(path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
     try:
         return decode_bytes(read_file(path), path, decoding)
     except ValueError as error:
-        raise ValueError(f"{error}; replace the file, or leave such out with data.skip_broken") from error
+        raise ValueError(f"{error}{ADVICE}") from error
 
 
 def decode_bytes(encoded: bytes, path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from lgfast.inference.folds import load_one_or_folds
 from lgfast.records.checkpoint import CheckpointError
 
 DESCRIPTION = "lgfast.json"  # the name, within a torch.export file, of the configuration and the classes
-METADATA = "lgfast"  # the same, within an ONNX file
+METADATA, DIGEST = "lgfast", "lgfast_digest"  # likewise in an ONNX file, and the digest of its content
+DIGEST_PLACE = "where-the-digest-of-the-rest-goes"  # stands for the digest when that is computed
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Classifier:
         found = self._share(batch)
         if flip:
             found = (found + self._share(batch.flip(3))) / 2
+        if not found.isfinite().all():
+            raise ValueError("the network gives probabilities that are not finite: it is damaged, or had diverged")
         return found.cpu()
 
     def _share(self, batch: Tensor) -> Tensor:
@@ -118,6 +122,11 @@ def load_program(source: Path, device: torch.device) -> Classifier:
     return Classifier(program.module().to(device), class_names, config, device)
 
 
+def onnx_digest(content: bytes) -> str:
+    """The digest of an ONNX file, as long as what stands in its place in `content`."""
+    return blake2b(content, digest_size=32).hexdigest()[: len(DIGEST_PLACE)]
+
+
 def load_onnx(source: Path) -> Classifier:
     """Load an ONNX file, which onnxruntime computes on the CPU."""
     try:
@@ -125,10 +134,17 @@ def load_onnx(source: Path) -> Classifier:
     except ImportError as error:
         raise ValueError(f"{source}: ONNX files need onnxruntime; pip install 'lgfast[export]'") from error
     try:
-        session = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
+        content = source.read_bytes()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except OSError as error:
+        raise CheckpointError(f"{source}: cannot be read ({error.strerror})") from error
     except Exception as error:  # onnxruntime's errors share no other base class
         raise CheckpointError(f"{source}: cannot be read ({str(error).splitlines()[0]}); export it again") from error
-    config, class_names = read_description(source, session.get_modelmeta().custom_metadata_map.get(METADATA))
+    metadata = session.get_modelmeta().custom_metadata_map
+    config, class_names = read_description(source, metadata.get(METADATA))
+    digest = metadata.get(DIGEST, "")
+    if digest and digest != onnx_digest(content.replace(digest.encode(), DIGEST_PLACE.encode())):
+        raise CheckpointError(f"{source}: is damaged: its content does not match its digest; export it again")
 
     def logits(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])

@@ -8,11 +8,20 @@ import warnings
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lgfast.fusion import unfuse, unfuse_layers
-from lgfast.inference.classifier import DESCRIPTION, METADATA, Classifier, describe, load_onnx
+from lgfast.inference.classifier import (
+    DESCRIPTION,
+    DIGEST,
+    DIGEST_PLACE,
+    METADATA,
+    Classifier,
+    describe,
+    load_onnx,
+    onnx_digest,
+)
+from lgfast.records.checkpoint import save_weights
 from lgfast.records.files import atomic_path, write_text
 from lgfast.spec.augment import AugmentSpec
 
@@ -36,9 +45,7 @@ def example(spec: AugmentSpec) -> Tensor:
 
 def export_safetensors(model: nn.Module, classifier: Classifier, path: Path) -> None:
     """Write weights under timm's names, with the configuration and the classes in the header."""
-    tensors = {name: tensor.contiguous() for name, tensor in plain_copy(model).state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, str(temporary), metadata={"lgfast": describe(classifier)})
+    save_weights(path, plain_copy(model).state_dict(), json.loads(describe(classifier)))
 
 
 def export_torch(model: nn.Module, classifier: Classifier, path: Path) -> None:
@@ -59,7 +66,7 @@ def export_onnx(model: nn.Module, classifier: Classifier, path: Path) -> None:
         ValueError: onnx, onnxscript or onnxruntime is missing, or the file computes something else.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -74,9 +81,11 @@ def export_onnx(model: nn.Module, classifier: Classifier, path: Path) -> None:
             )  # fmt: skip
         assert program is not None  # it is None only with dynamo=False
         proto = program.model_proto
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = METADATA, describe(classifier)
-        onnx.save(proto, str(temporary))
+        for key, value in ((METADATA, describe(classifier)), (DIGEST, DIGEST_PLACE)):
+            entry = proto.metadata_props.add()
+            entry.key, entry.value = key, value
+        content = proto.SerializeToString()
+        temporary.write_bytes(content.replace(DIGEST_PLACE.encode(), onnx_digest(content).encode()))
         check_onnx(plain, temporary, images)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lgfast.data.cache import decode_or_error
-from lgfast.data.decode import Decoding, map_in_order
+from lgfast.data.decode import ADVICE, Decoding, map_in_order
 from lgfast.data.read import UnreadableError
 from lgfast.data.sources.image_folder import list_images
 from lgfast.runtime.paths import user_path
@@ -16,16 +16,23 @@ from lgfast.runtime.paths import user_path
 CHUNK = 100  # the most pictures in memory at a time
 
 
-def find_pictures(paths: Sequence[str]) -> list[Path]:
+def find_pictures(paths: Sequence[str], lists: tuple[Path, ...] = ()) -> list[Path]:
     """Find the files that the arguments name: files, folders with all below them, and lists of paths after @.
 
+    Args:
+        lists: files that name the list which these paths are from.
     Raises:
-        ValueError: an argument names no file, or a folder without pictures.
+        ValueError: an argument names no file, or a folder or list without pictures.
     """
     found: list[Path] = []
     for text in paths:
+        if not text:  # as of an unset shell variable; it must not mean this folder
+            raise ValueError("PATHS: expected picture files, folders of them, or @LIST, got an empty name")
         if text.startswith("@"):
-            found += find_pictures(read_list(user_path(text[1:])))
+            path = user_path(text[1:])
+            if path.resolve() in lists:
+                raise ValueError(f"PATHS: the list {path} names itself")
+            found += find_pictures(read_list(path), (*lists, path.resolve()))
             continue
         path = user_path(text)
         pictures = list_images(path) if path.is_dir() else [path]
@@ -40,10 +47,12 @@ def find_pictures(paths: Sequence[str]) -> list[Path]:
 def read_list(path: Path) -> list[str]:
     """Read the paths in a text file, one in each line."""
     try:
-        lines = path.read_text(errors="surrogateescape").splitlines()
+        content = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise ValueError(f"PATHS: cannot read the list {path}: {error.strerror}") from None
-    return [line for line in lines if line.strip()]
+    if not (lines := [line for line in content.splitlines() if line.strip()]):
+        raise ValueError(f"PATHS: the list {path} names no pictures")
+    return lines
 
 
 def decode_pictures(
@@ -61,6 +70,6 @@ def decode_pictures(
     for start in range(0, len(paths), CHUNK):
         chunk = paths[start : start + CHUNK]
         results = list(map_in_order(decode, chunk))
-        broken += [str(result) for result in results if isinstance(result, ValueError)]
+        broken += [str(result).removesuffix(ADVICE) for result in results if isinstance(result, ValueError)]
         pairs = [(path, result) for path, result in zip(chunk, results, strict=True) if isinstance(result, np.ndarray)]
         yield [path for path, _ in pairs], [image for _, image in pairs]

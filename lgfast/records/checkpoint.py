@@ -106,6 +106,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise a CheckpointError where a number is infinite or none, as after a training that diverged."""
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path}: {name} holds numbers that are not finite: its training had diverged, or the file is damaged; "
+                "use an older checkpoint or train again"
+            )
+
+
 def is_names(value: Any) -> TypeGuard[list[str]]:
     """Whether this is a list of class names, as a weights file has it."""
     return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) for name in value)

@@ -124,6 +124,8 @@ def read_epochs(run_dir: Path, metric: str = "top1") -> list[EpochRow]:
     reader = csv.DictReader(line for line in lines if line.endswith("\n"))
     rows = []
     try:
+        if lines and "epoch" not in (reader.fieldnames or ()):
+            raise ValueError("it has no column 'epoch'")
         for row in reader:
             score = float(row[f"val_{metric}"]) if row[f"val_{metric}"] else None
             rows.append(EpochRow(int(row["epoch"]), score, float(row["seconds"])))

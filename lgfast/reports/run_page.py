@@ -6,10 +6,10 @@ import contextlib
 import csv
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from lgfast.config import Config, get, valid_keys
 from lgfast.records.answers import Answers, read_answers
@@ -27,6 +27,7 @@ from lgfast.reports.scores import class_rows
 from lgfast.reports.table import Column, Table
 from lgfast.training.console import duration
 
+T = TypeVar("T")
 PAGE = "index.html"
 TITLES = {
     "map": "mean average precision (%)",
@@ -69,7 +70,7 @@ def write_run_page(run_dir: Path) -> Path:
         facts=facts(run_dir, config, result, rows),
         folds=None,
         pictures=pictures,
-        features=features_table(run_dir / TEST / FEATURES),
+        features=whole(run_dir / TEST / FEATURES, features_table),
         notes=notes,
         resume=f"lgfast train --resume {shlex.quote(str(run_dir))}" if result is None else "",
         **answered(run_dir / TEST, read_answers(run_dir / TEST)),
@@ -116,7 +117,7 @@ def answered(folder: Path, answers: Answers | None) -> dict[str, Any]:
         Picture("Most confident mistakes", "What each was named, and is.", folder / "mistakes.png"),
     ]
     return {
-        "scores": scores_table(folder / "scores.json"),
+        "scores": whole(folder / "scores.json", scores_table),
         "tested": f"{len(answers.labels)} images of {answers.about}" if answers else "",
         "results": [picture for picture in kept if picture.path.is_file()] if answers else [],
         "classes": classes_table(answers) if answers else None,
@@ -127,11 +128,21 @@ def settings(config: Config) -> dict[str, Table]:
     return {"changed": settings_table(config, is_changed=True), "unchanged": settings_table(config, is_changed=False)}
 
 
+def whole(path: Path, read: Callable[[Path], T]) -> T:
+    """Read a file that a report made; a damaged one is named."""
+    try:
+        return read(path)
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); delete it, then: lgfast report --html {path.parents[1]}"
+        ) from None
+
+
 def draw_pictures(run_dir: Path, rows: Sequence[Mapping[str, Any]], result: Result | None) -> list[Picture]:
     pictures = []
     if rows:
         pictures.append(Picture("Curves", "", draw_curves(rows, result, run_dir / "curves.png")))
-    if distances := read_attention(run_dir / TEST / ATTENTION):
+    if distances := whole(run_dir / TEST / ATTENTION, read_attention):
         caption = "How far each head looks on test images: a dot a head, a line through their means. Small is local."
         path = draw_distances(distances, run_dir / TEST / "attention.png")
         pictures.append(Picture("Attention distance", caption, path))
@@ -158,7 +169,7 @@ def facts(run_dir: Path, config: Config, result: Result | None, rows: Sequence[M
     }
     if result is not None:
         told["time"] = duration(result.seconds)
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the last of JSON that is no mapping
         machine = json.loads((run_dir / "environment.json").read_text())
         told["hardware"] = f"{machine.get('gpu') or machine.get('cpu')}, {machine.get('cpu_threads')} threads"
         versions = [f"{name} {machine.get(name)}" for name in ("lgfast", "commit", "torch", "timm", "python", "cuda")]

@@ -88,6 +88,8 @@ def mendable(error: Exception) -> str | None:
         return refusal(error) or compiler_failure(error)
     if isinstance(error, ImportError) and error.name is not None:  # Python's own; ours say what does not fit
         return None
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     return str(error)
 
 

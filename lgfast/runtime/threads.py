@@ -51,7 +51,7 @@ def compute_as_before(run_dir: str) -> None:
 
     try:
         threads = json.loads((Path(run_dir) / "environment.json").read_text())["cpu_threads"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return
     if not _is_users_choice and isinstance(threads, int) and 1 <= threads <= num_cores():
         torch.set_num_threads(threads)

@@ -212,6 +212,13 @@ def check_sweepable(key: str) -> None:
         raise ValueError("run_dir: a sweep names the folder of each run itself; set --out for the whole sweep")
 
 
+# keys that decide which images, and which score of them, settings are compared by
+JUDGED_BY = (
+    "eval.metric", "eval.holdout_fraction", "data.dataset", "data.root", "data.labels", "data.group", "data.folds",
+    "data.fold", "data.test_fraction", "data.train_limit",
+)  # fmt: skip
+
+
 def check_space(space: Space, base: Config) -> None:
     """Check that every value makes a valid configuration, and that all are judged on the same images."""
     by_key = {axis.key: axis for axis in space.axes}
@@ -221,8 +228,10 @@ def check_space(space: Space, base: Config) -> None:
             "eval.protocol: paper selects on the test images, and a sweep selects on validation; "
             "add --eval.protocol holdout, or drop paper from the values"
         )
-    if "eval.holdout_fraction" in by_key and len(by_key["eval.holdout_fraction"].choices) != 1:
-        raise ValueError("eval.holdout_fraction: its settings would be judged on different images; give it one value")
+    for key in JUDGED_BY:
+        if key in by_key and len(by_key[key].choices) != 1:
+            way = "by different scores" if key == "eval.metric" else "on different images"
+            raise ValueError(f"{key}: its settings would be judged {way}; give it one value")
     for axis in space.axes:
         for value in axis.choices or (axis.low, axis.high):
             replace(base, {axis.key: value})

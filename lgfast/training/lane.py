@@ -100,9 +100,9 @@ class Lane:
 
     @property
     def has_lost_patience(self) -> bool:
-        """Whether the last `eval.patience` epochs brought no better score."""
-        patience, best = self.config.eval.patience, self.progress.best_epoch
-        return 0 < patience <= self.progress.epoch - best and best > 0
+        """Whether `eval.patience` epochs have brought no better one; known after epochs that are judged."""
+        patience, best, epoch = self.config.eval.patience, self.progress.best_epoch, self.progress.epoch
+        return 0 < patience <= epoch - best and best > 0 and epoch % self.config.eval.every_epochs == 0
 
     @property
     def is_judged(self) -> bool:

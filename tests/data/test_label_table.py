@@ -145,5 +145,6 @@ def test_few_groups_are_split_as_they_can_be(pictures):
 def test_a_table_that_is_nowhere_or_of_another_dataset_is_refused(pictures):
     with pytest.raises(FileNotFoundError, match=r"data.labels: no table at .*none.csv"):
         load_splits(config(pictures[1], **{"data.labels": "none.csv"}))
-    with pytest.raises(ValueError, match=r"data.labels: cifar100 has labels of its own"):
-        load_dataset("cifar100", pictures[1], "train", labels="labels.csv")
+    for name in ("cifar100", "digits"):
+        with pytest.raises(ValueError, match=rf"data.labels: {name} has labels of its own"):
+            load_dataset(name, pictures[1], "train", labels="labels.csv")

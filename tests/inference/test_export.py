@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from lgfast.export import main
 from lgfast.predict import main as predict
@@ -108,3 +109,16 @@ def test_a_torn_file_is_one_line(tmp_path, capsys, name):
     assert predict([str(tmp_path / name), str(picture), "--device", "cpu"]) == 2
     error = capsys.readouterr().err.splitlines()
     assert error[-1].startswith("error: ") and name in error[-1]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "safetensors"])
+def test_a_changed_byte_of_the_weights_is_noticed(folder, tmp_path, capsys, kind):
+    pytest.importorskip("onnxruntime")
+    path = export(folder, kind, f"changed.{kind}")
+    weight = load_file(folder / "best.safetensors")["norm.bias"].numpy().tobytes()
+    content = path.read_bytes()
+    assert content.count(weight) == 1
+    path.write_bytes(content.replace(weight, bytes([weight[0] ^ 1]) + weight[1:]))
+    (picture,) = save_pictures(tmp_path / "pictures", 1)
+    assert predict([str(path), str(picture), "--device", "cpu"]) == 2
+    assert "its content does not match its digest" in capsys.readouterr().err

@@ -2,14 +2,17 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from lgfast.config import to_dict
 from lgfast.predict import main
-from tests.inference.trained import CLASSES, plain_probabilities, save_network, save_pictures
+from lgfast.records.checkpoint import save_weights
+from tests.inference.trained import CLASSES, CONFIG, plain_probabilities, save_network, save_pictures
 
 
 @pytest.fixture
@@ -81,16 +84,49 @@ def test_folders_lists_and_the_terminal(tmp_path, network, capsys):
         (["MODEL", "PICTURE", "--top", "0"], "--top: expected 1 or more, got 0"),
         (["MODEL", "PICTURE", "--out", "x.txt"], "--out: expected a name that ends in .csv or .jsonl"),
         (["nowhere", "PICTURE"], "nowhere"),
+        (["MODEL", ""], "PATHS: expected picture files, folders of them, or @LIST, got an empty name"),
+        (["MODEL", "@LOOP"], "names itself"),
+        (["MODEL", "@NOTHING"], "names no pictures"),
+        (["MODEL", "PICTURE", "--out", "PICTURE/x.csv"], "0.png: File exists"),
+        (["NAN", "PICTURE"], "head.bias holds numbers that are not finite: its training had diverged"),
         (["MODEL", "~nobody-of-this-name/x"], "no home folder"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, network, capsys, arguments, message):
     (picture,) = save_pictures(tmp_path / "pictures", 1)
     (tmp_path / "empty").mkdir()
-    names = {"MODEL": str(tmp_path), "PICTURE": str(picture), "EMPTY": str(tmp_path / "empty")}
-    assert main([names.get(argument, argument) for argument in arguments]) == 2
+    (tmp_path / "loop.txt").write_text(f"{picture}\n@{tmp_path}/loop.txt\n")
+    (tmp_path / "nothing.txt").write_text("\n\n")
+    weights = network.state_dict()
+    weights["head.bias"][1] = torch.nan
+    save_weights(tmp_path / "nan.safetensors", weights, {"config": to_dict(CONFIG), "class_names": list(CLASSES)})
+    names = {"MODEL": tmp_path, "PICTURE": picture, "EMPTY": tmp_path / "empty", "LOOP": tmp_path / "loop.txt"}
+    names |= {"NOTHING": tmp_path / "nothing.txt", "NAN": tmp_path / "nan.safetensors"}
+    pattern = re.compile("|".join(rf"\b{name}\b" for name in names))
+    assert main([pattern.sub(lambda found: str(names[found[0]]), argument) for argument in arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
+
+
+def test_lists_of_other_systems_are_read(tmp_path, network, capsys):
+    (path,) = save_pictures(tmp_path / "pictures", 1)
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + f"{path}\r\n".encode())
+    assert main([str(tmp_path), f"@{tmp_path}/list.txt", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith(f"{path},")
+
+
+def test_names_steer_no_terminal_and_files_hold_them_as_they_are(tmp_path, network, monkeypatch, capsys):
+    sound, broken = tmp_path / "a\x1b[2J\n.png", tmp_path / "b\x1b[2J.png"
+    save_pictures(tmp_path / "pictures", 1)[0].rename(sound)
+    broken.write_bytes(b"")
+    assert main([str(tmp_path), str(sound), "--out", str(tmp_path / "out.csv"), "--device", "cpu"]) == 0
+    assert read_csv(tmp_path / "out.csv")[0]["path"] == str(sound)
+    capsys.readouterr()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main([str(tmp_path), str(sound), str(broken), "--device", "cpu"]) == 1
+    text = capsys.readouterr()
+    assert "\x1b" not in text.out + text.err and f"{tmp_path}/a\\x1b[2J\\n.png," in text.out
+    assert text.err == f"left out: {tmp_path}/b\\x1b[2J.png: cannot be decoded (no image of a kind that is read)\n"
 
 
 def test_a_thousand_pictures_take_few_at_a_time(tmp_path, network, monkeypatch):

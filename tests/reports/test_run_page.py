@@ -175,6 +175,20 @@ def test_without_matplotlib_the_rest_stands(run, tmp_path, monkeypatch):
     assert "pip install 'lgfast[plot]'" in page.text and page.table("class")
 
 
+@pytest.mark.parametrize("name", ["scores.json", "attention.csv", "features.csv"])
+def test_a_damaged_file_of_a_report_is_named(run, tmp_path, name):
+    folder = shutil.copytree(run, tmp_path / "copy")
+    (folder / "test" / name).write_text("[1]\n[2]\n")
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*; delete it, then: lgfast report --html {folder}"):
+        write_run_page(folder)
+
+
+def test_a_damaged_record_of_the_machine_is_left_out(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "copy")
+    (folder / "environment.json").write_text("null")
+    assert "hardware" not in Page(write_run_page(folder).read_text()).text
+
+
 def test_a_report_that_cannot_be_written_fails_no_run(run, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="the run is complete, but not its report: could not read"):
         monkeypatch.setattr(

@@ -92,3 +92,11 @@ def test_a_continued_run_computes_with_the_threads_it_began_with(machine, monkey
     (machine / "environment.json").write_text(json.dumps({"cpu_threads": recorded}))
     threads.compute_as_before(str(machine))
     assert chosen[-1] == expected
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{"])
+def test_a_damaged_record_of_threads_changes_none(machine, monkeypatch, text):
+    monkeypatch.delattr(torch, "set_num_threads")
+    (machine / "environment.json").write_text(text)
+    threads.compute_as_before(str(machine))
+    assert not chosen_variables()

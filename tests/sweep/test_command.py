@@ -163,6 +163,7 @@ def test_dry_run_prints_trials_and_time_and_leaves_nothing(base, tmp_path, capsy
         (["--sweep", "optim.lrr=1"], "did you mean 'optim.lr'?"),
         (["--sweep", "optim.lr=fast"], "optim.lr: expected a number, got 'fast'"),
         ([*GRID, "--trials", "4"], "--sweep runs every combination"),
+        ([*GRID, "--folds", "3"], "--folds: cross-validates one setting"),
         ([*GRID, "--optim.foo", "1"], "unknown configuration key 'optim.foo'"),
         (["--sweep-space", "none.yaml", "--trials", "4"], "none.yaml: cannot be read: No such file"),
         ([*GRID, "--workers-per-gpu", "2"], "torch sees no CUDA device here"),

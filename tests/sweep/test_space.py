@@ -161,6 +161,9 @@ def test_malformed_files_fail_with_the_fix(tmp_path, text, message):
         ("eval.protocol=paper,holdout", "eval.protocol: paper selects on the test images"),
         ("eval.protocol=paper", "eval.protocol: paper selects on the test images"),
         ("eval.holdout_fraction=0.1,0.2", "would be judged on different images"),
+        ("data.labels=a.csv,b.csv", "would be judged on different images"),
+        ("data.test_fraction=0.1,0.2", "would be judged on different images"),
+        ("eval.metric=top1,macro_f1", "would be judged by different scores"),
     ],
 )
 def test_scores_on_different_images_are_not_compared(assignment, message):

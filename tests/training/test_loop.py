@@ -435,10 +435,23 @@ def test_max_steps_ends_the_run(tmp_path):
     assert max(row["step"] for row in metrics(tmp_path / "run")) == 8
 
 
+def test_patience_ends_a_run_after_an_epoch_that_is_judged(tmp_path):
+    """With an evaluation in two epochs, one without is no reason."""
+    config = tiny_config(tmp_path, epochs=9, **{"guidance.weight": 0, "eval.patience": 1, "eval.every_epochs": 2})
+    lane = small_loop(config).lanes[0]
+    ends = []
+    for epoch in range(1, 7):
+        lane.progress.epoch, lane.progress.best_epoch = epoch, 2 if epoch < 4 else 4
+        ends.append(lane.is_finished)
+    assert ends == [False] * 5 + [True]
+
+
 def test_a_run_ends_when_its_patience_is_over(tmp_path):
     """The learning rate is 0 after the first epoch, so the second is no better."""
     config = tiny_config(
-        tmp_path, epochs=9, **{"guidance.weight": 0, "eval.patience": 2, "optim.lr": 1e-12, "optim.min_lr": 0}
+        tmp_path,
+        epochs=9,
+        **{"guidance.weight": 0, "eval.patience": 2, "eval.every_epochs": 1, "optim.lr": 1e-12, "optim.min_lr": 0},
     )
     result = train_run(config)
     rows = [row for row in metrics(tmp_path / "run") if "epoch" in row]
