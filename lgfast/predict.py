@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -76,15 +76,21 @@ def named(paths: Sequence[str], probabilities: Tensor, class_names: Sequence[str
     ]
 
 
+class Rows(Protocol):
+    """What takes rows of text: a file, or a terminal."""
+
+    def write(self, row: str, /) -> Any: ...
+
+
 class Terminal:
     """Standard output for rows whose names of files and classes may not steer it."""
 
-    def write(self, row: str) -> None:
+    def write(self, row: str, /) -> None:
         """Print a row, which ends with a line's end."""
         sys.stdout.write(printable(row.removesuffix("\n")) + "\n")
 
 
-def write_csv(predictions: Iterator[Prediction], file: TextIO, top: int) -> None:
+def write_csv(predictions: Iterator[Prediction], file: Rows, top: int) -> None:
     """Write a row for each picture: path, class, probability, then class_2, probability_2, ..."""
     writer = csv.writer(file, lineterminator="\n")
     suffixes = ["", *(f"_{rank}" for rank in range(2, top + 1))]
@@ -93,7 +99,7 @@ def write_csv(predictions: Iterator[Prediction], file: TextIO, top: int) -> None
         writer.writerow([path, *(value for name, share in found for value in (name, f"{share:.6f}"))])
 
 
-def write_jsonl(predictions: Iterator[Prediction], file: TextIO, top: int) -> None:
+def write_jsonl(predictions: Iterator[Prediction], file: Rows, top: int) -> None:
     """Write an object in each line: path, class, probability, and the further classes under `top`."""
     for path, found in predictions:
         row: dict[str, Any] = {"path": path, "class": found[0][0], "probability": found[0][1]}
@@ -101,7 +107,7 @@ def write_jsonl(predictions: Iterator[Prediction], file: TextIO, top: int) -> No
         file.write(json.dumps(row) + "\n")
 
 
-def write_sets_csv(predictions: Iterator[Prediction], file: TextIO, class_names: Sequence[str], least: float) -> None:
+def write_sets_csv(predictions: Iterator[Prediction], file: Rows, class_names: Sequence[str], least: float) -> None:
     """A row a picture that may have several classes: path, those at least so likely, and the probability of each."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["path", "classes", *class_names])
@@ -111,7 +117,7 @@ def write_sets_csv(predictions: Iterator[Prediction], file: TextIO, class_names:
         writer.writerow([found.path, chosen, *(f"{shares[name]:.6f}" for name in class_names)])
 
 
-def write_sets_jsonl(predictions: Iterator[Prediction], file: TextIO, class_names: Sequence[str], least: float) -> None:
+def write_sets_jsonl(predictions: Iterator[Prediction], file: Rows, class_names: Sequence[str], least: float) -> None:
     """The same as an object a line: path, classes and probabilities."""
     for found in predictions:
         row = {"path": found.path, "classes": found.classes(least), "probabilities": dict(found.top)}
@@ -139,7 +145,7 @@ def command_parser() -> argparse.ArgumentParser:
 
 def writer_of(
     classifier: Classifier, suffix: str, top: int, threshold: float | None
-) -> Callable[[Iterator[Prediction], TextIO], None]:
+) -> Callable[[Iterator[Prediction], Rows], None]:
     """What writes predictions of this network into a file of this kind."""
     if not classifier.is_multi_label:
         return partial(write_csv if suffix == ".csv" else write_jsonl, top=top)
@@ -169,7 +175,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(found, Terminal() if sys.stdout.isatty() else sys.stdout)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(out) as temporary, temporary.open("w", errors="surrogateescape", newline="") as file:
+        with (
+            atomic_path(out) as temporary,
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
             write(found, file)
         print(f"{len(paths) - len(broken)} of {len(paths)} pictures in {out}", flush=True)
     for line in broken:

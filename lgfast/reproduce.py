@@ -25,6 +25,7 @@ import torch
 
 from lgfast.assembly.run import train_run
 from lgfast.config import FREE_ON_RESUME, Config, load_recipe, published_top1, recipe_names, replace, split_assignment
+from lgfast.records.files import write_text
 from lgfast.records.result import Result, read_result
 from lgfast.records.run_log import read_curve
 from lgfast.reports.curves import Curves, write_curves
@@ -209,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [summarise(cell, results, telling(changes)) for cell, results in runs.items()]
     write_csv(options.out / "table.csv", with_environment(rows))
     text = table(rows).markdown() + (f"\n\nThe recipes with {changed}." if (changed := telling(changes)) else "")
-    (options.out / "table.md").write_text(text + "\n")
+    write_text(options.out / "table.md", text + "\n")
     print(f"\n{text}\n")
     try:
         plot(runs, options.out / "curves.png")

@@ -52,9 +52,9 @@ def atomic_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole, in UTF-8; raises as `atomic_path`."""
+    """Write a file whole, in UTF-8, names of files as the system has them; raises as `atomic_path`."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def remove_leftovers(folder: Path) -> None:

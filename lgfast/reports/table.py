@@ -92,7 +92,10 @@ def write_csv(path: Path, rows: Sequence[Row], names: Sequence[str] | None = Non
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     is_device = path.exists() and not path.is_file()  # such as /dev/stdout
-    with nullcontext(path) if is_device else atomic_path(path) as target, target.open("w", newline="") as file:
+    with (
+        nullcontext(path) if is_device else atomic_path(path) as target,
+        target.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.DictWriter(file, fieldnames=list(names or rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -1,5 +1,6 @@
 """lgfast from Python: runs, predictions and files as the command lines make them, and a process left as it was."""
 
+import dataclasses
 import inspect
 import signal
 import subprocess
@@ -9,11 +10,11 @@ import threading
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 import lgfast
 from lgfast.assembly.run import train_run
-from lgfast.config import load_recipe
+from lgfast.config import load_recipe, replace
 from tests.inference.trained import CLASSES, plain_probabilities, save_network, save_pictures
 from tests.runs import TINY, StopAt, metrics, tiny_config
 
@@ -97,6 +98,21 @@ def test_pictures_of_every_kind_are_predicted(tmp_path):
     (one,) = lgfast.predict(model, arrays[0], top=9)
     assert one.top == lgfast.predict(tmp_path, [arrays[0]], top=9)[0].top
     assert lgfast.predict(model, []) == []
+
+
+def test_an_opened_picture_is_turned_as_its_file_is(tmp_path):
+    save_network(tmp_path / "best.safetensors")
+    model = lgfast.load(tmp_path, device="cpu")
+    model = dataclasses.replace(model, config=replace(model.config, {"data.exif_orientation": True}))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    path = tmp_path / "turned.png"
+    (by_path,), (opened,), (as_stored,) = (
+        lgfast.predict(model, image, top=9) for image in (path, Image.open(path), pixels)
+    )
+    assert by_path.top == opened.top != as_stored.top
 
 
 @pytest.mark.parametrize(

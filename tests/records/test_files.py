@@ -45,6 +45,11 @@ def test_a_file_has_the_mode_of_the_umask(tmp_path, umask):
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+def test_names_of_files_are_written_as_the_system_has_them(tmp_path):
+    write_text(tmp_path / "page.html", "na\u00efve " + os.fsdecode(b"caf\xe9.png"))
+    assert (tmp_path / "page.html").read_bytes() == "na\u00efve caf".encode() + b"\xe9.png"
+
+
 def test_what_fails_leaves_the_earlier_file_alone(tmp_path):
     path = tmp_path / "a"
     write_text(path, "before")

@@ -2,13 +2,15 @@
 
 import itertools
 import math
+import os
 
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics
 
-from lgfast.records.answers import Answers
+from lgfast.records.answers import Answers, read_answers, write_answers
+from lgfast.reports.answers import write_answer_files
 from lgfast.reports.scores import class_rows, confusion_matrix, mistakes, scores
 from lgfast.step.meters import EvalMeter
 
@@ -101,3 +103,13 @@ def test_mistakes_come_with_the_most_confident_first(answers):
     assert set(found) == set(np.flatnonzero(answers.named != answers.labels))
     assert all(sure[first] >= sure[second] for first, second in itertools.pairwise(found))
     assert mistakes(answers, 3) == found[:3]
+
+
+def test_names_that_are_no_utf8_get_their_files_too(tmp_path):
+    classes, files = ("caf\udce9", "b\x1b[2J"), ("x\udce9.png", "y.png")
+    found = Answers(np.array([[0, 1], [0, 1]], np.float32), np.array([0, 1]), classes, files)
+    write_answer_files(found, None, tmp_path)
+    assert os.fsencode("x\udce9.png") in (tmp_path / "mistakes.csv").read_bytes()
+    assert os.fsencode("caf\udce9") in (tmp_path / "classes.csv").read_bytes()
+    write_answers(tmp_path, found)
+    assert read_answers(tmp_path).class_names == classes
