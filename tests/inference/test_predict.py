@@ -125,7 +125,7 @@ def test_names_steer_no_terminal_and_files_hold_them_as_they_are(tmp_path, netwo
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main([str(tmp_path), str(sound), str(broken), "--device", "cpu"]) == 1
     text = capsys.readouterr()
-    assert "\x1b" not in text.out + text.err and f"{tmp_path}/a\\x1b[2J\\n.png," in text.out
+    assert "\x1b" not in text.out + text.err and f"{tmp_path}/a\\x1b[2J\\n.png" in text.out
     assert text.err == f"left out: {tmp_path}/b\\x1b[2J.png: cannot be decoded (no image of a kind that is read)\n"
 
 
