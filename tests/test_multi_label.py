@@ -18,6 +18,7 @@ from lgfast.data.image_set import ImageSet
 from lgfast.evaluate import evaluate_checkpoint
 from lgfast.evaluate import main as evaluate
 from lgfast.inference.folds import MeanNetwork
+from lgfast.inference.model_card import model_card
 from lgfast.ops.mix import mix_labels
 from lgfast.predict import main as predict
 from lgfast.records.answers import Answers, read_answers
@@ -172,6 +173,8 @@ def test_a_run_learns_and_says_so_everywhere(run, capsys):
     assert evaluate_checkpoint(str(run), device="cpu")["map"] == pytest.approx(truth)
     assert evaluate([str(run), "--device", "cpu"]) == 0 and "mean avg precision" in capsys.readouterr().out
     assert load_trained(result.teacher_run).config.data.is_multi_label
+    card = model_card(lgfast.load(run, "cpu"), run)
+    assert f"precision on the test images: {truth:.2f} %" in card and "the sigmoid of a logit" in card
 
 
 def test_predictions_are_shares_of_each_class(run, pictures, tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 from lgfast.inference.classifier import Classifier
 from lgfast.records.result import read_result
 
+ONE_CLASS = "The softmax of the logits is the probabilities of the classes."
+SEVERAL_CLASSES = "A picture may have several classes: the sigmoid of a logit is the probability of its class."
 CARD = """---
 library_name: timm
 tags:
@@ -29,7 +31,7 @@ model = timm.create_model("local-dir:FOLDER")
 ```
 
 Pictures are resized to {size}x{size} by Pillow's bilinear filter, without a crop, and normalised with mean {mean} and
-standard deviation {std}. `python -m lgfast.predict FOLDER/model.safetensors PICTURES` does all of it.
+standard deviation {std}. {probabilities} `python -m lgfast.predict FOLDER/model.safetensors PICTURES` does all of it.
 
 ## Result
 
@@ -57,7 +59,10 @@ def model_card(classifier: Classifier, source: Path) -> str:
     result = read_result(source) if source.is_dir() else None
     score = "Not recorded beside these weights."
     if result is not None:
-        score = f"Top-1 accuracy on the test images: {result.test_top1:.2f} % (epoch chosen on {result.selected_on})."
+        figure = f"Top-1 accuracy on the test images: {result.test_top1:.2f} %"
+        if result.test_map is not None:
+            figure = f"Mean average precision on the test images: {result.test_map:.2f} %"
+        score = f"{figure} (epoch chosen on {result.selected_on})."
     weight = config.guidance.weight
     return CARD.format(
         name=config.name,
@@ -68,6 +73,7 @@ def model_card(classifier: Classifier, source: Path) -> str:
         guidance=f"with locality guidance of weight {weight:g}" if weight else "without guidance",
         mean=config.augment.mean,
         std=config.augment.std,
+        probabilities=SEVERAL_CLASSES if classifier.is_multi_label else ONE_CLASS,
         result=score,
         epochs=config.epochs,
         batch_size=config.data.batch_size,

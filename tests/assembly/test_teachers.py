@@ -31,6 +31,9 @@ def test_a_teacher_has_the_name_that_it_was_first_kept_under(recipe, digest):
 
 def test_a_teacher_whose_epochs_follow_from_the_images_is_trained_as_long_as_its_student():
     assert teacher_config(replace(load_recipe("photos"), {"epochs": 3})).epochs == 3
+    quick = load_recipe("photos-quick")
+    teacher = teacher_config(quick)
+    assert (teacher.epochs, teacher.data.batch_size) == (quick.epochs, quick.data.batch_size) == (16, 16)
     assert teacher_config(replace(load_recipe("digits"), {"epochs": 3})).epochs == load_recipe("digits-resnet8").epochs
 
 
