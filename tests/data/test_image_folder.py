@@ -100,6 +100,14 @@ def test_missing_split_states_the_layout(tmp_path):
         load_dataset("folder", tmp_path, "test")
 
 
+def test_a_class_with_the_name_of_a_part_is_asked_about(tmp_path):
+    for name in ("bus", "plane", "train"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    with pytest.raises(FileNotFoundError, match=r"; is train a class, as bus; plane\? then rename it"):
+        load_dataset("folder", tmp_path, "test")
+
+
 def test_images_without_class_folders_state_the_layout(tmp_path):
     (tmp_path / "train").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "train" / "0.png")

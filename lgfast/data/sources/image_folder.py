@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from lgfast.data.errors import some
 from lgfast.data.formats import image_suffixes, unread_suffixes
 from lgfast.data.read import UnreadableError
 from lgfast.data.sources.source import Source, describe_unread, file_source
@@ -78,7 +79,12 @@ def split_folder(root: Path, split: str) -> Path:
     for name in SPLIT_FOLDERS[split]:
         if (root / name).is_dir():
             return root / name
-    raise FileNotFoundError(f"{root}: no folder {' or '.join(SPLIT_FOLDERS[split])}; {EXPECTED}")
+    parts = {name for names in SPLIT_FOLDERS.values() for name in names}
+    found = list_classes(root)
+    others = [name for name in found if name not in parts]
+    part = next((name for name in found if name in parts), "")
+    clash = f"; is {part} a class, as {some(others)}? then rename it, a part has its name" if part and others else ""
+    raise FileNotFoundError(f"{root}: no folder {' or '.join(SPLIT_FOLDERS[split])}; {EXPECTED}{clash}")
 
 
 def list_classes(folder: Path) -> list[str]:
