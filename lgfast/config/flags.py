@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_key_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for every key, with - or _ between words; truth values need no value and have a negated flag too."""
+    """Add a flag for every key, with - or _ between words; truth values need no value and have a negated flag too."""
     for key, hint in valid_keys().items():
         section, dot, leaf = key.rpartition(".")
         form: dict[str, Any] = {"dest": destination(key), "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
@@ -38,7 +38,7 @@ def destination(key: str) -> str:
 
 
 def key_changes(options: argparse.Namespace) -> dict[str, Any]:
-    """The keys that a parsed command line sets, by `--set` and by flags; a flag wins over a `--set`."""
+    """Return the keys that a parsed command line sets, by `--set` and by flags; a flag wins over a `--set`."""
     changes: dict[str, Any] = dict(split_assignment(text) for text in options.set)
     for key in valid_keys():
         value = getattr(options, destination(key), None)

@@ -1,4 +1,4 @@
-"""Dotted keys, such as optim.lr, and their values: overrides, plain dictionaries, conversion to a field's type."""
+"""Handle dotted keys, such as optim.lr: overrides, plain dictionaries, conversion to a field's type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FREE_ON_RESUME = ("device", "run_dir", "name", "data.root", "data.workers", "dat
 
 
 def valid_keys(cls: type = Config, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key of the configuration with its type."""
+    """Return every dotted key of the configuration with its type."""
     keys: dict[str, Any] = {}
     for name, hint in field_types(cls).items():
         if is_section(hint):
@@ -43,7 +43,7 @@ def check_key(key: str) -> None:
 
 
 def hint_for(key: str) -> str:
-    """What the user may have meant by an unknown key: a near key, that name elsewhere, or all keys of the section."""
+    """Suggest what an unknown key may mean: a near key, that name elsewhere, or all keys of the section."""
     keys = list(valid_keys())
     section, _, leaf = key.rpartition(".")
     own = [other.removeprefix(f"{section}.") for other in keys if section and other.startswith(f"{section}.")]
@@ -55,7 +55,7 @@ def hint_for(key: str) -> str:
 
 
 def split_assignment(text: str) -> tuple[str, str]:
-    """Key and value of a `--set KEY=VALUE`."""
+    """Split a `--set KEY=VALUE` into key and value."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
@@ -64,7 +64,7 @@ def split_assignment(text: str) -> tuple[str, str]:
 
 
 def replace(config: Config, changes: dict[str, Any]) -> Config:
-    """A copy with dotted keys set; values are converted to the field's type.
+    """Return a copy with dotted keys set; values are converted to the field's type.
 
     Raises:
         ValueError: an unknown key, or a value that the key does not take.
@@ -84,12 +84,12 @@ def replace(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain nested dictionary; tuples become lists, as in YAML and JSON."""
+    """Return a plain nested dictionary; tuples become lists, as in YAML and JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(tree: dict[str, Any], base: Config | None = None) -> Config:
-    """Configuration from a nested dictionary over `base` (the defaults where None)."""
+    """Make a configuration from a nested dictionary over `base` (the defaults where None)."""
     return _build(Config, tree, base or Config(), "")
 
 
@@ -115,7 +115,8 @@ def _build(cls: type, tree: Any, base: Any, prefix: str) -> Any:
 
 
 def convert(value: Any, hint: Any, key: str) -> Any:
-    """`value`, as YAML, JSON or a command line gives it, as the field's type; or a ValueError that names the key."""
+    """Convert `value`, from YAML, JSON or a command line, to the field's type; raise a ValueError that names the
+    key."""
     value = parse(value, hint)
     if expected := misfit(value, hint):
         raise ValueError(f"{key}: expected {expected}, got {shown(value)}")
@@ -123,7 +124,7 @@ def convert(value: Any, hint: Any, key: str) -> Any:
 
 
 def parse(value: Any, hint: Any) -> Any:
-    """`value` converted to the type where that is possible, else unchanged."""
+    """Convert `value` to the type where that is possible; else return it unchanged."""
     origin, args = get_origin(hint), get_args(hint)
     if NoneType in args:  # X | None
         return None if value in (None, "none", "None") else parse(value, args[0])
@@ -138,7 +139,7 @@ def parse(value: Any, hint: Any) -> Any:
 
 
 def number(value: Any, hint: type) -> Any:
-    """Text or a number converted to `hint`, int or float, where nothing is lost; else the value unchanged."""
+    """Convert text or a number to `hint`, int or float, where nothing is lost; else return the value unchanged."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return value
     if hint is int and isinstance(value, float):
@@ -150,12 +151,12 @@ def number(value: Any, hint: type) -> Any:
 
 
 def get(config: Any, key: str) -> Any:
-    """The value at a dotted key."""
+    """Return the value at a dotted key."""
     for part in key.split("."):
         config = getattr(config, part)
     return config
 
 
 def digest(tree: Any) -> str:
-    """Short, stable hash of plain data."""
+    """Return a short, stable hash of plain data."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Configurations as YAML: the recipes of the package and files of the user's own."""
+"""Read configurations from YAML: the recipes of the package and the user's own files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str) -> Config:
-    """A recipe of the package by name, or a YAML file by path. `base: NAME` builds on another recipe.
+    """Load a recipe of the package by name, or a YAML file by path. `base: NAME` in it builds on another recipe.
 
     Raises:
         ValueError: no such recipe or file (names the nearest), or a key or value that is none.
@@ -34,7 +34,7 @@ def load_recipe(name: str) -> Config:
 
 
 def recipe_path(name: str) -> Path:
-    """Where the recipe is; a ValueError names the nearest one where there is none."""
+    """Return the path of the recipe; raise a ValueError that names the nearest one where there is none."""
     path = next((path for path in (f"{RECIPES}/{name}.yaml", name) if os.path.isfile(path)), None)
     if path is None:
         hint = did_you_mean(nearest(name, recipe_names()), "there is no such file either.")
@@ -43,12 +43,12 @@ def recipe_path(name: str) -> Path:
 
 
 def published_top1(name: str) -> float | None:
-    """Accuracy (percent) that the paper's code reports for a recipe, where it does."""
+    """Return the accuracy (percent) that the paper's code reports for a recipe, or None."""
     return yaml.safe_load((RECIPES / f"{name}.yaml").read_text()).get("published_top1")
 
 
 def load_yaml(path: Path | str, above: tuple[Path, ...] = ()) -> Config:
-    """Configuration from a YAML file; unknown keys are errors that name the nearest valid one.
+    """Read a configuration from a YAML file; errors for unknown keys name the nearest valid one.
 
     Args:
         above: the files that build on this one.
@@ -66,7 +66,7 @@ def load_yaml(path: Path | str, above: tuple[Path, ...] = ()) -> Config:
 
 
 def load_base(name: Any, above: tuple[Path, ...]) -> Config:
-    """The configuration that a file names by its key `base`."""
+    """Return the configuration that a file names by its key `base`."""
     if not isinstance(name, str):
         raise ValueError(f"base: expected the name of a recipe or a file, got {shown(name)}")
     path = recipe_path(name)

@@ -1,4 +1,4 @@
-"""Datasets and loaders: files -> uint8 images -> augmented batches."""
+"""Reads data sets and loads batches: files -> uint8 images -> augmented batches."""
 
 from lgfast.data.batch import Batch
 from lgfast.data.datasets import DATASET_NAMES, load_dataset

@@ -1,4 +1,4 @@
-"""Batches made one ahead, on a CUDA stream of their own, while the caller uses the last one."""
+"""Make batches one ahead, on their own CUDA stream, while the caller uses the last one."""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ STEP_PRIORITY = -1
 
 
 def ahead(steps: Iterable, make, device: torch.device) -> Iterator[Batch]:
-    """make(step) for each step; on CUDA one batch ahead, on a stream of its own, while the caller uses the last one.
+    """Yield make(step) for each step; on CUDA one batch ahead, on its own stream, while the caller uses the last one.
 
     The host waits there until the use of the last batch but one is done. Otherwise it would get further ahead of the
     GPU, and every batch that is still to be used takes memory.
@@ -45,7 +45,7 @@ def ahead(steps: Iterable, make, device: torch.device) -> Iterator[Batch]:
 
 @functools.cache
 def loading_stream(device: torch.device) -> torch.cuda.Stream:
-    """Where the batches of all loaders are made: freed memory is reused only within a stream."""
+    """Return the stream on which all loaders make batches: freed memory is reused only within a stream."""
     return torch.cuda.Stream(device)
 
 

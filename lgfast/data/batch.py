@@ -17,15 +17,15 @@ class Batch(NamedTuple):
     teacher_rows: Tensor | None = None  # (B, F), stored outputs of the teacher where they lie in host memory
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch on `device`; from pinned memory the copy is asynchronous."""
+        """Return the batch on `device`; from pinned memory the copy is asynchronous."""
         return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """A batch of what `function` makes of every tensor."""
+        """Return a batch with `function` applied to every tensor."""
         return Batch._make(None if tensor is None else function(tensor) for tensor in self)
 
     def need_teacher_images(self) -> Tensor:
-        """`teacher_images`, or a ValueError where the loader makes none."""
+        """Return `teacher_images`; raise a ValueError where the loader makes none."""
         if self.teacher_images is None:
             raise ValueError("teacher_images: a teacher needs them, got None; set teacher_size of the AugmentSpec")
         return self.teacher_images

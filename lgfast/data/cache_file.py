@@ -1,4 +1,4 @@
-"""The file that holds a decoded split: pixels first, then the index, then a footer.
+"""Write and read the file of a decoded split: pixels first, then the index, then a footer.
 
     pixels uint8 [num_bytes] | sizes int32 [n, 2] | labels int64 [n] | JSON | length of the JSON (8 bytes) | magic
 
@@ -47,7 +47,8 @@ def write_cache(path: Path, name: str, decoded: Iterable, class_names: tuple[str
 
 @contextmanager
 def explained(path: Path, what: str, way_on: str) -> Iterator[None]:
-    """Say what could not be written, and the way on, where the disk is full or the folder another user's."""
+    """Add to an error of writing what could not be written, and what to do: the disk is full, or the folder
+    another's."""
     try:
         yield
     except OSError as error:
@@ -75,7 +76,7 @@ def write_pixels(file: BinaryIO, decoded: Iterable) -> tuple[torch.Tensor, torch
 
 
 def map_pixels(file: BinaryIO, num_bytes: int) -> torch.Tensor:
-    """uint8 [num_bytes] from the start of the file, read on first touch; writes to it never reach the file."""
+    """Map uint8 [num_bytes] from the start of the file, read on first use; writes to it never reach the file."""
     if num_bytes == 0:
         return torch.empty(0, dtype=torch.uint8)
     return torch.from_numpy(np.memmap(file, np.uint8, mode="c", shape=(num_bytes,)))
@@ -83,7 +84,7 @@ def map_pixels(file: BinaryIO, num_bytes: int) -> torch.Tensor:
 
 @contextmanager
 def open_cache(path: Path, trusted: Collection[int]) -> Iterator[BinaryIO]:
-    """A cache file for reading; whatever goes wrong inside the block, its content is at fault.
+    """Open a cache file for reading; an error within the `with` block counts as damage of its content.
 
     Args:
         trusted: the users that may own it.
@@ -105,7 +106,7 @@ def open_cache(path: Path, trusted: Collection[int]) -> Iterator[BinaryIO]:
 
 
 def read_footer(file: BinaryIO) -> dict[str, Any]:
-    """The JSON part of a cache file.
+    """Read the JSON part of a cache file.
 
     Raises:
         UselessCacheError: half-written, truncated or not a cache. Other errors mean a damaged one too.
@@ -120,7 +121,7 @@ def read_footer(file: BinaryIO) -> dict[str, Any]:
 
 
 def read_cache(file: BinaryIO, footer: dict[str, Any]) -> ImageSet:
-    """The image set in a cache file, its pixels memory-mapped and checked against the stored hash.
+    """Read the image set of a cache file; its pixels are memory-mapped and checked against the stored hash.
 
     Raises:
         UselessCacheError: the content is not what was written. Other errors mean a damaged file too.

@@ -1,4 +1,4 @@
-"""Says how large a cache of decoded images will be, before it is written."""
+"""Say how large a cache of decoded images will be, before it is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MUCH = 1 << 30
 
 
 def announcement(name: str, paths: Sequence[Path], decoding: Decoding) -> str:
-    """A line that says what is going to be decoded and stored."""
+    """Return a line that says what will be decoded and stored."""
     num_bytes = estimated_bytes(paths, decoding)
     text = f"decoding {len(paths)} images of {name}, about {num_bytes / 1e6:,.0f} MB"
     if num_bytes > MUCH and decoding.stored_side == 0:
@@ -24,7 +24,7 @@ def announcement(name: str, paths: Sequence[Path], decoding: Decoding) -> str:
 
 
 def estimated_bytes(paths: Sequence[Path], decoding: Decoding) -> int:
-    """Bytes of all pixels, from the sizes that some of the files state; 0 where none does."""
+    """Estimate the bytes of all pixels from the sizes that some files state; 0 where none does."""
     sizes = [size for path in paths[:: max(1, len(paths) // SAMPLE)] if (size := stated_size(path)) is not None]
     stored = [stored_size(size, decoding.stored_side) or size for size in sizes]
     mean = sum(3 * width * height for width, height in stored) / max(1, len(stored))
@@ -32,7 +32,7 @@ def estimated_bytes(paths: Sequence[Path], decoding: Decoding) -> int:
 
 
 def stated_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) in the header of a file, which is not decoded; None where there is none to read."""
+    """Read (width, height) from the header of a file without decoding it; None where the header cannot be read."""
     try:
         if not path.is_file():
             return None

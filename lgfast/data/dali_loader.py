@@ -1,4 +1,4 @@
-"""The `dali` loader: NVIDIA DALI decodes image files, `augment` makes the views.
+"""Load batches with the `dali` loader: NVIDIA DALI decodes image files, `augment` makes the views.
 
 For sets too large to keep decoded. Needs the extra [dali] (package nvidia-dali-cuda130). JPEGs are decoded by nvJPEG on
 a GPU and by DALI's threads on a CPU, one batch ahead; on CPU the pixels are Pillow's. Files of other kinds, and those
@@ -27,7 +27,7 @@ from lgfast.ops.augment import augment, augment_plan, check_source_sizes
 from lgfast.runtime.cores import num_cores
 from lgfast.spec.augment import AugmentSpec
 
-BATCHES_AHEAD = 2  # that DALI works on while the caller uses one
+BATCHES_AHEAD = 2  # the number of batches that DALI works on while the caller uses one
 JPEG_START = b"\xff\xd8\xff"
 
 
@@ -75,7 +75,7 @@ class DaliDecoder:
         self.pipeline.build()
 
     def take(self) -> tuple[Tensor, Tensor, Tensor]:
-        """pixels, offsets and sizes of the next batch, as `augment` wants them; sizes on CPU."""
+        """Return pixels, offsets and sizes of the next batch, as `augment` takes them; sizes are on CPU."""
         if self.copied is not None:
             self.copied.synchronize()  # sync: a batch ago; running on gives its memory back to DALI
         padded, shapes = self.pipeline.run()  # sync: returns when the batch is decoded
@@ -87,19 +87,19 @@ class DaliDecoder:
         return rows.flatten(), offsets, sizes
 
     def close(self) -> None:
-        """Wait until nothing reads DALI's memory, and let the pipeline go."""
+        """Wait until nothing reads DALI's memory, and free the pipeline."""
         if self.copied is not None:
             self.copied.synchronize()  # sync: once, at the end
         del self.pipeline
 
 
 def gpu_number(device: torch.device) -> int:
-    """The number of a GPU; plain `cuda` is the current one, which a rank has chosen."""
+    """Return the number of a GPU; plain `cuda` is the current one, which a rank has chosen."""
     return torch.cuda.current_device() if device.index is None else device.index
 
 
 def to_torch(outputs, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A copy of a uniform DALI output, made on the current stream."""
+    """Copy a uniform DALI output on the current stream."""
     from nvidia.dali.plugin.pytorch import feed_ndarray
 
     dense = outputs.as_tensor()
@@ -170,7 +170,7 @@ class DaliLoader(EpochLoader[FileSet]):
 
 
 def encode_for_dali(path: Path, decoding: Decoding) -> np.ndarray:
-    """A file that DALI decodes to the pixels of `decode_image`: its own bytes, or those pixels as a PPM.
+    """Return what DALI decodes to the pixels of `decode_image`: the file's own bytes, or those pixels as a PPM.
 
     Raises:
         ValueError: the file is broken, as far as has to be seen here; the message names it.

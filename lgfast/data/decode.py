@@ -51,7 +51,7 @@ AS_STORED = Decoding()
 
 
 def decode_image(path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
-    """The image as uint8 [h, w, 3]; 16-bit grey is scaled to 8 bits.
+    """Decode an image to uint8 [h, w, 3]; 16-bit grey is scaled to 8 bits.
 
     Raises:
         ValueError: the file is broken, or no file; the message names it.
@@ -64,7 +64,7 @@ def decode_image(path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
 
 
 def decode_bytes(encoded: bytes, path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
-    """`decode_image` for the content of a file."""
+    """Decode the content of a file, as `decode_image`."""
     try:
         with Image.open(io.BytesIO(encoded), formats=formats()) as image:
             check_pixels(image, decoding.max_pixels)
@@ -87,7 +87,7 @@ def decode_bytes(encoded: bytes, path: Path, decoding: Decoding = AS_STORED) -> 
 
 
 def stored_size(size: tuple[int, int], stored_side: int) -> tuple[int, int] | None:
-    """(width, height) that an image is reduced to; None: it is kept."""
+    """Return the (width, height) to which an image is reduced; None where it is kept."""
     short = min(size)
     if not 0 < stored_side < short:
         return None
@@ -96,7 +96,7 @@ def stored_size(size: tuple[int, int], stored_side: int) -> tuple[int, int] | No
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """The EXIF tag of a loaded image, 1 to 8; 1 (upright) where it has none that can be read."""
+    """Return the EXIF orientation of a loaded image, 1 to 8; 1 (upright) where none can be read."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged block of a sound image, for which Pillow's reader trips over whatever comes
@@ -105,7 +105,7 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The image [h, w, 3] turned as its EXIF orientation asks."""
+    """Turn the image [h, w, 3] as its EXIF orientation asks."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -132,7 +132,7 @@ def check_pixels(image: Image.Image, max_pixels: int) -> None:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Pixels as uint8 [h, w, 3], by Pillow's conversion where it keeps the values' meaning.
+    """Convert pixels to uint8 [h, w, 3], by Pillow's conversion where that keeps the values' meaning.
 
     Raises:
         ValueError: pixels of 32 bits, which have no range to scale from.
@@ -146,7 +146,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def map_in_order(function: Callable, items: Iterable, num_workers: int | None = None) -> Iterator:
-    """`function(item)` for every item on a thread pool, results in order, few of them in memory at a time.
+    """Yield `function(item)` for every item, computed on a thread pool, in order, with few results in memory.
 
     Threads suffice: Pillow decodes outside the GIL.
     """
@@ -166,7 +166,7 @@ def map_in_order(function: Callable, items: Iterable, num_workers: int | None = 
 
 
 def show_progress(items: Iterable, total: int, label: str) -> Iterator:
-    """A bar on a terminal; elsewhere one line now and then, so that log files stay readable."""
+    """Show a bar on a terminal; elsewhere print a line now and then, so that log files stay readable."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=label, unit="image")
         return

@@ -1,4 +1,5 @@
-"""Image files where `augment` can read them: decoded by Pillow on all cores, a batch at a time, and kept nowhere."""
+"""Bring image files to where `augment` reads them: Pillow decodes them on all cores, a batch at a time; none is
+kept."""
 
 from functools import partial
 

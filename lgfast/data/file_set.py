@@ -1,4 +1,4 @@
-"""A dataset split as image files, not decoded: what the `dali` loader reads."""
+"""Hold a split as image files, not decoded, which the `dali` loader reads."""
 
 import hashlib
 from collections.abc import Sequence
@@ -86,6 +86,6 @@ def hash_files(
 
 
 def decode_error(path: Path, decoding: Decoding) -> str:
-    """Why the file is broken, with its name; "" if it is not."""
+    """Return why the file is broken, with its name; "" if it is sound."""
     result = decode_or_error(path, decoding)
     return str(result) if isinstance(result, ValueError) else ""

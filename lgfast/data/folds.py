@@ -63,7 +63,7 @@ def fold_numbers(labels: Tensor, num_folds: int, groups: Sequence[str] | None = 
 
 
 def split_fold(images: Images, numbers: Tensor, fold: int) -> tuple[Images, Images]:
-    """(the other folds, this fold)."""
+    """Split the images into the other folds and this fold."""
     return images.subset((numbers != fold).nonzero().flatten()), images.subset((numbers == fold).nonzero().flatten())
 
 

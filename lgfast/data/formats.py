@@ -1,4 +1,4 @@
-"""Kinds of image files: what is read, and what is named where it is left out."""
+"""List kinds of image files: those that are read, and those that are named where they are left out."""
 
 import functools
 
@@ -19,7 +19,7 @@ OTHER_SUFFIXES = {
 
 @functools.cache
 def formats() -> list[str]:
-    """The FORMATS that this Pillow reads; with the package pillow-heif, HEIF too."""
+    """Return the FORMATS that this Pillow reads; with the package pillow-heif, HEIF too."""
     try:
         import pillow_heif
 
@@ -31,10 +31,10 @@ def formats() -> list[str]:
 
 
 def image_suffixes() -> set[str]:
-    """Lower-case suffixes of the files that are taken for images."""
+    """Return the lower-case suffixes of files that count as images."""
     return SUFFIXES | HEIF_SUFFIXES if "HEIF" in formats() else SUFFIXES
 
 
 def unread_suffixes() -> set[str]:
-    """Suffixes of pictures of kinds that are not read."""
+    """Return the suffixes of pictures of kinds that are not read."""
     return (OTHER_SUFFIXES | HEIF_SUFFIXES) - image_suffixes()

@@ -1,4 +1,4 @@
-"""Bytes of image files. A file that cannot be read may be sound: that is another error than broken content."""
+"""Read the bytes of files. A file that cannot be read may be sound, which is another error than broken content."""
 
 import os
 import stat
@@ -17,7 +17,7 @@ class UnreadableError(OSError):
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a regular file.
+    """Read the content of a regular file.
 
     Raises:
         ValueError: there is no regular file: the name is a link to nothing, a pipe, a device, a socket.

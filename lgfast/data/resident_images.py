@@ -1,4 +1,4 @@
-"""Decoded images where `augment` can read them: on the device, or in host memory and sent per batch."""
+"""Keep decoded images where `augment` reads them: on the device, or in host memory, from which batches are sent."""
 
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -28,7 +28,7 @@ _in_use: WeakValueDictionary[tuple[int, torch.device], DevicePixels] = WeakValue
 
 
 def device_pixels(source: Tensor, device: torch.device, limit_bytes: int | None = None) -> DevicePixels | None:
-    """The pixels on the device, copied there at most once at a time; None where they do not fit.
+    """Return the pixels on the device, where at most one copy is; None where they do not fit.
 
     Args:
         limit_bytes: most bytes to keep on the device; None: half of a GPU's free memory, and no limit on CPU, where
@@ -72,7 +72,8 @@ class ResidentImages:
         return self.device if self.is_resident else torch.device("cpu")
 
     def make(self, indices: Tensor, counter: Tensor | None, spec: AugmentSpec, dtype: torch.dtype) -> Batch:
-        """The batch of `indices` (B,), on `index_device`; counter (2,) int64 on the device, None: evaluation views."""
+        """Make the batch of `indices` (B,), on `index_device`; counter (2,) int64 on the device, None: evaluation
+        views."""
         on_device = indices.to(self.device, non_blocking=True)
         sizes = self.sizes[on_device]
         plan = eval_plan(spec, sizes) if counter is None else augment_plan(spec, sizes, on_device, counter)
@@ -85,7 +86,8 @@ class ResidentImages:
         return Batch(*views, self.labels[on_device], on_device)
 
     def send(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The pixels of some images back to back on the device, and their offsets; the copies are asynchronous."""
+        """Send the pixels of some images to the device, back to back, with their offsets; the copies are
+        asynchronous."""
         images = self.image_set
         num_bytes = images.sizes[indices].long().prod(dim=1) * 3
         spans = zip(images.offsets[indices].tolist(), num_bytes.tolist(), strict=True)
@@ -97,7 +99,7 @@ class ResidentImages:
 
 
 def native_device(device: torch.device) -> torch.device:
-    """The device, or the CPU where the kernels that make views cannot run on it or are switched off."""
+    """Return the device, or the CPU where the kernels that make views cannot run on it or are switched off."""
     if device.type != "cuda":
         return device
     lacks = (_extension.missing_kernel_reason(operation, device) for operation in ("augment", "augment_plan"))
