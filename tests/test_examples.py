@@ -34,8 +34,11 @@ def run(command, folder, environment):
 
 
 def test_sweep(tmp_path, environment):
-    script = ["sh", str(EXAMPLES / "sweep.sh"), *QUICK, "--epochs", "1", "--model.depth", "3", "--data.train-limit"]
-    run([*script, "100", "--guidance.student-layers", "0,1,2"], tmp_path, environment)
+    (tmp_path / "teacher.yaml").write_text("base: digits-resnet8\nepochs: 1\n")
+    quick = {"epochs": 1, "model.depth": 3, "model.embed-dim": 32, "guidance.student-layers": "0,1,2"}
+    quick |= {"data.train-limit": 60, "data.test-limit": 40, "teacher.recipe": "teacher.yaml"}
+    options = [word for key, value in quick.items() for word in (f"--{key}", str(value))]
+    run(["sh", str(EXAMPLES / "sweep.sh"), *QUICK, *options], tmp_path, environment)
     with (tmp_path / "runs" / "example-sweep" / "sweep.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 8
     assert (tmp_path / "runs" / "example-sweep-best" / "result.json").exists()

@@ -42,7 +42,7 @@ def test_unknown_row_is_named():
 def test_table_is_made_from_the_runs_and_made_again_from_disk(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     changes = {k: v for k, v in TINY.items() if k not in ("epochs", "guidance.student_layers", "model.depth")}
-    changes |= {"teacher.cache": tmp_path / "cache", "teacher.recipe": teacher(tmp_path)}
+    changes |= {"teacher.cache": tmp_path / "cache", "teacher.recipe": teacher(tmp_path), "log.report": "false"}
     command = ["--rows", "digits", "--seeds", "3", "4", "--epochs", "1", "--out", str(tmp_path / "out")]
     command += [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
     assert main(command) == 0
