@@ -47,7 +47,7 @@ def run_folder(config: Config, resume: bool) -> Iterator[Path]:
             stack.enter_context(for_this_process(run_dir))
             if not resume:
                 stack.enter_context(emptied_on_failure(run_dir, earlier))
-            for folder in (run_dir, run_dir / "checkpoints"):
+            for folder in (run_dir, run_dir / "checkpoints", run_dir / "test"):
                 remove_leftovers(folder)
             write_config(run_dir, dataclasses.replace(config, run_dir=str(run_dir)))
             write_text(run_dir / ENVIRONMENT, json.dumps(describe_environment(), indent=2) + "\n")

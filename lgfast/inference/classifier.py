@@ -18,10 +18,11 @@ from lgfast.config import Config, from_dict, to_dict
 from lgfast.data import EvalLoader
 from lgfast.data.image_set import image_set_from_images
 from lgfast.inference.folds import load_one_or_folds
-from lgfast.records.checkpoint import CheckpointError
+from lgfast.records.checkpoint import CheckpointError, weights_digest
 
 DESCRIPTION = "lgfast.json"  # the name, within a torch.export file, of the configuration and the classes
 METADATA, DIGEST = "lgfast", "lgfast_digest"  # likewise in an ONNX file, and the digest of its content
+NO_MATCH = "its content does not match its digest; export it again"
 DIGEST_PLACE = "where-the-digest-of-the-rest-goes"  # stands for the digest when that is computed
 
 
@@ -111,7 +112,7 @@ def read_description(source: Path, text: str | bytes | None) -> tuple[Config, tu
 
 def load_program(source: Path, device: torch.device) -> Classifier:
     """Load a torch.export file; its operations are PyTorch's own."""
-    extra = {DESCRIPTION: ""}
+    extra = {DESCRIPTION: "", DIGEST: ""}
     if not zipfile.is_zipfile(source):
         raise CheckpointError(f"{source}: is no file of torch.export; export it again")
     try:
@@ -119,6 +120,9 @@ def load_program(source: Path, device: torch.device) -> Classifier:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{source}: cannot be read ({str(error).splitlines()[0]}); export it again") from error
     config, class_names = read_description(source, extra[DESCRIPTION])
+    digest = extra[DIGEST]
+    if digest and (digest.decode() if isinstance(digest, bytes) else digest) != weights_digest(program.state_dict, {}):
+        raise CheckpointError(f"{source}: is damaged: {NO_MATCH}")
     return Classifier(program.module().to(device), class_names, config, device)
 
 
@@ -144,7 +148,7 @@ def load_onnx(source: Path) -> Classifier:
     config, class_names = read_description(source, metadata.get(METADATA))
     digest = metadata.get(DIGEST, "")
     if digest and digest != onnx_digest(content.replace(digest.encode(), DIGEST_PLACE.encode())):
-        raise CheckpointError(f"{source}: is damaged: its content does not match its digest; export it again")
+        raise CheckpointError(f"{source}: is damaged: {NO_MATCH}")
 
     def logits(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])

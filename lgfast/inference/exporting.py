@@ -21,7 +21,7 @@ from lgfast.inference.classifier import (
     load_onnx,
     onnx_digest,
 )
-from lgfast.records.checkpoint import save_weights
+from lgfast.records.checkpoint import save_weights, weights_digest
 from lgfast.records.files import atomic_path, write_text
 from lgfast.spec.augment import AugmentSpec
 
@@ -55,7 +55,8 @@ def export_torch(model: nn.Module, classifier: Classifier, path: Path) -> None:
         plain_copy(model), (example(classifier.config.augment),), dynamic_shapes=({0: batch},)
     )
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.export.save(program, file, extra_files={DESCRIPTION: describe(classifier)})
+        digest = weights_digest(program.state_dict, {})
+        torch.export.save(program, file, extra_files={DESCRIPTION: describe(classifier), DIGEST: digest})
 
 
 def export_onnx(model: nn.Module, classifier: Classifier, path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lgfast.export import main
+from lgfast.export import SUFFIXES, main
 from lgfast.predict import main as predict
 from tests.inference.trained import CLASSES, CONFIG, save_network, save_pictures
 
@@ -111,10 +111,10 @@ def test_a_torn_file_is_one_line(tmp_path, capsys, name):
     assert error[-1].startswith("error: ") and name in error[-1]
 
 
-@pytest.mark.parametrize("kind", ["onnx", "safetensors"])
+@pytest.mark.parametrize("kind", ["onnx", "safetensors", "torch"])
 def test_a_changed_byte_of_the_weights_is_noticed(folder, tmp_path, capsys, kind):
     pytest.importorskip("onnxruntime")
-    path = export(folder, kind, f"changed.{kind}")
+    path = export(folder, kind, "changed" + SUFFIXES[kind])
     weight = load_file(folder / "best.safetensors")["norm.bias"].numpy().tobytes()
     content = path.read_bytes()
     assert content.count(weight) == 1

@@ -143,7 +143,9 @@ def test_a_run_that_another_process_trains_is_left_alone(reference, tmp_path, ca
 def test_what_a_killed_process_left_half_written_is_removed(reference, tmp_path):
     config, _ = reference
     leftovers = [tmp_path / ".best.safetensors.12ab34cd.tmp", tmp_path / "checkpoints" / ".step_00000002.12ab34cd.tmp"]
-    leftovers[1].mkdir(parents=True)
+    leftovers.append(tmp_path / "test" / ".logits.npz.12ab34cd.tmp")
+    for leftover in leftovers[1:]:
+        leftover.mkdir(parents=True)
     leftovers[0].write_text("half")
     train_run(replace(config, {"run_dir": str(tmp_path), "max_steps": 3}), resume=True)
     assert not any(leftover.exists() for leftover in leftovers)
