@@ -36,13 +36,20 @@ def sections(elf: bytes) -> dict[str, Section]:
 
 
 def pointers(found: dict[str, Section], target: str) -> dict[int, int]:
-    """Offset in a section -> the value of the symbol whose address belongs there, from its place in its own section."""
-    relocations = found.get(f".rela{target}")
+    """Offset in a section -> the value of the symbol whose address belongs there, from its place in its own section.
+
+    What is added to it stands beside the symbol (.rela) or, before sm_90, where the address goes (.rel).
+    """
     table = next((section for section in found.values() if section.kind == SYMBOLS), None)
-    if relocations is None or table is None:
-        return {}
+    beside, inside = found.get(f".rela{target}"), found.get(f".rel{target}")
+    entries = list(struct.iter_unpack("<QQq", beside.data)) if beside else []
+    if inside:
+        own = found[target].data
+        entries += [
+            (at, info, struct.unpack_from("<q", own, at)[0]) for at, info in struct.iter_unpack("<QQ", inside.data)
+        ]
     places = {}
-    for offset, info, addend in struct.iter_unpack("<QQq", relocations.data):
+    for offset, info, addend in entries if table else ():
         if info & 0xFFFFFFFF == ADDRESS_64:
             value = struct.unpack_from("<Q", table.data, 24 * (info >> 32) + 8)[0]
             places[offset] = value + addend

@@ -206,9 +206,13 @@ def compare_integers(i: Instruction) -> Action:
 
 
 def select(i: Instruction) -> Action:
+    """SEL and FSEL; .64 of pairs."""
     to, x, y, which = i.operands
 
     def act(b: Block, mask: np.ndarray) -> None:
+        if "64" in i.modifiers:
+            put_pair(b, to, np.where(b.predicate(which), pair(b, x), pair(b, y)), mask)
+            return
         value = single if i.name.endswith("FSEL") else integer
         put(b, to, np.where(b.predicate(which), value(b, x), value(b, y)), mask)
 

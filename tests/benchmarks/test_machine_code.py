@@ -14,7 +14,7 @@ from benchmarks.bench_augment import SPEC
 from benchmarks.bench_feature_mse import composed
 from benchmarks.model import launches, objects, sass, timing
 from benchmarks.model.assumptions import GPUS, resident_blocks
-from benchmarks.model.interpreter import Block, Trace
+from benchmarks.model.interpreter import Block, Memory, Trace
 from benchmarks.model.kernels import SUBJECTS, one_view
 from benchmarks.model.operations import action
 from benchmarks.model.predict import check_parameters, predict
@@ -245,6 +245,15 @@ def test_parameters_of_other_sources_are_refused():
     check_parameters(kernel, GPUS[ARCH], SimpleNamespace(parameters=bytes(92)))  # the end is padded
     with pytest.raises(RuntimeError, match="takes 96 bytes of parameters, its sources 64: build again"):
         check_parameters(kernel, GPUS[ARCH], SimpleNamespace(parameters=bytes(64)))
+
+
+def test_a_selection_of_64_bits_writes_both_registers():
+    texts = ("MOV R3, 0xe0", "MOV R4, 0x7", "SEL.64 R2, RZ, 0x2000, !PT", "SEL.64 R4, RZ, 0x2000, PT", "EXIT")
+    code = [replace(instruction(text), address=16 * k) for k, text in enumerate(texts)]
+    kernel = objects.Kernel("made_up", code, 8, 0, {})
+    block = Block(kernel, 90, Memory(), (1, 1, 1), 32, 0, b"")
+    block.run(action)
+    assert [set(block.registers[k].tolist()) for k in (2, 3, 4, 5)] == [{0x2000}, {0}, {0}, {0}]
 
 
 # ---- timing, on made-up instructions ---------------------------------------------------------------------------------
