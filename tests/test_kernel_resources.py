@@ -47,7 +47,7 @@ KNOWN_LOCAL = {
     ("short_attention_bwd_resident", "120"): 40,
     # 768 threads leave 80 registers: what a pixel's loops share lies in local memory. 23,000 of the 1.15 million
     # instructions of warps of a rotated and sheared image, its plane's own included, read or write memory.
-    ("augment", ""): 184,
+    ("augment", ""): 192,
     ("augment_plan", ""): 40,  # an array with a computed index, once an image
 }
 MOST_REGISTERS = {"short_attention": 255, "augment": 80}  # of all others 128: two blocks of 256 threads at least
@@ -138,8 +138,8 @@ def test_kernels_fit_in_registers_where_8_0_s_code_is_compiled_for_others(tmp_pa
         (Usage("bias_gelu", "80", 40, 8, 0), "registers do not suffice"),
         (Usage("short_attention_fwd", "100", 255, 8, 0), "registers do not suffice"),
         (Usage("short_attention_bwd_resident", "100", 255, 64, 0), "registers do not suffice"),
-        (Usage("augment", "90a", 80, 192, 1024), "registers do not suffice"),
-        (Usage("augment", "90a", 81, 184, 1024), "81"),
+        (Usage("augment", "90a", 80, 200, 1024), "registers do not suffice"),
+        (Usage("augment", "90a", 81, 192, 1024), "81"),
         (Usage("feature_mse", "90a", 40, 0, 1040), "shared memory beside the planned"),
         (Usage("feature_mse", "80", 40, 0, 16), "shared memory beside the planned"),
     ],

@@ -50,6 +50,8 @@ LGFAST_HOST_DEVICE Affine affine_of(AugmentOp op, double argument, int size) {
     case AugmentOp::kShearY: return {{1, 0, 0}, {argument, 1, 0}};
     case AugmentOp::kTranslateX: return {{1, 0, argument * size}, {0, 1, 0}};
     case AugmentOp::kTranslateY: return {{1, 0, 0}, {0, 1, argument * size}};
+    case AugmentOp::kTranslateXPixels: return {{1, 0, argument}, {0, 1, 0}};
+    case AugmentOp::kTranslateYPixels: return {{1, 0, 0}, {0, 1, argument}};
     default: return rotation(argument, size);
   }
 }

@@ -5,7 +5,8 @@
 
 namespace lgfast {
 
-// RandAugment operations, in timm's order (lgfast/spec/augment.py); -1 in a plan: skipped.
+// AUGMENT_OPS of lgfast/spec/augment.py: those of RandAugment in timm's order, then those of other policies; -1 in a
+// plan: skipped.
 enum class AugmentOp : int {
   kSkip = -1,
   kAutoContrast,
@@ -23,8 +24,15 @@ enum class AugmentOp : int {
   kShearY,
   kTranslateX,
   kTranslateY,
+  kTranslateXPixels,
+  kTranslateYPixels,
+  kGaussianBlur,
+  kHue,
 };
-constexpr int kNumAugmentOps = 15;
+constexpr int kNumRandAugmentOps = 15;
+constexpr int kNumJitterOps = 4;  // brightness, contrast, saturation, hue
+
+enum class AugmentPolicy : int { kRandAugment, kTrivialAugment, kThreeAugment };
 
 // Columns of a plan: PLAN_COLUMNS of lgfast/spec/augment.py, then (op, argument) per slot.
 enum PlanColumn {
@@ -34,7 +42,7 @@ enum PlanColumn {
   kCropWidth,
   kShiftY,
   kShiftX,
-  kFlip,
+  kFlip,  // bits of Flip
   kEraseTop,
   kEraseLeft,
   kEraseHeight,
@@ -44,6 +52,7 @@ enum PlanColumn {
   kFirstOp,
 };
 
+enum Flip : int { kMirrored = 1, kUpsideDown = 2 };
 enum class Resample : int { kNearest, kBilinear, kBicubic };
 enum class EraseMode : int { kConst, kRand, kPixel };
 enum class AugmentDtype : int { kFloat, kBFloat16, kHalf };
@@ -61,15 +70,17 @@ struct AugmentPlanParams {
   bool whole_image;  // no crop, no erasing: the weak variant
   double crop_scale[2];
   double crop_ratio[2];
-  double flip_prob;
+  double flip_prob, vertical_flip_prob;
   int max_shift;
   double erase_prob;
+  AugmentPolicy policy;
   int num_ops;
   double op_prob;
   double magnitude;
   double magnitude_std;  // infinite: uniform in [0, magnitude]
   double magnitude_max;
   bool increasing;
+  double jitter[kNumJitterOps];  // 0: none
 };
 
 struct AugmentParams {

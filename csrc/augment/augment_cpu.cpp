@@ -114,10 +114,11 @@ std::tuple<Tensor, Tensor> augment(const Tensor& pixels, const Tensor& offsets, 
 Tensor augment_plan(const Tensor& sizes, const Tensor& indices, const Tensor& counter, int64_t image_size,
                     bool whole_image, const std::vector<double>& crop_scale, const std::vector<double>& crop_ratio,
                     double flip_prob, int64_t max_shift, double erase_prob, int64_t num_ops, double op_prob,
-                    double magnitude, double magnitude_std, double magnitude_max, bool increasing) {
-  const AugmentPlanCall call =
-      augment_plan_call(sizes, indices, counter, image_size, whole_image, crop_scale, crop_ratio, flip_prob, max_shift,
-                        erase_prob, num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing);
+                    double magnitude, double magnitude_std, double magnitude_max, bool increasing,
+                    double vertical_flip_prob, int64_t policy, const std::vector<double>& jitter) {
+  const AugmentPlanCall call = augment_plan_call(
+      sizes, indices, counter, image_size, whole_image, crop_scale, crop_ratio, flip_prob, max_shift, erase_prob,
+      num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing, vertical_flip_prob, policy, jitter);
   torch::stable::parallel_for(0, call.params.batch, 1024, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) draw_plan_row(call.params, b);
   });

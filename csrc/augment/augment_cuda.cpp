@@ -34,13 +34,14 @@ std::tuple<Tensor, Tensor> augment(const Tensor& pixels, const Tensor& offsets, 
 Tensor augment_plan(const Tensor& sizes, const Tensor& indices, const Tensor& counter, int64_t image_size,
                     bool whole_image, const std::vector<double>& crop_scale, const std::vector<double>& crop_ratio,
                     double flip_prob, int64_t max_shift, double erase_prob, int64_t num_ops, double op_prob,
-                    double magnitude, double magnitude_std, double magnitude_max, bool increasing) {
+                    double magnitude, double magnitude_std, double magnitude_max, bool increasing,
+                    double vertical_flip_prob, int64_t policy, const std::vector<double>& jitter) {
   LGFAST_CHECK(sizes.is_cuda(), "augment_plan", "sizes must be on the GPU, like the other tensors; move it there");
   const int32_t device = sizes.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const AugmentPlanCall call =
-      augment_plan_call(sizes, indices, counter, image_size, whole_image, crop_scale, crop_ratio, flip_prob, max_shift,
-                        erase_prob, num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing);
+  const AugmentPlanCall call = augment_plan_call(
+      sizes, indices, counter, image_size, whole_image, crop_scale, crop_ratio, flip_prob, max_shift, erase_prob,
+      num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing, vertical_flip_prob, policy, jitter);
   if (call.params.batch == 0) return call.plan;
   const char* error = launch_augment_plan(call.params, current_cuda_stream(device));
   LGFAST_CHECK(!error, "augment_plan", error);

@@ -28,6 +28,7 @@ LGFAST_TEAM void augment_image(WorkingImage<Team>& image, int64_t b) {
     return;
   }
   resize_crop(image, p.indices[b]);
+  if (image.plan_int(kFlip) & kUpsideDown) flip_vertically(image);
   for (int column = kFirstOp; column + 1 < p.num_columns; column += 2) {
     apply_op(image, AugmentOp(int(image.row[column])), image.row[column + 1]);
   }

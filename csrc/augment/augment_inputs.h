@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "augment/augment.h"
+#include "augment/augment_policies.h"
 #include "common/check.h"
 
 namespace lgfast {
@@ -42,7 +43,8 @@ inline AugmentPlanCall augment_plan_call(const torch::stable::Tensor& sizes, con
                                          const std::vector<double>& crop_scale, const std::vector<double>& crop_ratio,
                                          double flip_prob, int64_t max_shift, double erase_prob, int64_t num_ops,
                                          double op_prob, double magnitude, double magnitude_std, double magnitude_max,
-                                         bool increasing) {
+                                         bool increasing, double vertical_flip_prob, int64_t policy,
+                                         const std::vector<double>& jitter) {
   constexpr const char* op = "augment_plan";
   check_sizes(op, sizes);
   check_vector(op, "indices", indices, ScalarType::Long, 1);
@@ -55,8 +57,12 @@ inline AugmentPlanCall augment_plan_call(const torch::stable::Tensor& sizes, con
                shape(sizes), " and ", shape(indices));
   LGFAST_CHECK(crop_scale.size() == 2 && crop_ratio.size() == 2, op, "crop_scale and crop_ratio must have two values");
   LGFAST_CHECK(num_ops >= 0 && num_ops <= 8, op, "num_ops must be 0 to 8, got ", num_ops);
-  const int64_t num_columns = kFirstOp + 2 * num_ops;
+  LGFAST_CHECK(policy >= 0 && policy <= 2 && (policy == 0 || num_ops <= 1), op,
+               "policy must be 0, 1 or 2, with at most one operation beyond 0, got ", policy, " with ", num_ops);
+  LGFAST_CHECK(jitter.empty() || jitter.size() == kNumJitterOps, op, "jitter must have ", kNumJitterOps, " values");
   AugmentPlanCall call;
+  std::copy(jitter.begin(), jitter.end(), call.params.jitter);
+  const int64_t num_columns = kFirstOp + 2 * (num_ops + num_jitter_ops(call.params.jitter));
   call.plan = torch::stable::new_empty(sizes, {indices.size(0), num_columns}, ScalarType::Double);
   AugmentPlanParams& p = call.params;
   p.sizes = static_cast<const int32_t*>(sizes.const_data_ptr());
@@ -70,8 +76,10 @@ inline AugmentPlanCall augment_plan_call(const torch::stable::Tensor& sizes, con
   std::copy_n(crop_scale.begin(), 2, p.crop_scale);
   std::copy_n(crop_ratio.begin(), 2, p.crop_ratio);
   p.flip_prob = flip_prob;
+  p.vertical_flip_prob = vertical_flip_prob;
   p.max_shift = static_cast<int>(max_shift);
   p.erase_prob = erase_prob;
+  p.policy = static_cast<AugmentPolicy>(policy);
   p.num_ops = static_cast<int>(num_ops);
   p.op_prob = op_prob;
   p.magnitude = magnitude;

@@ -4,16 +4,12 @@
 #pragma once
 
 #include "augment/augment.h"
+#include "augment/augment_policies.h"
 #include "common/philox.h"
 
 namespace lgfast {
 
 constexpr int kNumTries = 10;  // of the two rejection samplers, as in timm
-
-struct SampleKey {
-  int64_t seed, epoch, index;
-  LGFAST_HOST_DEVICE PhiloxWords bits(uint32_t block) const { return sample_bits(seed, epoch, index, block); }
-};
 
 // Sides of a rectangle of the area, rounded half to even, with a log-uniform ratio first / second.
 struct Box {
@@ -74,66 +70,21 @@ LGFAST_HOST_DEVICE void draw_erase(const AugmentPlanParams& p, const SampleKey& 
   }
 }
 
-LGFAST_HOST_DEVICE double at_most(double value, double limit) { return value < limit ? value : limit; }
-
-// timm's argument: degrees, bits, threshold, addend, factor or part of the size; level is magnitude / 10.
-LGFAST_HOST_DEVICE double op_argument(AugmentOp op, double level, double sign, bool increasing) {
-  switch (op) {
-    case AugmentOp::kRotate: return sign * (level * 30.0);
-    case AugmentOp::kPosterize: return increasing ? 4.0 - trunc(level * 4) : trunc(level * 4);
-    case AugmentOp::kSolarize: {
-      const double threshold = at_most(trunc(level * 256), 256);
-      return increasing ? 256 - threshold : threshold;
-    }
-    case AugmentOp::kSolarizeAdd: return at_most(trunc(level * 110), 128);
-    case AugmentOp::kColor:
-    case AugmentOp::kContrast:
-    case AugmentOp::kBrightness:
-    case AugmentOp::kSharpness: {
-      const double factor = 1.0 + sign * (level * 0.9);
-      return !increasing ? level * 1.8 + 0.1 : factor > 0.1 ? factor : 0.1;
-    }
-    case AugmentOp::kShearX:
-    case AugmentOp::kShearY: return sign * (level * 0.3);
-    case AugmentOp::kTranslateX:
-    case AugmentOp::kTranslateY: return sign * (level * 0.45);
-    default: return 0;
-  }
-}
-
-LGFAST_HOST_DEVICE void draw_slot(const AugmentPlanParams& p, const SampleKey& key, int slot, double* row) {
-  const PhiloxWords bits = key.bits(kRandAugmentBlock + 2 * slot);
-  double* column = row + kFirstOp + 2 * slot;
-  column[0] = int(AugmentOp::kSkip);
-  column[1] = 0;
-  if (uniform(bits.word[0]) >= p.op_prob) return;
-  double magnitude = p.magnitude;
-  if (p.magnitude_std == HUGE_VAL) {
-    magnitude *= uniform(bits.word[3]);
-  } else {
-    const PhiloxWords normal = key.bits(kRandAugmentBlock + 2 * slot + 1);
-    magnitude += p.magnitude_std * standard_normal(normal.word[0], normal.word[1]);
-  }
-  const double level = (magnitude < 0 ? 0 : at_most(magnitude, p.magnitude_max)) / 10.0;
-  const double sign = (bits.word[2] & 1) ? -1.0 : 1.0;
-  column[0] = double(below(bits.word[1], kNumAugmentOps));
-  column[1] = op_argument(AugmentOp(int(column[0])), level, sign, p.increasing);
-}
-
 // Row b of the plan.
 LGFAST_HOST_DEVICE void draw_plan_row(const AugmentPlanParams& p, int64_t b) {
   const SampleKey key = {p.counter[0], p.counter[1], p.indices[b]};
   double* row = p.plan + b * p.num_columns;
   draw_crop(p, key, p.sizes[2 * b], p.sizes[2 * b + 1], row);
-  const PhiloxWords bits = key.bits(kFlipBlock);
+  const PhiloxWords bits = key.bits(kFlipBlock), noise = key.bits(kNoiseBlock);
   row[kShiftY] = double(below(bits.word[2], 2 * p.max_shift + 1) - p.max_shift);
   row[kShiftX] = double(below(bits.word[3], 2 * p.max_shift + 1) - p.max_shift);
-  row[kFlip] = uniform(bits.word[0]) < p.flip_prob;
+  row[kFlip] = (uniform(bits.word[0]) < p.flip_prob ? kMirrored : 0) +
+               (uniform(noise.word[2]) < p.vertical_flip_prob ? kUpsideDown : 0);
   draw_erase(p, key, uniform(bits.word[1]), row);
-  const PhiloxWords noise = key.bits(kNoiseBlock);
   row[kNoiseKey0] = noise.word[0];
   row[kNoiseKey1] = noise.word[1];
-  for (int slot = 0; slot < p.num_ops; ++slot) draw_slot(p, key, slot, row);
+  for (int slot = 0; slot < p.num_ops; ++slot) draw_op(p, key, slot).write(row + kFirstOp + 2 * slot);
+  draw_jitter(p.jitter, key, row + kFirstOp + 2 * p.num_ops);
 }
 
 }  // namespace lgfast

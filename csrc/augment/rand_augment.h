@@ -1,8 +1,10 @@
-// The second part of augment: one RandAugment operation on the planes. Those that look at one value only leave a
+// The second part of augment: one operation on the planes. Those that look at one value only leave a
 // pending table, those that look at neighbours write where the view will be and take it back (working_image.h).
 #pragma once
 
 #include "augment/affine.h"
+#include "augment/box_blur.h"
+#include "augment/hue.h"
 #include "augment/pixel_ops.h"
 #include "augment/working_image.h"
 
@@ -158,7 +160,19 @@ LGFAST_TEAM void transform(WorkingImage<Team>& image, const Affine& a) {
   move_pixels<BicubicPixels<kPixels>>(image, a);
 }
 
-// One slot of RandAugment; argument: timm's, see op_argument() in augment_plan.h.
+// Upside down.
+template <class Team>
+LGFAST_TEAM void flip_vertically(WorkingImage<Team>& image) {
+  image.each_strip(image.size / 2, [&](int c, int y, int s) {
+    auto& upper = image.strip(image.plane(c), y, s);
+    auto& lower = image.strip(image.plane(c), image.size - 1 - y, s);
+    const auto kept = upper;
+    upper = lower;
+    lower = kept;
+  });
+}
+
+// One slot of a plan; argument: see op_argument() and trivial_argument() in augment_policies.h.
 template <class Team>
 LGFAST_TEAM void apply_op(WorkingImage<Team>& image, AugmentOp op, double argument) {
   switch (op) {
@@ -171,7 +185,11 @@ LGFAST_TEAM void apply_op(WorkingImage<Team>& image, AugmentOp op, double argume
     case AugmentOp::kShearX:
     case AugmentOp::kShearY:
     case AugmentOp::kTranslateX:
-    case AugmentOp::kTranslateY: return transform(image, affine_of(op, argument, image.size));
+    case AugmentOp::kTranslateY:
+    case AugmentOp::kTranslateXPixels:
+    case AugmentOp::kTranslateYPixels: return transform(image, affine_of(op, argument, image.size));
+    case AugmentOp::kGaussianBlur: return gaussian_blur(image, float(argument));
+    case AugmentOp::kHue: return turn_hue(image, int(argument * 255));
     default: break;
   }
   const int mean = op == AugmentOp::kContrast ? mean_luma(image) : 0;

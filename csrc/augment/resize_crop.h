@@ -53,7 +53,7 @@ template <class Team>
 LGFAST_TEAM void resize_rows(const WorkingImage<Team>& image, const ResizeAxis& axis, int left, int right,
                              const uint8_t* crop, int64_t width, int num_rows) {
   const int stride = axis.max_taps(), shift = image.plan_int(kShiftX);
-  const bool is_flipped = image.row[kFlip] != 0;
+  const bool is_flipped = (image.plan_int(kFlip) & kMirrored) != 0;
   image.team.grid(num_rows, right - left, [&](int y, int i) {
     const int shifted = left + i - shift;
     if (shifted < 0 || shifted >= image.size) return;

@@ -16,11 +16,14 @@ struct PhiloxWords {
 
 // Blocks of four words per (seed, epoch, sample index).
 enum PhiloxBlock : uint32_t {
-  kCropBlock = 0,          // ... 9, one per try: area, ratio, top, left
-  kFlipBlock = 10,         // flip, erase or not, shift_y, shift_x
-  kNoiseBlock = 11,        // key of the erase noise (two words)
-  kEraseBlock = 12,        // ... 21, one per try: area, ratio, top, left
-  kRandAugmentBlock = 32,  // two per slot: fire, op, sign, uniform magnitude; normal magnitude (two words)
+  kCropBlock = 0,             // ... 9, one per try: area, ratio, top, left
+  kFlipBlock = 10,            // flip, erase or not, shift_y, shift_x
+  kNoiseBlock = 11,           // key of the erase noise (two words), vertical flip
+  kEraseBlock = 12,           // ... 21, one per try: area, ratio, top, left
+  kJitterBlock = 22,          // ... 23: brightness, contrast, saturation, hue; sort keys of their order
+  kTrivialAugmentBlock = 24,  // operation, magnitude, sign
+  kThreeAugmentBlock = 25,    // operation, radius
+  kRandAugmentBlock = 32,     // two per slot: fire, op, sign, uniform magnitude; normal magnitude (two words)
 };
 
 LGFAST_HOST_DEVICE PhiloxWords philox_4x32(PhiloxWords counter, uint32_t key0, uint32_t key1) {

@@ -1,7 +1,7 @@
 """Follow the paper's offline mode: compute maps of the un-augmented images once, then crop and flip them as the images.
 
-This is an approximation, kept for parity: RandAugment and erasing change only the image, and a crop of a map is not the
-map of a crop.
+This is an approximation, kept for parity: other operations and erasing change only the image, and a crop of a map is
+not the map of a crop.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def crop_maps(maps: Tensor, plan: Tensor, sizes: Tensor) -> Tensor:
     size_y, size_x = sizes.double().unbind(1)
     ys = sampled(columns["crop_top"] / size_y, columns["crop_height"] / size_y, maps.shape[2])
     xs = sampled(columns["crop_left"] / size_x, columns["crop_width"] / size_x, maps.shape[3])
-    xs = torch.where(columns["flip"][:, None] > 0, xs.flip(1), xs)
+    flip = columns["flip"].long()[:, None]
+    xs = torch.where((flip & 1) > 0, xs.flip(1), xs)
+    ys = torch.where((flip & 2) > 0, ys.flip(1), ys)
     grid = torch.stack(torch.broadcast_tensors(xs[:, None, :], ys[:, :, None]), dim=-1)
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     return F.grid_sample(maps, grid.to(maps.dtype), padding_mode="border", align_corners=False)

@@ -18,6 +18,7 @@ from lgfast.spec.augment import (
     ERASE_MODES,
     INTERPOLATIONS,
     PLAN_COLUMNS,
+    POLICIES,
     AugmentSpec,
     RandAugmentPolicy,
     plan_columns,
@@ -32,7 +33,7 @@ def augment_plan(spec: AugmentSpec, sizes: Tensor, indices: Tensor, counter: Ten
     """Draw the random view of every image of a batch.
 
     Each row depends on (seed, epoch, index) alone (Philox 4x32-10): not on the batch, the rank or the device. Crop,
-    RandAugment and erasing follow timm's distributions.
+    RandAugment, three-augment and erasing follow timm's distributions, TrivialAugment and colour jitter torchvision's.
 
     Args:
         spec: what is drawn.
@@ -41,11 +42,12 @@ def augment_plan(spec: AugmentSpec, sizes: Tensor, indices: Tensor, counter: Ten
         counter: (2,) int64, seed and epoch; a tensor, so that a captured CUDA graph can move on.
             All three on one device, CPU or CUDA.
     Returns:
-        (B, P) float64, columns named by `spec.plan_columns`: crop, shift, flip, erased rectangle, key of the noise,
-        and operation (an index into RAND_AUGMENT_OPS, -1: skipped) with its argument per RandAugment slot.
+        (B, P) float64, columns named by `spec.plan_columns`: crop, shift, flips, erased rectangle, key of the noise,
+        and operation (an index into AUGMENT_OPS, -1: skipped) with its argument per slot.
     Raises:
         ValueError: a tensor has another dtype or shape.
-    Source: timm 1.0 (RandomResizedCropAndInterpolation, RandAugment, RandomErasing).
+    Source: timm 1.0 (RandomResizedCropAndInterpolation, RandAugment, auto_augment_policy_3a, RandomErasing);
+        torchvision (TrivialAugmentWide, ColorJitter).
 
     >>> sizes, indices = torch.tensor([[32, 32], [48, 32]], dtype=torch.int32), torch.arange(2)
     >>> plan = augment_plan(AugmentSpec(image_size=32), sizes, indices, counter=torch.tensor([1, 0]))
@@ -56,7 +58,7 @@ def augment_plan(spec: AugmentSpec, sizes: Tensor, indices: Tensor, counter: Ten
     check_tensor("augment_plan", "sizes", sizes, torch.int32, "B", 2)
     check_tensor("augment_plan", "indices", indices, torch.int64, len(sizes))
     check_tensor("augment_plan", "counter", counter, torch.int64, 2)
-    policy = spec.policy
+    policy = spec.rand_augment_policy
     return torch.ops.lgfast.augment_plan(
         sizes,
         indices,
@@ -68,12 +70,13 @@ def augment_plan(spec: AugmentSpec, sizes: Tensor, indices: Tensor, counter: Ten
         spec.flip_prob,
         spec.max_shift,
         spec.erase_prob,
-        policy.num_ops,
+        spec.num_policy_ops,
         policy.prob,
         policy.magnitude,
         policy.magnitude_std,
         policy.magnitude_max,
         policy.increasing,
+        *_beyond_defaults(spec),
     )
 
 
@@ -87,7 +90,7 @@ def augment(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Make the views that a plan describes: crop, resize, flip, RandAugment, normalise, erase; and the teacher's input.
+    """Make the views that a plan describes: crop, resize, flip, operations, normalise, erase; and the teacher's input.
 
     Pixel values before normalisation are Pillow's and timm's, bit for bit.
 
@@ -139,6 +142,12 @@ def augment(
     return images, teacher_images if spec.teacher_size else None
 
 
+def _beyond_defaults(spec: AugmentSpec) -> tuple[float, int, list[float]] | tuple[()]:
+    """Return vertical flip, policy and jitter as the operation takes them; nothing where it draws none of them."""
+    values = spec.vertical_flip_prob, POLICIES.index(spec.policy), list(spec.jitter)
+    return values if any(values[:2]) or any(spec.jitter) else ()
+
+
 def _check_spec(op: str, spec: AugmentSpec) -> None:
     if not isinstance(spec, AugmentSpec):
         raise ValueError(f"{op}: spec must be an AugmentSpec, got {type(spec).__name__}")
@@ -187,8 +196,10 @@ def check_source_sizes(spec: AugmentSpec, sizes: Tensor, device: torch.device) -
 
 @torch.library.register_fake("lgfast::augment_plan")
 def _(sizes, indices, counter, image_size, whole_image, crop_scale, crop_ratio, flip_prob, max_shift, erase_prob,
-      num_ops, *policy):  # fmt: skip
-    return sizes.new_empty((indices.shape[0], len(PLAN_COLUMNS) + 2 * num_ops), dtype=torch.float64)
+      num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing, vertical_flip_prob=0.0, policy=0,
+      jitter=()):  # fmt: skip
+    num_slots = num_ops + sum(strength > 0 for strength in jitter)
+    return sizes.new_empty((indices.shape[0], len(PLAN_COLUMNS) + 2 * num_slots), dtype=torch.float64)
 
 
 @torch.library.register_fake("lgfast::augment")
@@ -204,16 +215,21 @@ def _(pixels, offsets, sizes, indices, plan, image_size, teacher_size, resample,
 
 
 def _reference_plan(sizes, indices, counter, image_size, whole_image, crop_scale, crop_ratio, flip_prob, max_shift,
-                    erase_prob, num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing):  # fmt: skip
+                    erase_prob, num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing,
+                    vertical_flip_prob=0.0, policy=0, jitter=()):  # fmt: skip
     spec = SimpleNamespace(
         image_size=image_size,
         weak=whole_image,
         crop_scale=crop_scale,
         crop_ratio=crop_ratio,
         flip_prob=flip_prob,
+        vertical_flip_prob=vertical_flip_prob,
         max_shift=max_shift,
         erase_prob=erase_prob,
-        policy=RandAugmentPolicy(num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing),
+        policy=POLICIES[policy],
+        rand_augment_policy=RandAugmentPolicy(num_ops, op_prob, magnitude, magnitude_std, magnitude_max, increasing),
+        num_policy_ops=num_ops,
+        jitter=tuple(jitter),
     )
     return reference_plan(spec, sizes, indices, counter)
 
@@ -222,7 +238,7 @@ def _reference_augment(pixels, offsets, sizes, indices, plan, image_size, teache
                        mean, std, dtype, channels_last):  # fmt: skip
     from lgfast.ops.reference.augment import apply_plan  # Pillow and timm, for this path only
 
-    num_ops = (plan.shape[1] - len(PLAN_COLUMNS)) // 2
+    num_slots = (plan.shape[1] - len(PLAN_COLUMNS)) // 2
     spec = SimpleNamespace(
         image_size=image_size,
         teacher_size=0,
@@ -231,8 +247,8 @@ def _reference_augment(pixels, offsets, sizes, indices, plan, image_size, teache
         fill=tuple(fill),
         mean=mean,
         std=std,
-        policy=RandAugmentPolicy(num_ops),
-        plan_columns=plan_columns(num_ops),
+        num_slots=num_slots,
+        plan_columns=plan_columns(num_slots),
     )
     images = torch.empty(len(indices), 3, image_size, image_size)
     for b, (index, row) in enumerate(zip(indices.tolist(), plan.tolist(), strict=True)):

@@ -1,4 +1,4 @@
-"""What a view of an image is drawn from: crop, flip, RandAugment, normalisation, erasing."""
+"""What a view of an image is drawn from: crop, flip, a policy of operations, colour jitter, normalisation, erasing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 EraseMode = Literal["const", "rand", "pixel"]
-INTERPOLATIONS, ERASE_MODES = get_args(Interpolation), get_args(EraseMode)
+Policy = Literal["rand_augment", "trivial_augment", "three_augment"]
+INTERPOLATIONS, ERASE_MODES, POLICIES = get_args(Interpolation), get_args(EraseMode), get_args(Policy)
 Part = Annotated[float, Range(above=0, high=1)]
 Ratio = Annotated[float, Range(0.0001, 10000)]
 Spread = Annotated[float, Range(0.001, 1000)]
 Alpha = Annotated[float, Range(0, 1000)]
+Jitter = Annotated[float, Range(0, 10)]
 
-# timm's fifteen operations in timm's order; a plan names an operation by its index here, and -1 means "skipped".
+# timm's fifteen operations of RandAugment, in timm's order.
 RAND_AUGMENT_OPS = (
     "AutoContrast",
     "Equalize",
@@ -38,8 +40,12 @@ RAND_AUGMENT_OPS = (
     "TranslateX",
     "TranslateY",
 )
+# A plan names an operation by its index here, and -1 means "skipped". The last four are of other policies: a whole
+# number of pixels to the right or down, Pillow's blur of a radius, and a turn of the hue, 1 a full one.
+AUGMENT_OPS = (*RAND_AUGMENT_OPS, "TranslateXPixels", "TranslateYPixels", "GaussianBlur", "Hue")
+JITTER_OPS = ("Brightness", "Contrast", "Color", "Hue")
 
-# Columns of a plan that every specification has; `plan_columns` adds op_k and arg_k per RandAugment slot.
+# Columns of a plan that every specification has; `plan_columns` adds op_k and arg_k per slot: an operation.
 PLAN_COLUMNS = (
     "crop_top",
     "crop_left",
@@ -47,7 +53,7 @@ PLAN_COLUMNS = (
     "crop_width",
     "shift_y",  # weak augmentation: output pixel (y, x) shows resized pixel (y + shift_y, x + shift_x), or black
     "shift_x",
-    "flip",
+    "flip",  # 1: mirrored, 2: upside down, 3: both
     "erase_top",
     "erase_left",
     "erase_height",  # 0: nothing is erased
@@ -57,9 +63,9 @@ PLAN_COLUMNS = (
 )
 
 
-def plan_columns(num_ops: int) -> tuple[str, ...]:
-    """Return the names of the columns of a plan with `num_ops` RandAugment slots."""
-    return PLAN_COLUMNS + tuple(f"{name}_{slot}" for slot in range(num_ops) for name in ("op", "arg"))
+def plan_columns(num_slots: int) -> tuple[str, ...]:
+    """Return the names of the columns of a plan with `num_slots` operations."""
+    return PLAN_COLUMNS + tuple(f"{name}_{slot}" for slot in range(num_slots) for name in ("op", "arg"))
 
 
 @dataclass(frozen=True)
@@ -119,12 +125,18 @@ class AugmentSpec:
         crop_ratio: range of the crop's width / height.
         interpolation: Pillow filter of the resize and of rotate, shear and translate.
         flip_prob: probability of a horizontal flip.
-        rand_augment: timm's RandAugment string; "": none.
+        vertical_flip_prob: probability of a vertical flip.
+        policy: operations on the resized image. "rand_augment": those of `rand_augment`; "trivial_augment": one of
+            torchvision's TrivialAugmentWide (arXiv 2103.10158); "three_augment": solarize, grey or blur, as DeiT III
+            has it and timm's "3a" (arXiv 2204.07118).
+        rand_augment: timm's RandAugment string; "": none. Read by policy "rand_augment" alone.
+        color_jitter: strength of brightness, contrast, saturation and hue of torchvision's ColorJitter, applied last,
+            in random order; 0: off. DeiT III has (0.3, 0.3, 0.3, 0).
         erase_prob: probability that one rectangle is erased.
         erase_mode: "pixel" normal noise per value, "rand" one normal colour, "const" zero; after normalisation.
         mean, std: normalisation per channel, of values in [0, 1].
         weak: the paper code's weak variant: bilinear resize, random shift by up to image_size // 8 over black, flip;
-            crop, RandAugment and erasing settings are then ignored.
+            settings of crop, policy, jitter and erasing are then ignored.
         mixup_alpha, cutmix_alpha: parameters of the Beta distribution of a batch's weight (`ops.mix`, the training
             loaders); 0: off; both above 0: one or the other with probability one half.
 
@@ -138,7 +150,10 @@ class AugmentSpec:
     crop_ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
     interpolation: Interpolation = "bicubic"
     flip_prob: Share = 0.5
+    vertical_flip_prob: Share = 0.0
+    policy: Policy = "rand_augment"
     rand_augment: str = "rand-m9-mstd0.5-inc1"
+    color_jitter: tuple[Jitter, Jitter, Jitter, Jitter] = (0.0, 0.0, 0.0, 0.0)
     erase_prob: Share = 0.25
     erase_mode: EraseMode = "pixel"
     mean: tuple[Share, Share, Share] = IMAGENET_MEAN
@@ -157,11 +172,29 @@ class AugmentSpec:
         policy = parse_rand_augment(self.rand_augment)
         _check(policy.num_ops <= 8, "rand_augment", "at most n8", self.rand_augment)
         _check(policy.prob <= 1, "rand_augment", "p at most 1", self.rand_augment)
+        hue = self.color_jitter[3]
+        _check(hue <= 0.5, "color_jitter", "a hue of at most 0.5, half a turn", hue)
 
     @property
-    def policy(self) -> RandAugmentPolicy:
-        """The RandAugment settings in force (none under `weak`)."""
-        return parse_rand_augment("" if self.weak else self.rand_augment)
+    def rand_augment_policy(self) -> RandAugmentPolicy:
+        """The RandAugment settings in force (none under `weak` and other policies)."""
+        return parse_rand_augment("" if self.weak or self.policy != "rand_augment" else self.rand_augment)
+
+    @property
+    def num_policy_ops(self) -> int:
+        """Operations of the policy in a view, skipped ones included."""
+        is_single = self.policy != "rand_augment" and not self.weak
+        return 1 if is_single else self.rand_augment_policy.num_ops
+
+    @property
+    def jitter(self) -> tuple[float, ...]:
+        """The colour jitter in force (none under `weak`)."""
+        return (0.0,) * len(JITTER_OPS) if self.weak else self.color_jitter
+
+    @property
+    def num_slots(self) -> int:
+        """Operations of a view: the policy's, then those of the colour jitter."""
+        return self.num_policy_ops + sum(strength > 0 for strength in self.jitter)
 
     @property
     def mixes(self) -> bool:
@@ -187,11 +220,13 @@ class AugmentSpec:
     @property
     def plan_columns(self) -> tuple[str, ...]:
         """The names of a plan's columns, in order."""
-        return plan_columns(self.policy.num_ops)
+        return plan_columns(self.num_slots)
 
     def for_evaluation(self) -> AugmentSpec:
         """Return the specification of the same output from a whole image: Pillow's bilinear squash, nothing random."""
-        return replace(self, interpolation="bilinear", flip_prob=0.0, rand_augment="", erase_prob=0.0, weak=False)
+        nothing = {"flip_prob": 0.0, "vertical_flip_prob": 0.0, "rand_augment": "", "erase_prob": 0.0, "weak": False}
+        jitter = (0.0, 0.0, 0.0, 0.0)
+        return replace(self, interpolation="bilinear", policy="rand_augment", color_jitter=jitter, **nothing)
 
 
 def _check(condition: bool, name: str, expected: str, got) -> None:

@@ -134,4 +134,5 @@ def shown(value: Any) -> str:
     """Return `repr`, cut to a length that fits an error's line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 60
-    return short.repr(value)
+    text = short.repr(value)
+    return text if len(text) <= 200 else f"{text[:150]}...{text[-40:]}"

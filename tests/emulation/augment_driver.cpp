@@ -1,7 +1,7 @@
 // Runs augment and augment_plan in the emulation; see driver.h.
 //
 // Request: the Header; then pixels, offsets, sizes, indices and plan of augment, and counter, for augment_plan, which
-// uses the recipe's policy. Result: images, teacher_images (both channels-first), then a plan drawn for the same
+// uses the recipe's settings, or another policy and colour jitter. Result: images, teacher_images (both channels-first), then a plan drawn for the same
 // indices with the sizes of their images.
 #include "augment/augment.cuh"
 #include "augment/augment_plan.cuh"
@@ -14,7 +14,7 @@ using namespace lgfast::emulation;
 
 struct Header {
   int64_t num_bytes, num_images, batch, num_columns, image_size, teacher_size, resample, erase_mode;
-  int64_t threads, blocks, uses_workspace, dtype, seeds;
+  int64_t threads, blocks, uses_workspace, dtype, seeds, policy;
 };
 
 struct Case {
@@ -70,22 +70,26 @@ AugmentParams make_params(const Case& c, Bytes& images, Bytes& teacher) {
   return p;
 }
 
-AugmentPlanParams make_plan_params(const Case& c, const std::vector<int32_t>& sizes, Bytes& plan) {
+AugmentPlanParams make_plan_params(const Case& c, const std::vector<int32_t>& sizes) {
   AugmentPlanParams p{};
   p.sizes = sizes.data();
   p.indices = c.indices.data();
   p.counter = c.counter.data();
-  p.plan = data_of<double>(plan);
   p.batch = c.header.batch;
-  p.num_columns = kFirstOp + 4;
+  p.policy = static_cast<AugmentPolicy>(c.header.policy);
+  const bool is_recipe = p.policy == AugmentPolicy::kRandAugment;
+  const double jitter[kNumJitterOps] = {0.4, 0.3, 0.2, 0.1};
+  for (int k = 0; k < kNumJitterOps && !is_recipe; ++k) p.jitter[k] = jitter[k];
+  p.num_ops = is_recipe ? 2 : 1;
+  p.num_columns = kFirstOp + 2 * (p.num_ops + num_jitter_ops(p.jitter));
   p.image_size = int(c.header.image_size);
   p.crop_scale[0] = 0.08;
   p.crop_scale[1] = 1.0;
   p.crop_ratio[0] = 3.0 / 4.0;
   p.crop_ratio[1] = 4.0 / 3.0;
   p.flip_prob = 0.5;
+  p.vertical_flip_prob = 0.25;
   p.erase_prob = 0.25;
-  p.num_ops = 2;
   p.op_prob = 0.5;
   p.magnitude = 9;
   p.magnitude_std = 0.5;
@@ -109,8 +113,10 @@ std::vector<Bytes> run(const Case& c) {
     sizes.push_back(c.sizes[size_t(2 * index)]);
     sizes.push_back(c.sizes[size_t(2 * index + 1)]);
   }
-  Bytes plan = poisoned(h.batch * (kFirstOp + 4) * int64_t(sizeof(double)));
-  check(launch_augment_plan_kernel(make_plan_params(c, sizes, plan), nullptr));
+  AugmentPlanParams params = make_plan_params(c, sizes);
+  Bytes plan = poisoned(h.batch * params.num_columns * int64_t(sizeof(double)));
+  params.plan = data_of<double>(plan);
+  check(launch_augment_plan_kernel(params, nullptr));
   return {images, teacher, plan};
 }
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from lgfast.ops.augment import augment, augment_plan, eval_plan
-from lgfast.spec.augment import ERASE_MODES, INTERPOLATIONS, PLAN_COLUMNS, RAND_AUGMENT_OPS, AugmentSpec
+from lgfast.spec.augment import AUGMENT_OPS, ERASE_MODES, INTERPOLATIONS, PLAN_COLUMNS, POLICIES, AugmentSpec
 from tests.emulation.build import build
 from tests.emulation.driver import DTYPES, raw, run_driver
 from tests.ops.real_images import pack, photographs, small_images
 
 COUNTER = torch.tensor([11, 4])
+JITTER = (0.4, 0.3, 0.2, 0.1)  # of policies other than RandAugment
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +21,17 @@ def driver():
 
 
 def run(driver, folder, stored, plan, spec, dtype=torch.float32, threads=64, workspace_blocks=0, seeds=2):
-    """Emulated (images, teacher_images, recipe plan) of all stored images."""
-    batch = len(plan)
+    """Emulated (images, teacher_images, plan of the recipe under the spec's policy) of all stored images."""
+    batch, is_recipe = len(plan), spec.policy == "rand_augment"
     header = struct.pack(
-        "13q", len(stored[0]), len(stored[1]), batch, plan.shape[1], spec.image_size, spec.teacher_size,
+        "14q", len(stored[0]), len(stored[1]), batch, plan.shape[1], spec.image_size, spec.teacher_size,
         INTERPOLATIONS.index(spec.resample), ERASE_MODES.index(spec.erase_mode), threads, workspace_blocks or batch,
         workspace_blocks > 0, DTYPES.index(dtype), seeds,
+        POLICIES.index(spec.policy),
     )  # fmt: skip
     tensors = (*stored, torch.arange(batch), plan, COUNTER)
     shapes = [((batch, 3, size, size), dtype) for size in (spec.image_size, spec.teacher_size)]
-    shapes.append(((batch, len(PLAN_COLUMNS) + 4), torch.float64))
+    shapes.append(((batch, len(PLAN_COLUMNS) + (4 if is_recipe else 2 + 2 * len(JITTER))), torch.float64))
     return run_driver(driver, folder, [header, *map(raw, tensors)], shapes)[0]
 
 
@@ -39,18 +41,21 @@ def assert_equals_cpu(driver, folder, stored, plan, spec, **options):
     expected, expected_teacher = augment(*stored, indices, plan, spec, dtype)
     assert torch.equal(images, expected)
     assert torch.equal(teacher_images, expected_teacher)
-    recipe = AugmentSpec(image_size=spec.image_size, teacher_size=0)
+    others = {} if spec.policy == "rand_augment" else {"policy": spec.policy, "color_jitter": JITTER}
+    recipe = AugmentSpec(image_size=spec.image_size, teacher_size=0, vertical_flip_prob=0.25, **others)
     assert torch.equal(drawn, augment_plan(recipe, stored[2][: len(plan)], indices, COUNTER))
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_every_operation_equals_the_cpu(driver, tmp_path, interpolation):
     spec = AugmentSpec(image_size=22, teacher_size=5, interpolation=interpolation)
-    stored = pack(small_images(len(RAND_AUGMENT_OPS)))
+    stored = pack(small_images(len(AUGMENT_OPS)))
     plan = eval_plan(spec, stored[2])
-    plan[:, -4] = torch.arange(15)
-    plan[:, -3] = torch.tensor([0, 0, 0, 27.0, 1, 26, 99, 1.8, 0.2, 1.7, 1.8, 0.27, -0.25, 0.4, -0.3])
-    plan[:, -2] = torch.arange(15).flip(0)
+    plan[:, -4] = torch.arange(19)
+    plan[:, -3] = torch.tensor(
+        [0, 0, 0, 27.0, 1, 26, 99, 1.8, 0.2, 1.7, 1.8, 0.27, -0.25, 0.4, -0.3, 3, -2, 1.3, 0.4], dtype=torch.float64
+    )
+    plan[:, -2] = torch.arange(19).flip(0)
     plan[:, -1] = plan[:, -3].flip(0)
     assert_equals_cpu(driver, tmp_path, stored, plan, spec)
 
@@ -62,8 +67,10 @@ def test_every_operation_equals_the_cpu(driver, tmp_path, interpolation):
         ({"image_size": 33, "teacher_size": 4, "erase_prob": 1.0}, {"threads": 96}),
         ({"image_size": 16, "teacher_size": 16, "erase_prob": 1.0, "erase_mode": "rand"}, {"workspace_blocks": 2}),
         ({"image_size": 19, "teacher_size": 3, "weak": True}, {}),
+        ({"image_size": 21, "teacher_size": 3, "policy": "trivial_augment", "vertical_flip_prob": 0.5}, {}),
+        ({"image_size": 24, "teacher_size": 3, "policy": "three_augment", "color_jitter": JITTER}, {"threads": 96}),
     ],
-    ids=["bf16", "erased, odd size", "in global memory", "weak"],
+    ids=["bf16", "erased, odd size", "in global memory", "weak", "trivial", "three"],
 )
 def test_random_views_equal_the_cpu(driver, tmp_path, arguments, options):
     spec, stored = AugmentSpec(**arguments), pack(small_images(12))

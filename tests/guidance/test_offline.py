@@ -44,23 +44,25 @@ def make_teacher():
 
 def crop_by_torchvision(feature_map, row, size):
     """One map [C, h, w] under one row of a plan, as the paper's code crops features."""
-    (top, left, height, width), flip = row[:4].tolist(), row[6].item()
+    (top, left, height, width), flip = row[:4].tolist(), int(row[6])
     h, w = feature_map.shape[1:]
     box = (int(top / size[0] * h), int(left / size[1] * w), int(height / size[0] * h), int(width / size[1] * w))
     box = (*box[:2], *(max(side, 1) for side in box[2:]))
     cropped = TF.resized_crop(feature_map, *box, [h, w], TF.InterpolationMode.BILINEAR, antialias=False)
-    return TF.hflip(cropped) if flip else cropped
+    cropped = TF.hflip(cropped) if flip & 1 else cropped
+    return TF.vflip(cropped) if flip & 2 else cropped
 
 
 @pytest.mark.parametrize("side", [1, 2, 7, 32])
 def test_crops_equal_torchvision(side):
     sizes = torch.tensor([[32, 32], [40, 23], [9, 64], [500, 333]] * 16, dtype=torch.int32)
-    plan = augment_plan(SPEC, sizes, torch.arange(64), torch.tensor([4, 2]))
+    spec = AugmentSpec(image_size=32, teacher_size=16, vertical_flip_prob=0.5)
+    plan = augment_plan(spec, sizes, torch.arange(64), torch.tensor([4, 2]))
     maps = torch.randn(64, 3, side, side, dtype=torch.float64)
     ours = crop_maps(maps, plan, sizes)
     for found, feature_map, row, size in zip(ours, maps, plan, sizes.tolist(), strict=True):
         torch.testing.assert_close(found, crop_by_torchvision(feature_map, row, size), rtol=1e-10, atol=1e-12)
-    assert 10 < (plan[:, 6] > 0).sum() < 54  # both flipped and not
+    assert all(10 < ((plan[:, 6].int() & bit) > 0).sum() < 54 for bit in (1, 2))  # both flipped and not
 
 
 def whole_image(images, index):

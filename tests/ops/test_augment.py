@@ -35,7 +35,10 @@ def views(stored, spec, plan=None, **options):
     [
         {},
         {"image_size": 32, "crop_scale": (0.9, 1.0), "rand_augment": "rand-m9-mstd101-n3-p0.8"},
-        {"weak": True},
+        {"weak": True, "policy": "trivial_augment", "color_jitter": (0.1, 0.1, 0.1, 0.1)},
+        {"policy": "trivial_augment", "vertical_flip_prob": 0.5},
+        {"policy": "three_augment", "color_jitter": (0.3, 0.3, 0.3, 0.0)},
+        {"rand_augment": "rand-n3", "color_jitter": (0.0, 2.0, 0.0, 0.5)},
         {"image_size": 5, "teacher_size": 5, "rand_augment": "", "flip_prob": 0.0, "erase_prob": 1.0},
     ],
 )
@@ -144,7 +147,9 @@ def test_opcheck(stored):
     plan = augment_plan(spec, stored[2], torch.arange(NUM_IMAGES), COUNTER)
     torch.library.opcheck(torch.ops.lgfast.augment, call_arguments(spec, stored, plan))
     policy = (16, False, [0.1, 1.0], [0.8, 1.2], 0.5, 0, 0.5, 2, 0.5, 9.0, 0.5, 10.0, True)
-    torch.library.opcheck(torch.ops.lgfast.augment_plan, (stored[2], torch.arange(NUM_IMAGES), COUNTER, *policy))
+    for others in ((), (0.1, 0, [0.1, 0.0, 0.2, 0.0])):
+        arguments = (stored[2], torch.arange(NUM_IMAGES), COUNTER, *policy, *others)
+        torch.library.opcheck(torch.ops.lgfast.augment_plan, arguments)
 
 
 def test_compiles_without_a_graph_break(stored):
@@ -168,7 +173,7 @@ def test_reference_kernel_gives_the_same_views(stored):
     expected, expected_teacher = views(stored, spec, plan, dtype=torch.bfloat16, channels_last=True)
     assert torch.equal(images, expected) and images.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(teacher_images, expected_teacher)
-    policy = spec.policy
+    policy = spec.rand_augment_policy
     redrawn = _reference_plan(
         stored[2], torch.arange(NUM_IMAGES), COUNTER, 20, False, spec.crop_scale, spec.crop_ratio, 0.5, 0, 0.0, 2,
         policy.prob, policy.magnitude, policy.magnitude_std, policy.magnitude_max, True,

@@ -10,7 +10,7 @@ from timm.data.auto_augment import LEVEL_TO_ARG
 
 from lgfast.ops.augment import augment, augment_plan, eval_plan
 from lgfast.ops.reference.augment import view_of
-from lgfast.spec.augment import INTERPOLATIONS, RAND_AUGMENT_OPS, AugmentSpec
+from lgfast.spec.augment import AUGMENT_OPS, INTERPOLATIONS, RAND_AUGMENT_OPS, AugmentSpec
 from tests.ops.real_images import pack, photographs, small_images
 
 NUM_IMAGES = 2000
@@ -132,15 +132,16 @@ def cases(draw):
         "crop_width": crop_width,
         "shift_y": draw(st.integers(-size, size)) if draw(st.booleans()) else 0,
         "shift_x": draw(st.integers(-size, size)) if draw(st.booleans()) else 0,
-        "flip": draw(st.booleans()),
+        "flip": draw(st.integers(0, 3)),
     }
     bounds = {"Posterize": (-3, 8), "Solarize": (0, 256), "SolarizeAdd": (0, 128), "Rotate": (-90, 90)}
+    bounds |= {"TranslateXPixels": (-9, 9), "TranslateYPixels": (-9, 9), "GaussianBlur": (0.1, 2.0), "Hue": (-0.5, 0.5)}
     for slot in range(2):
-        op = draw(st.integers(-1, len(RAND_AUGMENT_OPS) - 1))
-        name = RAND_AUGMENT_OPS[op] if op >= 0 else ""
+        op = draw(st.integers(-1, len(AUGMENT_OPS) - 1))
+        name = AUGMENT_OPS[op] if op >= 0 else ""
         low, high = bounds.get(name, (0.1, 2.9) if name in SIGNED and len(name) > 6 and "e" in name else (-1.2, 1.2))
         argument = draw(st.sampled_from([low, high, (low + high) / 2]) | st.floats(low, high))
-        if name in ("Posterize", "Solarize", "SolarizeAdd"):
+        if name in ("Posterize", "Solarize", "SolarizeAdd", "TranslateXPixels", "TranslateYPixels"):
             argument = int(argument)
         values[f"op_{slot}"], values[f"arg_{slot}"] = op, argument
     for name, value in values.items():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lgfast.spec.augment import PLAN_COLUMNS, AugmentSpec, RandAugmentPolicy, parse_rand_augment
+from lgfast.spec.augment import PLAN_COLUMNS, POLICIES, AugmentSpec, RandAugmentPolicy, parse_rand_augment
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,23 @@ def test_empty_string_means_no_operation():
 
 def test_plan_columns_name_every_slot():
     assert AugmentSpec(rand_augment="rand-n3").plan_columns[-6:] == ("op_0", "arg_0", "op_1", "arg_1", "op_2", "arg_2")
+    jittered = AugmentSpec(rand_augment="rand-n3", policy="trivial_augment", color_jitter=(0.4, 0.0, 0.4, 0.0))
+    assert jittered.plan_columns[-6:] == ("op_0", "arg_0", "op_1", "arg_1", "op_2", "arg_2")
 
 
 def test_weak_variant_switches_the_strong_parts_off():
-    spec = AugmentSpec(weak=True, image_size=32)
-    assert (spec.policy.num_ops, spec.resample, spec.max_shift) == (0, "bilinear", 4)
+    jitter = (0.1, 0.1, 0.1, 0.1)
+    for policy in POLICIES:
+        spec = AugmentSpec(weak=True, image_size=32, policy=policy, color_jitter=jitter)
+        assert (spec.num_slots, spec.resample, spec.max_shift) == (0, "bilinear", 4)
 
 
 def test_evaluation_keeps_the_output_and_drops_chance():
-    spec = AugmentSpec(image_size=64, teacher_size=8).for_evaluation()
+    jitter = (0.1, 0.1, 0.1, 0.1)
+    spec = AugmentSpec(image_size=64, teacher_size=8, policy="three_augment", color_jitter=jitter, vertical_flip_prob=1)
+    spec = spec.for_evaluation()
     assert (spec.image_size, spec.teacher_size, spec.interpolation) == (64, 8, "bilinear")
-    assert (spec.flip_prob, spec.erase_prob, spec.policy.num_ops) == (0, 0, 0)
+    assert (spec.flip_prob, spec.vertical_flip_prob, spec.erase_prob, spec.num_slots) == (0, 0, 0, 0)
 
 
 def test_fill_is_the_rounded_mean():
@@ -72,6 +78,9 @@ def test_infinite_deviation_means_uniform():
         ({"rand_augment": "rand-m9-w1"}, 'unknown section "w1"'),
         ({"rand_augment": "auto"}, "expected"),
         ({"rand_augment": "rand-n9"}, "at most n8"),
+        ({"policy": "3a"}, "policy: expected one of rand_augment, trivial_augment, three_augment, got '3a'"),
+        ({"color_jitter": (0.3, 0.3, 0.3, 0.6)}, "color_jitter: expected a hue of at most 0.5, half a turn, got 0.6"),
+        ({"color_jitter": (0.3, 0.3, 0.3)}, "color_jitter: expected 4 values"),
     ],
 )
 def test_rejects_bad_values(arguments, message):

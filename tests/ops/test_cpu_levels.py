@@ -46,12 +46,14 @@ def at_each_level(compute):
     return results
 
 
-def test_augmented_images_have_the_same_bits_at_every_level():
+@pytest.mark.parametrize(("policy", "num_ops"), [(0, 6), (1, 1), (2, 1)])
+def test_augmented_images_have_the_same_bits_at_every_level(policy, num_ops):
     pixels = torch.randint(256, (6 * 32 * 32 * 3,), dtype=torch.uint8)
     sizes, indices = torch.full((6, 2), 32, dtype=torch.int32), torch.arange(6)
     offsets, counter = torch.arange(6) * 32 * 32 * 3, torch.tensor([1, 2])
-    random_crops, rand_augment = ([0.08, 1.0], [0.75, 4 / 3]), (6, 0.9, 9.0, 0.5, 10.0, True)
-    plan = ops.augment_plan(sizes, indices, counter, 48, False, *random_crops, 0.5, 0, 0.25, *rand_augment)
+    random_crops, rand_augment = ([0.08, 1.0], [0.75, 4 / 3]), (num_ops, 0.9, 9.0, 0.5, 10.0, True)
+    others = (0.5, policy, [0.3, 0.3, 0.3, 0.2])
+    plan = ops.augment_plan(sizes, indices, counter, 48, False, *random_crops, 0.5, 0, 0.25, *rand_augment, *others)
     colours = ([124, 116, 104], [0.49, 0.46, 0.41], [0.23, 0.24, 0.25])
 
     def compute():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lgfast.ops.random import philox_4x32
 from lgfast.ops.teacher_input import teacher_input
-from lgfast.spec.augment import RAND_AUGMENT_OPS, AugmentSpec
+from lgfast.spec.augment import AUGMENT_OPS, AugmentSpec
 
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -23,7 +23,12 @@ _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 # Names in timm's table whose functions differ from ours in name only; the argument in the plan is already timm's.
-_TIMM_NAMES = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"}
+_TIMM_NAMES = {
+    "TranslateX": "TranslateXRel",
+    "TranslateY": "TranslateYRel",
+    "TranslateXPixels": "TranslateX",
+    "TranslateYPixels": "TranslateY",
+}
 
 
 def apply_plan(image: Image.Image, row: Sequence[float], spec: AugmentSpec) -> tuple[Tensor, Tensor | None]:
@@ -42,18 +47,20 @@ def apply_plan(image: Image.Image, row: Sequence[float], spec: AugmentSpec) -> t
 
 
 def view_of(image: Image.Image, values: dict[str, float], spec: AugmentSpec) -> Image.Image:
-    """The uint8 part of a view: crop, resize, shift, flip, RandAugment."""
+    """The uint8 part of a view: crop, resize, shift, flips, operations."""
     size = spec.image_size
     top, left, height, width = (int(values[f"crop_{name}"]) for name in ("top", "left", "height", "width"))
     picture = resize(image.crop((left, top, left + width, top + height)), size, _RESAMPLE[spec.resample])
     shift_y, shift_x = int(values["shift_y"]), int(values["shift_x"])
     if shift_y or shift_x:
         picture = picture.crop((shift_x, shift_y, shift_x + size, shift_y + size))  # black outside
-    if values["flip"]:
+    if int(values["flip"]) & 1:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    for slot in range(spec.policy.num_ops):
+    if int(values["flip"]) & 2:
+        picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    for slot in range(spec.num_slots):
         if values[f"op_{slot}"] >= 0:
-            name = RAND_AUGMENT_OPS[int(values[f"op_{slot}"])]
+            name = AUGMENT_OPS[int(values[f"op_{slot}"])]
             picture = apply_op(picture, name, values[f"arg_{slot}"], spec)
     return picture
 
@@ -68,16 +75,25 @@ def resize(picture: Image.Image, size: int, resample: Image.Resampling) -> Image
 
 
 def apply_op(picture: Image.Image, name: str, argument: float, spec: AugmentSpec) -> Image.Image:
-    """One RandAugment operation by timm's function; keeping 0 bits gives black, as Pillow did until it refused."""
+    """One operation by timm's function; keeping 0 bits gives black, as Pillow did until it refused."""
     from timm.data.auto_augment import NAME_TO_OP
 
     if name in ("Posterize", "Solarize", "SolarizeAdd"):
         argument = int(argument)
     if name == "Posterize" and argument <= 0:
         return Image.new("RGB", picture.size)
+    if name == "Hue":
+        return turn_hue(picture, argument)
     function = NAME_TO_OP[_TIMM_NAMES.get(name, name)]
     arguments = () if name in ("AutoContrast", "Equalize", "Invert") else (argument,)
     return function(picture, *arguments, fillcolor=spec.fill, resample=_RESAMPLE[spec.resample])
+
+
+def turn_hue(picture: Image.Image, factor: float) -> Image.Image:
+    """Add a part of a full turn to the hue, as torchvision's adjust_hue: in 255 steps, truncated, of 8 bits."""
+    hue, *rest = picture.convert("HSV").split()
+    turned = hue.point([(value + int(factor * 255)) & 255 for value in range(256)])
+    return Image.merge("HSV", (turned, *rest)).convert("RGB")
 
 
 def erase(view: Tensor, values: dict[str, float], mode: str) -> None:

@@ -1,7 +1,7 @@
 """augment_plan in plain PyTorch: the truth for the native kernels.
 
 Every number is a function of (seed, epoch, sample index) alone, in timm's distributions: random resized crop with ten
-tries and a centred fallback, flip, RandAugment slots, random erasing with ten tries.
+tries and a centred fallback, flips, random erasing with ten tries, then the policy's operations and colour jitter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lgfast.ops import random as philox
-from lgfast.spec.augment import RAND_AUGMENT_OPS, AugmentSpec, RandAugmentPolicy
+from lgfast.ops.reference.augment_policies import color_jitter, policy_slots
+from lgfast.spec.augment import AugmentSpec
 
 ERASE_AREA = (0.02, 1 / 3)  # of the output, timm's defaults
 ERASE_LOG_RATIO = (math.log(0.3), math.log(1 / 0.3))
@@ -33,11 +34,13 @@ def augment_plan(spec: AugmentSpec, sizes: Tensor, indices: Tensor, counter: Ten
     flip_bits, erase_bits, *shift_bits = philox.sample_bits(counter, indices, philox.FLIP_BLOCK).unbind(-1)
     columns = _crop(spec, height, width, counter, indices)
     columns += [philox.below(bits, 2 * spec.max_shift + 1) - spec.max_shift for bits in shift_bits]
-    columns += [philox.uniform(flip_bits) < spec.flip_prob]
+    *noise_key, vertical_bits, _ = philox.sample_bits(counter, indices, philox.NOISE_BLOCK).unbind(-1)
+    is_mirrored = philox.uniform(flip_bits) < spec.flip_prob
+    columns += [is_mirrored + 2 * (philox.uniform(vertical_bits) < spec.vertical_flip_prob)]
     columns += _erase(spec, philox.uniform(erase_bits), counter, indices)
-    columns += philox.sample_bits(counter, indices, philox.NOISE_BLOCK)[:, :2].unbind(-1)
-    for slot in range(spec.policy.num_ops):
-        columns += _rand_augment_slot(spec.policy, slot, counter, indices)
+    columns += noise_key
+    columns += policy_slots(spec, counter, indices)
+    columns += color_jitter(spec.jitter, counter, indices)
     return torch.stack([column.to(torch.float64) for column in columns], dim=-1)
 
 
@@ -49,7 +52,7 @@ def eval_plan(spec: AugmentSpec, sizes: Tensor) -> Tensor:
     """
     plan = torch.zeros(len(sizes), len(spec.plan_columns), dtype=torch.float64, device=sizes.device)
     plan[:, 2:4] = sizes
-    for slot in range(spec.policy.num_ops):
+    for slot in range(spec.num_slots):
         plan[:, spec.plan_columns.index(f"op_{slot}")] = -1
     return plan
 
@@ -111,54 +114,3 @@ def _erase(spec: AugmentSpec, chance: Tensor, counter: Tensor, indices: Tensor) 
     top, left = philox.below(top_bits, size - height + 1), philox.below(left_bits, size - width + 1)
     is_erased = (chance < (0.0 if spec.weak else spec.erase_prob)) & accepted.any(dim=1)
     return [value * is_erased for value in _first(accepted, top, left, height, width)]
-
-
-def _rand_augment_slot(policy: RandAugmentPolicy, slot: int, counter: Tensor, indices: Tensor) -> list[Tensor]:
-    """Operation number (-1: skipped) and its argument."""
-    block = philox.RAND_AUGMENT_BLOCK + 2 * slot
-    fire_bits, op_bits, sign_bits, uniform_bits = philox.sample_bits(counter, indices, block).unbind(-1)
-    normal_bits = philox.sample_bits(counter, indices, block + 1)[:, :2]
-    if math.isinf(policy.magnitude_std):
-        magnitude = policy.magnitude * philox.uniform(uniform_bits)
-    else:
-        magnitude = policy.magnitude + policy.magnitude_std * philox.standard_normal(normal_bits)
-    level = magnitude.clamp(0.0, policy.magnitude_max) / 10.0
-    sign = 1.0 - 2.0 * (sign_bits & 1).to(torch.float64)
-    op = philox.below(op_bits, len(RAND_AUGMENT_OPS))
-    is_skipped = philox.uniform(fire_bits) >= policy.prob
-    argument = op_argument(op, level, sign, policy.increasing)
-    return [torch.where(is_skipped, -1, op), torch.where(is_skipped, 0.0, argument)]
-
-
-def op_argument(op: Tensor, level: Tensor, sign: Tensor, increasing: bool) -> Tensor:
-    """timm's argument of each operation: degrees, bits, threshold, addend, factor or part of the size.
-
-    Args:
-        op: (B,) int64, index into RAND_AUGMENT_OPS.
-        level: (B,) float64, magnitude / 10.
-        sign: (B,) float64, +1 or -1.
-        increasing: the strength of posterize, solarize and the enhancers grows with the level (timm's inc1).
-    """
-    bits, threshold = (level * 4).trunc(), (level * 256).trunc().clamp(max=256)
-    factor = level * 1.8 + 0.1
-    if increasing:
-        bits, threshold = 4 - bits, 256 - threshold
-        factor = (1.0 + sign * (level * 0.9)).clamp(min=0.1)
-    zero = torch.zeros_like(level)
-    shear, translate = sign * (level * 0.3), sign * (level * 0.45)
-    arguments = {
-        "Rotate": sign * (level * 30.0),
-        "Posterize": bits,
-        "Solarize": threshold,
-        "SolarizeAdd": (level * 110).trunc().clamp(max=128),
-        "Color": factor,
-        "Contrast": factor,
-        "Brightness": factor,
-        "Sharpness": factor,
-        "ShearX": shear,
-        "ShearY": shear,
-        "TranslateX": translate,
-        "TranslateY": translate,
-    }
-    table = torch.stack([arguments.get(name, zero) for name in RAND_AUGMENT_OPS], dim=-1)
-    return table.gather(-1, op[:, None]).squeeze(-1)
