@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from itertools import groupby
 from pathlib import Path
+from statistics import mean
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
@@ -28,7 +29,7 @@ from lgfast.ops.short_attention import FIRST_CAPABILITY  # noqa: E402
 from lgfast.reports.spread import Spread  # noqa: E402
 from lgfast.reports.table import Table  # noqa: E402
 
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "install.md")
+DOCUMENTS = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "guidance", "install")))
 RESULTS = ROOT / "benchmarks" / "results"
 NOT_YET = "not yet measured"
 LONGEST_CELL = 80  # letters of a command; a longer one stands below its table
@@ -350,6 +351,30 @@ def headline_accuracy(setting: Setting, where: str, rows: dict[str, Row]) -> lis
     return [f"accuracy, {setting.text}", where, f"{base} %", f"{guided} %", f"{gain:+.1f} points"]
 
 
+def method_scores(results: Path) -> dict[str, dict[str, float]]:
+    """Percent of the validation images after the last epoch, by method and seed, of runs of guidance_methods."""
+    found: dict[str, dict[str, float]] = {}
+    for path in sorted(results.glob("*_methods/*-seed*.summary.csv"), key=lambda path: age(path.parent)):
+        method, seed = path.name.removesuffix(".summary.csv").rsplit("-seed", 1)
+        found.setdefault(method, {})[seed] = float(read_csv(path)[-1]["val_top1"])
+    return found
+
+
+def methods(results: Path) -> str:
+    """Every method beside guidance alone, with which its seeds are paired; the best first."""
+    found = method_scores(results)
+    guided = found.get("guided", {})
+
+    def line(method: str, scores: dict[str, float]) -> list[str]:
+        gains = Spread.of(score - guided[seed] for seed, score in scores.items() if seed in guided)
+        sign = "+" if gains.mean is not None and gains.mean >= 0 else ""
+        told = "" if method == "guided" else sign + str(gains)
+        return [method, str(Spread.of(scores.values())), told, str(len(scores))]
+
+    ranked = sorted(found.items(), key=lambda item: -mean(item[1].values()))
+    return Table(["method", "validation (%)", "beside guided", "seeds"], [line(*item) for item in ranked]).markdown()
+
+
 def attention_by_gpu(results: Path) -> str | None:
     """Which of short_attention's kernels run on which GPU; None where lgfast._C, which knows, is not built."""
     if not _extension.has_native():
@@ -372,6 +397,7 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "headline": headline,
     "throughput": throughput,
     "accuracy": accuracy,
+    "methods": methods,
     "attention_by_gpu": attention_by_gpu,
 }
 

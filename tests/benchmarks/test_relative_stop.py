@@ -9,7 +9,7 @@ from lgfast.guidance.stopping import RELATIVE_THRESHOLD, guidance_stop
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = {
     "cifar100-cpu-guided": "2026-11-28_amd-epyc-x2_cifar100-cpu-2/cifar100-cpu-guided-seed*.summary.csv",
-    "cifar100-cpu-best": "2026-11-30_intel-xeon-x2_cifar100-cpu-best/cifar100-cpu-best-guided-seed*.summary.csv",
+    "cifar100-cpu-best": "2026-11-30_intel-xeon-x2_cifar100-cpu-best/*-guided-seed*.summary.csv",
     "digits": "2026-11-28_amd-epyc-x2_digits-demo/digits-guided-seed*.summary.csv",
 }
 THRESHOLDS = (-1.0, -0.5, -0.3, -0.2, -0.1)
@@ -23,8 +23,8 @@ def losses_of(name):
     return [[float(row["guidance_loss"]) for row in csv.DictReader(file.open())] for file in files]
 
 
-def last_guided(losses, threshold):
-    rule = guidance_stop("relative", threshold, len(losses))
+def last_guided(losses, threshold, stop="relative"):
+    rule = guidance_stop(stop, threshold, len(losses))
     for epoch, loss in enumerate(losses, start=1):
         rule.append(loss)
         if rule.is_over():
@@ -41,6 +41,10 @@ def test_the_table_says_where_each_threshold_ends():
         for threshold, cell in zip(THRESHOLDS, cells[1:], strict=True):
             ends = sorted({last_guided(losses, threshold) for losses in runs})
             assert cell == " to ".join(map(str, [ends[0], ends[-1]][: len(ends)]))
+
+
+def test_the_published_rule_would_have_ended_none_of_them():
+    assert {last_guided(losses, None, "adaptive") for name in RUNS for losses in losses_of(name)} == {None}
 
 
 def test_the_default_ends_within_the_published_shares_of_a_run_and_its_neighbours_do_not():

@@ -1,0 +1,106 @@
+"""What methods beside guidance give: one student under one budget, on validation images of CIFAR-100.
+
+    python -m benchmarks.guidance_methods --data DATA --seeds 1,2,3 [--methods guided,muon] [--out runs/methods]
+
+The student of cifar100-cpu-guided learns from 5,000 images for 15 epochs and is judged on 1,000 others; the test images
+are not touched. Seeds are paired: the runs of one seed see the same views in the same order, and one ResNet-8 teaches
+all. Methods that may share batches and teacher train side by side in one process. Ctrl-C saves; the same command goes
+on. Every finished run leaves its curve beside its folder; move the curves into benchmarks/results/DATE_HARDWARE_methods
+and `python benchmarks/tables.py` puts them into docs/guidance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import lgfast.models  # noqa: F401 - registers the students
+from lgfast.config import Config, load_recipe, replace
+from lgfast.records.run_log import SUMMARY
+from lgfast.runtime.interrupt import InterruptFlag
+from lgfast.sweep.group import group_key, run_group
+
+MUON = {"optim.name": "muon"}
+RELATIVE = {"guidance.stop": "relative"}
+MIMETIC = {"model.init": "mimetic"}
+AVERAGED = {"step.ema_decay": 0.999, "step.ema_warmup": "true"}
+STANDARDISED = {
+    "distill.mode": "soft",
+    "distill.standardise": "true",
+    "distill.weight": 9,
+    "distill.cls_weight": 0.5,
+    "distill.temperature": 3,
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "base": {"guidance.weight": 0},
+    "guided": {},
+    "relative": RELATIVE,
+    "distill": STANDARDISED,
+    "mimetic": MIMETIC,
+    "ema": AVERAGED,
+    "muon": MUON,
+    "muon-relative": MUON | RELATIVE,
+    "muon-distill": MUON | STANDARDISED,
+    "muon-distill-lr2": MUON | STANDARDISED | {"optim.lr": 2e-3},
+    "muon-mimetic": MUON | MIMETIC,
+    "muon-ema": MUON | AVERAGED,
+}
+SETTING = {
+    "teacher.recipe": "cifar100-cpu-best-resnet8",
+    "eval.protocol": "holdout",
+    "eval.holdout_fraction": 1 / 6,
+    "eval.every_epochs": 5,
+    "log.tensorboard": "false",
+}
+
+
+def method_configs(methods: Sequence[str], seed: int, out: Path, changes: dict[str, Any]) -> list[Config]:
+    """A run for each method; equal views for all of them."""
+    base = replace(load_recipe("cifar100-cpu-guided"), SETTING | {"seed": seed, "data.seed": seed} | changes)
+    return [
+        replace(base, METHODS[name] | {"name": name, "run_dir": str(out / f"{name}-seed{seed}")}) for name in methods
+    ]
+
+
+def groups(configs: Sequence[Config]) -> Iterator[list[Config]]:
+    """The runs that can train side by side."""
+    for _, members in groupby(sorted(configs, key=group_key), group_key):
+        yield list(members)
+
+
+def run_seed(configs: Sequence[Config], interrupt: InterruptFlag) -> None:
+    """Train what is not finished, and keep the curve of what is."""
+    for members in groups(configs):
+        for outcome in run_group(members, interrupt):
+            folder = Path(outcome.config.run_dir)
+            print(f"{folder.name}: {outcome.status} {outcome.error}", flush=True)
+            if outcome.status == "complete":
+                shutil.copy(folder / SUMMARY, folder.with_name(f"{folder.name}.{SUMMARY}"))
+        if interrupt.requested:
+            return
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CIFAR-100; default data")
+    parser.add_argument("--seeds", default="1,2,3", help="comma-separated; default 1,2,3")
+    parser.add_argument("--methods", default=",".join(METHODS), help=f"comma-separated, of {', '.join(METHODS)}")
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="default runs/methods")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of every run")
+    options = parser.parse_args(argv)
+    methods = options.methods.split(",")
+    if unknown := sorted(set(methods) - METHODS.keys()):
+        parser.error(f"--methods: no method {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    changes = {"data.root": str(options.data)} | dict(pair.split("=", 1) for pair in options.set)
+    with InterruptFlag().installed() as interrupt:
+        for seed in map(int, options.seeds.split(",")):
+            if not interrupt.requested:
+                run_seed(method_configs(methods, seed, options.out, changes), interrupt)
+
+
+if __name__ == "__main__":
+    main()
