@@ -28,12 +28,12 @@ py::dict feature_mse_plan(int channels, int student_h, int student_w, int teache
   pair.student_h = student_h, pair.student_w = student_w;
   pair.teacher_h = teacher_h, pair.teacher_w = teacher_w;
   lgfast::complete_feature_mse_pair(pair, 1, 1.0);
-  if (lgfast::plan_feature_mse(params, 1, element_bytes, max_smem) != 0)
-    throw py::value_error("one channel exceeds shared memory");
+  if (!lgfast::plan_feature_mse(params, 1, element_bytes, max_smem))
+    throw py::value_error("one channel exceeds a block");
   py::dict plan;
   plan["channels_per_block"] = 1 << params.cuts[0].slab_log2;
-  plan["blocks_per_image"] = params.first_block[1];
-  plan["segments"] = params.cuts[0].segments;
+  plan["blocks_per_image"] = params.first_unit[1];
+  plan["threads"] = params.threads;
   plan["smem_bytes"] = params.smem_bytes;
   return plan;
 }
@@ -99,7 +99,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("feature_mse_plan", &feature_mse_plan, py::arg("channels"), py::arg("student_h"), py::arg("student_w"),
         py::arg("teacher_h"), py::arg("teacher_w"), py::arg("element_bytes") = 4,
         py::arg("max_smem") = lgfast::kFeatureMseMaxSmem,
-        "How feature_mse's kernel cuts one pair: channels of a block, blocks, segments of rows, shared memory.");
+        "How feature_mse's kernel cuts one pair: channels and threads of a block, blocks, shared memory.");
   m.def(
       "short_attention_plan", &short_attention_plan, py::arg("batch_heads"), py::arg("num_queries"),
       py::arg("num_keys"), py::arg("head_dim"), py::arg("max_smem"), py::arg("has_bias") = false,

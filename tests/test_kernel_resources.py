@@ -34,7 +34,7 @@ KERNELS = {
     "add_layer_norm": 3 * 4,  # float32, bf16, fp16
     "bias_gelu": 3 * 2,
     "column_sum": 2 * 3,  # of both
-    "feature_mse": 4 * 4 + 2,  # also float64; by vectors twice, by values, scaled; the sum of float and of double
+    "feature_mse": 4 * 3 + 2,  # also float64; by vectors, by values, scaled; the sum of float and of double
     "flat_adamw": 3 * 2 + 1,
     "augment": 3 * 2,  # an image in shared memory, or in a workspace
     "augment_plan": 1,

@@ -44,14 +44,11 @@ def spread(launch: Launch, count: int) -> list[tuple[int, float]]:
     return [(int((k + 0.5) * launch.blocks / count), launch.blocks / count) for k in range(count)]
 
 
-def of_pairs(batch: int, launch: Launch) -> list[tuple[int, float]]:
-    """The first block of each pair of feature_mse; maps of more channels have more blocks."""
-    if launch.blocks < 3 * batch:
-        return spread(launch, 1)
-    slabs = launch.blocks // batch  # of all pairs, in the ratio of their channels 16, 32, 64
-    first = [0, slabs // 7, slabs // 7 * 3] if slabs % 7 == 0 else [0, slabs // 3, slabs // 3 * 2]
-    ends = [*first[1:], slabs]
-    return [(start * batch, (end - start) * batch) for start, end in zip(first, ends, strict=True)]
+def of_pairs(launch: Launch) -> list[tuple[int, float]]:
+    """An image's blocks of feature_mse, of each pair, slab of channels and part of the rows; its grid is images by
+    those."""
+    images, units, _ = launch.grid
+    return spread(launch, 1) if units == 1 else [(unit * images + images // 2, images) for unit in range(units)]
 
 
 def one_view(*operations: tuple[int, float]) -> Case:
@@ -80,9 +77,7 @@ SUBJECTS: dict[str, Subject] = {
         "deit_tiny B=256",
         disabled="short_attention_bwd_resident",
     ),
-    "feature_mse": Subject(
-        partial(launches.guidance, 256), "feature_mse/feature_mse.cu", "deit_tiny B=256", partial(of_pairs, 256)
-    ),
+    "feature_mse": Subject(partial(launches.guidance, 256), "feature_mse/feature_mse.cu", "deit_tiny B=256", of_pairs),
     "feature_mse_bwd": Subject(
         partial(launches.guidance_backward, 256), "feature_mse/feature_mse.cu", "deit_tiny B=256"
     ),

@@ -73,7 +73,7 @@ const char* guidance(int batch, const int* channels, const int* student_sides, c
     p.teacher_image_stride = teacher_sides[k] * p.teacher_row_stride;
     complete_feature_mse_pair(p, batch, 1000.0);
   }
-  if (plan_feature_mse(params, batch, sizeof(bf16), max_smem_bytes()) != 0) return "no plan";
+  if (!plan_feature_mse(params, batch, sizeof(bf16), max_smem_bytes())) return "no plan";
   params.partials = partials;
   return launch_feature_mse_fwd<bf16>(params, loss, nullptr);
 }

@@ -59,12 +59,12 @@ struct Planes {
   static constexpr int kPieces = kVector == 1 ? 1 : kVector * static_cast<int>(sizeof(Acc)) / 16;
   static constexpr int kValues = kVector / kPieces;  // of a piece
   Acc* data;
-  int num_pieces;  // of a plane
+  int stride;  // values from one plane to the next
 
   __device__ __forceinline__ void store(int place, const Acc (&values)[kVector]) const {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      Acc* to = data + (i * num_pieces + place) * kValues;
+      Acc* to = at(i, place);
       if constexpr (kVector == 1) {
         *to = values[i];
       } else {
@@ -74,16 +74,7 @@ struct Planes {
       }
     }
   }
-  __device__ __forceinline__ const Acc* at(int place) const { return data + place * kValues; }
-  // sum += weight * the values at a place.
-  __device__ __forceinline__ void add_to(Acc (&sum)[kVector], const Acc* at, Acc weight) const {
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const auto piece = *reinterpret_cast<const Channels<Acc, kValues>*>(at + i * num_pieces * kValues);
-#pragma unroll
-      for (int j = 0; j < kValues; ++j) sum[i * kValues + j] += weight * piece.values[j];
-    }
-  }
+  __device__ __forceinline__ Acc* at(int piece, int place) const { return data + piece * stride + place * kValues; }
 };
 
 }  // namespace lgfast

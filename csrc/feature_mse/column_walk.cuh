@@ -1,4 +1,4 @@
-// A thread's walk down a segment of a grid column: resize, difference and gradient of its channels.
+// A thread's walk down a grid column: resize, difference and gradient of its channels.
 #pragma once
 
 #include "feature_mse/feature_mse_block.cuh"
@@ -15,6 +15,7 @@ struct ResizedColumn {
   Acc weight;
   Acc value[kVector], step[kVector];  // the row `low`, and how the next one differs
 
+  // map: its row 0, there or not.
   __device__ __forceinline__ ResizedColumn(const T* map, int height, int width, double scale, int slab, int x, int c)
       : row_stride(width * slab), last_row(height - 1) {
     const Position<Acc> at = position_of<Acc>(x, width, scale);
@@ -68,140 +69,221 @@ struct ColumnSums {
   }
 };
 
-// A thread on its way down a segment of a grid column: differences, the sum of their squares, and the gradient or,
-// where the student is resized, its sums.
-template <typename T, int kVector, bool kResizesStudent, bool kResizesTeacher>
-struct ColumnWalk {
+// A thread's part of the gradient of each student row that was resized: the sums of the grid columns that read a pixel,
+// gathered. It takes a piece of a pixel's channels, or two where the student has almost as many columns as the grid.
+template <typename T, int kVector>
+struct GatheredGradient {
   using Acc = typename Accumulate<T>::type;
-  using Values = Raw<T, kVector>;
-  const FeatureMsePair& p;
-  const FeatureMseBlock<T, kVector>& block;
-  ResizedColumn<T, kVector> student, teacher;
-  ColumnSums<kVector, Acc> sums;
-  int student_row, teacher_row;
-  int first_place;  // of the sums of row 0 in this segment
-  T* grad;
-  Acc grad_scale, squares = 0;
+  using Sums = Planes<kVector, Acc>;
+  struct Piece {
+    int columns = 0, place = 0, plane = 0;
+    const Acc* weights = nullptr;
+    T* grad = nullptr;
+  };
+  Piece pieces[Sums::kPieces];
 
-  __device__ __forceinline__ ColumnWalk(const FeatureMsePair& p, const FeatureMseBlock<T, kVector>& block, int segment,
-                                        int y, int x, int c)
-      : p(p),
-        block(block),
-        student(block.student, p.student_h, p.student_w, p.student_scale_w, block.slab, x, c),
-        teacher(block.teacher, p.teacher_h, p.teacher_w, p.teacher_scale_w, block.slab, x, c),
-        student_row(block.student_rows[y].low),
-        teacher_row(block.teacher_rows[y].low),
-        first_place(((2 * segment * p.grid_w + x) << block.groups_log2) + c / kVector),
-        grad(static_cast<T*>(p.grad)),
-        grad_scale(static_cast<Acc>(p.grad_scale)) {
-    if constexpr (kResizesStudent) {
-      student.start(student_row);
-    } else if (grad != nullptr) {
-      grad += block.image * p.student_h * p.student_w * p.channels +
-              static_cast<int64_t>(y * p.student_w + x) * p.channels + block.first_channel + c;
+  __device__ __forceinline__ void start(const FeatureMsePair& p, const FeatureMseBlock<T, kVector>& block) {
+    const int count = p.student_w << block.groups_log2;
+#pragma unroll
+    for (int n = 0; n < Sums::kPieces; ++n) {
+      int vector = thread_index() + n * block_size();
+      const int plane = vector < count ? 0 : 1;
+      if (plane > 0) vector -= count;
+      if (vector >= count || plane >= Sums::kPieces) continue;
+      const int column = vector >> block.groups_log2, group = vector & ((1 << block.groups_log2) - 1);
+      if (group * kVector >= block.channels) continue;
+      const TapRange xs = block.column_ranges[column];
+      pieces[n] = {
+          xs.end - xs.begin, (xs.begin << block.groups_log2) + group, plane,
+          block.column_weights + column * block.column_taps,
+          static_cast<T*>(p.grad) +
+              (block.image * p.student_h + block.first_row) * (static_cast<int64_t>(p.student_w) * p.channels) +
+              column * p.channels + block.first_channel + group * kVector + plane * Sums::kValues};
     }
-    if constexpr (kResizesTeacher) teacher.start(teacher_row);
   }
 
-  __device__ __forceinline__ void store_sums(int row, const Acc (&values)[kVector]) const {
-    block.sums.store(first_place + ((row * p.grid_w) << block.groups_log2), values);
-  }
-
-  // Grid row y, whose values in the maps that are not resized are `own` and `other`.
-  __device__ __forceinline__ void take_row(int y, const Values& own, const Values& other) {
-    Acc difference[kVector], weight = 0;
-    if constexpr (kResizesStudent) {
-      const Position<Acc> at = block.student_rows[y];
-      weight = at.weight;
-      if (at.low != student_row) {
-        store_sums(student_row, sums.low);
-        sums.move_down();
-        student.advance(at.low);
-        student_row = at.low;
+  // Of the next row, whose sums are given.
+  __device__ __forceinline__ void write_row(const Sums& sums, int groups_log2, int row_stride, Acc scale) {
+#pragma unroll
+    for (Piece& piece : pieces) {
+      if (piece.columns == 0) continue;
+      const Acc* at = sums.at(piece.plane, piece.place);
+      Acc total[Sums::kValues] = {};
+#pragma unroll 2
+      for (int x = 0; x < piece.columns; ++x, at += Sums::kValues << groups_log2) {
+        const auto values = *reinterpret_cast<const Channels<Acc, Sums::kValues>*>(at);
+#pragma unroll
+        for (int j = 0; j < Sums::kValues; ++j) total[j] += piece.weights[x] * values.values[j];
       }
+      store_scaled<T>(piece.grad, total, scale);
+      piece.grad += row_stride;
     }
-    if constexpr (kResizesStudent) {
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) difference[i] = student.value[i] + weight * student.step[i];
-    } else {
-      unpack<T>(own, difference);
-    }
-    Acc theirs[kVector];
-    if constexpr (kResizesTeacher) {
-      const Position<Acc> at = block.teacher_rows[y];
-      if (at.low != teacher_row) {
-        teacher.advance(at.low);
-        teacher_row = at.low;
-      }
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) theirs[i] = teacher.value[i] + at.weight * teacher.step[i];
-    } else {
-      unpack<T>(other, theirs);
-    }
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      difference[i] -= theirs[i];
-      squares += difference[i] * difference[i];
-    }
-    if constexpr (kResizesStudent) {
-      sums.add(difference, weight);
-    } else if (grad != nullptr) {
-      store_scaled<T>(grad, difference, grad_scale);
-      grad += p.student_w * p.channels;
-    }
-  }
-
-  __device__ __forceinline__ void finish() const {
-    if constexpr (!kResizesStudent) return;
-    store_sums(student_row, sums.low);
-    if (student_row + 1 < p.student_h) store_sums(student_row + 1, sums.high);
   }
 };
 
-// Walks a segment of a column; returns the sum of its squares.
-template <typename T, int kVector, bool kResizesStudent, bool kResizesTeacher>
-__device__ __forceinline__ typename Accumulate<T>::type walk_column(const FeatureMsePair& p,
-                                                                    const FeatureMseBlock<T, kVector>& block,
-                                                                    int segment, int x, int c) {
-  constexpr int kAhead = 2;  // rows whose values are on their way together
-  using Values = Raw<T, kVector>;
-  int y = segment * block.segment_rows;
-  const int end = smaller(y + block.segment_rows, p.grid_h);
-  const auto student = student_map(p, block), teacher = teacher_map(p, block);
-  const T* from_student = student.data + (y * student.row_stride + x * student.column_stride + c);
-  const T* from_teacher = teacher.data + (y * teacher.row_stride + x * teacher.column_stride + c);
-  ColumnWalk<T, kVector, kResizesStudent, kResizesTeacher> walk(p, block, segment, y, x, c);
-#pragma unroll 1
-  for (; y < end; y += kAhead) {
-    Values own[kAhead], others[kAhead];
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      if (y + k >= end) continue;
-      if constexpr (!kResizesStudent) own[k] = load_raw<T, kVector>(from_student);
-      if constexpr (!kResizesTeacher) others[k] = load_raw<T, kVector>(from_teacher);
-      from_student += student.row_stride;
-      from_teacher += teacher.row_stride;
-    }
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      if (y + k < end) walk.take_row(y + k, own[k], others[k]);
+// A column of a map that is not resized. Its rows arrive some ahead, each in a slot of shared memory that is the
+// thread's own, so no barrier orders them; single channels, which are too small for such copies, are read at once.
+template <typename T, int kVector>
+struct PlainColumn {
+  using Offset = MapOffset<kVector>;
+  const T* from;
+  Offset stride;
+  uint32_t slots;  // of this thread
+  const unsigned char* memory;
+
+  __device__ __forceinline__ PlainColumn(const GlobalMap<T, Offset>& map, unsigned char* ring, int y, int x, int c)
+      : from(map.data + (y * map.row_stride + x * map.column_stride + c)),
+        stride(map.row_stride),
+        slots(smem_address(ring + 16 * thread_index())),
+        memory(ring + 16 * thread_index()) {}
+
+  // The next row, to a slot.
+  __device__ __forceinline__ void start_row(int slot, bool exists) {
+    if constexpr (kVector > 1) {
+      cp_async_16(slots + slot * 16 * block_size(), from, exists);
+      from += stride;
     }
   }
-  walk.finish();
-  return walk.squares;
-}
+  __device__ __forceinline__ Raw<T, kVector> take_row(int slot) {
+    if constexpr (kVector > 1)
+      return load_raw<T, kVector>(reinterpret_cast<const T*>(memory + slot * 16 * block_size()));
+    const Raw<T, kVector> values = load_raw<T, kVector>(from);
+    from += stride;
+    return values;
+  }
+};
 
+// A thread on its way down a grid column: differences, the sum of their squares, and the gradient. Where the student is
+// resized all threads of the block walk together, for its rows are gathered from all columns; a thread without a column
+// walks along another's, and leaves nothing.
+template <typename T, int kVector, bool kResizesStudent, bool kResizesTeacher>
+struct ColumnWalk {
+  static constexpr int kSlots = kFeatureMseSlots;
+  using Acc = typename Accumulate<T>::type;
+  const FeatureMsePair& p;
+  const FeatureMseBlock<T, kVector>& block;
+  const int place;  // of this column's sums in a row
+  const bool is_own;
+  const int c, x;
+  int y, end;  // rows of the grid: those that read the block's student rows
+  PlainColumn<T, kVector> own, other;
+  T* grad;
+  const Acc grad_scale;
+  Acc squares = 0;
+
+  __device__ __forceinline__ ColumnWalk(const FeatureMsePair& p, const FeatureMseBlock<T, kVector>& block, int item)
+      : p(p),
+        block(block),
+        place(item),
+        is_own(item < p.grid_w << block.groups_log2 &&
+               (item & ((1 << block.groups_log2) - 1)) * kVector < block.channels),
+        c(is_own ? (item & ((1 << block.groups_log2) - 1)) * kVector : 0),
+        x(is_own ? item >> block.groups_log2 : 0),
+        y(kResizesStudent ? tap_range(block.first_row, p.student_h, p.grid_h).begin : block.first_row),
+        end(kResizesStudent ? tap_range(block.end_row - 1, p.student_h, p.grid_h).end : block.end_row),
+        own(student_map(p, block), block.student_slots, y, x, c),
+        other(teacher_map(p, block), block.teacher_slots, y, x, c),
+        grad(static_cast<T*>(p.grad)),
+        grad_scale(static_cast<Acc>(p.grad_scale)) {
+    if (!kResizesStudent && grad != nullptr) {
+      grad += block.image * p.student_h * p.student_w * p.channels +
+              static_cast<int64_t>(y * p.student_w + x) * p.channels + block.first_channel + c;
+    }
+#pragma unroll
+    for (int slot = 0; slot < kSlots - 1; ++slot) start_row(slot, y + slot);
+  }
+
+  __device__ __forceinline__ void start_row(int slot, int row) {
+    if constexpr (!kResizesStudent) own.start_row(slot, row < end);
+    if constexpr (!kResizesTeacher) other.start_row(slot, row < end);
+    cp_async_commit();
+  }
+
+  __device__ __forceinline__ Acc run() {
+    ResizedColumn<T, kVector> student(block.student - block.first_copied * p.student_w * block.slab, p.student_h,
+                                      p.student_w, p.student_scale_w, block.slab, x, c);
+    ResizedColumn<T, kVector> teacher(block.teacher, p.teacher_h, p.teacher_w, p.teacher_scale_w, block.slab, x, c);
+    GatheredGradient<T, kVector> gathered;
+    if constexpr (kResizesStudent) gathered.start(p, block);
+    ColumnSums<kVector, Acc> sums;
+    int student_row = kResizesStudent ? block.student_rows[y].low : 0;
+    int teacher_row = kResizesTeacher ? block.teacher_rows[y].low : 0;
+    if constexpr (kResizesStudent) student.start(student_row);
+    if constexpr (kResizesTeacher) teacher.start(teacher_row);
+    const auto is_own_row = [&] { return student_row >= block.first_row && student_row < block.end_row; };
+    // Stores the sums of a student row and gathers its gradient. The row before was gathered before the barrier.
+    const auto finish_row = [&] {
+      if (grad == nullptr || !is_own_row()) return;
+      const auto to = block.sums_of(student_row, p.grid_w);
+      if (is_own) to.store(place, sums.low);
+      sync_threads();
+      gathered.write_row(to, block.groups_log2, p.student_w * p.channels, grad_scale);
+    };
+#pragma unroll 1
+    for (; y < end; y += kSlots) {
+#pragma unroll
+      for (int k = 0; k < kSlots; ++k) {
+        if (y + k >= end) continue;
+        cp_async_wait<kSlots - 2>();
+        Acc difference[kVector], theirs[kVector], weight = 0;
+        if constexpr (kResizesStudent) {
+          const Position<Acc> at = block.student_rows[y + k];
+          weight = at.weight;
+          if (at.low != student_row) {
+            finish_row();
+            sums.move_down();
+            student.advance(at.low);
+            student_row = at.low;
+          }
+#pragma unroll
+          for (int i = 0; i < kVector; ++i) difference[i] = student.value[i] + weight * student.step[i];
+        } else {
+          unpack<T>(own.take_row(k), difference);
+        }
+        if constexpr (kResizesTeacher) {
+          const Position<Acc> at = block.teacher_rows[y + k];
+          if (at.low != teacher_row) {
+            teacher.advance(at.low);
+            teacher_row = at.low;
+          }
+#pragma unroll
+          for (int i = 0; i < kVector; ++i) theirs[i] = teacher.value[i] + at.weight * teacher.step[i];
+        } else {
+          unpack<T>(other.take_row(k), theirs);
+        }
+        start_row((k + kSlots - 1) % kSlots, y + k + kSlots - 1);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) difference[i] -= theirs[i];
+        if (!kResizesStudent || is_own_row()) {  // else another block's
+#pragma unroll
+          for (int i = 0; i < kVector; ++i) squares += difference[i] * difference[i];
+        }
+        if constexpr (kResizesStudent) {
+          sums.add(difference, weight);
+        } else if (grad != nullptr) {
+          if (is_own) store_scaled<T>(grad, difference, grad_scale);
+          grad += p.student_w * p.channels;
+        }
+      }
+    }
+    if constexpr (kResizesStudent) finish_row();
+    cp_async_wait<0>();
+    return is_own ? squares : Acc(0);
+  }
+};
+
+// The columns of a block, as many at a time as it has threads; returns a thread's sum of squares.
 template <typename T, int kVector, bool kResizesStudent, bool kResizesTeacher>
 __device__ __forceinline__ typename Accumulate<T>::type walk_columns(const FeatureMsePair& p,
                                                                      const FeatureMseBlock<T, kVector>& block) {
-  const int columns = p.grid_w << block.groups_log2, items = round_up(columns, kWarpSize);
   typename Accumulate<T>::type squares = 0;
-  for (int item = thread_index(); item < items * block.segments; item += kFeatureMseThreads) {
-    int segment = 0, i = item;
-    for (; i >= items; i -= items) ++segment;
-    const int c = (i & ((1 << block.groups_log2) - 1)) * kVector;
-    if (i >= columns || c >= block.channels) continue;
-    squares += walk_column<T, kVector, kResizesStudent, kResizesTeacher>(p, block, segment, i >> block.groups_log2, c);
+  for (int first = 0; first < p.grid_w << block.groups_log2; first += block_size()) {
+    ColumnWalk<T, kVector, kResizesStudent, kResizesTeacher> walk(p, block, first + thread_index());
+    if (first == 0) {  // the maps that are resized, and the tables
+      cp_async_wait<kFeatureMseSlots - 1>();
+      sync_threads();
+    }
+    squares += walk.run();
   }
   return squares;
 }

@@ -40,27 +40,28 @@ inline void complete_feature_mse_pair(FeatureMsePair& p, int64_t batch, double g
 
 constexpr int kFeatureMseMaxPairs = 16;         // kernel parameters hold them all
 constexpr int kFeatureMseMaxSmem = 227 * 1024;  // bytes a block of sm_90 can have
-constexpr int kFeatureMseGoodSmem = 56 * 1024;  // four blocks share its multiprocessor
-constexpr int kFeatureMseThreads = 256;
-constexpr int kFeatureMseMostSegments = 4;  // of grid rows, walked at the same time
-constexpr int kFeatureMseMostSlabLog2 = 6;  // 64 channels: the 128 bytes of a bf16 pixel that memory moves at once
+constexpr int kFeatureMseFewestThreads = 64, kFeatureMseMostThreads = 320;
+constexpr int kFeatureMseThreadsAtOnce = 640;  // of a multiprocessor: 96 registers each
+constexpr int kFeatureMseSumThreads = 256;
+constexpr int kFeatureMseSlots = 6;      // rows of a map on their way, and the one at work
+constexpr int kFeatureMseGridRows = 32;  // that a block walks, about; a student row that is resized counts as two
+constexpr int kFeatureMseHaloRows = 2;   // student rows that a part reads before and after its own, at most
+constexpr int kFeatureMsePadding = 64;   // bytes between planes of sums, which spread them over the banks
 
-// Byte offsets of a block's shared memory: the maps that are resized, the sums of the gradient along grid columns, and
-// tables of positions.
+// Byte offsets of a block's shared memory: the maps that are resized, slots for the next rows of those that are not,
+// two student rows of sums of the gradient along grid columns, and tables of positions.
 struct FeatureMseLayout {
-  int student, teacher, sums, student_rows, teacher_rows, column_ranges, column_weights, row_slots, warp_sums;
+  int student, teacher, student_slots, teacher_slots, sums, student_rows, teacher_rows, column_ranges, column_weights,
+      warp_sums;
 };
 
-// How a pair is cut into blocks, one an image and slab of channels, and a block's work into segments of grid rows.
-// A segment has sums of the student rows that its grid rows read; the first two may be the last two of the segment
-// above too, so each segment has slots of its own: row r lies in slot r + 2 * segment.
+// How a pair is cut into blocks, one an image, slab of channels and part of the student's rows.
 struct FeatureMseCut {
-  int slab_log2;     // channels of a block, as a power of two
-  int segments;      // walked at the same time
-  int segment_rows;  // of the grid; the last segment may have fewer
-  int slots;         // student rows of sums
-  int slabs;         // of an image
-  int column_taps;   // grid columns that read a student column, at most
+  int slab_log2;    // channels of a block, as a power of two
+  int slabs;        // of an image
+  int part_rows;    // student rows of a block
+  int parts;        // of an image
+  int column_taps;  // grid columns that read a student column, at most
   FeatureMseLayout layout;
   int64_t num_bytes;
 };
@@ -69,10 +70,13 @@ struct FeatureMseCut {
 struct FeatureMseParams {
   FeatureMsePair pairs[kFeatureMseMaxPairs];
   FeatureMseCut cuts[kFeatureMseMaxPairs];
-  int first_block[kFeatureMseMaxPairs + 1];  // pair k owns blocks [first_block[k], first_block[k + 1])
+  int first_unit[kFeatureMseMaxPairs + 1];  // pair k owns units [first_unit[k], first_unit[k + 1]) of every image
   int num_pairs;
-  int smem_bytes;    // of the largest block
-  double* partials;  // [first_block[num_pairs]] loss of each block
+  int vector_log2;  // neighbouring channels that a thread owns, as a power of two
+  int threads;      // of a block
+  int smem_bytes;   // of the largest block
+  int batch;
+  double* partials;  // [units, batch] loss of each block
 };
 static_assert(sizeof(FeatureMseParams) <= 4096, "kernel parameters of GPUs before sm_70 and drivers before 12.1");
 
@@ -83,8 +87,9 @@ LGFAST_HOST_DEVICE bool resizes_teacher(const FeatureMsePair& p) {
   return p.teacher_h != p.grid_h || p.teacher_w != p.grid_w;
 }
 
-inline void place_feature_mse(FeatureMseCut& cut, const FeatureMsePair& p, int element_bytes) {
-  const int64_t slab = int64_t{1} << cut.slab_log2;
+inline FeatureMseCut feature_mse_cut(const FeatureMsePair& p, int slab_log2, int threads, int element_bytes) {
+  FeatureMseCut cut{};
+  const int64_t slab = int64_t{1} << slab_log2;
   const int acc_bytes = element_bytes == 8 ? 8 : 4;
   const auto place = [&](int64_t bytes) {
     const int64_t at = cut.num_bytes;
@@ -92,89 +97,100 @@ inline void place_feature_mse(FeatureMseCut& cut, const FeatureMsePair& p, int e
     return static_cast<int>(at);
   };
   const bool resizes = resizes_student(p);
-  cut.num_bytes = 0;
-  cut.slabs = ceil_div(p.channels, 1 << cut.slab_log2);
-  cut.column_taps = 0;
+  const int64_t slots = int64_t{16} * kFeatureMseSlots * threads;
+  cut.slab_log2 = slab_log2;
+  cut.slabs = ceil_div(p.channels, 1 << slab_log2);
+  cut.part_rows = ceil_div(p.student_h, ceil_div(p.grid_h + (resizes ? 2 * p.student_h : 0), kFeatureMseGridRows));
+  cut.parts = ceil_div(p.student_h, cut.part_rows);
+  const int copied_rows = smaller(p.student_h, cut.part_rows + 2 * kFeatureMseHaloRows);
   for (int x = 0; resizes && x < p.student_w; ++x) {
     const TapRange range = tap_range(x, p.student_w, p.grid_w);
     if (range.end - range.begin > cut.column_taps) cut.column_taps = range.end - range.begin;
   }
-  cut.slots = resizes ? p.student_h + 2 * (cut.segments - 1) : 0;
-  cut.layout.student = place(resizes ? slab * p.student_h * p.student_w * element_bytes : 0);
+  cut.layout.student = place(resizes ? slab * copied_rows * p.student_w * element_bytes : 0);
   cut.layout.teacher = place(resizes_teacher(p) ? slab * p.teacher_h * p.teacher_w * element_bytes : 0);
-  cut.layout.sums = place(slab * cut.slots * p.grid_w * acc_bytes);
+  cut.layout.student_slots = place(resizes ? 0 : slots);
+  cut.layout.teacher_slots = place(resizes_teacher(p) ? 0 : slots);
+  cut.layout.sums = place(resizes ? 2 * (slab * p.grid_w * acc_bytes + 2 * kFeatureMsePadding) : 0);
   cut.layout.student_rows = place(int64_t{2} * p.grid_h * acc_bytes);
   cut.layout.teacher_rows = place(int64_t{2} * p.grid_h * acc_bytes);
-  cut.layout.column_ranges = place(int64_t{8} * p.student_w);
+  cut.layout.column_ranges = place(resizes ? int64_t{8} * p.student_w : 0);
   cut.layout.column_weights = place(int64_t{p.student_w} * cut.column_taps * acc_bytes);
-  cut.layout.row_slots = place(int64_t{8} * p.student_h);
-  cut.layout.warp_sums = place(kFeatureMseThreads / 32 * acc_bytes);
-}
-
-// Grid columns and channels of a segment, as items of `vector` channels; whole warps of them, which walk alike.
-LGFAST_HOST_DEVICE int feature_mse_segment_items(const FeatureMsePair& p, int slab_log2, int vector) {
-  return round_up(p.grid_w * ceil_div(1 << slab_log2, vector), 32);
-}
-
-inline FeatureMseCut feature_mse_cut(const FeatureMsePair& p, int slab_log2, int element_bytes) {
-  const int fitting = kFeatureMseThreads / feature_mse_segment_items(p, slab_log2, 16 / element_bytes);
-  const int most = smaller(kFeatureMseMostSegments, p.grid_h);
-  FeatureMseCut cut{};
-  cut.slab_log2 = slab_log2;
-  cut.segment_rows = ceil_div(p.grid_h, fitting < 1 ? 1 : smaller(fitting, most));
-  cut.segments = ceil_div(p.grid_h, cut.segment_rows);
-  place_feature_mse(cut, p, element_bytes);
+  cut.layout.warp_sums = place(kFeatureMseMostThreads / 32 * acc_bytes);
   return cut;
 }
 
-// As many channels as a pixel has, or as leave room for other blocks; not less than one access of 16 bytes moves where
-// that has room at all.
-inline FeatureMseCut best_feature_mse_cut(const FeatureMsePair& p, int element_bytes, int max_smem) {
-  const int good_smem = smaller(max_smem / 2 - 1024, kFeatureMseGoodSmem);  // two blocks at least
-  int log2 = kFeatureMseMostSlabLog2;
-  for (; log2 > 0; --log2) {
-    const int slab = 1 << log2;
-    if (slab / 2 >= p.channels) continue;
-    if (feature_mse_cut(p, log2, element_bytes).num_bytes <= (slab * element_bytes > 16 ? good_smem : max_smem)) break;
-  }
-  return feature_mse_cut(p, log2, element_bytes);
-}
-
-// Splits the pairs over blocks, one (image, channel slab) each. max_smem: bytes a block of the GPU can have. Returns
-// the bytes of one channel that exceed it, or 0.
-inline int64_t plan_feature_mse(FeatureMseParams& params, int64_t batch, int element_bytes, int max_smem) {
-  params.smem_bytes = 0;
-  params.first_block[0] = 0;
-  for (int k = 0; k < params.num_pairs; ++k) {
-    const FeatureMsePair& p = params.pairs[k];
-    params.cuts[k] = best_feature_mse_cut(p, element_bytes, max_smem);
-    const int64_t bytes = params.cuts[k].num_bytes;
-    if (bytes > max_smem) return bytes;
-    if (bytes > params.smem_bytes) params.smem_bytes = static_cast<int>(bytes);
-    params.first_block[k + 1] = params.first_block[k] + static_cast<int>(batch) * params.cuts[k].slabs;
-  }
-  return 0;
-}
-
-// Whether every map can be read, and the gradient written, `vector` channels at once: sizes, strides and addresses fit,
-// and 32 bits hold the offsets within an image.
-inline bool takes_vectors(const FeatureMseParams& params, int vector, size_t element_bytes) {
+// Whether a map of these strides and addresses can be read `vector` channels at once.
+inline bool takes_vectors(const FeatureMsePair& p, int vector, int element_bytes) {
   bool fits = true;
-  for (int k = 0; k < params.num_pairs; ++k) {
-    const FeatureMsePair& p = params.pairs[k];
-    for (const int64_t elements :
-         {int64_t{p.channels}, int64_t{1} << params.cuts[k].slab_log2, p.student_image_stride, p.student_token_stride,
-          p.teacher_image_stride, p.teacher_row_stride, p.teacher_column_stride}) {
-      fits = fits && elements % vector == 0;
-    }
-    const int64_t student_span = p.student_h * p.student_w * p.student_token_stride;
-    const int64_t teacher_span = p.teacher_h * p.teacher_row_stride + p.teacher_w * p.teacher_column_stride;
-    fits = fits && student_span < (int64_t{1} << 31) && teacher_span < (int64_t{1} << 31);
-    for (const void* data : {p.student, p.teacher, static_cast<const void*>(p.grad)}) {
-      fits = fits && reinterpret_cast<uintptr_t>(data) % (vector * element_bytes) == 0;
-    }
+  for (const int64_t elements : {int64_t{p.channels}, p.student_image_stride, p.student_token_stride,
+                                 p.teacher_image_stride, p.teacher_row_stride, p.teacher_column_stride}) {
+    fits = fits && elements % vector == 0;
+  }
+  const int64_t student_span = p.student_h * p.student_w * p.student_token_stride;
+  const int64_t teacher_span = p.teacher_h * p.teacher_row_stride + p.teacher_w * p.teacher_column_stride;
+  fits = fits && student_span < (int64_t{1} << 31) && teacher_span < (int64_t{1} << 31);  // 32 bits hold offsets
+  for (const void* data : {p.student, p.teacher, static_cast<const void*>(p.grad)}) {
+    fits = fits && reinterpret_cast<uintptr_t>(data) % (vector * element_bytes) == 0;
   }
   return fits;
+}
+
+// Threads of a block that serve every pair: one a grid column and vector, of two vectors of channels, which make the 32
+// bytes that memory moves at once.
+inline int feature_mse_threads(const FeatureMseParams& params) {
+  int threads = kFeatureMseFewestThreads;
+  for (int k = 0; k < params.num_pairs; ++k) {
+    const FeatureMsePair& p = params.pairs[k];
+    const int items = p.grid_w * smaller(2, ceil_div(p.channels, 1 << params.vector_log2));
+    if (items > threads) threads = round_up(items, 32);
+  }
+  return smaller(threads, kFeatureMseMostThreads);
+}
+
+// As many channels as the threads own, and as leave room for other blocks, but not for their sake fewer than two
+// vectors. False where not even one vector has room, or a student is resized to more columns than there are threads.
+inline bool cut_feature_mse(FeatureMseCut& cut, const FeatureMseParams& params, const FeatureMsePair& p,
+                            int element_bytes, int max_smem) {
+  const int good_smem = max_smem / (kFeatureMseThreadsAtOnce / params.threads) - 1024;
+  int groups_log2 = 0;
+  while (((p.grid_w << groups_log2) << 1) <= params.threads && (1 << (groups_log2 + params.vector_log2)) < p.channels)
+    ++groups_log2;
+  do {
+    cut = feature_mse_cut(p, groups_log2 + params.vector_log2, params.threads, element_bytes);
+  } while (cut.num_bytes > (groups_log2 > 1 ? good_smem : max_smem) && --groups_log2 >= 0);
+  return cut.num_bytes <= max_smem && (!resizes_student(p) || p.grid_w <= params.threads);
+}
+
+inline bool cut_feature_mse_pairs(FeatureMseParams& params, int element_bytes, int max_smem) {
+  params.threads = feature_mse_threads(params);
+  params.smem_bytes = params.first_unit[0] = 0;
+  for (int k = 0; k < params.num_pairs; ++k) {
+    FeatureMseCut& cut = params.cuts[k];
+    if (!cut_feature_mse(cut, params, params.pairs[k], element_bytes, max_smem)) return false;
+    if (cut.num_bytes > params.smem_bytes) params.smem_bytes = static_cast<int>(cut.num_bytes);
+    params.first_unit[k + 1] = params.first_unit[k] + cut.slabs * cut.parts;
+  }
+  return true;
+}
+
+// Splits the pairs over blocks, one (image, channel slab, part of the rows) each; by channels, not vectors, where those
+// do not fit. max_smem: bytes a block of the GPU can have. False where a pair does not fit.
+inline bool plan_feature_mse(FeatureMseParams& params, int64_t batch, int element_bytes, int max_smem) {
+  params.batch = static_cast<int>(batch);
+  const int most = element_bytes == 2 ? 3 : element_bytes == 4 ? 2 : 1;
+  params.vector_log2 = most;
+  for (int k = 0; k < params.num_pairs; ++k) {
+    if (!takes_vectors(params.pairs[k], 1 << most, element_bytes)) params.vector_log2 = 0;
+  }
+  if (cut_feature_mse_pairs(params, element_bytes, max_smem)) return true;
+  if (params.vector_log2 == 0) return false;
+  params.vector_log2 = 0;
+  return cut_feature_mse_pairs(params, element_bytes, max_smem);
+}
+
+inline int64_t feature_mse_blocks(const FeatureMseParams& params) {
+  return int64_t{params.batch} * params.first_unit[params.num_pairs];
 }
 
 // T: float, double, fp16, bf16. Both return nullptr or the text of the launch error.

@@ -24,10 +24,10 @@ FeatureMseParams feature_mse_params(const FeatureMseInputs& in, int element_byte
   params.num_pairs = static_cast<int>(in.pairs.size());
   std::copy(in.pairs.begin(), in.pairs.end(), params.pairs);
   const int max_smem = gpu_smem_bytes();
-  const int64_t needed = plan_feature_mse(params, in.batch, element_bytes, max_smem);
-  LGFAST_CHECK(needed == 0, "feature_mse",
-               "one channel of the maps that are resized, with its sums, must fit in this GPU's shared memory, ",
-               max_smem, " bytes a block, got ", needed, " bytes; resize the maps first");
+  LGFAST_CHECK(plan_feature_mse(params, in.batch, element_bytes, max_smem), "feature_mse",
+               "one channel of the maps that are resized must fit in this GPU's shared memory, ", max_smem,
+               " bytes a block, and a student be resized to at most ", kFeatureMseMostThreads,
+               " columns; resize the maps first");
   return params;
 }
 
@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& student, c
   const bool is_double = student[0].scalar_type() == ScalarType::Double;
   FeatureMseParams params = feature_mse_params(in, static_cast<int>(student[0].element_size()));
   Tensor loss = torch::stable::new_empty(student[0], {}, is_double ? ScalarType::Double : ScalarType::Float);
-  Tensor partials = torch::stable::new_empty(student[0], {params.first_block[params.num_pairs]}, ScalarType::Double);
+  Tensor partials = torch::stable::new_empty(student[0], {feature_mse_blocks(params)}, ScalarType::Double);
   params.partials = static_cast<double*>(partials.mutable_data_ptr());
   const char* error = dispatch_float("feature_mse", student[0].scalar_type(), [&](auto zero) {
     return launch_feature_mse_fwd<decltype(zero)>(params, loss.mutable_data_ptr(), current_cuda_stream(device));

@@ -73,8 +73,8 @@ std::vector<Bytes> run(const Case<T>& c) {
   for (const PairHeader& pair : c.pairs) grad_numel += c.grad_numel(pair);
   Bytes loss = poisoned(sizeof(Acc)), grad = poisoned(grad_numel * int64_t(sizeof(T))), scaled = grad;
   FeatureMseParams params = make_params(c, grad);
-  if (plan_feature_mse(params, c.header.batch, sizeof(T), max_smem_bytes()) != 0) stop("no plan");
-  Bytes partials = poisoned(params.first_block[params.num_pairs] * int64_t(sizeof(double)));
+  if (!plan_feature_mse(params, c.header.batch, sizeof(T), max_smem_bytes())) stop("no plan");
+  Bytes partials = poisoned(feature_mse_blocks(params) * int64_t(sizeof(double)));
   params.partials = data_of<double>(partials);
   check(launch_feature_mse_fwd<T>(params, loss.data(), nullptr));
   const Acc dloss(c.header.dloss);

@@ -93,10 +93,18 @@ def test_matches_reference_whatever_is_resized(run, grid, teacher_side, dtype):
 
 
 def test_maps_that_allow_only_some_channels_at_once(run):
-    side = 99  # a channel of the student and of its sums needs 81 KB of shared memory: blocks of 2
-    student, teacher = [torch.randn(1, side * side, 6)], [torch.randn(1, 100, 100, 6).permute(0, 3, 1, 2)]
-    loss, grads, _ = run(student, teacher, [(side, side)])
-    assert_matches_reference(loss, grads, student, teacher, [(side, side)])
+    side = 121  # a channel of the teacher needs 58 KB of shared memory: no vector of four has room
+    student, teacher = [torch.randn(1, 122, 6)], [torch.randn(1, side, side, 6).permute(0, 3, 1, 2)]
+    loss, grads, _ = run(student, teacher, [(122, 1)])
+    assert_matches_reference(loss, grads, student, teacher, [(122, 1)])
+
+
+@pytest.mark.parametrize("rows", [(31, 32), (5, 64), (64, 64), (33, 40)])
+def test_parts_of_an_image_join_without_a_seam(run, rows):
+    student = [torch.randn(1, rows[0] * 5, 8)]
+    teacher = [torch.randn(1, rows[1], 6, 8).permute(0, 3, 1, 2)]
+    loss, grads, _ = run(student, teacher, [(rows[0], 5)])
+    assert_matches_reference(loss, grads, student, teacher, [(rows[0], 5)])
 
 
 def test_backward_kernel_multiplies_by_two_scalars(run):
