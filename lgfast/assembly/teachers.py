@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,9 @@ from lgfast.records.checkpoint import CheckpointError
 from lgfast.records.files import WriteError
 from lgfast.runtime import ranks
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
-from lgfast.runtime.locks import file_lock
+from lgfast.runtime.locks import Waiting, file_lock
 from lgfast.runtime.paths import cache_home, user_path
 from lgfast.runtime.shared_files import StrangerError, check_owner, owners
-from lgfast.training.console import LINE_EVERY_S, duration
 
 # section -> the keys that the first version hashed teachers by
 FIRST_KEYS = {
@@ -72,7 +70,7 @@ def teacher_source(
         check_student(config, images.num_classes)
     run_dir.mkdir(parents=True, exist_ok=True)
     refuse_strangers(run_dir, owners(cache_folder(config)))
-    with file_lock(run_dir / "lock", Wait(run_dir, interrupt)):
+    with file_lock(run_dir / "lock", WaitingForTeacher(run_dir, interrupt)):
         if not (run_dir / "result.json").exists():
             print(f"training the teacher ({teacher.name}) once; it is kept in {run_dir}", flush=True)
             try:
@@ -86,8 +84,8 @@ def teacher_source(
     return run_dir
 
 
-class Wait:
-    """Called again and again while another process trains the teacher: prints a line a minute, and looks at signals.
+class WaitingForTeacher(Waiting):
+    """The wait for another process that trains the teacher; looks at signals too.
 
     Args:
         run_dir: the teacher's folder.
@@ -95,17 +93,13 @@ class Wait:
     """
 
     def __init__(self, run_dir: Path, interrupt: InterruptFlag) -> None:
-        self.run_dir, self.interrupt, self.began = run_dir, interrupt, time.monotonic()
-        self.num_lines = 0
+        super().__init__(f"trains the teacher in {run_dir}")
+        self.run_dir, self.interrupt = run_dir, interrupt
 
     def __call__(self) -> None:
         if self.interrupt.requested:
             raise Interrupted(f"stopped while another process trains the teacher in {self.run_dir}", ANY_TIME)
-        waited = time.monotonic() - self.began
-        if waited >= self.num_lines * LINE_EVERY_S and ranks.is_speaker():
-            so_far = f" ({duration(waited)})" if self.num_lines else ""
-            print(f"waiting for another process, which trains the teacher in {self.run_dir}{so_far}", flush=True)
-            self.num_lines += 1
+        super().__call__()
 
 
 def refuse_strangers(run_dir: Path, trusted: Collection[int]) -> None:

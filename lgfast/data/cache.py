@@ -21,7 +21,7 @@ from lgfast.data.decode import AS_STORED, Decoding, check_side, decode_image, ma
 from lgfast.data.errors import some
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.source import Records, Source, check_labels
-from lgfast.runtime.locks import file_lock
+from lgfast.runtime.locks import Waiting, file_lock
 from lgfast.runtime.paths import cache_home
 from lgfast.runtime.shared_files import owners, remove_leftovers
 
@@ -65,7 +65,7 @@ def cached(
     trusted = owners(source.folder, *([folder] if is_chosen else []))
     kept = replace(decoding, max_side=0)
     path, fingerprint = folder / cache_name(source, skip_broken, kept), fingerprint_files(source)
-    with file_lock(path.with_name(path.name + ".lock")):
+    with file_lock(path.with_name(path.name + ".lock"), Waiting(f"decodes the images of {source.name} into {path}")):
         found = open_good_cache(path, source, fingerprint, trusted)
         if found is None:
             remove_leftovers(path)

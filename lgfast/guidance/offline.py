@@ -24,7 +24,7 @@ from lgfast.data.image_set import ImageSet, chunk_digests
 from lgfast.guidance.rows import RowLayout, bring_rows, fits_device, release_rows
 from lgfast.guidance.teacher import TargetSource, Teacher, TeacherOutputs, TeacherTargets
 from lgfast.ops.augment import augment_plan
-from lgfast.runtime.locks import file_lock
+from lgfast.runtime.locks import Waiting, file_lock
 from lgfast.runtime.shared_files import new_file, owners, remove_leftovers
 from lgfast.spec.augment import PLAN_COLUMNS, AugmentSpec
 
@@ -127,7 +127,7 @@ def stored_rows(
     """
     path = folder / f"{images.name}-{targets_key(teacher, images, spec, dtype)}.rows"
     trusted = owners(folder.parent)
-    with file_lock(path.with_name(path.name + ".lock")):
+    with file_lock(path.with_name(path.name + ".lock"), Waiting(f"computes the teacher's maps in {path}")):
         found = open_rows(path, dtype, len(images), trusted)
         if found is None:
             remove_leftovers(path)

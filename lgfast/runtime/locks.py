@@ -10,10 +10,32 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lgfast.runtime import ranks
+
 if sys.platform != "win32":
     import fcntl
 
 POLL_S = 0.2  # time between two attempts at a lock that another process holds
+PATIENCE_S = 1.0  # no line about a wait that is shorter
+LINE_EVERY_S = 60.0
+
+
+class Waiting:
+    """Called again and again while another process holds a lock: prints a line after a second, then one a minute.
+
+    Args:
+        deed: what the other process does, after "which".
+    """
+
+    def __init__(self, deed: str) -> None:
+        self.line, self.began, self.num_lines = f"waiting for another process, which {deed}", time.monotonic(), 0
+
+    def __call__(self) -> None:
+        waited = time.monotonic() - self.began
+        if waited >= PATIENCE_S + self.num_lines * LINE_EVERY_S and ranks.is_speaker():
+            so_far = f" ({waited:.0f} s)" if self.num_lines else ""
+            print(f"{self.line}{so_far}", file=sys.stderr, flush=True)
+            self.num_lines += 1
 
 
 @contextlib.contextmanager

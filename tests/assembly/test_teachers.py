@@ -61,7 +61,8 @@ def test_a_teacher_that_a_stranger_made_is_not_used(tmp_path, monkeypatch):
 
 def test_the_wait_for_another_processs_teacher_is_told_and_can_be_ended(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(locks, "POLL_S", 0.001)
-    monkeypatch.setattr(teachers, "LINE_EVERY_S", 0.02)
+    monkeypatch.setattr(locks, "PATIENCE_S", 0)
+    monkeypatch.setattr(locks, "LINE_EVERY_S", 0.02)
     config = replace(load_recipe("digits"), {"teacher.cache": str(tmp_path), "precision": "fp32"})
     run_dir = teacher_folder(config, IMAGES)
     run_dir.mkdir(parents=True)
@@ -71,7 +72,7 @@ def test_the_wait_for_another_processs_teacher_is_told_and_can_be_ended(tmp_path
         pytest.raises(Interrupted, match=rf"stopped while another process trains .*{run_dir}; the same command"),
     ):
         teacher_source(config, IMAGES, pytest.fail, StopAt(50))
-    first, second, *_ = capsys.readouterr().out.splitlines()
+    first, second, *_ = capsys.readouterr().err.splitlines()
     assert first == f"waiting for another process, which trains the teacher in {run_dir}"
     assert second.startswith(f"{first} (") and second.endswith(" s)")
     assert teacher_source(config, IMAGES, pytest.fail, InterruptFlag()) == run_dir

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lgfast.data.errors import one_line
-from lgfast.runtime.locks import file_lock
+from lgfast.runtime.locks import Waiting, file_lock
 
 
 class Remote(NamedTuple):
@@ -32,7 +32,7 @@ def fetch_missing(name: str, folder: Path, remotes: list[Remote], is_missing: Ca
     """
     if not is_missing():
         return
-    with file_lock(folder / f".{name}.lock"):
+    with file_lock(folder / f".{name}.lock", Waiting(f"downloads {name} into {folder}")):
         if is_missing():  # still: another process may have fetched them meanwhile
             for remote in remotes:
                 fetch(name, folder, remote, by_hand)
