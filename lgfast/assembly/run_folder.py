@@ -57,6 +57,7 @@ def run_folder(config: Config, resume: bool) -> Iterator[Path]:
 @contextlib.contextmanager
 def for_this_process(run_dir: Path) -> Iterator[None]:
     """Keep other processes from training in the folder, within a `with` block."""
+    run_dir.mkdir(parents=True, exist_ok=True)  # `file_lock` is silent about a folder that cannot be made
     path = run_dir / LOCK
 
     def refuse() -> None:

@@ -1,7 +1,10 @@
 """Networks that cannot be trained as asked are refused in one line that names the key, before anything is spent."""
 
+import errno
+import os
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lgfast.assembly import cost
 from lgfast.assembly.networks import build_student
 from lgfast.assembly.run import train_run
+from lgfast.assembly.run_folder import for_this_process
 from lgfast.assembly.teachers import as_teacher
 from lgfast.config import load_recipe, replace
 from lgfast.models import create_model
@@ -59,6 +63,19 @@ def test_a_run_that_cannot_begin_leaves_nothing_in_the_way(tmp_path, capsys):
     assert main([*arguments, "--augment.image-size", "64"]) == 2
     assert capsys.readouterr().err.startswith("error: augment.image_size: model.name=crossvit_tiny_240: cannot run at")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_reason(tmp_path, monkeypatch):
+    made = os.mkdir
+
+    def deny(path, *arguments, **options):
+        if Path(path) == tmp_path / "run":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        made(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", deny)
+    with pytest.raises(PermissionError, match="Permission denied"), for_this_process(tmp_path / "run"):
+        pass
 
 
 def test_a_student_that_does_not_fit_is_found_before_its_teacher_is_trained(tmp_path):

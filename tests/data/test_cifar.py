@@ -139,3 +139,11 @@ def test_labels_may_be_numpy_s(tmp_path):
     write_cifar100(tmp_path)
     edit_train(tmp_path, fine_labels=[*np.arange(20) % 5])
     assert load_dataset("cifar100", tmp_path).labels.tolist() == [*range(5)] * 4
+
+
+def test_a_pickle_does_not_choose_how_much_memory_it_takes(tmp_path):
+    """One flipped bit makes a place of the memo large, and the unpickler's table grows up to it: here to 1 MiB."""
+    write_cifar100(tmp_path)
+    (tmp_path / "cifar-100-python" / "train").write_bytes(b"\x80\x02}r" + (1 << 16).to_bytes(4, "little") + b".")
+    with pytest.raises(ValueError, match=r"train: truncated or damaged pickle \(refused place 65536 of the memo\)"):
+        load_dataset("cifar100", tmp_path)

@@ -1,7 +1,9 @@
 """CIFAR-10 and CIFAR-100 from the official python pickles (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
 import hashlib
+import io
 import pickle
+import pickletools
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -140,11 +142,19 @@ class ArrayUnpickler(pickle.Unpickler):
         return ALLOWED_GLOBALS[module, name]
 
 
+def check_memo(encoded: bytes) -> None:
+    """Refuse a place in the memo that no pickle of this length needs: the unpickler would take memory up to it."""
+    for opcode, argument, position in pickletools.genops(encoded):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > position:
+            raise pickle.UnpicklingError(f"refused place {argument} of the memo")
+
+
 def load_pickle(path: Path, help_text: str) -> dict[str, Any]:
     """The dictionary in a pickle file, with text keys."""
     try:
-        with open(path, "rb") as file:
-            content = ArrayUnpickler(file, encoding="bytes").load()
+        encoded = path.read_bytes()
+        check_memo(encoded)
+        content = ArrayUnpickler(io.BytesIO(encoded), encoding="bytes").load()
     except OSError:
         raise
     except Exception as error:  # a flipped bit can ask for anything: memory, an attribute, a sum of unlike things
