@@ -134,6 +134,8 @@ def read_pycls(path: str | Path, which: Which = "best") -> PyclsCheckpoint:
     test_err, ema_err = (error_rate(content, name, path) for name in ("test_err", "ema_err"))
     if which == "best":
         which = "ema" if "ema_state" in content and ema_err < test_err else "model"
+    if which == "ema" and content.get("ema_state") is None:
+        raise ValueError(f"{path}: holds no moving average (ema_state); take its trained weights (--weights model)")
     config = content.get("cfg", "")
     if not isinstance(config, str):
         raise ValueError(f"{path}: cfg: expected a configuration as text, got {type(config).__name__}")
