@@ -27,7 +27,7 @@ _chosen: list[str] = []  # says what `spare_other_work` did
 
 def spare_other_work() -> None:
     """Choose threads and waiting by the machine's load. Works before torch is loaded; children inherit it."""
-    if _is_users_choice:
+    if _is_users_choice or _chosen:
         return
     cores, free = num_cores(), free_cores()
     if free == cores:

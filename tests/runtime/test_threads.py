@@ -53,6 +53,15 @@ def test_beside_other_work_the_free_cores_compute_and_threads_sleep(machine, run
     assert f"with {expected} thread" in threads.choice()
 
 
+def test_the_first_choice_stays_and_is_said_once(machine):
+    """The package and its command line both choose."""
+    set_running(machine, 5)
+    threads.spare_other_work()
+    set_running(machine, 9)
+    threads.spare_other_work()
+    assert os.environ["OMP_NUM_THREADS"] == "4" and threads.choice().count("other work") == 1
+
+
 def test_other_work_counts_as_spread_over_all_cores(machine, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     set_running(machine, 17)
