@@ -202,8 +202,13 @@ def run_all(faults: Sequence[Fault], jobs: int, place: Path, expected: Outcome) 
         folder = place / str(fault)
         said = Path(f"{folder}.verdict")
         yield fault, said.read_text() if said.exists() else f"the harness itself failed ({status})"
-        for path in place.glob(f"{folder.name}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove an attempt's folder and the files beside it; KILL:1 leaves those of KILL:10, which may be running."""
+    for path in (folder, *folder.parent.glob(f"{folder.name}.*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def verdict(folder: Path, fault: Fault, expected: Outcome) -> int:

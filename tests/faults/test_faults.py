@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from tests.faults.harness import command
+from tests.faults.harness import command, remove
 
 SCRIPT = """
 import ctypes, os, sys
@@ -54,3 +54,12 @@ def test_a_run_survives_what_befalls_its_files():
     assert done.returncode == 0, done.stdout + done.stderr
     ended = re.findall(r"^(KILL|TEAR|EIO|ENOSPC):\d+: well$", done.stdout, flags=re.MULTILINE)
     assert sorted(ended) == sorted(4 * ["KILL", "TEAR", "EIO", "ENOSPC"])
+
+
+def test_an_attempt_removes_its_own_files_alone(tmp_path):
+    for name in ("KILL:1.err", "KILL:1.verdict", "KILL:10.err"):
+        (tmp_path / name).touch()
+    for name in ("KILL:1", "KILL:10"):
+        (tmp_path / name).mkdir()
+    remove(tmp_path / "KILL:1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["KILL:10", "KILL:10.err"]
