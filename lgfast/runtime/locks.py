@@ -1,4 +1,7 @@
-"""Lock files between processes on one machine."""
+"""Lock files between processes on one machine.
+
+The package filelock opens its files for writing alone; a user who may only read a shared cache must hold a lock too.
+"""
 
 from __future__ import annotations
 
