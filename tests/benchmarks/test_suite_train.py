@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.suite import parts, train
 from lgfast.records.run_log import read_epochs
-from lgfast.runtime.interrupt import InterruptFlag
+from lgfast.training.stopping import StopVote
 
 
 @pytest.fixture
@@ -22,15 +22,16 @@ def main(tmp_path):
         signal.signal(number, handler)
 
 
-def stop_at_once(flag: InterruptFlag, **_: bool) -> InterruptFlag:
-    flag.requested, flag.signal_number = True, signal.SIGTERM
-    return flag
+def terminated(vote: StopVote, step: int) -> bool:
+    """As where SIGTERM came during the step."""
+    vote.interrupt.requested, vote.interrupt.signal_number = True, signal.SIGTERM
+    return True
 
 
 def test_teacher_and_student_go_on_over_several_calls(main, tmp_path, monkeypatch):
     teacher, student = tmp_path / "runs" / "digits-resnet8", tmp_path / "runs" / "digits"
     with monkeypatch.context() as patch:
-        patch.setattr(InterruptFlag, "install", stop_at_once)
+        patch.setattr(StopVote, "after_step", terminated)
         assert main() == 143  # the first step of the teacher
         assert list((teacher / "checkpoints").iterdir()) and not student.exists()
     assert main() == 0

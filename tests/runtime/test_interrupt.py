@@ -90,6 +90,15 @@ def test_in_the_imports(command, module, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sitecustomize.py"]
 
 
+@pytest.fixture(autouse=True)
+def python_s_ctrl_c():
+    """Python's own handler, also where other tests left one, or a shell started these in the background, which ignores
+    SIGINT; a child process has the default then."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def ctrl_c(function, count=1):
     """The function, in whose `count`-th call the user presses Ctrl-C."""
     calls = []

@@ -93,7 +93,7 @@ def test_table_marks_the_best_row_and_aligns_numbers_right(tmp_path):
 def test_names_and_values_are_text_whatever_they_hold(tmp_path):
     name = '<script>alert("A & B")'
     base = replace(BASE, {"name": name})
-    page = write(tmp_path, ["data.root=<i>a</i>,$x_{$"], [40.0, 50.0], base)  # an open formula for matplotlib
+    page = write(tmp_path, ["teacher.cache=<i>a</i>,$x_{$"], [40.0, 50.0], base)  # an open formula for matplotlib
     assert f"Sweep of {name}" in page.text
     assert {cells[4][1] for _, cells in page.rows[1:]} == {"<i>a</i>", "$x_{$"}
     assert not page.tags & {"script", "i", "link"}
