@@ -224,9 +224,17 @@ class AugmentSpec:
 
     def for_evaluation(self) -> AugmentSpec:
         """Return the specification of the same output from a whole image: Pillow's bilinear squash, nothing random."""
-        nothing = {"flip_prob": 0.0, "vertical_flip_prob": 0.0, "rand_augment": "", "erase_prob": 0.0, "weak": False}
-        jitter = (0.0, 0.0, 0.0, 0.0)
-        return replace(self, interpolation="bilinear", policy="rand_augment", color_jitter=jitter, **nothing)
+        return replace(
+            self,
+            interpolation="bilinear",
+            policy="rand_augment",
+            rand_augment="",
+            color_jitter=(0.0, 0.0, 0.0, 0.0),
+            flip_prob=0.0,
+            vertical_flip_prob=0.0,
+            erase_prob=0.0,
+            weak=False,
+        )
 
 
 def _check(condition: bool, name: str, expected: str, got) -> None:

@@ -145,7 +145,7 @@ class ArrayUnpickler(pickle.Unpickler):
 def check_memo(encoded: bytes) -> None:
     """Refuse a place in the memo that no pickle of this length needs: the unpickler would take memory up to it."""
     for opcode, argument, position in pickletools.genops(encoded):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > position:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > (position or 0):
             raise pickle.UnpicklingError(f"refused place {argument} of the memo")
 
 
