@@ -123,7 +123,7 @@ def serve(table: str, name: str, disabled: str, device: str, connection: Connect
         for shape in SHAPES:
             connection.send((OK, module.examine(name, shape, device)))
         connection.recv()  # until it is ended: a process that leaves at once may lose what it sent
-    except (NotImplementedError, ImportError, AttributeError) as error:
+    except (NotImplementedError, ImportError, AttributeError) as error:  # torch's, of an operation without a kernel
         connection.send((MISSING, first_line(error)))
     except EOFError:
         return

@@ -70,8 +70,8 @@ class DeviceOptimizer(torch.optim.Optimizer):
 
     def _rows(self) -> list[tuple[float, ...]]:
         """The numbers of each group, as they stand on the host."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every optimizer has its own
 
     def _update(self) -> None:
         """One step from the gradients at hand."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every optimizer has its own

@@ -37,6 +37,7 @@ def test_every_fault_is_told_and_switched_off_and_the_rest_is_examined(tmp_path,
         "target: error nan times what is allowed",
         "target: two runs differ",
         "target: a captured run differs from an eager one",
+        # what torch says of an operation without a kernel
         "target: NotImplementedError: Could not run 'lgfast::missing' with arguments from the 'CUDA' backend.\n",
         "target: RuntimeError: an illegal memory access was encountered",
         "target: killed by signal 11",
