@@ -16,6 +16,8 @@ import torch
 from lgfast.runtime.passwords import without_password
 from lgfast.version import __version__
 
+CPUINFO = Path("/proc/cpuinfo")  # Linux
+
 
 def describe_environment() -> dict[str, Any]:
     """Return a plain dictionary for environment.json and benchmark rows."""
@@ -37,9 +39,18 @@ def describe_environment() -> dict[str, Any]:
 
 def cpu_name() -> str:
     """Return the processor's own name, or its architecture where that is not known."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1].strip() if found else platform.machine()
+    return _cpuinfo("model name") or platform.machine()
+
+
+def cpu_vendor() -> str:
+    """Return what the processor calls its maker, such as GenuineIntel or AuthenticAMD; "" where that is not known."""
+    return _cpuinfo("vendor_id")
+
+
+def _cpuinfo(field: str) -> str:
+    """Return the first processor's field of /proc/cpuinfo, "" where there is none."""
+    found = re.search(rf"^{field}[ \t]*:(.*)", CPUINFO.read_text(), re.MULTILINE) if CPUINFO.exists() else None
+    return found[1].strip() if found else ""
 
 
 def package_version(name: str) -> str | None:

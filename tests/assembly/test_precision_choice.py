@@ -9,6 +9,7 @@ from lgfast.assembly.run import train_run
 from lgfast.assembly.run_folder import resume_config
 from lgfast.assembly.teachers import teacher_config
 from lgfast.config import Config, load_yaml, replace
+from lgfast.runtime import auto_precision
 from tests.runs import tiny_config
 
 
@@ -26,10 +27,12 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def cpu(monkeypatch):
-    """Pretend that the processor has the instructions for bfloat16, or not."""
+    """Pretend that the processor has the instructions for bfloat16, or not, and is of a maker, with AMX or without."""
 
-    def present(has_bf16):
+    def present(has_bf16, vendor="AuthenticAMD", has_amx=False):
         monkeypatch.setattr(_extension, "cpu_level", lambda: "avx512_bf16" if has_bf16 else "x86-64-v4")
+        monkeypatch.setattr(auto_precision, "cpu_vendor", lambda: vendor)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
 
     return present
@@ -46,6 +49,25 @@ def test_auto_follows_the_gpu(gpu, cpu, has_bf16, expected):
 def test_auto_follows_the_processor(gpu, cpu, has_bf16, expected):
     gpu(not has_bf16), cpu(has_bf16)
     assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == expected
+
+
+@pytest.mark.parametrize(
+    ("vendor", "has_amx", "expected"),
+    [
+        ("GenuineIntel", False, "fp32"),  # multiplies bfloat16 no faster than float32
+        ("GenuineIntel", True, "bf16"),
+        ("AuthenticAMD", False, "bf16"),
+        ("", False, "bf16"),  # a system that does not tell
+    ],
+)
+def test_auto_takes_bf16_where_the_processor_multiplies_it_faster(cpu, vendor, has_amx, expected):
+    cpu(True, vendor, has_amx)
+    assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == expected
+
+
+def test_amx_alone_does_not_bring_the_instructions_of_the_kernels(cpu):
+    cpu(False, "GenuineIntel", has_amx=True)  # as when LGFAST_CPU_LEVEL holds them below
+    assert resolve_precision(replace(Config(), {"device": "cpu"})).precision == "fp32"
 
 
 @pytest.mark.parametrize(
