@@ -27,6 +27,7 @@ from lgfast.sweep.group import group_key, run_group
 MUON = {"optim.name": "muon"}
 RELATIVE = {"guidance.stop": "relative"}
 MIMETIC = {"model.init": "mimetic"}
+IMPULSE = {"model.init": "impulse"}
 AVERAGED = {"step.ema_decay": 0.999, "step.ema_warmup": "true"}
 STANDARDISED = {
     "distill.mode": "soft",
@@ -41,12 +42,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "relative": RELATIVE,
     "distill": STANDARDISED,
     "mimetic": MIMETIC,
+    "impulse": IMPULSE,
     "ema": AVERAGED,
     "muon": MUON,
     "muon-relative": MUON | RELATIVE,
     "muon-distill": MUON | STANDARDISED,
     "muon-distill-lr2": MUON | STANDARDISED | {"optim.lr": 2e-3},
     "muon-mimetic": MUON | MIMETIC,
+    "muon-impulse": MUON | IMPULSE,
     "muon-ema": MUON | AVERAGED,
 }
 SETTING = {

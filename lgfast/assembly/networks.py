@@ -21,6 +21,7 @@ from lgfast.guidance import GuidedStudent
 from lgfast.guidance.learned_taps import check_alike
 from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
+from lgfast.models.impulse import init_impulse
 from lgfast.models.mimetic import init_mimetic
 from lgfast.models.patches import covered_sizes
 from lgfast.models.taps import (
@@ -34,6 +35,8 @@ from lgfast.models.taps import (
 )
 from lgfast.records.checkpoint import CheckpointError, check_finite, find_weights, is_names, load_weights, read_weights
 from lgfast.runtime import ranks
+
+INITS = {"mimetic": init_mimetic, "impulse": init_impulse}
 
 
 def build_model(config: Config, num_classes: int) -> nn.Module:
@@ -52,8 +55,8 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
         given = ", ".join(f"model.{name}={value}" for name, value in overrides.items())
         hint = f" (asked for: {given}; --set model.KEY=none leaves a key to the model)" if overrides else ""
         raise ValueError(f"model.name: {error}{hint}") from error
-    if options.init == "mimetic":
-        init_mimetic(model)
+    if options.init != "own":
+        INITS[options.init](model)
     if options.attention == "fused":
         fuse(model)
     return model

@@ -115,8 +115,9 @@ class ModelConfig(Section):
     embed_dim: Annotated[int, Range(1, 65536)] | None = None  # width of a token
     depth: Annotated[int, Range(1, 1000)] | None = None  # number of blocks
     num_heads: Annotated[int, Range(1, 4096)] | None = None  # attention heads of a block
-    # own: the model's; mimetic: attention and positions as training tends to leave them (ICML 2023, arXiv 2305.09828)
-    init: Literal["own", "mimetic"] = "own"
+    # own: the model's; mimetic: attention and positions as training tends to leave them (ICML 2023, arXiv 2305.09828);
+    # impulse: every head looks at one neighbour of each patch (NeurIPS 2025, arXiv 2505.19985)
+    init: Literal["own", "mimetic", "impulse"] = "own"
     pretrained: bool = False  # start from timm's trained weights, from the Hugging Face hub or its cache
     # start from a run, a .safetensors, .pth or .pyth; another image size, patch or head is fitted. "": from nothing
     init_from: PathText = ""
