@@ -1,4 +1,4 @@
-// lgfast._C seen from Python: what was built, and how kernels cut their work. No torch headers here.
+// The Python side of lgfast._C: tells what was built and how the kernels split their work. No torch headers here.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

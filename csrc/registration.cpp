@@ -1,4 +1,4 @@
-// Defines every op schema; kernels are registered beside their code in csrc/<op>/.
+// Defines every op schema. Each op registers its kernels beside their code in csrc/<op>/.
 #include <torch/csrc/stable/library.h>
 
 namespace {

@@ -3,11 +3,12 @@
 //   xhat = (y - mean) rstd            d = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) + dy
 //   dxhat = dout weight               dresidual = d,  dx = drop_scale d
 //
-// Threads: a power of two of neighbouring lanes owns a row, each lane 8 channels (16 bytes of a 16-bit row) or twice 8,
-// so a row stays in registers and its sums are shuffles. Narrow rows share a warp. Backward blocks walk over many rows
-// and keep their sums of dweight and dbias in registers; these meet in shared memory, then in column_sum_kernel.
-// Numerics: y is rounded before its statistics are taken, as in the composition; float32 inside; no atomics, so two
-// runs agree bit for bit.
+// Threads: neighbouring lanes, a power of two of them, own a row. Each lane holds 8 channels (16 bytes of a 16-bit row)
+// or twice 8, so a row stays in registers and shuffles form its sums. Narrow rows share a warp. A backward block walks
+// over many rows and keeps sums of dweight and dbias in registers. The block adds these up in shared memory, and
+// column_sum_kernel adds up the sums of the blocks.
+// Numerics: y is rounded before its statistics are taken, as in plain PyTorch; inside, the kernels compute in float32.
+// No atomics, so two runs agree bit for bit.
 #pragma once
 
 #include "add_layer_norm/add_layer_norm.h"
@@ -16,7 +17,8 @@
 
 namespace lgfast {
 
-// The channels of this thread, and its row in every pass of the block.
+// The place of a thread: its lane among the `lanes` of a row, and its row (`group`) among the `groups` rows that the
+// block takes at a time.
 struct RowLanes {
   int lanes, lane, group, groups;
 };
@@ -112,7 +114,7 @@ __global__ void __launch_bounds__(kAddLayerNormThreads, kUnits == 1 ? 4 : 2)
   }
 }
 
-// Sums dweight and dbias of the block's row groups into its line of `partials`.
+// Adds up dweight and dbias over the block's groups and writes them to its line of `partials`.
 template <int kUnits>
 __device__ void store_partials(const RowLanes& at, int channels, const float (&dweight)[kUnits * kUnit],
                                const float (&dbias)[kUnits * kUnit],

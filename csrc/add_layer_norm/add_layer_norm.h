@@ -9,8 +9,8 @@ namespace lgfast {
 
 constexpr int kAddLayerNormMaxChannels = 512;
 constexpr int kAddLayerNormThreads = 256;
-constexpr int kAddLayerNormMaxBlocks = 512;      // a partial sum each in backward; not yet tuned on a GPU
-constexpr int kAddLayerNormMaxFwdBlocks = 8192;  // so many that the last wave of them is a small part
+constexpr int kAddLayerNormMaxBlocks = 512;      // in backward each writes a partial sum; not yet tuned on a GPU
+constexpr int kAddLayerNormMaxFwdBlocks = 8192;  // so many that their last wave is a small part
 
 // The parameters that both directions share. Every tensor is contiguous.
 struct AddLayerNormRows {
@@ -29,7 +29,7 @@ struct AddLayerNormFwdParams {
   double eps;
   void* y;     // [rows, C]
   void* out;   // [rows, C]
-  void* mean;  // [rows], float (double for double tensors), as rstd
+  void* mean;  // [rows], float (double for double tensors); rstd likewise
   void* rstd;
 };
 
@@ -46,7 +46,7 @@ struct AddLayerNormBwdParams {
   float* partials;  // [add_layer_norm_plan(...).blocks, 2 * C], CUDA only
 };
 
-// How the kernels cut the rows: `lanes` neighbouring threads own a row, 8 channels each, twice where C > 256.
+// How the kernels split the rows: `lanes` neighbouring threads own a row. Each holds 8 channels, or 16 where C > 256.
 struct AddLayerNormPlan {
   int lanes, rows_per_block, units_per_lane;
   int fwd_blocks;

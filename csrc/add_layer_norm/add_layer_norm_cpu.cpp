@@ -1,10 +1,10 @@
 // add_layer_norm on the CPU: y = residual + drop_scale x, out = LayerNorm(y), and the gradients in one pass.
 //
-// Work unit: 64 rows, whatever the thread count; a row stays in L1. Sums of a row have sixteen independent parts, in
-// explicit vectors: GCC 12 keeps an array of them in memory, and a float32 row of 192 took half as long again. Each
-// unit has its own sums of dweight and dbias, added in order at the end, so the result does not depend on the thread
-// count.
-// Numerics: y is rounded before its statistics are taken, as in the composition; float inside (double for double).
+// A work unit is 64 rows, whatever the thread count; a row stays in L1. A sum over a row is formed as sixteen
+// independent sums, in explicit vectors: GCC 12 keeps an array of sums in memory, and a float32 row of 192 took half as
+// long again. Each unit has its own sums of dweight and dbias, which are added in order at the end, so the result does
+// not depend on the thread count. Numerics: y is rounded before its statistics are taken, as in plain PyTorch; float
+// inside (double for double).
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -20,7 +20,7 @@ namespace {
 
 using torch::stable::Tensor;
 
-// Eight values, wherever they begin, in as many registers as the processor needs.
+// Eight values, at any address, in as many registers as the processor needs for them.
 template <typename Acc>
 struct Eight {
   typedef Acc type __attribute__((vector_size(8 * sizeof(Acc)), aligned(sizeof(Acc)), may_alias));
@@ -57,7 +57,7 @@ LGFAST_INLINE Acc dot(const Acc* a, const Acc* b, int channels) {
   return total<Acc>(even + odd);
 }
 
-// One row; weight and bias are widened.
+// Computes one row. weight and bias are given in the type of the computation.
 template <typename T, typename Acc>
 void fwd_row(const T* __restrict__ x, const T* __restrict__ residual, Acc scale, const Acc* __restrict__ weight,
              const Acc* __restrict__ bias, int channels, Acc eps, T* __restrict__ y, T* __restrict__ out, Acc* mean,
@@ -75,7 +75,7 @@ void fwd_row(const T* __restrict__ x, const T* __restrict__ residual, Acc scale,
   *rstd = r;
 }
 
-// One row; dweight and dbias are added to.
+// Computes the gradients of one row, and adds to dweight and dbias.
 template <typename T, typename Acc>
 void bwd_row(const T* __restrict__ dout, const T* __restrict__ dy, const T* __restrict__ y, Acc mean, Acc rstd,
              Acc scale, const Acc* __restrict__ weight, int channels, Acc* __restrict__ dweight,

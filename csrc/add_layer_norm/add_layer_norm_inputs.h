@@ -16,7 +16,7 @@ namespace lgfast {
 template <typename Params, typename... Outputs>
 struct AddLayerNormInputs {
   Params params{};
-  std::vector<torch::stable::Tensor> kept;  // tensors the pointers lead into
+  std::vector<torch::stable::Tensor> kept;  // tensors that the pointers point into
   std::tuple<Outputs...> outputs;
 };
 

@@ -1,9 +1,10 @@
 // bias_gelu: out = gelu(x + bias) with the exact GELU, dx = dout gelu'(x + bias), dbias = column sums of dx.
 //
-// Threads: eight channels each. Forward: one unit after the other over the whole tensor. Backward: a block owns 256
-// channels, a warp a row of them at a time; dbias stays in registers while the block walks over its rows, then the
-// warps' sums meet in shared memory and the blocks' in column_sum_kernel.
-// Numerics: float32, rounded once; dbias sums dx before its rounding. No atomics: two runs agree bit for bit.
+// Threads: a thread takes eight channels (a unit) at a time. Forward walks over the units of the whole tensor. In
+// backward a block owns 256 channels, and a warp takes one row of them at a time; dbias stays in registers while the
+// block walks over its rows. Then the block adds its warps' sums in shared memory, and column_sum_kernel adds the sums
+// of the blocks.
+// Numerics: float32, rounded once; dbias sums dx before dx is rounded. No atomics, so two runs agree bit for bit.
 #pragma once
 
 #include "bias_gelu/bias_gelu.h"

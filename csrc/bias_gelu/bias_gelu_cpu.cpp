@@ -1,7 +1,8 @@
 // bias_gelu on the CPU: out = gelu(x + bias) with the exact GELU, dx = dout gelu'(x + bias), dbias = sums of dx.
 //
-// Work unit: 64 rows, whatever the thread count; rows are loops that the compiler turns into vector code (gelu.h has no
-// branch). Each unit has its own sums of dbias, added in order at the end: the thread count does not change a bit.
+// A work unit is 64 rows, whatever the thread count. A row is a loop that the compiler turns into vector code (gelu.h
+// has no branch). Each unit has its own sums of dbias, which are added in order at the end, so the thread count does
+// not change a bit of the result.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -26,7 +27,7 @@ void fwd_row(const T* __restrict__ x, const Acc* __restrict__ bias, T* __restric
   }
 }
 
-// dbias is added to.
+// Adds to dbias.
 template <typename T, typename Acc>
 void bwd_row(const T* __restrict__ dout, const T* __restrict__ x, const Acc* __restrict__ bias, T* __restrict__ dx,
              Acc* __restrict__ dbias, int channels) {

@@ -14,7 +14,7 @@ namespace lgfast {
 
 struct BiasGeluInputs {
   BiasGeluParams params{};
-  std::vector<torch::stable::Tensor> kept;  // tensors the pointers lead into
+  std::vector<torch::stable::Tensor> kept;  // tensors that the pointers point into
   torch::stable::Tensor out, dbias;         // dx and dbias in backward; dbias empty in forward
 };
 

@@ -1,10 +1,10 @@
 // The normal distribution behind exact GELU, for host and device: gelu(x) = x cdf(x), gelu'(x) = cdf(x) + x pdf(x).
 //
 // float: cdf(-|x|) = exp(-x^2 / 2) times a polynomial in t = 1 / (1 + 0.34 |x|), the form of Abramowitz and Stegun
-// 7.1.26, with nine coefficients fitted to erfcx(|x| / sqrt(2)) / 2 in float64 for the least largest relative
-// error, 3.1e-8 up to |x| = 14. So the same exponential serves value and derivative, and no branch is left.
-// bf16 on the host: a polynomial in |x| instead, without the division, fitted likewise up to |x| = 6. Relative error
-// 1.6e-4 up to |x| = 2, 2.3e-3 at 6, where cdf is 1e-9; rounding to bf16 costs up to 3.9e-3.
+// 7.1.26. Its nine coefficients are fitted in float64 to erfcx(|x| / sqrt(2)) / 2, so that the largest relative error
+// is least: 3.1e-8 up to |x| = 14. The same exponential serves value and derivative, and there is no branch. bf16 on
+// the host: a polynomial in |x| instead, without the division, fitted likewise up to |x| = 6. Its relative error
+// is 1.6e-4 up to |x| = 2 and 2.3e-3 at 6, where cdf is 1e-9; rounding to bf16 costs up to 3.9e-3.
 #pragma once
 
 #include <cmath>
@@ -50,7 +50,7 @@ LGFAST_INLINE Normal<double> normal(double x) {
   return {0.5 * std::erfc(-x * 0.70710678118654752440), 0.39894228040143267794 * std::exp(-0.5 * x * x)};
 }
 
-// Chooses the form that is as exact as results stored as T can show.
+// Chooses the cheapest form whose error is below the rounding error of T.
 template <typename T, typename Acc>
 LGFAST_INLINE Normal<Acc> normal_for(Acc x) {
   return normal(x);

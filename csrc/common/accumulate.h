@@ -1,4 +1,5 @@
-// The type in which a stored element type is computed: float, or double for double. Conversions round to nearest even.
+// The type that kernels compute in for a stored element type: double for double, float for all others. Conversions
+// round to nearest even.
 #pragma once
 
 #include "common/float16.h"

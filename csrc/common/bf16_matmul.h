@@ -1,9 +1,9 @@
-// Products of bfloat16 matrices that fit in a core's cache, on one thread, by the instructions of AVX512_BF16: c = a b,
-// or c += a b, in float32.
+// Products of bfloat16 matrices that fit in a core's cache: c = a b, or c += a b, in float32. One thread computes a
+// product, with the instructions of AVX512_BF16.
 //
-// An instruction multiplies two neighbours along the depth and adds both products to a sum. Both factors are therefore
-// read in pairs: in a left factor two values that lie side by side, in a right factor [depth / 2][columns] of them. An
-// odd depth is filled up with zeros. Subnormal values count as zero.
+// An instruction multiplies two neighbours along the depth and adds both products to a sum, so both factors are read in
+// pairs. A pair of a left factor is two values side by side. A right factor is stored as pairs [depth / 2][columns].
+// Zeros fill up an odd depth. Subnormal values count as zero.
 #pragma once
 
 #include <cstdint>
@@ -26,13 +26,13 @@ struct Pair {
   bf16 first, second;
 };
 
-// A factor that is read pair by pair, so that it may lie transposed. Strides in bf16 values.
+// A left factor. It is read pair by pair, so it may be stored transposed. Strides count bf16 values.
 struct LeftPairs {
   const bf16* data;
   int64_t row_stride, pair_stride;
 };
 
-// Computes one tile of c [kRows, kVectors * lanes]; its sums stay in registers.
+// Computes one tile of c [kRows, kVectors * lanes]. Its sums stay in registers.
 template <int kRows, int kVectors>
 LGFAST_TARGET_BF16 LGFAST_INLINE void bf16_tile(const LeftPairs a, const Pair* b, int64_t b_stride, int pairs, float* c,
                                                 int64_t c_stride, bool accumulate) {
@@ -54,7 +54,7 @@ LGFAST_TARGET_BF16 LGFAST_INLINE void bf16_tile(const LeftPairs a, const Pair* b
     for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(c + r * c_stride + v * kPairLanes, sums[r][v]);
 }
 
-// Computes columns of one to four vectors.
+// Computes the columns of c that kVectors vectors hold, one to four.
 template <int kVectors>
 LGFAST_TARGET_BF16 LGFAST_INLINE void bf16_panel(LeftPairs a, const Pair* b, int64_t b_stride, int rows, int pairs,
                                                  float* c, int64_t c_stride, bool accumulate) {

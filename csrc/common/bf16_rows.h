@@ -1,4 +1,4 @@
-// Rows of float and bfloat16 beside bf16_matmul.h, in vectors of the same instructions.
+// Functions on rows of float and bfloat16 that accompany the products of bf16_matmul.h, with the same vectors.
 #pragma once
 
 #include "common/bf16_matmul.h"
@@ -6,15 +6,15 @@
 #if defined(LGFAST_CPU_LEVELS)
 namespace lgfast {
 
-// The lanes of a vector from column `first` on that lie before column `end`.
+// Masks the lanes of a vector that starts at column `first`: a lane is on if its column lies before `end`.
 LGFAST_TARGET_BF16 LGFAST_INLINE __mmask16 lanes_before(int end, int first) {
   return end - first < kPairLanes ? (1u << (end - first)) - 1 : 0xffffu;
 }
 
-// 2^y for y <= 0, as exp2_negative.
+// Returns 2^y for y <= 0, as exp2_negative does.
 LGFAST_TARGET_BF16 LGFAST_INLINE __m512 exp2_vector(__m512 y) {
   constexpr float kTaylor[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 0.24022651f, 0.69314718f, 1};
-  const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-200.0f), y);  // of a number and NaN, NaN
+  const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-200.0f), y);  // NaN where y is NaN
   const __m512 whole = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 f = clamped - whole;
   __m512 power = _mm512_set1_ps(1.5252734e-5f);
@@ -22,7 +22,7 @@ LGFAST_TARGET_BF16 LGFAST_INLINE __m512 exp2_vector(__m512 y) {
   return _mm512_scalef_ps(power, whole);
 }
 
-// factor * from [columns], rounded to nearest even; `from` is padded to whole vectors.
+// Writes factor * from [columns], rounded to nearest even, to `to`. `from` is padded to whole vectors.
 LGFAST_TARGET_BF16 inline void narrow(const float* from, int columns, float factor, bf16* to) {
   for (int c = 0; c < columns; c += kPairLanes) {
     const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_set1_ps(factor) * _mm512_loadu_ps(from + c));
@@ -30,7 +30,7 @@ LGFAST_TARGET_BF16 inline void narrow(const float* from, int columns, float fact
   }
 }
 
-// Two rows [columns], rounded, as a row of pairs; all are padded to whole vectors.
+// Rounds two rows [columns] and writes them as one row of pairs. All three are padded to whole vectors.
 LGFAST_TARGET_BF16 inline void interleave(const float* first, const float* second, int columns, Pair* to) {
   for (int c = 0; c < columns; c += kPairLanes) {
     const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(first + c)));

@@ -25,7 +25,7 @@ inline std::string device_name(const torch::stable::Tensor& tensor) {
   return tensor.is_cpu() ? "cpu" : "another device";
 }
 
-// Kernels read every tensor where it is: one that lies elsewhere would be an illegal address.
+// A kernel reads every tensor in place, so a tensor on another device would be an illegal address.
 inline void check_same_device(const char* op, const char* name, const torch::stable::Tensor& tensor,
                               const char* other_name, const torch::stable::Tensor& other) {
   LGFAST_CHECK(tensor.device() == other.device(), op, name, " must be on ", device_name(other), ", as ", other_name,

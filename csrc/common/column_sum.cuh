@@ -1,7 +1,8 @@
-// Column sums of partial results, in a fixed order: the last step of a gradient that many blocks contribute to.
+// Adds up the columns of partial results, in a fixed order. It is the last step of a gradient to which many blocks
+// contribute.
 //
-// Block: 32 columns, a warp per row at a time, so a row's columns are one 128-byte access; the warps' sums meet in
-// shared memory. The order of additions depends on the sizes alone.
+// A block owns 32 columns. Each of its warps reads one row at a time, so a row's 32 columns are one 128-byte access.
+// The block adds the warps' sums in shared memory. The order of additions depends on the sizes alone.
 #pragma once
 
 #include "common/arithmetic.h"
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(kColumnSumThreads)
   out[column] = from_float<T>(sum);
 }
 
-// rows may be 0: the sums are then 0.
+// If rows is 0, the sums are 0.
 template <typename T>
 const char* launch_column_sum(const float* partials, int rows, int columns, void* out, void* stream) {
   const int smem_bytes = kColumnSumThreads * static_cast<int>(sizeof(float));

@@ -1,5 +1,5 @@
-// The levels of instructions that CPU kernels are compiled for, and the one in use: the highest that the processor has,
-// or one below that it is held to.
+// The instruction levels that CPU kernels are compiled for, and the level in use: the highest one that the processor
+// has, unless hold_cpu_level of lgfast._C holds the kernels to a lower one.
 #pragma once
 
 #include <atomic>
@@ -14,7 +14,7 @@
 
 namespace lgfast {
 
-// Each has the instructions of those before it: any x86-64, AVX2 with FMA, AVX-512, products of bfloat16.
+// Each level includes the levels before it. In order: any x86-64, AVX2 with FMA, AVX-512, products of bfloat16.
 enum class CpuLevel { kDefault, kV3, kV4, kBf16 };
 constexpr const char* kCpuLevelNames[] = {"default", "x86-64-v3", "x86-64-v4", "avx512_bf16"};
 

@@ -1,5 +1,5 @@
-// PyTorch's current CUDA stream. The function that gives it lives in libtorch_cuda, which a build against a CPU torch
-// cannot link; it is looked up in the library the process has already loaded.
+// Finds PyTorch's current CUDA stream. The function that knows it is in libtorch_cuda, with which a build against a CPU
+// torch cannot link. So this code looks the function up in the libtorch_cuda that the process has already loaded.
 #pragma once
 
 #include <dlfcn.h>

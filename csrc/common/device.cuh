@@ -1,19 +1,19 @@
 // The thin device layer: every kernel of lgfast is written against these functions only.
 //
-// Two implementations of one list: CUDA with PTX (csrc/common/ptx/) and a host emulation (tests/emulation/) that runs
-// the same kernel sources, byte for byte, without a GPU. Rules that keep a kernel runnable in both:
-//   - shared memory comes from dynamic_smem() (no __shared__ variables), its size from launch();
+// The list has two implementations: CUDA with PTX (csrc/common/ptx/), and a host emulation (tests/emulation/), which
+// runs the same kernel sources, byte for byte, without a GPU. These rules keep a kernel runnable in both:
+//   - a kernel takes shared memory from dynamic_smem(), whose size launch() sets; it has no __shared__ variables;
 //   - thread and block indices come from thread_index(), block_index() and so on (no threadIdx);
-//   - warp-wide functions are called by all 32 lanes of a warp, sync_threads() by all threads of a block: a warp from
-//     one place of the code, each from its own;
-//   - threads of a block leave the kernel together: no early return of some of them before a later collective.
+//   - all 32 lanes of a warp call a warp-wide function, and all threads of a block call sync_threads(); the lanes of a
+//     warp call it from one place of the code, but each warp may call it from a place of its own;
+//   - no thread returns while a collective call of its warp or block is still to come.
 //
 // Indices       thread_index() block_size() lane_index() warp_index() num_warps() block_index() block_index_y()
 //               block_index_z() grid_size() grid_size_z()
 // Memory        dynamic_smem() -> unsigned char*, 128-byte aligned; smem_address(pointer into it) -> uint32_t, which
 //               copies and ldmatrix take; store_smem_16(smem, words): 16 bytes as one access; store_smem_4(smem, word);
 //               atomic_add(counter, value), uint32_t
-// Registers     opaque(value): the int, of which the compiler then knows nothing
+// Registers     opaque(value): returns the int, and hides from the compiler how it was computed
 // Barriers      sync_threads() sync_warp()
 // Warp          shfl(value, lane) shfl_xor(value, mask) shfl_down(value, delta) any_lane(predicate); 4-byte types
 // Async copy    cp_async_16(smem, global, valid): 16 bytes, zeros where !valid (then global is not read);
@@ -21,13 +21,13 @@
 // Matrices      ldmatrix_x4(r, row) ldmatrix_x4_trans(r, row): four 8x8 matrices of 16-bit values; lane i names the
 //               16-byte row i % 8 of matrix i / 8. mma_m16n8k16<T>(acc, a, b0, b1): T is bf16 or fp16, float32 sums
 // Bytes         saturate_bytes(v0, v1, v2, v3): each clamped to 0 ... 255, v0 in the lowest byte; select_byte(word, k)
-//               dot_bytes(bytes, weights, start): plus four products, of bytes 0 ... 255 and weights -128 ... 127
+//               dot_bytes(bytes, weights, start): start + four products of bytes 0 ... 255 and weights -128 ... 127
 // Directed      add_down(a, b): the sum of doubles, rounded once, towards minus infinity;
 //               fma_down(a, b, c): a * b + c of floats, rounded likewise
 // Arithmetic    fast_exp2(x) fast_log2(x) fast_reciprocal(x): the hardware's approximations
 // Launch        launch(kernel, Grid{x, y, z}, block, smem_bytes, stream, args...) -> nullptr or the error's text
-// Host          of the current GPU: num_multiprocessors(); max_smem_bytes() of a block. In the emulation by default one
-//               multiprocessor, and sm_90's bytes
+// Host          num_multiprocessors() of the current GPU; max_smem_bytes() that one of its blocks can have. By default
+//               the emulation has one multiprocessor, and sm_90's bytes
 #pragma once
 
 #include "common/float16.h"
@@ -57,7 +57,7 @@ struct alignas(16) Vector16 {
 
 namespace lgfast {
 
-// They divide an unsigned number, so that the compiler sees that they are not negative and divides them by shifts.
+// They divide an unsigned number: the compiler then knows that the results are not negative, and divides by shifts.
 __device__ __forceinline__ int lane_index() { return uint32_t(thread_index()) % kWarpSize; }
 __device__ __forceinline__ int warp_index() { return uint32_t(thread_index()) / kWarpSize; }
 __device__ __forceinline__ int num_warps() { return block_size() / kWarpSize; }

@@ -1,4 +1,4 @@
-// Runtime values to template arguments; a value outside the list raises.
+// Turns values known at run time into template arguments. A value outside the list raises an error.
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>
@@ -8,7 +8,7 @@
 
 namespace lgfast {
 
-// Calls f(T{}) with T the element type and returns what it returns.
+// Calls f(T{}), where T is the element type, and returns its result.
 template <typename F>
 auto dispatch_float(const char* op, torch::headeronly::ScalarType dtype, const F& f) {
   using torch::headeronly::ScalarType;
@@ -23,7 +23,7 @@ auto dispatch_float(const char* op, torch::headeronly::ScalarType dtype, const F
   }
 }
 
-// The same for types that are computed on in float32: no double.
+// The same for ops that compute in float32 and take no double.
 template <typename F>
 auto dispatch_float32(const char* op, torch::headeronly::ScalarType dtype, const F& f) {
   using torch::headeronly::ScalarType;

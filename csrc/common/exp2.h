@@ -1,4 +1,4 @@
-// 2^y without a branch, in a form that compilers turn into vector code, for host and device.
+// 2^y for CPU kernels, without a branch, in a form that compilers turn into vector code.
 #pragma once
 
 #include <cmath>
@@ -7,7 +7,7 @@
 
 namespace lgfast {
 
-// 2^y for y <= 0 (a rounding error above is harmless); 0 below 2^-126, NaN for NaN.
+// Returns 2^y for y <= 0. A y above 0 by a rounding error is harmless. Results below 2^-126 are 0; NaN gives NaN.
 LGFAST_INLINE float exp2_negative(float y) {
   constexpr float kLeast = -126.0f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits

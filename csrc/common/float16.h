@@ -1,8 +1,8 @@
 // 16-bit floating-point storage types for host and device, without CUDA's headers.
 //
-// A value is held as its bits and computed on in float32; conversions round to nearest even.
-// On the device the hardware converts; its NaN has other bits than the host's. Before sm_80 it knows neither bfloat16
-// nor pairs, which are then formed as on the host.
+// A value is stored as its bits; arithmetic is done in float32. Conversions round to nearest even.
+// On a GPU the hardware converts; its NaN has other bits than the host's. GPUs before sm_80 convert neither to bfloat16
+// nor pairs of values; there, kernels convert as the host does.
 #pragma once
 
 #include "common/host_device.h"
@@ -111,7 +111,7 @@ template <typename T>
 LGFAST_HOST_DEVICE float unpack_high(uint32_t pair) {
   return to_float(T{uint16_t(pair >> 16)});
 }
-// In place, one instruction; the compiler would shift down and up again.
+// Masks the upper half in place, one instruction. The general form would shift it down and up again.
 template <>
 LGFAST_HOST_DEVICE float unpack_high<bf16>(uint32_t pair) {
   return bit_cast<float>(pair & 0xffff0000u);

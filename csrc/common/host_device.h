@@ -1,4 +1,4 @@
-// Macros and helpers for functions of host and device.
+// Macros and helpers for functions that run on host and device.
 #pragma once
 
 #include <cstdint>

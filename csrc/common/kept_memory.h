@@ -1,4 +1,4 @@
-// The memory of a thread, kept from call to call: new pages from the system can cost more than what is computed in
+// Memory that a thread keeps from call to call. New pages from the system can cost more time than the work done in
 // them.
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace lgfast {
 
-// Pieces of memory, given back in the reverse order of their taking.
+// Pieces of memory. The caller gives them back in the reverse order of taking them.
 class KeptMemory {
  public:
   static KeptMemory& of_thread() {

@@ -1,5 +1,5 @@
 // Philox 4x32-10 for host and device: the counter-based generator behind every random decision about data.
-// lgfast/ops/reference/philox.py is the same in Python, and numbers the blocks; the two lists must agree.
+// lgfast/ops/reference/philox.py computes the same in Python and numbers the same blocks; the two lists must agree.
 // Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 #pragma once
 
@@ -16,14 +16,14 @@ struct PhiloxWords {
 
 // Blocks of four words per (seed, epoch, sample index).
 enum PhiloxBlock : uint32_t {
-  kCropBlock = 0,             // ... 9, one per try: area, ratio, top, left
+  kCropBlock = 0,             // to 9, one block per try: area, ratio, top, left
   kFlipBlock = 10,            // flip, erase or not, shift_y, shift_x
   kNoiseBlock = 11,           // key of the erase noise (two words), vertical flip
-  kEraseBlock = 12,           // ... 21, one per try: area, ratio, top, left
-  kJitterBlock = 22,          // ... 23: brightness, contrast, saturation, hue; sort keys of their order
+  kEraseBlock = 12,           // to 21, one block per try: area, ratio, top, left
+  kJitterBlock = 22,          // to 23: brightness, contrast, saturation, hue; sort keys of their order
   kTrivialAugmentBlock = 24,  // operation, magnitude, sign
   kThreeAugmentBlock = 25,    // operation, radius
-  kRandAugmentBlock = 32,     // two per slot: fire, op, sign, uniform magnitude; normal magnitude (two words)
+  kRandAugmentBlock = 32,     // two blocks per slot: fire, op, sign, uniform magnitude; normal magnitude (two words)
 };
 
 LGFAST_HOST_DEVICE PhiloxWords philox_4x32(PhiloxWords counter, uint32_t key0, uint32_t key1) {

@@ -7,7 +7,7 @@ namespace lgfast {
 
 __device__ inline float xor_lane(float value, int mask) { return shfl_xor(value, mask); }
 
-// Shuffles move 4 bytes; a double goes in two halves.
+// Shuffles move 4 bytes, so a double goes in two halves.
 __device__ inline double xor_lane(double value, int mask) {
   uint32_t halves[2];
   memcpy(halves, &value, sizeof(value));
@@ -17,8 +17,8 @@ __device__ inline double xor_lane(double value, int mask) {
   return value;
 }
 
-// Sum over the block, the same in every thread. scratch: shared memory, one T per warp, not in use before.
-// Also a barrier for everything written before it.
+// Returns the sum over the block, the same in every thread. scratch: shared memory, one T per warp, that no thread is
+// still using. The call is also a barrier for everything written before it.
 template <typename T>
 __device__ T block_sum(T value, T* scratch) {
   for (int mask = kWarpSize / 2; mask > 0; mask /= 2) value += xor_lane(value, mask);

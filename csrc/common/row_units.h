@@ -1,4 +1,5 @@
-// Work units of row-wise CPU kernels: 64 rows, whatever the thread count, so sums per unit do not depend on it.
+// Work units of row-wise CPU kernels. A unit is 64 rows whatever the thread count, so the sums of a unit do not depend
+// on that count.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -16,7 +17,7 @@ constexpr int64_t kUnitRows = 64;
 
 inline int64_t num_row_units(int64_t rows) { return ceil_div(rows, kUnitRows); }
 
-// f(unit, first row, end) for every unit, in parallel.
+// Calls f(unit, first row, end row) for every unit, in parallel.
 template <typename F>
 void for_each_row_unit(int64_t rows, const F& f) {
   torch::stable::parallel_for(0, num_row_units(rows), 1, [&](int64_t begin, int64_t end) {
@@ -24,7 +25,7 @@ void for_each_row_unit(int64_t rows, const F& f) {
   });
 }
 
-// A parameter [n] in the type that the rows are computed in.
+// Converts a parameter [n] to the type that the kernel computes in.
 template <typename T>
 std::vector<typename Accumulate<T>::type> widened(const void* parameter, int n) {
   std::vector<typename Accumulate<T>::type> wide(n);

@@ -1,4 +1,4 @@
-// Products of matrices that fit in a core's cache, on one thread: c = a b, or c += a b.
+// Products of matrices that fit in a core's cache: c = a b, or c += a b. One thread computes a product.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@ namespace lgfast {
 
 constexpr int kMatmulColumns = 8;  // b and c have a multiple of this many columns
 
-// A factor that is read value by value, so that it may lie transposed.
+// A left factor. It is read value by value, so it may be stored transposed.
 template <typename T>
 struct LeftFactor {
   const T* data;
@@ -22,7 +22,7 @@ struct Vector {
   typedef T type __attribute__((vector_size(32), aligned(alignof(T)), may_alias));
 };
 
-// One tile of c [kRows, kVectors * lanes]; its sums stay in registers.
+// Computes one tile of c [kRows, kVectors * lanes]. Its sums stay in registers.
 template <typename T, int kRows, int kVectors>
 LGFAST_INLINE void matmul_tile(const LeftFactor<T> a, const T* b, int64_t b_stride, int depth, T* c, int64_t c_stride,
                                bool accumulate) {
@@ -41,11 +41,12 @@ LGFAST_INLINE void matmul_tile(const LeftFactor<T> a, const T* b, int64_t b_stri
     for (int v = 0; v < kVectors; ++v) reinterpret_cast<V*>(c + r * c_stride)[v] = sums[r][v];
 }
 
-// Columns of one or two vectors: c [rows, kVectors * lanes] = (or +=) a [rows, depth] b; b and c have contiguous rows.
+// Computes the columns of c that kVectors vectors hold, one or two: c [rows, kVectors * lanes] = (or +=)
+// a [rows, depth] b. b and c have contiguous rows.
 template <typename T, int kVectors>
 LGFAST_INLINE void matmul_panel(LeftFactor<T> a, const T* b, int64_t b_stride, int rows, int depth, T* c,
                                 int64_t c_stride, bool accumulate) {
-  constexpr int kRows = 6;  // 12 sums, two vectors of b and one value of a: the 16 registers of AVX2
+  constexpr int kRows = 6;  // 12 sums, two vectors of b and one value of a fit in AVX2's 16 registers
   int left = rows;
   for (; left >= kRows; left -= kRows) {
     matmul_tile<T, kRows, kVectors>(a, b, b_stride, depth, c, c_stride, accumulate);

@@ -1,4 +1,5 @@
-// Kernels that an environment variable switches off. Host only; read at every call, so that a process can change it.
+// Tells which kernels an environment variable switches off. Host only. Every call reads the variable, so that a process
+// can change it.
 #pragma once
 
 #include <cstdlib>
@@ -6,7 +7,8 @@
 
 namespace lgfast {
 
-// Whether LGFAST_DISABLE, names with commas between, holds this name. lgfast/_native.py lists the names of variants.
+// Returns whether LGFAST_DISABLE, names with commas between, holds `name`. lgfast/_native.py lists the names of
+// variants.
 inline bool is_switched_off(const char* name) {
   const char* value = std::getenv("LGFAST_DISABLE");
   if (value == nullptr) return false;

@@ -1,4 +1,4 @@
-// Units of eight neighbouring channels: what a thread moves, in 16-byte accesses, and computes on in float32.
+// A unit is eight neighbouring channels. A thread moves it in 16-byte accesses and computes on it in float32.
 #pragma once
 
 #include "common/device.cuh"

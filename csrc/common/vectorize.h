@@ -1,7 +1,7 @@
-// Functions compiled once for each level of the processor (cpu_level.h), together with all they call:
-// `at_level<function>(arguments)` runs the one for the level in use.
+// Compiles a function, together with all that it calls, for each instruction level up to AVX-512 (cpu_level.h).
+// `at_level<function>(arguments)` runs the version for the level in use.
 //
-// Sums may differ in the last bit between levels with and without FMA; files compiled with -ffp-contract=off give the
+// Sums may differ in the last bit between levels with and without FMA. Files compiled with -ffp-contract=off give the
 // same bits at every level.
 #pragma once
 

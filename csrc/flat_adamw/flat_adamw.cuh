@@ -1,12 +1,16 @@
 // flat_adamw: AdamW on flat buffers, reading every gradient where autograd left it.
 //
-// Three kernels. norm: sum of squared gradients, a partial per block (only to clip or to skip). control: one block adds
-// the partials in order, decides whether to step, then counts it for each parameter with a gradient, a thread each, and
-// leaves its constants in device memory. update: the moments, the parameter and its 16-bit copy in one pass, 28 to 30
-// bytes an element: memory-bound.
-// Block: one chunk of one gradient; a thread takes four neighbours at a time, 16-byte accesses. Offsets are multiples
-// of 8 elements, so the flat side is always aligned; elements between two tensors are padding and stay 0.
-// Numerics: float32; norm partials added in double. No atomics: two runs agree bit for bit.
+// Three kernels:
+//   norm      sums the squared gradients, one partial sum per block. It runs only to clip or to skip.
+//   control   is one block. It adds the partial sums in order and decides whether to step. Then one thread for each
+//             parameter with a gradient counts the step and leaves that parameter's constants in device memory.
+//   update    changes the moments, the parameter and its 16-bit copy in one pass over memory. It moves 28 to 30 bytes
+//   an
+//             element, so memory bounds it.
+// A block of norm and update takes one chunk of one gradient. A thread takes four neighbours at a time, in 16-byte
+// accesses to the flat buffers. Offsets are multiples of 8 elements, so these accesses are always aligned. Elements
+// between two tensors are padding and stay 0.
+// Numerics: float32; control adds the partial sums in double. No atomics, so two runs agree bit for bit.
 #pragma once
 
 #include "common/accumulate.h"
@@ -47,7 +51,7 @@ __device__ Four<float> load_grads(const T* __restrict__ grad,  // [numel]
   return out;
 }
 
-// The tensor of this block and the elements [begin, end) it owns.
+// The tensor that this block works on, and the elements [begin, end) of it that the block owns.
 struct FlatAdamWBlock {
   int tensor, begin, end;
 };

@@ -9,16 +9,16 @@
 
 namespace lgfast {
 
-constexpr int kFlatAdamWMaxTensors = 192;         // gradients of an update's launch: kernel parameters hold them all
-constexpr int kFlatAdamWMaxCounted = 448;         // gradients of a control's launch, likewise
+constexpr int kFlatAdamWMaxTensors = 192;  // gradients of one launch of update: the kernel's parameters hold them all
+constexpr int kFlatAdamWMaxCounted = 448;  // gradients of one launch of control, likewise
 constexpr size_t kFlatAdamWMaxParamBytes = 4096;  // of a kernel
-constexpr int64_t kFlatAdamWMaxNumel = int64_t{1}
-                                       << 30;  // of a gradient: indices of elements, and a block's beyond, are int
-constexpr int kFlatAdamWAlign = 8;             // offsets are multiples of it: 16 bytes of any type
+// The most elements of a gradient. Indices of elements are int, even those of a block that reaches past the end.
+constexpr int64_t kFlatAdamWMaxNumel = int64_t{1} << 30;
+constexpr int kFlatAdamWAlign = 8;  // offsets are multiples of this: 16 bytes or more of any type
 constexpr int kFlatAdamWThreads = 256;
 constexpr int kFlatAdamWChunk = 8 * kFlatAdamWThreads;  // elements of a block
 
-// The numbers of a group: columns of a float64 table with a row per group.
+// The hyperparameters of a group of parameters: columns of a float64 table with one row for each group.
 enum Hyperparameter : int { kLr, kWeightDecay, kBeta1, kBeta2, kEps, kSign, kNumHyperparameters };
 
 // One gradient and its place in the flat buffers.
@@ -28,7 +28,7 @@ struct FlatAdamWTensor {
   int numel;
 };
 
-// For one gradient: the parameter whose step is counted, and the group whose numbers it follows.
+// For one gradient: the parameter whose step is counted, and the group whose hyperparameters it follows.
 struct FlatAdamWCounted {
   int parameter, group;
 };
@@ -53,7 +53,7 @@ struct FlatAdamWParams {
   FlatAdamWTensor tensors[kFlatAdamWMaxTensors];
   int first_block[kFlatAdamWMaxTensors + 1];  // tensor k owns blocks [first_block[k], first_block[k + 1])
   int num_tensors;
-  float* params;  // [total], as the two moments
+  float* params;  // [total]; the two moments likewise
   float* exp_avg;
   float* exp_avg_sq;
   void* low;  // [total] copy in 16 bits, or nullptr
@@ -64,15 +64,15 @@ struct FlatAdamWParams {
 };
 static_assert(sizeof(FlatAdamWParams) <= kFlatAdamWMaxParamBytes);
 
-// Parameters of the kernel that turns gradients' sums into control and factors, and counts steps.
+// Parameters of the control kernel, which turns the sums over gradients into control and factors, and counts steps.
 struct FlatAdamWControlParams {
   FlatAdamWCounted counted[kFlatAdamWMaxCounted];
   int num_counted;
-  bool is_first;           // of the launches of a step: it decides, the others follow
+  bool is_first;           // first launch of a step: it decides, the others follow
   const double* partials;  // [num_partials]
   int num_partials;
   const float* loss_scale;        // scalar, or nullptr: 1
-  const float* found_inf;         // scalar, not 0: skip; or nullptr
+  const float* found_inf;         // scalar; not 0: skip the step. Or nullptr
   const double* hyperparameters;  // [groups, kNumHyperparameters]
   float* steps;                   // steps taken, of each parameter
   int64_t* num_skipped;           // scalar
@@ -83,7 +83,7 @@ struct FlatAdamWControlParams {
 };
 static_assert(sizeof(FlatAdamWControlParams) <= kFlatAdamWMaxParamBytes);
 
-// The control of this step from the sum of squared gradients.
+// Decides on this step from the sum of squared gradients.
 LGFAST_HOST_DEVICE FlatAdamWControl flat_adamw_control(double sum_of_squares, const FlatAdamWControlParams& p) {
   const bool is_finite = sum_of_squares - sum_of_squares == 0.0;
   const bool is_overflow = p.found_inf && *p.found_inf != 0.0f;
@@ -96,7 +96,7 @@ LGFAST_HOST_DEVICE FlatAdamWControl flat_adamw_control(double sum_of_squares, co
   return {factor, is_overflow || (p.skip_nonfinite && !is_finite)};
 }
 
-// Counts a parameter's step, and gives the constants of it.
+// Counts a step of one parameter and returns the constants of that step.
 LGFAST_HOST_DEVICE AdamWFactors count_adamw_step(const FlatAdamWControl& control, const FlatAdamWControlParams& p,
                                                  const FlatAdamWCounted& counted) {
   const double* numbers = p.hyperparameters + int64_t{kNumHyperparameters} * counted.group;
@@ -132,7 +132,7 @@ inline int plan_flat_adamw(FlatAdamWParams& params) {
   return params.first_block[params.num_tensors];
 }
 
-// CUDA launchers: nullptr, or the text of the error. T: float, bf16 or fp16, the type of the gradients.
+// CUDA launchers. They return nullptr or the text of the error. T: float, bf16 or fp16, the type of the gradients.
 template <typename T>
 const char* launch_flat_adamw_norm(const FlatAdamWParams& params, void* stream);
 template <typename T>

@@ -1,8 +1,9 @@
 // flat_adamw on the CPU: AdamW on flat buffers, reading every gradient where autograd left it.
 //
-// Work unit: a chunk of one gradient; chunks do not depend on the thread count, and norm partials are added in order,
-// so neither does the result. Within a unit, gradients are widened block by block into a buffer that stays in L1, and
-// the update is one loop over four streams that the compiler turns into vector code.
+// A work unit is a chunk of one gradient. Chunks do not depend on the thread count, and the partial sums of the norm
+// are added in order, so the result does not depend on it either. Within a unit, the code widens gradients block by
+// block into a buffer that stays in L1. The update is one loop over four streams, which the compiler turns into vector
+// code.
 #include <torch/csrc/stable/library.h>
 
 #include "common/accumulate.h"

@@ -12,7 +12,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The updates' launches: kFlatAdamWMaxTensors gradients each, with the block number at which each one's partials begin.
+// The launches of update, each of at most kFlatAdamWMaxTensors gradients. The partial sums of launch k begin at
+// first_partial[k].
 struct Launches {
   std::vector<FlatAdamWParams> params;
   std::vector<int> first_partial;
@@ -34,7 +35,8 @@ Launches split_launches(const FlatAdamWInputs& in) {
   return launches;
 }
 
-// One launch for kFlatAdamWMaxCounted gradients, and one where there are none: a skipped step is counted too.
+// Launches control once for every kFlatAdamWMaxCounted gradients. Without gradients it launches once, since a skipped
+// step is counted too.
 const char* launch_control(const FlatAdamWInputs& in, void* stream) {
   FlatAdamWControlParams params = in.control;
   const char* error = nullptr;

@@ -1,4 +1,4 @@
-// From the op's tensors to FlatAdamWParams; shared by the CPU and the CUDA entry point.
+// Checks the op's tensors and turns them into FlatAdamWParams. The CPU and the CUDA entry points share it.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -15,11 +15,11 @@
 namespace lgfast {
 
 struct FlatAdamWInputs {
-  FlatAdamWParams shared{};          // everything but the tensors
-  FlatAdamWControlParams control{};  // everything but what is counted
+  FlatAdamWParams shared{};          // everything but `tensors`
+  FlatAdamWControlParams control{};  // everything but `counted`
   std::vector<FlatAdamWTensor> tensors;
   std::vector<FlatAdamWCounted> counted;
-  std::vector<torch::stable::Tensor> kept;  // gradients the pointers lead into
+  std::vector<torch::stable::Tensor> kept;  // gradients that the pointers point into
   torch::headeronly::ScalarType grad_type;
 };
 
@@ -49,7 +49,7 @@ inline LowType low_type(const torch::stable::Tensor& params, const std::optional
   return is_bf16 ? LowType::kBFloat16 : LowType::kFloat16;
 }
 
-// Gradients with their places; they must lie inside the buffers and on the alignment of vector accesses.
+// Adds the gradients with their places, which must lie inside the buffers and on the alignment of vector accesses.
 inline void add_flat_adamw_tensors(FlatAdamWInputs& in, const std::vector<std::optional<torch::stable::Tensor>>& grads,
                                    const std::vector<int64_t>& offsets, const std::vector<int64_t>& groups,
                                    const torch::stable::Tensor& params, int64_t num_groups) {

@@ -1,11 +1,11 @@
-// What the two backward kernels of short_attention share: statistics of the queries, and how gradients leave.
+// What the two backward kernels of short_attention share: statistics of the queries, sums and stores of gradients.
 #pragma once
 
 #include "short_attention/tiles.cuh"
 
 namespace lgfast {
 
-// What backward knows of a query.
+// The statistics of a query that backward needs.
 struct alignas(8) QueryStats {
   float lse_log2;  // infinity beyond N: the probability there is zero
   float delta;
@@ -14,7 +14,7 @@ struct alignas(16) QueryStatsPair {
   QueryStats stats[2];
 };
 
-// From scores s = k q^T in p and dp in ds, both [key][query] of 16 queries, to p and ds.
+// Takes the scores s = k q^T in p, and dp in ds, both [key][query] of 16 queries. Replaces them with p and ds.
 template <int kTiles>
 __device__ __forceinline__ void score_gradients(float (&p)[kTiles][2][4], float (&ds)[kTiles][2][4],
                                                 const QueryStats* stats, float scale_log2) {
@@ -33,8 +33,8 @@ __device__ __forceinline__ void score_gradients(float (&p)[kTiles][2][4], float 
   }
 }
 
-// Sums over the lanes that differ in bits 4 .. kMask of their index. While kCount is even, pairs of lanes exchange
-// halves and each goes on with one; returns the first of the values this lane ends with.
+// Sums kCount values over the lanes that differ in bits 4 ... kMask of their index. While the count is even, pairs of
+// lanes exchange halves and each goes on with one half. Returns the index of the first value that this lane ends with.
 template <int kMask, int kCount>
 __device__ __forceinline__ int reduce_scatter(float* values) {
   const bool upper = fresh_lane() & kMask;
@@ -52,7 +52,7 @@ __device__ __forceinline__ int reduce_scatter(float* values) {
   }
 }
 
-// Zeroes the rows of a warp's gradient from `rows` on: what was computed for keys that do not exist.
+// Zeroes the rows of a warp's gradient from `rows` on: those of tokens that do not exist.
 template <int kTiles, int kColumnTiles>
 __device__ __forceinline__ void clear_rows(float (&acc)[kTiles][kColumnTiles][4], int rows) {
   if (rows >= kTiles * kTileRows) return;
@@ -63,7 +63,7 @@ __device__ __forceinline__ void clear_rows(float (&acc)[kTiles][kColumnTiles][4]
   }
 }
 
-// Sums over a gradient's rows, as far as one lane has them: the two columns it holds of each tile of eight.
+// One lane's sums over the rows of a gradient, for the two columns that it holds of each tile of eight.
 template <int kD>
 struct LaneColumnSums {
   static constexpr int kColumns = kD / 4;
@@ -78,10 +78,11 @@ struct LaneColumnSums {
     }
   }
 
-  // Adds them up over the warp and calls take(column, sum), once for each column, by one lane.
+  // Adds up the sums of the warp's lanes. One lane for each column calls take(column, sum).
   template <typename F>
   __device__ __forceinline__ void reduce(const F& take) {
-    constexpr int kSums = kColumns % 8 == 0 ? kColumns / 8 : kColumns / 4;  // left to a lane; D = 48: to each two
+    // The number of sums that a lane ends with. With D = 48 two lanes end with the same sums.
+    constexpr int kSums = kColumns % 8 == 0 ? kColumns / 8 : kColumns / 4;
     const int own = reduce_scatter<kWarpSize / 2, kColumns>(values);
     if (kSums * 8 > kColumns && fresh_lane() / 4 % 2 == 1) return;
 #pragma unroll

@@ -1,4 +1,4 @@
-// What the passes of short_attention's CPU kernel share: the tokens of a head, and room for a head's matrices.
+// What forward and backward of short_attention share on the CPU: the tokens of a head, and memory for its matrices.
 #pragma once
 
 #include <algorithm>
@@ -11,10 +11,10 @@
 
 namespace lgfast {
 
-constexpr int kBlockScores = 96 * 1024;  // of a block of queries: 384 KB in float32, in the second-level cache
+constexpr int kBlockScores = 96 * 1024;  // scores of a block of queries: 384 KB in float32, in the second-level cache
 constexpr double kLog2E = 1.4426950408889634;
 
-// Tokens of one head; `stride` elements lie between two of them.
+// The tokens of one head, one every `stride` elements.
 template <typename T>
 struct Rows {
   T* data;
@@ -33,8 +33,8 @@ Rows<T> head_rows(const HeadsOutput& view, int batch, int head) {
   return {static_cast<T*>(view.data) + batch * view.batch_stride + head * view.head_stride, view.token_stride};
 }
 
-// Zeroed room for a matrix, its rows padded to whole vectors; a power of two between rows would map them all to the
-// same few cache lines.
+// Zeroed memory for a matrix, with rows padded to whole vectors. The distance between rows is no multiple of 128
+// elements: such a distance would map all rows to the same few cache lines.
 template <typename T>
 struct Room {
   const int stride;

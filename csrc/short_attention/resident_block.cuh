@@ -1,4 +1,4 @@
-// What a block of the resident backward works on, head after head and slab after slab, and how its rows arrive.
+// The data of a block of the resident backward kernel, its walk over heads and slabs, and the copies of their rows.
 #pragma once
 
 #include "short_attention/gradients.cuh"
@@ -13,7 +13,7 @@ struct ShortAttentionBwdResidentTraits {
   static constexpr int kWarps = kResidentWarps, kThreads = kWarps * kWarpSize;
 };
 
-using ScoreTile = SmemTile<kResidentGroup>;  // of ds^T: rows are keys, columns the 32 queries of a part
+using ScoreTile = SmemTile<kResidentGroup>;  // ds^T: its rows are keys, its columns the 32 queries of a part
 
 struct Head {
   int b, h;
@@ -22,7 +22,7 @@ struct Head {
 // The position of a block in its heads. The block goes on for two slabs past its last head, to finish that head.
 struct SlabPosition {
   int step;   // slabs before this one
-  int slab;   // of its head
+  int slab;   // index of this one in its head
   int count;  // heads before this one
   Head head;
 };
@@ -34,11 +34,11 @@ struct ResidentBlock {
   ScoreTile first_scores;
   QueryStats* first_stats;
   float* first_bias;  // nullptr without bias sums
-  float* scratch;     // dk and dv of the parts but the first
+  float* scratch;     // dk and dv of all parts but the first
   ShortAttentionBwdPlan plan;
   int heads;    // of an image
   Head stride;  // from one head of this block to its next
-  int role;     // of this warp: part * key groups + key group, then come the query warps
+  int role;     // of this warp: a key warp's is part * key groups + key group; the query warps follow
 
   __device__ __forceinline__ Tile keys(int count) const { return first_tile.below(count % 2 * plan.key_rows); }
   __device__ __forceinline__ Tile values() const { return first_tile.below(2 * plan.key_rows); }
@@ -51,8 +51,9 @@ struct ResidentBlock {
     return first_scores.below((step % 2 * plan.parts + part) * plan.key_rows);
   }
   __device__ __forceinline__ QueryStats* stats(int step) const { return first_stats + step % 2 * plan.query_rows; }
-  // [D] sums: of dq (which 0) of a query warp, of dk and dv (0 and 1) of a key warp. What a key warp has of dq lies in
-  // the place that the only query warp leaves (1).
+  // Returns the place of [D] sums. The sums of dq of a query warp are at `which` 0, those of dk and dv of a key warp at
+  // 0 and 1. Where a key warp forms some of dq, its sums are at 1 of the only query warp, which has no use for that
+  // place.
   __device__ __forceinline__ float* bias(int count, int role, int which) const {
     if (first_bias == nullptr) return nullptr;
     return first_bias + ((count % 2 * Traits::kWarps + role) * 2 + which) * Traits::kD;
@@ -61,8 +62,8 @@ struct ResidentBlock {
     return scratch + ((part - 1) * plan.key_groups + group) * 2 * kResidentGroup * Traits::kD + lane_index();
   }
   __device__ __forceinline__ int key_warps() const { return plan.key_groups * plan.parts; }
-  // Whether the last key warp, with at most half the keys of the others, forms half of dq: where a single warp has no
-  // keys, the others would wait for it.
+  // Whether the last key warp forms half of dq. It does so if a single warp has no keys, for which the others would
+  // wait, and if the last key warp has at most half the keys of the others.
   __device__ __forceinline__ bool splits_dq(int num_keys) const {
     return key_warps() == Traits::kWarps - 1 && plan.parts == 1 &&
            num_keys - (plan.key_groups - 1) * kResidentGroup <= kTileRows;
@@ -78,15 +79,15 @@ struct ResidentBlock {
   }
 };
 
-// Warps 3 and 7, of one quarter of a multiprocessor, are the last to get keys: of 13 tiles of keys one has one tile and
-// the other none, and dq of all queries is about what they lack.
+// Warps 3 and 7 run on one quarter of a multiprocessor, and are the last to get keys. Of 13 tiles of keys one of them
+// has one tile and the other none; forming dq of all queries is about the work that they lack.
 __device__ __forceinline__ int resident_role(int key_warps) {
   const int warp = warp_index();
   if (key_warps <= 4 || warp < 3 || warp == 7) return warp;
   return warp == 3 ? 6 : warp - 1;
 }
 
-// Two warps start copying rows of a head.
+// Starts copying rows of a head, with two warps.
 template <typename Traits>
 __device__ __forceinline__ void start_copy(const ResidentBlock<Traits>& block, typename Traits::Tile tile,
                                            const HeadsInput& view, Head head, int first, int rows, int limit) {
@@ -115,7 +116,7 @@ __device__ __forceinline__ void start_keys(const ResidentBlock<Traits>& block, c
   start_copy(block, tile.below(first), is_key ? params.k : params.v, head, first, rows, params.num_keys);
 }
 
-// dbias of a head, once all its sums are there.
+// Writes dbias of a head. All its sums must be there.
 template <typename Traits>
 __device__ __forceinline__ void write_bias(const ResidentBlock<Traits>& block, const ShortAttentionBwdParams& params,
                                            int count, Head head) {
@@ -130,7 +131,7 @@ __device__ __forceinline__ void write_bias(const ResidentBlock<Traits>& block, c
   }
 }
 
-// Calls work(position) for every slab of every head of this block, and two more.
+// Calls work(position, next head) for every slab of every head of this block, and for two slabs more.
 template <typename Traits, typename Work>
 __device__ __forceinline__ void for_each_slab(const ResidentBlock<Traits>& block, const ShortAttentionBwdParams& params,
                                               SlabPosition at, const Work& work) {
@@ -138,7 +139,7 @@ __device__ __forceinline__ void for_each_slab(const ResidentBlock<Traits>& block
   const int slabs = block.plan.slabs;
   Head next = block.after(at.head);
   for (;; ++at.step) {
-    cp_async_wait<1>();  // the slab after this one is there too
+    cp_async_wait<1>();  // now this slab and the next have arrived
     sync_threads();
     const int ahead = at.slab + kAhead;
     start_slab(block, params, at.step + kAhead, ahead < slabs ? ahead : ahead - slabs, ahead < slabs ? at.head : next);

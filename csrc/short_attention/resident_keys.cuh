@@ -1,4 +1,4 @@
-// What the key warps of the resident backward form: dk and dv.
+// What the key warps of the resident backward kernel form: dk and dv.
 #pragma once
 
 #include "short_attention/resident_block.cuh"
@@ -12,7 +12,7 @@ struct KeySums {
   float dk[kTiles][kD / 8][4], dv[kTiles][kD / 8][4];
 };
 
-// dk and dv of one warp's keys += the share of 16 queries; their ds^T goes to `scores`, from its chunk `chunk` on.
+// Adds the share of 16 queries to dk and dv of one warp's keys. Writes their ds^T to `scores`, from chunk `chunk` on.
 template <typename T, int kD, int kTiles>
 __device__ __forceinline__ void add_dk_dv(KeySums<kD, kTiles>& sums, const uint32_t (&k)[kD / 16][kTiles][4],
                                           const uint32_t (&v)[kD / 16][kTiles][4], SmemTile<kD> queries,
@@ -51,7 +51,7 @@ __device__ __forceinline__ void write_key_gradient(const HeadsOutput& view, Head
   sums.reduce([&](int column, float sum) { bias[column] = sum * factor; });
 }
 
-// dk and dv of a head: the first part's warp adds the other parts' sums to its own and writes them.
+// Writes dk and dv of a head: the first part's warp adds the other parts' sums to its own and stores the result.
 template <typename Traits, int kTiles>
 __device__ __forceinline__ void write_dk_dv(const ResidentBlock<Traits>& block, const ShortAttentionBwdParams& params,
                                             KeySums<Traits::kD, kTiles>& sums, int count, Head head, int group) {

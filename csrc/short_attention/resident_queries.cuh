@@ -1,11 +1,11 @@
-// What is formed for the queries of a slab of the resident backward: lse, delta and dq.
+// What the resident backward kernel forms for the queries of a slab: lse, delta and dq.
 #pragma once
 
 #include "short_attention/resident_block.cuh"
 
 namespace lgfast {
 
-// What a product of dq reads of 16 keys: ds^T of kTiles x 16 queries, transposed, and all of k.
+// The operands of a product of dq over 16 keys: ds^T of kTiles x 16 queries, transposed, and all of k.
 template <int kD, int kTiles>
 struct DqFragments {
   uint32_t ds[kTiles][4], k[kD / 16][4];
@@ -29,7 +29,7 @@ struct DqFragments {
       }
     }
   }
-  // ds of keys that do not exist is anything: `left` of the 16 do.
+  // Clears ds of keys that do not exist, which may be anything. `left` of the 16 keys exist.
   __device__ __forceinline__ void clear(int left) {
 #pragma unroll
     for (int i = 0; i < kTiles * 4; ++i) {
@@ -39,8 +39,8 @@ struct DqFragments {
   }
 };
 
-// dq of kTiles x 16 queries, whose ds^T is read from its chunk `chunk` on. What the next 16 keys need is on its way
-// while these are multiplied.
+// Forms dq of kTiles x 16 queries. Reads their ds^T from chunk `chunk` on. Loads the operands of the next 16 keys while
+// it multiplies those of the present ones.
 template <typename T, int kD, int kTiles>
 __device__ __forceinline__ void form_dq(float (&dq)[kTiles][kD / 8][4], ScoreTile scores, int chunk, SmemTile<kD> keys,
                                         int num_keys) {
@@ -60,16 +60,16 @@ __device__ __forceinline__ void form_dq(float (&dq)[kTiles][kD / 8][4], ScoreTil
   now.template multiply<T>(dq);
 }
 
-// Writes lse and delta of the queries of a slab, in turn with the other warps that do; delta is the diagonal of out
-// dout^T. lse comes from global memory, a slab before it is used.
+// Writes lse and delta of the queries of a slab; the warps that do so take turns. delta is the diagonal of out dout^T.
+// lse is read from global memory one slab before it is written.
 template <typename Traits>
 struct StatsWriter {
   static constexpr int kD = Traits::kD;
-  static constexpr int kMostParts = 2;  // of a warp; more of them have more warps
+  static constexpr int kMostParts = 2;  // parts that a warp takes; slabs of three parts have two such warps
   using T = typename Traits::Element;
   const ResidentBlock<Traits>& block;
   const ShortAttentionBwdParams& params;
-  int index, warps;       // of those that write; of so many
+  int index, warps;       // this warp's among those that write; their number
   float lse[kMostParts];  // of this lane's query of each part
 
   __device__ __forceinline__ void fetch(int slab, Head head) {
@@ -83,7 +83,7 @@ struct StatsWriter {
     }
   }
 
-  // Of the slab that was fetched last; the next to fetch is `slab` of `head`.
+  // Writes the statistics of the slab that was fetched last, then fetches `slab` of `head`.
   __device__ __forceinline__ void write(int step, int slab, Head head) {
     QueryStats* stats = block.stats(step);
 #pragma unroll
@@ -103,7 +103,7 @@ struct StatsWriter {
     }
   }
 
-  // Of kTiles tiles at a time, each of whose products waits for the one before.
+  // Writes delta of kTiles tiles together, since each product of a tile waits for the one before.
   template <int kTiles>
   __device__ __forceinline__ void write_delta(int step, int row) {
     const int stride = warps * kTileRows;
@@ -117,7 +117,7 @@ struct StatsWriter {
         multiply_abt_step<T>(product[t], a, block.douts(step).below(row + t * stride), k);
       }
     }
-    if (fresh_lane() % 4 != fresh_lane() / 8) return;  // has columns row - row % 2 and the next of its rows
+    if (fresh_lane() % 4 != fresh_lane() / 8) return;  // the lane holds nothing of the diagonal
     QueryStats* stats = block.stats(step) + row + fresh_lane() / 4;
 #pragma unroll
     for (int i = 0; i < 2 * kTiles; ++i) {
@@ -130,25 +130,25 @@ struct StatsWriter {
     fetch(0, head);
     write(0, 1, head);
   }
-  // Of the slab after a position.
+  // Writes the statistics of the slab after a position.
   __device__ __forceinline__ void write_next(const SlabPosition& at, Head next) {
     const int ahead = at.slab + 2, slabs = block.plan.slabs;
     write(at.step + 1, ahead < slabs ? ahead : ahead - slabs, ahead < slabs ? at.head : next);
   }
 };
 
-// Forms and writes dq of a slab's queries, kTiles x 16 at a time, in turn with the other warps that do.
+// Forms and writes dq of a slab's queries, kTiles x 16 at a time; the warps that do so take turns.
 template <typename Traits, int kTiles>
 struct DqWriter {
   static constexpr int kD = Traits::kD;
   using T = typename Traits::Element;
   const ResidentBlock<Traits>& block;
   const ShortAttentionBwdParams& params;
-  int index, warps;              // of those that write; of so many
+  int index, warps;              // this warp's among those that write; their number
   int role, which;               // place of the sums, see ResidentBlock::bias
   LaneColumnSums<kD> sums = {};  // of dq of a head
 
-  // From `row` of a slab on.
+  // Writes dq of kHere x 16 queries, from `row` of a slab on.
   template <int kHere>
   __device__ __forceinline__ void write(int step, int count, Head head, int query, int row) {
     float dq[kHere][kD / 8][4] = {};
@@ -176,7 +176,7 @@ struct DqWriter {
     }
   }
 
-  // Of the slab before a position, whose ds is there.
+  // Writes dq of the slab before a position, whose ds is there.
   __device__ __forceinline__ void write_last(const SlabPosition& at) {
     if (at.slab > 0) {
       write_slab(at.step - 1, at.slab - 1, at.count, at.head);

@@ -32,8 +32,8 @@ struct ShortAttentionBwdParams {
   float softmax_scale;
 };
 
-// Enqueue on `stream` (a cudaStream_t); nullptr or the text of the launch error. One explicit instantiation each in
-// instances/: T in {bf16, fp16}, D in {32, 48, 64}.
+// Enqueue the kernel on `stream` (a cudaStream_t). Return nullptr or the text of the launch error. Each file in
+// instances/ holds one explicit instantiation: T in {bf16, fp16}, D in {32, 48, 64}.
 template <typename T, int kHeadDim>
 const char* launch_short_attention_fwd(const ShortAttentionFwdParams& params, void* stream);
 template <typename T, int kHeadDim>

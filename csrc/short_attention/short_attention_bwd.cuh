@@ -4,10 +4,10 @@
 //   ds = p * (dp - delta)                     dq = softmax_scale * ds k             dk = softmax_scale * ds^T q
 //
 // A block owns a (batch, head) at a time, so every sum ends on chip: no atomics, no workspace, and two runs agree bit
-// for bit. Two kernels: resident, for as many keys as the registers of a block hold with their gradients, and streamed,
-// for more keys and for short sequences.
+// for bit. There are two kernels: resident, for as many keys as the registers of a block hold with their gradients, and
+// streamed, for more keys and for short sequences.
 //
-// Numerics: as forward; p and ds are rounded to T before their products. The optional bias sums are of the unrounded
+// Numerics: as in forward; p and ds are rounded to T before their products. The optional bias sums add up the unrounded
 // gradients.
 #pragma once
 

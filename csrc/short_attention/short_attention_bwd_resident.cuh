@@ -1,12 +1,12 @@
 // Gradients of short_attention where a block holds all keys of a head: five products, each formed once.
 //
 // A block stays on its multiprocessor and takes head after head. K and V of a head lie in the registers of the key
-// warps, 32 keys each, next to dk and dv; its queries pass by in slabs, copied some slabs ahead, across heads. Of a
-// slab a key warp forms s^T = k q^T and dp^T = v dout^T and, without leaving registers, dv += p^T dout and dk += ds^T
-// q. Only ds goes through shared memory: the query warps, those without keys, form dq = ds k of the slab before, and
-// delta of the slab to come; where there is one such warp, a key warp with few keys forms half of dq. So one barrier a
-// slab is enough. Few keys have several warps each, which divide the
-// queries of a larger slab among them; their sums are added in a fixed order.
+// warps, 32 keys each, beside dk and dv. The block walks the head's queries in slabs, which are copied some slabs
+// ahead, also across heads. For a slab, a key warp forms s^T = k q^T and dp^T = v dout^T and, without leaving
+// registers, dv += p^T dout and dk += ds^T q. Only ds goes through shared memory. The query warps, those without keys,
+// form dq = ds k of the slab before and delta of the slab to come. Where there is only one query warp, a key warp with
+// few keys forms half of dq. So one barrier a slab is enough. Where there are few keys, several warps share a group of
+// them and divide the queries of a larger slab among them; their sums are added in a fixed order.
 #pragma once
 
 #include "short_attention/resident_keys.cuh"
@@ -83,7 +83,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   block.scratch = sums + (params.dbias != nullptr ? 4 * Traits::kWarps * Traits::kD : 0);
   block.heads = params.heads;
   block.stride = {grid_size() / params.heads, grid_size() % params.heads};
-  block.role = shfl(resident_role(block.key_warps()), 0);  // from one lane, so that the compiler sees it is the warp's
+  // The role comes from one lane, so that the compiler sees that all lanes of a warp have the same.
+  block.role = shfl(resident_role(block.key_warps()), 0);
 
   const SlabPosition first{0, 0, 0, {block_index() / params.heads, block_index() % params.heads}};
   start_keys(block, params, 0, first.head);

@@ -1,11 +1,11 @@
 // Gradients of short_attention for more keys than a block holds on chip, and for few keys and queries, which leave most
 // warps of the resident kernel idle (short_attention_bwd_resident.cuh).
 //
-// Two passes over a head in chunks, each with its operands in registers and no barrier inside a chunk: in the first a
-// warp owns keys and walks the queries (dk, dv), in the second it owns queries and walks the keys (dq). Scores are
-// computed in both: seven products in place of five, for which nothing crosses between warps. With fewer key groups
-// than warps the warps share the queries out and add up their dk, dv in a fixed order at the end. Follows
-// FlashAttention-2 (arXiv 2307.08691).
+// A block walks over a head twice, chunk by chunk, with operands in registers and no barrier inside a chunk. In the
+// first walk a warp owns keys and goes through the queries (dk, dv); in the second it owns queries and goes through the
+// keys (dq). Both walks compute the scores: seven products in place of five, in return for which nothing crosses
+// between warps. Where there are fewer key groups than warps, the warps also share out the queries, and add up their dk
+// and dv in a fixed order at the end. Follows FlashAttention-2 (arXiv 2307.08691).
 #pragma once
 
 #include "short_attention/gradients.cuh"
@@ -25,7 +25,7 @@ struct ShortAttentionBwdStreamedTraits {
   static constexpr int kMinBlocks = 2;
 };
 
-// What a block knows of its head: where things lie in shared memory.
+// A block's head, and where its data lies in shared memory.
 template <typename Traits>
 struct BwdBlock {
   typename Traits::Tile keys, values, queries, douts;
@@ -37,7 +37,7 @@ struct BwdBlock {
   float scale_log2;
 };
 
-// dq of one warp's queries += its share from the keys now in shared memory.
+// Adds the share of the keys now in shared memory to dq of one warp's queries.
 template <typename Traits>
 __device__ __forceinline__ void add_dq(float (&dq)[Traits::kRowTiles][Traits::kD / 8][4], const BwdBlock<Traits>& block,
                                        int row, int query, int keys_here) {
@@ -74,7 +74,7 @@ __device__ __forceinline__ void add_dq(float (&dq)[Traits::kRowTiles][Traits::kD
   }
 }
 
-// dk and dv of one warp's keys += the share of query tiles part, part + parts, ... now in shared memory.
+// Adds the share of query tiles part, part + parts, ... now in shared memory to dk and dv of one warp's keys.
 template <typename Traits>
 __device__ __forceinline__ void add_dk_dv(float (&dk)[Traits::kKeyTiles][Traits::kD / 8][4],
                                           float (&dv)[Traits::kKeyTiles][Traits::kD / 8][4],
@@ -101,7 +101,7 @@ __device__ __forceinline__ void add_dk_dv(float (&dk)[Traits::kKeyTiles][Traits:
   }
 }
 
-// Writes one of dq, dk, dv (`which` 0, 1, 2) of a warp's rows, and adds to the warp's sums of it.
+// Writes one of dq, dk, dv (`which` 0, 1, 2) of a warp's rows, and adds its column sums to the warp's.
 template <typename Traits, int kTiles>
 __device__ __forceinline__ void write_gradient(const BwdBlock<Traits>& block, const HeadsOutput& view, int which,
                                                float (&acc)[kTiles][Traits::kD / 8][4], float factor, int first,
@@ -116,7 +116,8 @@ __device__ __forceinline__ void write_gradient(const BwdBlock<Traits>& block, co
   sums.reduce([&](int column, float sum) { bias[column] += sum * factor; });
 }
 
-// Adds up what the warps of one key group hold, in the order of the warps; the result is with the group's first warp.
+// Adds up dk and dv of the warps that share a key group, in the order of the warps. The group's first warp ends with
+// the result.
 template <typename Traits>
 __device__ __forceinline__ void reduce_over_parts(float (&dk)[Traits::kKeyTiles][Traits::kD / 8][4],
                                                   float (&dv)[Traits::kKeyTiles][Traits::kD / 8][4],
@@ -162,7 +163,8 @@ __device__ __forceinline__ void load_queries(const BwdBlock<Traits>& block, cons
                   block.query_rows, params.num_queries, thread_index(), Traits::kThreads);
 }
 
-// lse and delta of a chunk of queries; four lanes share a row. The loads of kRowsAtOnce rows are in flight together.
+// Computes lse and delta of a chunk of queries; four lanes share a row. The loads of kRowsAtOnce rows are in flight
+// together.
 template <typename Traits, int kRowsAtOnce>
 __device__ __forceinline__ void compute_stats(const BwdBlock<Traits>& block, const ShortAttentionBwdParams& params,
                                               int first) {
@@ -212,8 +214,8 @@ __device__ __forceinline__ void wait_for_copies() {
   sync_threads();
 }
 
-// First pass. A round of the loop over keys is a group of them for each warp; with fewer groups than warps in a round,
-// the warps share out the queries too.
+// The first walk. A round of the loop over keys takes one group of keys for each warp. In a round with fewer groups
+// than warps, the warps share out the queries too.
 template <typename Traits>
 __device__ __forceinline__ void write_dk_dv(const BwdBlock<Traits>& block, const ShortAttentionBwdParams& params) {
   constexpr int kRoundKeys = Traits::kWarps * Traits::kKeys, kLog2Warps = 2;
@@ -223,7 +225,7 @@ __device__ __forceinline__ void write_dk_dv(const BwdBlock<Traits>& block, const
   for (int first_key = 0; first_key < params.num_keys; first_key += kRoundKeys) {
     if (first_key > 0) sync_threads();  // everyone is done with the keys before
     load_keys(block, params, first_key);
-    // Of the warp's index, the lower bits are its group of keys and the rest its part of the queries.
+    // The lower bits of a warp's index are its group of keys, the other bits its part of the queries.
     const int groups = ceil_div(params.num_keys - first_key, Traits::kKeys);
     const int group_bits = groups <= Traits::kWarps / 2 ? groups - 1 : kLog2Warps;
     const int parts = Traits::kWarps >> group_bits;
@@ -251,7 +253,7 @@ __device__ __forceinline__ void write_dk_dv(const BwdBlock<Traits>& block, const
   }
 }
 
-// Second pass: a warp holds one group of queries while the keys pass by.
+// The second walk: a warp holds one group of queries and goes through the keys.
 template <typename Traits>
 __device__ __forceinline__ void write_dq(const BwdBlock<Traits>& block, const ShortAttentionBwdParams& params) {
 #pragma unroll 1

@@ -1,8 +1,9 @@
-// short_attention on the CPU: both passes head by head, a head's matrices in a core's cache.
+// short_attention on the CPU: forward and backward go head by head, so that a head's matrices stay in a core's cache.
 //
-// Work unit: one head of one image. A unit writes what is its own, so the result depends neither on the thread count
-// nor on the batch. Two interchangeable pairs of passes: short_attention_cpu_float.h serves every element type,
-// short_attention_cpu_bf16.h bfloat16 with an even head dim on processors that multiply it.
+// A work unit is one head of one image. A unit writes only its own part of the result, so the result depends neither on
+// the thread count nor on the batch. Two headers hold a forward and a backward pass each, of the same form:
+// short_attention_cpu_float.h for every element type, and short_attention_cpu_bf16.h for bfloat16 with an even head
+// dim, on processors that multiply it.
 #include <torch/csrc/stable/library.h>
 
 #include <type_traits>
@@ -17,7 +18,7 @@ namespace {
 
 using torch::stable::Tensor;
 
-// Pass(params, head_dim)(batch, head) for every head of every image, in parallel.
+// Calls Pass(params, head_dim)(batch, head) for every head of every image, in parallel.
 template <typename Pass, typename Params>
 void for_each_head(const Params& params, int head_dim) {
   const int64_t units = int64_t(params.batch) * params.heads;

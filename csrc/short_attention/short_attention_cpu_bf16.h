@@ -1,8 +1,9 @@
-// The passes of short_attention's CPU kernel for bfloat16 on processors that multiply it, as bf16_matmul.h does.
+// Forward and backward of short_attention on the CPU for bfloat16, on processors that multiply it (bf16_matmul.h).
 //
 // Numerics as on a GPU: probabilities (before the division by their sum) and score gradients (before the scale) are
-// rounded to bfloat16; the softmax and all sums are float32. Queries pass in strips, whose float32 scores stay in the
-// first-level cache; backward keeps the rounded ones of a block of queries for the products over queries.
+// rounded to bfloat16; the softmax and all sums are float32. The code takes queries in strips, whose float32 scores
+// stay in the first-level cache. Backward keeps the rounded probabilities and score gradients of a whole block of
+// queries, for the products that sum over queries.
 #pragma once
 
 #include "common/bf16_matmul.h"
@@ -17,11 +18,11 @@
 
 namespace lgfast {
 
-constexpr int kStripQueries = 24;  // an even number: a pair of queries is of one strip
+constexpr int kStripQueries = 24;  // even, so that a pair of queries lies in one strip
 
 inline LeftPairs left_pairs(Rows<const bf16> rows) { return {rows.data, rows.stride, 2}; }
 
-// Rows of pairs of tokens, read as [columns, 2 * pairs].
+// Reads rows of pairs of tokens as a transposed left factor [columns, 2 * pairs].
 inline LeftPairs turned_pairs(Rows<Pair> pairs) { return {&pairs.data->first, 2, 2 * pairs.stride}; }
 
 // c [rows, columns] (+)= a [rows, 2 * pairs] b [2 * pairs, columns].
@@ -29,7 +30,7 @@ inline void product(LeftPairs a, Rows<Pair> b, int rows, int pairs, int columns,
   bf16_matmul(a, b.data, b.stride, rows, pairs, columns, c.data, c.stride, add);
 }
 
-// Tokens [rows, columns] as a right factor whose depth is the columns: [columns / 2, rows] pairs.
+// Stores tokens [rows, columns] as a right factor whose depth is the columns: [columns / 2, rows] pairs.
 LGFAST_TARGET_BF16 inline void pair_columns(Rows<const bf16> from, int rows, int columns, Rows<Pair> to) {
   for (int c = 0; c < columns; c += 2)
     for (int r = 0; r < rows; ++r) {
@@ -38,7 +39,8 @@ LGFAST_TARGET_BF16 inline void pair_columns(Rows<const bf16> from, int rows, int
     }
 }
 
-// The same whose depth is the rows: [rows / 2, columns], the last pair of an odd number filled up with zero.
+// Stores tokens as a right factor whose depth is the rows: [rows / 2, columns] pairs. Zeros fill up the last pair of an
+// odd number of rows.
 LGFAST_TARGET_BF16 inline void pair_rows(Rows<const bf16> from, int rows, int columns, Rows<Pair> to) {
   for (int r = 0; r < rows; r += 2) {
     const bf16* __restrict__ first = from.from(r).data;
@@ -56,7 +58,7 @@ struct Softmax {
   float max, sum;
 };
 
-// Scores of one query to exp(scale * (scores - max)) in bf16, zero beyond the keys.
+// Turns the scores of one query into exp(scale * (scores - max)) in bf16, zero beyond the keys.
 LGFAST_TARGET_BF16 inline Softmax softmax(const float* scores, int keys, float scale, bf16* probs) {
   const __m512 least = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
   __m512 maxima = least, sums = _mm512_setzero_ps();
@@ -73,7 +75,7 @@ LGFAST_TARGET_BF16 inline Softmax softmax(const float* scores, int keys, float s
   return {max, _mm512_reduce_add_ps(sums)};
 }
 
-// Scores of a query to its probabilities, dp to p * (dp - delta); zero beyond the keys.
+// Turns the scores of a query into its probabilities p, and dp into p * (dp - delta). Both are zero beyond the keys.
 LGFAST_TARGET_BF16 inline void score_gradients(float* p, float* dp, int keys, float scale, float lse, float delta) {
   const __m512 factor = _mm512_set1_ps(scale * float(kLog2E)), offset = _mm512_set1_ps(lse * float(kLog2E));
   for (int j = 0; j < keys; j += kPairLanes) {
@@ -191,7 +193,7 @@ struct Bf16Backward {
     finish(dq.rows(), rows, p.softmax_scale, to, bias_sums(batch, head, 0));
   }
 
-  // Probabilities and score gradients of the queries from `row` of the block that starts at `first`.
+  // Computes probabilities and score gradients of `rows` queries, from `row` of the block that starts at `first` on.
   void strip(int batch, int head, int first, int row, int rows) {
     const auto rows_of = [&](const HeadsInput& view) { return head_rows<bf16>(view, batch, head).from(first + row); };
     const Rows<const bf16> q = rows_of(p.q), out = rows_of(p.out), dout = rows_of(p.dout);
@@ -215,13 +217,13 @@ struct Bf16Backward {
     }
   }
 
-  // Gradients home, and their sums into the bias gradient.
+  // Writes gradients, times `factor`, to their output, and adds their sums to the bias gradient.
   void finish(Rows<float> from, int rows, float factor, Rows<bf16> to, float* sums) {
     for (int r = 0; r < rows; ++r) narrow(from.from(r).data, dim, factor, to.from(r).data);
     if (p.dbias) add_rows(from, rows, dim, factor, sums);
   }
 
-  // Where the bias gradient of q, k or v (part 0, 1, 2) is summed, if it is.
+  // Where the bias gradient of q, k or v (part 0, 1, 2) is summed, or nullptr.
   float* bias_sums(int batch, int head, int part) {
     return p.dbias ? p.dbias + ((int64_t(batch) * 3 + part) * p.heads + head) * dim : nullptr;
   }

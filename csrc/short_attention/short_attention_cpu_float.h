@@ -1,8 +1,8 @@
-// The passes of short_attention's CPU kernel for every element type, in float (double for double), as small_matmul.h
-// multiplies.
+// Forward and backward of short_attention on the CPU for every element type, in float (double for double), with the
+// products of small_matmul.h.
 //
-// A head's keys are widened and turned once, then blocks of queries pass: scores, softmax, product with the values;
-// backward recomputes the softmax from the saved log-sum-exp.
+// The code widens and transposes a head's keys once (`turned` in names). Then it takes block after block of queries:
+// scores, softmax, product with the values. Backward recomputes the softmax from the saved log-sum-exp.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +37,7 @@ void widen(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
     for (int c = 0; c < columns; ++c) to.data[r * to.stride + c] = Accumulate<T>::load(from.data[r * from.stride + c]);
 }
 
-// [rows, columns] to [columns, rows].
+// Widens and transposes: [rows, columns] to [columns, rows].
 template <typename T, typename Acc>
 void widen_turned(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
   for (int c = 0; c < columns; ++c)
@@ -56,7 +56,7 @@ bool in_place(int head_dim) {
   return std::is_same_v<T, typename Accumulate<T>::type> && head_dim % kLanes == 0;
 }
 
-// Tokens as a product reads them.
+// Returns tokens as a product reads them: in place, or widened in `room`.
 template <typename T, typename Acc>
 Rows<const Acc> read(Rows<const T> from, int rows, int head_dim, Room<Acc>& room) {
   if constexpr (std::is_same_v<T, Acc>)
@@ -65,7 +65,7 @@ Rows<const Acc> read(Rows<const T> from, int rows, int head_dim, Room<Acc>& room
   return room.rows();
 }
 
-// Where a product writes tokens; `write` brings them home.
+// Returns where a product writes tokens: in place, or in `room`, from where `write` copies them.
 template <typename T, typename Acc>
 Rows<Acc> target(Rows<T> to, int head_dim, Room<Acc>& room) {
   if constexpr (std::is_same_v<T, Acc>)
@@ -86,7 +86,8 @@ LGFAST_INLINE Acc reduced(Acc* lanes, const F& f) {
   return lanes[0];
 }
 
-// Scores of one query, padded to whole vectors, to softmax(scale * scores). Returns log(sum(exp(scale * scores))).
+// Turns the scores of one query, padded to whole vectors, into softmax(scale * scores). Returns
+// log(sum(exp(scale * scores))).
 template <typename Acc>
 Acc softmax(Acc* __restrict__ row, int keys, int stride, Acc scale) {
   const auto greater = [](Acc a, Acc b) { return a > b ? a : b; };
@@ -104,7 +105,7 @@ Acc softmax(Acc* __restrict__ row, int keys, int stride, Acc scale) {
   return max * scale + std::log(sum);
 }
 
-// The same with the log-sum-exp at hand; it is float32, so double takes its own.
+// The same from the saved log-sum-exp. That is float32, so double computes its own.
 template <typename Acc>
 void softmax_again(Acc* __restrict__ row, int keys, int stride, Acc scale, float lse) {
   if constexpr (std::is_same_v<Acc, float>) {
@@ -115,7 +116,7 @@ void softmax_again(Acc* __restrict__ row, int keys, int stride, Acc scale, float
   }
 }
 
-// Gradients of the probabilities to those of the scores: scale * p * (dp - delta).
+// Turns the gradients of the probabilities into those of the scores: scale * p * (dp - delta).
 template <typename Acc>
 void score_gradients(const Acc* __restrict__ p, Acc* __restrict__ dp, int stride, Acc delta, Acc scale) {
   for (int j = 0; j < stride; ++j) dp[j] = scale * p[j] * (dp[j] - delta);

@@ -1,7 +1,10 @@
-// The entry points of short_attention, the same on both devices: checks, views, allocation, then Device's pass.
+// The entry points of short_attention, the same on both devices: they check, allocate and make views, then call
+// Device::run.
 //
-// Device has: a type Guard, made of q before anything else; readable(x), x or a copy that its kernels can read;
-// run(params, q, shape) of both passes.
+// Device has:
+//   Guard                   a type, constructed from q before anything is allocated
+//   readable(x)             returns x, or a copy of x that the device's kernels can read
+//   run(params, q, shape)   runs forward or backward, by the type of params
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -76,7 +79,7 @@ inline AttentionShape attention_shape(const torch::stable::Tensor& qkv) {
   return s;
 }
 
-// What backward gets besides q, k, v: out and dout shaped alike, and lse [B, H, N].
+// Checks what backward gets besides q, k, v: out and dout of one shape, and lse [B, H, N].
 inline void check_saved(const torch::stable::Tensor& dout, const torch::stable::Tensor& out,
                         const torch::stable::Tensor& lse, const torch::stable::Tensor& q, const AttentionShape& s) {
   constexpr const char* op = "short_attention";

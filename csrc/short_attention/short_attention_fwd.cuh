@@ -1,13 +1,16 @@
 // out = softmax(softmax_scale * q k^T) v and lse = log sum exp, for short sequences.
 //
-// A block owns one (batch, head), or a share of its queries; K and V of the head lie in shared memory, all of them
-// where they fit, else in chunks, which pass by once a round of queries. A warp owns 32 queries at a time, so that each
-// read of a key serves two products, and walks slabs of keys with online softmax: scores = q k^T in registers, out += p
-// v. The next queries are copied while these are computed. Slabs are as large as registers allow: up to 128 keys are
-// one slab, which needs no rescaling, up to 256 two. Kernels are compiled for a few capacities; tiles of 16 keys that
-// the last slab of a length does not need are skipped by a branch all lanes take alike. Numerics: products of T summed
-// in float32, softmax in float32 by exp2 with log2(e) in the scale, p rounded to T, out rounded once. Deterministic.
-// Follows FlashAttention-2 (arXiv 2307.08691), and NVIDIA apex's contrib fmha for the one-block-per-head structure.
+// A block owns one (batch, head), or a share of its queries. K and V of the head lie in shared memory: all of them
+// where they fit, otherwise one chunk at a time, and every round of queries copies the chunks again. A warp owns 32
+// queries at a time, so that each read of a key serves two products. It walks the keys in slabs with online softmax:
+// for a slab it forms scores in registers and adds p v to out. Meanwhile its next queries are copied. Slabs are as
+// large as registers allow: up to 128 keys are one slab, which needs no rescaling, and up to 208 are two. Kernels are
+// compiled for a few capacities; a branch that all lanes take alike skips the tiles of 16 keys that the last slab of a
+// length does not need.
+//
+// Numerics: products of T summed in float32, softmax in float32 by exp2 with log2(e) in the scale, p rounded to T, out
+// rounded once. Deterministic. Follows FlashAttention-2 (arXiv 2307.08691), and NVIDIA apex's contrib fmha for the
+// one-block-per-head structure.
 #pragma once
 
 #include "short_attention/tiles.cuh"
@@ -22,7 +25,7 @@ struct ShortAttentionFwdTraits {
   static constexpr bool kIsLoop = kRowCapacity == kAnyLength;
   static constexpr int kRowTiles = kFwdRowTiles;
   static constexpr int kRows = kFwdWarpRows;
-  // Keys of every slab before the last; 0: the last is the only one.
+  // Keys of every slab before the last; 0 where the last is the only one.
   static constexpr int kFullSlabKeys = kIsLoop ? kLoopSlabKeys : kRowCapacity > 128 ? kFirstOfTwoSlabsKeys : 0;
   // Tiles of the last slab.
   static constexpr int kMostTiles = (kIsLoop ? kLoopSlabKeys : kRowCapacity - kFullSlabKeys) / kTileRows;
@@ -60,7 +63,7 @@ using FwdTile = SmemTile<Traits::kD>;
 template <typename Traits, int kTiles>
 using FwdScores = float[kTiles][Traits::kRowTiles][2][4];
 
-// Masks the scores of keys from `keys_left` on; the tiles before the last sure one have none of them.
+// Masks the scores of keys from `keys_left` on. The tiles before the last sure one have no such keys.
 template <typename Traits, int kTiles>
 __device__ __forceinline__ void mask_scores(FwdScores<Traits, kTiles>& scores, int keys_left) {
 #pragma unroll
@@ -73,7 +76,7 @@ __device__ __forceinline__ void mask_scores(FwdScores<Traits, kTiles>& scores, i
   }
 }
 
-// Takes the slab's scores into the rows' maximum; what was summed before is rescaled to it.
+// Updates the rows' maximum with the scores of a slab, and rescales the sums of earlier slabs to it.
 template <typename Traits, int kTiles, bool kIsFirst>
 __device__ __forceinline__ void update_maximum(FwdRows<Traits>& rows, const FwdScores<Traits, kTiles>& scores,
                                                int tiles, float scale_log2) {
@@ -109,8 +112,8 @@ __device__ __forceinline__ void update_maximum(FwdRows<Traits>& rows, const FwdS
   }
 }
 
-// Scores of the warp's queries and the keys in the first kSureTiles to kTiles tiles. The queries are read from shared
-// memory slab by slab, for want of registers to keep them in.
+// Computes the scores of the warp's queries with the keys of the first `tiles` tiles, kSureTiles to kTiles of them.
+// Every slab reads the queries from shared memory again, since registers do not suffice to keep them.
 template <typename Traits, int kTiles, int kSureTiles>
 __device__ __forceinline__ void multiply_queries(FwdScores<Traits, kTiles>& scores, FwdTile<Traits> queries,
                                                  FwdTile<Traits> keys, int tiles) {
@@ -126,8 +129,8 @@ __device__ __forceinline__ void multiply_queries(FwdScores<Traits, kTiles>& scor
   }
 }
 
-// The slab of keys at the start of the tiles. have_read_queries() is called when this warp's
-// next queries may be copied over these.
+// Takes the slab of keys at the start of `keys` and `values` into `rows`. Calls have_read_queries() as soon as the
+// warp's next queries may be copied over the present ones.
 template <typename Traits, int kTiles, int kSureTiles, bool kIsFirst, typename F>
 __device__ __forceinline__ void fwd_slab(FwdRows<Traits>& rows, FwdTile<Traits> queries, FwdTile<Traits> keys,
                                          FwdTile<Traits> values, int keys_left, float scale_log2,
@@ -188,7 +191,7 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
   using Tile = FwdTile<Traits>;
   constexpr int kRows = Traits::kRows;
   const int b = block_index(), h = block_index_y();
-  // Warps that get a round more than others must not all be of one quarter of the multiprocessor.
+  // Some warps get a round more than others. They must not all run on one quarter of the multiprocessor.
   const int warp = (warp_index() + b + b / 4) % num_warps();
   const float scale_log2 = params.softmax_scale * kLog2E;
 
@@ -243,7 +246,7 @@ __global__ void __launch_bounds__(Traits::kMaxThreads, Traits::kMinBlocks)
                                                   scale_log2, nothing);
         }
       } else if constexpr (kFullKeys > 0) {
-        // Always so; but the compiler, not knowing, keeps the slabs apart, and so their scores out of each other's way.
+        // Always true. The compiler does not know that, so it keeps the code of the slabs, and their scores, apart.
         if (keys_here > kFullKeys) {
           fwd_slab<Traits, kTiles, kTiles, true>(rows, queries, keys, values, kFullKeys, scale_log2, nothing);
         }

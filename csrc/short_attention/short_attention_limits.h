@@ -1,4 +1,4 @@
-// What keeps a shape from short_attention's kernels, in the words of unsupported_shape_reason in
+// Says why short_attention's kernels do not take a shape, in the words of unsupported_shape_reason in
 // lgfast/ops/short_attention.py.
 #pragma once
 
@@ -8,10 +8,10 @@
 
 namespace lgfast {
 
-constexpr int kUnlimitedSmem = 1 << 30;  // of the CPU's kernels, which use none
+constexpr int kUnlimitedSmem = 1 << 30;  // for the CPU's kernels, which use none
 
-// Why there is no kernel, forward or backward, where a block can have `max_smem` bytes of shared memory; "" where there
-// is one.
+// Returns why the kernels, forward or backward, do not take a shape on a GPU whose blocks can have `max_smem` bytes of
+// shared memory; "" where they take it.
 inline std::string short_attention_refusal(int num_queries, int num_keys, int head_dim, int max_smem = kUnlimitedSmem) {
   const auto text = [](int number) { return std::to_string(number); };
   if (head_dim != 32 && head_dim != 48 && head_dim != 64) return "head dim must be 32, 48 or 64, got " + text(head_dim);

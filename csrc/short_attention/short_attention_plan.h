@@ -1,6 +1,6 @@
-// How short_attention cuts a shape into blocks and shared memory, on a GPU whose block can have `max_smem` bytes of it.
-// Plain host arithmetic, and the only place that knows: the launch, the operation's refusals, the tests, the doctor and
-// the documentation read the same numbers.
+// Plans how short_attention splits a shape over blocks and their shared memory, on a GPU whose blocks can have
+// `max_smem` bytes of it. This is plain host arithmetic and the only place that decides: the launch, the operation's
+// refusals, the tests, the doctor and the documentation read the same numbers.
 #pragma once
 
 #include <algorithm>
@@ -13,15 +13,15 @@ namespace lgfast {
 
 constexpr int kTileRows = 16;       // rows of one mma tile
 constexpr int kMaxSequence = 1024;  // queries and keys
-constexpr int kFewKeys = 64;        // up to here, kMaxQueriesFewKeys queries are taken
+constexpr int kFewKeys = 64;        // with so many keys or fewer, kMaxQueriesFewKeys queries are taken
 constexpr int kMaxQueriesFewKeys = 4096;
 
-// Bytes of one row of D 16-bit values in shared memory. D = 48 is padded by 16 bytes: an odd number of 16-byte chunks a
-// row spreads eight rows over all banks; D = 32 and 64 do it by swizzling (SmemTile in tiles.cuh).
+// Bytes of one row of D 16-bit values in shared memory. A row of D = 48 is padded by 16 bytes: an odd number of 16-byte
+// chunks a row spreads eight rows over all banks. For D = 32 and 64 swizzling does that (SmemTile in tiles.cuh).
 LGFAST_HOST_DEVICE constexpr int smem_row_bytes(int head_dim) { return head_dim == 48 ? 112 : 2 * head_dim; }
 
-// Blocks of `smem_bytes` that the shared memory of a multiprocessor holds. CUDA keeps 1 KB for itself beside each, and
-// a multiprocessor has that much more than a block can have, on every GPU from sm_80 on.
+// How many blocks of `smem_bytes` the shared memory of a multiprocessor holds. CUDA keeps 1 KB for itself beside each
+// block. On every GPU from sm_80 on, a multiprocessor has 1 KB more than one block can have.
 constexpr int kReservedSmemBytes = 1024;
 constexpr int blocks_in_smem(int smem_bytes, int max_smem) {
   return (max_smem + kReservedSmemBytes) / (smem_bytes + kReservedSmemBytes);
@@ -30,14 +30,14 @@ constexpr int block_share_of_smem(int blocks, int max_smem) {
   return (max_smem + kReservedSmemBytes) / blocks - kReservedSmemBytes;
 }
 
-// The scores of a slab of keys stay in registers. Up to 208 keys are one slab of at most 128, and a second one of the
-// rest. A kernel is compiled for each of these capacities; one of them takes the lengths above the capacity before it,
-// and counts the tiles of its last slab at run time. 208 is for 193 to 208 keys alone, 14 x 14 + 1 tokens of a ViT,
-// whose number of tiles is thereby a constant.
+// Forward takes keys in slabs, and the scores of a slab stay in registers. Up to 128 keys are one slab; up to 208 are a
+// slab of kFirstOfTwoSlabsKeys and a second one of the rest. A kernel is compiled for each of these capacities. It
+// takes the lengths above the capacity before it, and counts the tiles of its last slab at run time. Capacity 208 is
+// for 193 to 208 keys alone, such as the 14 x 14 + 1 tokens of a ViT, so its number of tiles is a constant.
 constexpr int kRowCapacities[] = {64, 128, 192, 208};
 constexpr int kFirstOfTwoSlabsKeys = 112;
-// In place of a capacity: a kernel that loops over slabs of kLoopSlabKeys, of any number of keys, which need not be in
-// shared memory at once.
+// Stands for the kernel without a capacity, the loop: it takes any number of keys, in slabs of kLoopSlabKeys, and does
+// not need all of them in shared memory at once.
 constexpr int kAnyLength = 0;
 constexpr int kLoopSlabKeys = 64;
 
@@ -49,7 +49,7 @@ constexpr int row_capacity(int num_keys) {
   return kAnyLength;
 }
 
-// Tiles of keys that every length served by a capacity has.
+// How many tiles of keys the shortest length that a capacity serves has.
 constexpr int fewest_tiles(int capacity) {
   int below = 0;
   for (const int other : kRowCapacities) {
@@ -61,8 +61,8 @@ constexpr int fewest_tiles(int capacity) {
 constexpr int kFwdRowTiles = 2;  // tiles of queries a warp holds, so that each key read serves two products
 constexpr int kFwdWarpRows = kFwdRowTiles * kTileRows;
 // What the kernels are compiled for (__launch_bounds__): warps of a block, and blocks on a multiprocessor at once.
-// Four blocks of four warps leave a thread 128 registers, three 168, two 255; which kernels fit is the compiler's
-// report.
+// Four blocks of four warps leave a thread 128 registers, three blocks 168, two blocks 255. The compiler reports which
+// kernels fit.
 constexpr int kFwdWarps = 4;
 constexpr int fwd_blocks(int capacity, int head_dim) {
   if (capacity > 64 || capacity == kAnyLength) return 2;
@@ -78,15 +78,15 @@ struct ShortAttentionFwdPlan {
   int rows_per_warp;  // queries one warp holds at a time
   int key_rows;       // keys in shared memory at a time
   int query_splits;   // blocks that share one (batch, head)
-  int smem_bytes;     // K, V, and a buffer of queries a warp; more than the GPU has: no kernel takes the shape
+  int smem_bytes;     // K, V, and a buffer of queries for each warp; if the GPU has less, no kernel takes the shape
 };
 
 constexpr int fwd_smem_bytes(int head_dim, int key_rows, int warps) {
   return smem_row_bytes(head_dim) * (2 * key_rows + warps * kFwdWarpRows);
 }
 
-// Into how many blocks to divide the queries of a head: more blocks fill the last wave better, and copy K and V more
-// often. Counted in rows copied by the multiprocessor that has most to do.
+// Returns into how many blocks to divide the queries of a head. More blocks fill the last wave better, but copy K and V
+// more often. The best number leaves the busiest multiprocessor the fewest rows to copy.
 inline int fwd_query_splits(const ShortAttentionFwdPlan& plan, int batch_heads, int num_queries, int slots) {
   const int round_rows = plan.warps * plan.rows_per_warp;
   const int rounds = ceil_div(num_queries, round_rows);
@@ -100,8 +100,8 @@ inline int fwd_query_splits(const ShortAttentionFwdPlan& plan, int batch_heads, 
   return best;
 }
 
-// Keys at a time, in chunks of one size, of a block of at most `smem_bytes`; not less than a slab, even where that is
-// more.
+// Returns how many keys a block of at most `smem_bytes` holds at a time, in chunks of one size. A chunk is at least a
+// slab, even where the block then needs more than `smem_bytes`.
 inline int fwd_chunk_rows(int num_keys, int head_dim, int warps, int smem_bytes) {
   const int padded = round_up(num_keys, kTileRows);
   const int rows = smem_bytes / smem_row_bytes(head_dim) - warps * kFwdWarpRows;
@@ -109,8 +109,9 @@ inline int fwd_chunk_rows(int num_keys, int head_dim, int warps, int smem_bytes)
   return round_up(ceil_div(padded, ceil_div(padded, most)), kTileRows);
 }
 
-// The kernels with a capacity have all keys in shared memory. The loop takes so many at a time that two blocks have
-// room on a multiprocessor, one of which computes while the other waits for keys; one block where two have no room.
+// A kernel with a capacity has all keys in shared memory. The loop holds as many keys at a time as let two blocks fit
+// on a multiprocessor, so that one computes while the other waits for keys. Otherwise the plan
+// is for one block.
 inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_queries, int num_keys, int head_dim,
                                                       int multiprocessors, int max_smem) {
   ShortAttentionFwdPlan plan{};
@@ -121,7 +122,7 @@ inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_q
   const int all_keys_bytes = fwd_smem_bytes(head_dim, plan.key_rows, kFwdWarps);
   if (all_keys_bytes > max_smem) plan.row_capacity = kAnyLength;
   if (plan.row_capacity == kAnyLength) {
-    // Where less than three blocks have room: more warps in each of two.
+    // Where fewer than three blocks fit, each of two blocks gets more warps.
     if (blocks_in_smem(all_keys_bytes, max_smem) < 3) plan.warps = fwd_max_warps(kAnyLength, head_dim);
     const int share = block_share_of_smem(fwd_blocks(kAnyLength, head_dim), max_smem);
     const bool has_room_for_two = fwd_smem_bytes(head_dim, kLoopSlabKeys, plan.warps) <= share;
@@ -135,14 +136,14 @@ inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_q
 }
 
 struct ShortAttentionBwdPlan {
-  bool resident;   // K and V of a head are on chip at once and its queries pass by; otherwise both are streamed
+  bool resident;   // K and V of a head stay on chip and the block walks its queries; otherwise both are streamed
   int warps;       // of a block
   int key_rows;    // keys in shared memory at a time
-  int query_rows;  // queries in shared memory at a time; resident: of a slab
+  int query_rows;  // queries in shared memory at a time; resident: queries of a slab
   int key_groups;  // resident: groups of 32 keys
-  int parts;       // resident: groups of 32 queries in a slab; a key group has a warp for each
-  int slabs;       // resident: of queries, walked for every head
-  int smem_bytes;  // more than the GPU has: no kernel takes the shape
+  int parts;       // resident: parts of a slab, 32 queries each; a key group has a warp for each part
+  int slabs;       // resident: slabs of queries that the block walks for every head
+  int smem_bytes;  // if the GPU has less, no kernel takes the shape
 };
 
 constexpr int kBwdWarps = 4;                    // streamed
@@ -151,12 +152,12 @@ constexpr int kBwdRowsPerWarp = 2 * kTileRows;  // streamed: queries a warp owns
 constexpr int bwd_keys_per_warp(int head_dim) { return (head_dim == 32 ? 2 : 1) * kTileRows; }
 
 constexpr int kResidentWarps = 8;              // one block a multiprocessor, 255 registers a thread
-constexpr int kResidentGroup = 2 * kTileRows;  // keys of a key warp, and queries of a slab that it takes
-constexpr int kResidentSlabs = 4;              // of queries in shared memory: at work, next, and two on their way
+constexpr int kResidentGroup = 2 * kTileRows;  // keys of a key warp, and queries of a part of a slab
+constexpr int kResidentSlabs = 4;              // of queries in shared memory: at work, next, and two being copied
 constexpr int kMaxParts = 3;
-constexpr int kFewestKeyWarps = 5;  // fewer leave a multiprocessor idle: two blocks of the streamed kernel do more
+constexpr int kFewestKeyWarps = 5;  // with fewer at work, two blocks of the streamed kernel get more done
 
-// False where the keys need more warps, or shared memory, than a block has, or too few warps.
+// Returns false where the keys need more warps or more shared memory than a block has, or give work to too few warps.
 inline bool plan_resident_bwd(ShortAttentionBwdPlan& plan, int num_queries, int num_keys, int head_dim, bool has_bias,
                               int max_smem) {
   const int row_bytes = smem_row_bytes(head_dim), groups = ceil_div(num_keys, kResidentGroup);
@@ -167,7 +168,7 @@ inline bool plan_resident_bwd(ShortAttentionBwdPlan& plan, int num_queries, int 
   for (int parts = std::min({kMaxParts, kMostKeyWarps / groups, most_parts}); groups * parts >= kFewestKeyWarps;
        --parts) {
     const int key_rows = round_up(num_keys, kTileRows), query_rows = parts * kResidentGroup;
-    // K twice, V, and q, dout, out of each slab; ds, lse and delta of two slabs.
+    // Tiles: K twice, V once, and q, dout and out of each slab. After them: ds, lse and delta of two slabs.
     const int tile_bytes = row_bytes * 3 * (key_rows + kResidentSlabs * query_rows);
     const int slab_bytes = 2 * query_rows * (2 * key_rows + 2 * 4);
     const int bias_bytes = has_bias ? 2 * kResidentWarps * 2 * head_dim * 4 : 0;
@@ -191,7 +192,7 @@ inline ShortAttentionBwdPlan plan_streamed_bwd(int num_queries, int num_keys, in
   plan.warps = kBwdWarps;
   plan.key_rows = kBwdWarps * keys_per_warp;
   plan.query_rows = kBwdWarps * kBwdRowsPerWarp;
-  // Warps that share a group of keys add up its dk, dv in scratch. Only the last chunk can have so few groups.
+  // Warps that share a group of keys add up its dk and dv in scratch. Only the last chunk can have so few groups.
   const int last_groups = ceil_div((num_keys - 1) % plan.key_rows + 1, keys_per_warp);
   const int scratch_bytes = 2 * last_groups <= kBwdWarps ? last_groups * keys_per_warp * head_dim * 4 : 0;
   const int stats_bytes = 2 * 4 * round_up(num_queries, plan.query_rows);
@@ -209,15 +210,15 @@ inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_k
   return plan_streamed_bwd(num_queries, num_keys, head_dim, has_bias);
 }
 
-// The least shared memory a block must be able to have for both passes of a shape: the forward loop with a slab of keys
-// at a time, and the streamed backward.
+// The least shared memory that a block must be able to have for a shape: enough for the forward loop with one slab of
+// keys at a time, and for the streamed backward.
 inline int short_attention_needed_smem(int num_queries, int num_keys, int head_dim) {
   const auto fwd = plan_short_attention_fwd(1, num_queries, num_keys, head_dim, 1, 0);
   const auto bwd = plan_streamed_bwd(num_queries, num_keys, head_dim, true);
   return std::max(fwd.smem_bytes, bwd.smem_bytes);
 }
 
-// The most that any shape needs, in bytes; more queries need no less.
+// The most shared memory that any shape needs, in bytes. More queries never need less, so trying the most suffices.
 inline int short_attention_smem_for_every_shape() {
   int most = 0;
   for (const int head_dim : {32, 48, 64}) {

@@ -1,8 +1,8 @@
 // Tiles of short_attention: rows of D 16-bit values in shared memory, mma fragments made from them, and products.
 //
-// Fragment layout of m16n8k16 (PTX ISA): lane = 4 g + c holds, of a 16 x 8 accumulator, columns 2c and 2c + 1 of rows g
-// (elements 0, 1) and g + 8 (elements 2, 3). Two neighbouring accumulators, packed, are the A operand of a product
-// over their 16 columns: scores become probabilities and are multiplied on without leaving registers.
+// Fragment layout of m16n8k16 (PTX ISA): of a 16 x 8 accumulator, lane 4 g + c holds columns 2c and 2c + 1 of rows g
+// (elements 0, 1) and g + 8 (elements 2, 3). Two neighbouring accumulators, packed, are the A operand of a product over
+// their 16 columns. So scores become probabilities and enter the next product without leaving registers.
 #pragma once
 
 #include <type_traits>
@@ -12,7 +12,8 @@
 #include "short_attention/short_attention_plan.h"
 
 namespace lgfast {
-// The lane's index, formed where it is used: what is formed of it before a loop would take registers through the loop.
+// The lane's index, computed where it is used. The compiler cannot compute values from it before a loop, which would
+// take registers through the loop.
 __device__ __forceinline__ int fresh_lane() { return opaque(lane_index()) % uint32_t(kWarpSize); }
 
 constexpr float kLog2E = 1.44269504088896340736f;
@@ -20,8 +21,8 @@ constexpr float kLn2 = 0.69314718055994530942f;
 
 __device__ __forceinline__ float negative_infinity() { return bit_cast<float>(0xff800000u); }
 
-// Row-major [rows][D] tile in shared memory; 16-byte chunks are swizzled (or rows padded) so that ldmatrix's eight rows
-// meet no bank twice. It begins at a multiple of eight rows, so that rows may be counted from its beginning.
+// A row-major [rows][D] tile in shared memory. Its 16-byte chunks are swizzled (or its rows padded), so that the eight
+// rows of an ldmatrix use no bank twice. A tile begins at a multiple of eight rows, so rows may be counted from there.
 template <int kHeadDim>
 struct SmemTile {
   static_assert(kHeadDim == 32 || kHeadDim == 48 || kHeadDim == 64, "swizzle is written for these widths");
@@ -34,8 +35,8 @@ struct SmemTile {
     return address + row * kRowBytes + 16 * chunk;
   }
 
-  // From the address of chunk 0 or 1 to that of the chunk `step` further on in its row; step is even. One instruction:
-  // the bits that name a swizzled chunk name nothing else.
+  // Takes the address of chunk 0 or 1 of a row, and returns that of the chunk `step` further on in the row; step is
+  // even. This is one instruction, since the address bits of a swizzled chunk hold nothing else.
   static __device__ __forceinline__ uint32_t advance(uint32_t chunk, int step) {
     return kHeadDim == 48 ? chunk + 16 * step : chunk ^ (16 * step);
   }
@@ -52,8 +53,8 @@ __device__ __forceinline__ auto head_rows(const HeadsView<Pointer>& view, int b,
   }
 }
 
-// Starts copying rows [first, first + rows) of a head into a tile, by `threads` threads; rows from `limit` on are
-// zeros. A thread keeps to one chunk of the rows; with D = 48 the last few threads have none.
+// Starts copying rows [first, first + rows) of a head into a tile, with `threads` threads. Rows from `limit` on become
+// zeros. A thread copies the same chunk of each of its rows; with D = 48 the last few threads copy nothing.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void load_rows_async(SmemTile<kHeadDim> tile, const T* head, int64_t token_stride, int first,
                                                 int rows, int limit, int thread, int threads) {
@@ -71,7 +72,7 @@ __device__ __forceinline__ void load_rows_async(SmemTile<kHeadDim> tile, const T
   }
 }
 
-// A operand: the first 16 kRows rows of a tile, columns [16 step, 16 step + 16) of D.
+// Loads an A operand: the first 16 kRows rows of a tile, columns [16 step, 16 step + 16) of D.
 template <int kHeadDim, int kRows>
 __device__ __forceinline__ void load_a_step(uint32_t (&a)[kRows][4], SmemTile<kHeadDim> tile, int step) {
   const uint32_t first = tile.advance(tile.at(lane_index() % 16, lane_index() / 16), 2 * step);
@@ -86,7 +87,8 @@ __device__ __forceinline__ void load_a(uint32_t (&a)[kHeadDim / 16][kRows][4], S
 }
 
 // acc[r] += a[r] * (16 rows)^T over columns [16 step, 16 step + 16) of D: 16 x 16 scores for each row tile. The 16 rows
-// are those from the constant `row` on, which costs no instruction, unlike a tile that begins there.
+// are those of the tile from `row` on. `row` is a constant, so it costs no instruction, unlike a tile that begins
+// there.
 template <typename T, int kHeadDim, int kRows>
 __device__ __forceinline__ void multiply_abt_step(float (&acc)[kRows][2][4], const uint32_t (&a)[kRows][4],
                                                   SmemTile<kHeadDim> tile, int step, int row = 0) {
@@ -135,7 +137,7 @@ __device__ __forceinline__ void pack_a(uint32_t (&a)[4], const float (&acc)[2][4
   }
 }
 
-// Each of four neighbouring lanes holds word c of four chunks; afterwards lane c holds the four words of chunk c.
+// Of four neighbouring lanes, lane c holds word c of four chunks before, and the four words of chunk c afterwards.
 __device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
   const bool odd = fresh_lane() & 1, upper = fresh_lane() & 2;
 #pragma unroll
@@ -152,7 +154,8 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
   }
 }
 
-// Rounds a 16 x D accumulator, times the factor of its row half, to T and stores rows [first, limit) in 16-byte pieces.
+// Multiplies a 16 x D accumulator by factor_low (its first eight rows) or factor_high (the others), rounds it to T, and
+// stores its rows from `first` on, up to `limit`, in 16-byte chunks.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void store_rows(T* head, int64_t token_stride, const float (&acc)[kHeadDim / 8][4],
                                            float factor_low, float factor_high, int first, int limit) {

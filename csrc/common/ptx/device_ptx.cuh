@@ -22,8 +22,8 @@ __device__ __forceinline__ unsigned char* dynamic_smem() {
 
 __device__ __forceinline__ void atomic_add(uint32_t* counter, uint32_t value) { atomicAdd(counter, value); }
 
-// The barrier of __syncthreads(), which all threads must meet at one place of the code; this counts warps, whichever
-// place they come from.
+// The barrier of __syncthreads(), without its rule that all threads meet at one place of the code: the instruction
+// counts warps, whichever place they come from.
 __device__ __forceinline__ void sync_threads() { asm volatile("bar.sync 0;" ::: "memory"); }
 __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 
@@ -140,7 +140,7 @@ __device__ __forceinline__ float fast_reciprocal(float x) {
   return result;
 }
 
-inline int device_attribute(cudaDeviceAttr attribute, int otherwise) {  // an error shows in the launch that follows
+inline int device_attribute(cudaDeviceAttr attribute, int otherwise) {  // an error shows in the next launch
   int device = 0, value = otherwise;
   if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&value, attribute, device);
   return value;
@@ -149,7 +149,7 @@ inline int device_attribute(cudaDeviceAttr attribute, int otherwise) {  // an er
 inline int num_multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount, 1); }
 inline int max_smem_bytes() { return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, 48 * 1024); }
 
-// The text of a launch error; where the library has no code for the GPU, how to get it.
+// Returns the text of a launch error. Where the library has no code for the GPU, the text says how to get it.
 inline const char* describe_launch_error(cudaError_t error) {
   cudaGetLastError();  // else the next launch would report it again
   const bool has_no_code = error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
@@ -165,10 +165,12 @@ inline const char* describe_launch_error(cudaError_t error) {
   return text;
 }
 
-// Returns nullptr, or the text of the launch error. Blocks above 48 KB of shared memory ask for it first: on every
-// launch, since the answer is kept by kernel and GPU; it is no stream operation, so a graph may be capturing. They ask
-// for all that a block can have, never for their own: a smaller answer would take away what another launch of the same
-// kernel, from another thread or captured in a graph, was given.
+// Launches a kernel. Returns nullptr, or the text of the launch error.
+//
+// CUDA must allow a kernel to use more than 48 KB of shared memory a block, and keeps the allowance by kernel and GPU.
+// So every such launch sets it first; that is no stream operation, so a graph may be capturing. The launch sets the
+// most that a block can have, not its own bytes: a smaller number would take away what another launch of the same
+// kernel relies on, from another thread or captured in a graph.
 template <typename... Params, typename... Args>
 const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_bytes, void* stream, Args... args) {
   constexpr int kDefaultSmemBytes = 48 * 1024;
