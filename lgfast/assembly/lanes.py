@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 
 from lgfast.assembly.images import DataSplits
-from lgfast.assembly.initial import start_model
 from lgfast.assembly.loaders import Loaders, eval_loader, train_loader
-from lgfast.assembly.networks import build_student, weights_metadata
+from lgfast.assembly.networks import build_trained_part, weights_metadata
 from lgfast.assembly.targets import target_source
 from lgfast.config import Config, to_dict
 from lgfast.data.batch import Batch, BatchStream
 from lgfast.guidance.shared import SharedTeacher
 from lgfast.guidance.stopping import GuidanceStop, guidance_stop
 from lgfast.guidance.teacher import TargetSource, Teacher
-from lgfast.models.layer_groups import layer_scales
-from lgfast.optim.build import build_optimizer, clips_itself
+from lgfast.optim.build import clips_itself
 from lgfast.records.checkpoint import CheckpointStore
 from lgfast.records.run_config import flatten
 from lgfast.records.run_log import MetricsLog, SilentLog
@@ -138,16 +136,9 @@ def build_step(config: Config, shared: Shared, is_new: bool = True) -> TrainStep
     """
     device, teacher = shared.device, shared.targets if config.needs_teacher else None
     torch.manual_seed(config.seed)
-    student = build_student(config, shared.splits.train.num_classes, teacher)
-    if is_new and (said := start_model(student.model, config, shared.splits.train.class_names)):
+    student, optimizer, said = build_trained_part(config, shared.splits.train, teacher, device, is_new)
+    if said:
         say(config, said)
-    student.freeze(config.optim.freeze)
-    student.to(device)
-    has_overflows = config.precision == "fp16-amp"
-    scales = layer_scales(student.model, config.optim.layer_decay) if config.optim.layer_decay < 1 else {}
-    optimizer = build_optimizer(
-        student.named_parameters(), config.optim, has_overflows, {f"model.{name}": s for name, s in scales.items()}
-    )
     step = TrainStep(
         student,
         teacher,

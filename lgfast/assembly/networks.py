@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +13,14 @@ from torch import nn
 
 from lgfast.assembly.cost import check_cost
 from lgfast.assembly.initial import start_model
-from lgfast.config import Config, GuidanceConfig, from_dict, to_dict
+from lgfast.config import Config, from_dict, to_dict
 from lgfast.data.image_set import LabelledImages
 from lgfast.fusion import fuse, fuse_layers
 from lgfast.guidance import GuidedStudent
-from lgfast.guidance.learned_taps import check_alike
 from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
 from lgfast.models.impulse import init_impulse
+from lgfast.models.layer_groups import layer_scales
 from lgfast.models.mimetic import init_mimetic
 from lgfast.models.patches import covered_sizes
 from lgfast.models.taps import (
@@ -30,9 +29,9 @@ from lgfast.models.taps import (
     default_layers,
     resolve_layer,
     run_zero_image,
-    tap_shapes,
     zero_image,
 )
+from lgfast.optim.build import build_optimizer
 from lgfast.records.checkpoint import CheckpointError, check_finite, find_weights, is_names, load_weights, read_weights
 from lgfast.runtime import ranks
 
@@ -86,15 +85,28 @@ def build_student(config: Config, num_classes: int, teacher: TargetSource | None
         raise ValueError(f"augment.image_size: model.name={error}") from error
 
 
-def check_student(config: Config, num_classes: int) -> None:
-    """Raise a ValueError for a network that cannot be trained, before its teacher is trained."""
-    student = build_student(dataclasses.replace(config, guidance=GuidanceConfig(weight=0)), num_classes, None)
-    start_model(student.model, config, ())
+def build_trained_part(
+    config: Config, images: LabelledImages, teacher: TargetSource | None, device: torch.device, is_new: bool = True
+) -> tuple[GuidedStudent, torch.optim.Optimizer, str]:
+    """Build a fresh student with its optimizer; also return a line about the weights it starts from, "" for its own.
+
+    Args:
+        images: to train on; their classes count.
+        teacher: gives the widths of the maps to imitate; None: there is none.
+        is_new: load the weights that the run starts from.
+    """
+    student = build_student(config, images.num_classes, teacher)
+    said = start_model(student.model, config, images.class_names) if is_new else ""
     student.freeze(config.optim.freeze)
-    if config.guidance.weight > 0:
-        layers = guided_layers(config, student.model)
-        if config.guidance.taps == "learned":
-            check_alike(tap_shapes(student.model, layers, config.augment.image_size))
+    student.to(device)
+    scales = layer_scales(student.model, config.optim.layer_decay) if config.optim.layer_decay < 1 else {}
+    optimizer = build_optimizer(
+        student.named_parameters(),
+        config.optim,
+        config.precision == "fp16-amp",  # its gradients overflow
+        {f"model.{name}": scale for name, scale in scales.items()},
+    )
+    return student, optimizer, said
 
 
 def check_covered(config: Config, model: nn.Module) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from lgfast.assembly.device import resolve_precision
-from lgfast.assembly.images import stored_side
-from lgfast.assembly.networks import check_student, load_trained, refusing_single_values
+from lgfast.assembly.images import SplitImages, stored_side
+from lgfast.assembly.loaders import train_loader
+from lgfast.assembly.networks import build_model, build_trained_part, load_trained, refusing_single_values
 from lgfast.config import Config, digest, load_recipe, to_dict
 from lgfast.data.image_set import LabelledImages
 from lgfast.guidance import Teacher
@@ -54,7 +55,7 @@ SAME_COMMAND = "continue with the same command: the teacher goes on where it sta
 
 
 def teacher_source(
-    config: Config, images: LabelledImages, train: Callable[[Config], object], interrupt: InterruptFlag
+    config: Config, images: SplitImages, train: Callable[[Config], object], interrupt: InterruptFlag
 ) -> Path:
     """Return the teacher's run folder or weights file. `auto` trains it once for each (images, recipe) and keeps it.
 
@@ -67,7 +68,7 @@ def teacher_source(
         return user_path(config.teacher.checkpoint)
     teacher, run_dir = teacher_config(config), teacher_folder(config, images)
     if not (run_dir / "result.json").exists():
-        check_student(config, images.num_classes)
+        check_student(config, images)
     run_dir.mkdir(parents=True, exist_ok=True)
     refuse_strangers(run_dir, owners(cache_folder(config)))
     with file_lock(run_dir / "lock", WaitingForTeacher(run_dir, interrupt)):
@@ -82,6 +83,17 @@ def teacher_source(
             except ValueError as error:
                 raise ValueError(f"teacher.recipe: {config.teacher.recipe} cannot be trained: {error}") from error
     return run_dir
+
+
+def check_student(config: Config, images: SplitImages) -> None:
+    """Raise a ValueError for a student that cannot be trained, before its teacher is: for its batches, its network and
+    taps, the stages to imitate, its optimizer."""
+    cpu = torch.device("cpu")
+    config = dataclasses.replace(config, precision="fp32", step=dataclasses.replace(config.step, compile="off"))
+    with torch.random.fork_rng(devices=()):
+        untrained = as_teacher(config, build_model(teacher_config(config), images.num_classes))
+        build_trained_part(config, images, untrained, cpu)
+    train_loader(config, images, cpu)
 
 
 class WaitingForTeacher(Waiting):

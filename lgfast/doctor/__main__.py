@@ -24,6 +24,13 @@ def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lgfast.doctor", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="ROOT", help="check the datasets in this folder")
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="check this one (default: all that are found in ROOT)")
+    parser.add_argument("--labels", default="", metavar="FILE", help="CSV with the labels, as data.labels has it")
+    parser.add_argument(
+        "--label-separator",
+        default="",
+        metavar="TEXT",
+        help="as data.label_separator, where images have several labels",
+    )
     parser.add_argument(
         "--gpu", type=capability_option, metavar="X.Y", help="what is native on a GPU of this compute capability"
     )
@@ -36,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command_parser().parse_args(argv)
     if options.gpu is not None:
         return 0 if print_findings(inspect_gpu(options.gpu)) else 1
-    if options.data is None and options.dataset is None:
+    if options.label_separator and not options.labels:
+        raise ValueError("--label-separator: classes are parted in a table; name it with --labels")
+    if options.data is None and options.dataset is None and not options.labels:
         return 0 if print_findings(inspect_environment(collect_facts())) else 1
 
     root = (options.data or Path("data")).expanduser()
@@ -45,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             [Finding("error", f"{root}: no such folder", "give --data the folder that holds the dataset's files")]
         )
         return 1
-    names = [options.dataset] if options.dataset else find_datasets(root)
+    found = ["folder"] if options.labels else find_datasets(root)
+    names = [options.dataset] if options.dataset else found
     if not names:
         fix = f"name the one you expect with --dataset ({', '.join(DATASET_NAMES)}) to see what it should look like"
         print_findings([Finding("error", f"{root}: no known dataset here", fix)])
@@ -53,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     healthy = []
     for name in names:
         print(f"{name} in {root}")
-        healthy.append(print_findings(inspect_dataset(name, root)))
+        healthy.append(print_findings(inspect_dataset(name, root, options.labels, options.label_separator)))
     return 0 if all(healthy) else 1
 
 

@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lgfast.data.datasets import labels_path
 from lgfast.data.errors import some
 from lgfast.data.formats import image_suffixes, unread_suffixes
 from lgfast.data.sources import flowers, tiny_imagenet
 from lgfast.data.sources.image_folder import has_suffix, is_flat
 from lgfast.data.sources.source import SPLITS
+from lgfast.data.sources.table import SPLIT, read_table
 from lgfast.doctor.finding import Finding
 from lgfast.doctor.survey import Survey, survey_split
 
@@ -63,16 +65,21 @@ def has_class_folders(root: Path) -> bool:
     return any(has_suffix(path, pictures) for path in root.glob("[!.]*/*"))
 
 
-def inspect_dataset(name: str, root: Path) -> Iterator[Finding]:
-    """Run every check of a data set that needs no training."""
+def inspect_dataset(name: str, root: Path, labels: str = "", label_separator: str = "") -> Iterator[Finding]:
+    """Run every check of a data set that needs no training.
+
+    Args:
+        labels, label_separator: of the table with the images' labels, as in `load_dataset`; "": folders have them.
+    """
     surveys = []
     for split in SPLITS:
         try:
-            surveys.append(survey_split(name, root, split))
+            surveys.append(survey_split(name, root, split, labels, label_separator))
         except (OSError, ValueError) as error:
             yield Finding("error", f"{split}: {error}")
-    if name == "folder" and surveys and is_flat(root):
-        yield Finding("note", "no train/ and test/: a fifth of each class is the test part, chosen by the files' names")
+    if name == "folder" and surveys and has_no_parts(root, labels, label_separator):
+        lacks = "no column split" if labels else "no train/ and test/"
+        yield Finding("note", f"{lacks}: a fifth of each class is the test part, chosen by the files' names")
     for survey in surveys:
         yield from check_counts(survey, OFFICIAL.get(name))
         yield from check_kinds(survey)
@@ -84,6 +91,13 @@ def inspect_dataset(name: str, root: Path) -> Iterator[Finding]:
     if len(surveys) == len(SPLITS):
         train, test = surveys
         yield from check_overlap(train, test, is_published=name in OFFICIAL)
+
+
+def has_no_parts(root: Path, labels: str, label_separator: str) -> bool:
+    """Whether nothing says which images are for training and which for the test."""
+    if labels:
+        return SPLIT not in read_table(labels_path(root, labels), root, label_separator).columns
+    return is_flat(root)
 
 
 def check_counts(survey: Survey, official: Official | None) -> Iterator[Finding]:
@@ -111,7 +125,7 @@ def check_classes(survey: Survey, official: Official | None) -> Iterator[Finding
     counts = survey.counts()
     empty = [name for name, count in zip(survey.class_names, counts, strict=True) if count == 0]
     if empty and survey.split == "train":
-        fix = "add images of them, or remove their folders: they cannot be learnt"
+        fix = "add images of them, or remove these classes: they cannot be learnt"
         yield Finding("error", f"train: {len(empty)} classes have no image: {some(empty)}", fix)
     elif empty:
         fix = "move some images of them from train, or their accuracy stays unknown"
@@ -127,6 +141,8 @@ def check_classes(survey: Survey, official: Official | None) -> Iterator[Finding
 def check_balance(survey: Survey, is_published: bool) -> Iterator[Finding]:
     counts = survey.counts()
     present = np.flatnonzero(counts)
+    if len(present) == 0:  # images of several classes may have none
+        return
     least, most = (int(present[index]) for index in (counts[present].argmin(), counts[present].argmax()))
     if counts[most] < UNEVEN * counts[least]:
         return
@@ -188,7 +204,7 @@ def check_repeats(survey: Survey, is_published: bool) -> Iterator[Finding]:
         first = first_of.setdefault(look.digest, index) if look.digest else index
         if first != index:
             pair = f"{survey.image_names[index]} = {survey.image_names[first]}"
-            (repeats if survey.labels[first] == survey.labels[index] else contradictions).append(pair)
+            (repeats if survey.have_one_label(first, index) else contradictions).append(pair)
     if repeats:
         yield Finding("note", f"{survey.split}: {len(repeats)} images appear twice: {some(repeats)}")
     if contradictions:

@@ -37,26 +37,40 @@ class Survey:
     class_names: tuple[str, ...]
     image_names: Sequence[str]
     unread: str = ""  # the pictures whose kind lgfast does not read, and what to do
+    label_sets: np.ndarray | None = None  # [n, K] of 0 and 1, where an image may have several classes
 
     def counts(self) -> np.ndarray:
         """Count the images of each class."""
+        if self.label_sets is not None:
+            return self.label_sets.sum(0).astype(np.int64)
         return np.bincount(self.labels, minlength=len(self.class_names))
 
+    def have_one_label(self, first: int, second: int) -> bool:
+        """Whether two images have the same classes."""
+        if self.label_sets is not None:
+            return bool((self.label_sets[first] == self.label_sets[second]).all())
+        return self.labels[first] == self.labels[second]
 
-def survey_split(name: str, root: Path, split: str) -> Survey:
+
+def survey_split(name: str, root: Path, split: str, labels: str = "", label_separator: str = "") -> Survey:
     """Decode every image of a split and keep only what the checks need.
 
+    Args:
+        labels, label_separator: of the table with the images' labels, as in `load_dataset`.
     Raises:
         FileNotFoundError, ValueError: the split cannot be read at all, as in `load_dataset`.
     """
-    source = digits_source(split) if name == "digits" else find_source(name, root, split)
+    if name == "digits" and not labels:
+        source = digits_source(split)
+    else:
+        source = find_source(name, root, split, labels=labels, label_separator=label_separator)
     records = source.read()
     total = len(records.labels)
     looks = list(show_progress(look_at_all(records.images), total, f"looking at {name} {split}"))
     is_array = isinstance(records.images, np.ndarray)
     image_names = [f"image {i}" for i in range(total)] if is_array else [str(path) for path in records.images]
     unread = describe_unread(source.unread)
-    return Survey(split, looks, records.labels, source.class_names, image_names, unread)
+    return Survey(split, looks, records.labels, source.class_names, image_names, unread, source.label_sets)
 
 
 def digits_source(split: str) -> Source:

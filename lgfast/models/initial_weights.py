@@ -7,12 +7,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import huggingface_hub
 import timm
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from timm.layers import resample_abs_pos_embed
-from timm.models import is_model_pretrained
+from timm.models import PretrainedCfg, get_pretrained_cfg, is_model_pretrained
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # a model's weights, in the order in which timm looks
+HUB_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,41 @@ def pretrained_weights(name: str) -> dict[str, Tensor]:
     if not is_model_pretrained(name):
         raise ValueError(f"model.pretrained: timm has no trained weights of {name}; use model.init_from=FILE")
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        found = hub_file(get_pretrained_cfg(name))
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=found).state_dict()
     except Exception as error:  # of a network, a cache or a download
         raise ValueError(
             f"model.pretrained: cannot get timm's weights of {name}: {' '.join(str(error).split())[:300]}; fetch them "
             "where there is a network (HF_HOME names the cache), or use model.init_from=FILE"
         ) from error
+
+
+def hub_file(stated: PretrainedCfg | None) -> dict[str, str]:
+    """Where timm shall read weights: {"file": path} in the hub's cache; {}: it fetches them.
+
+    timm asks the hub about cached files too, and for files that it lacks it waits most of a minute where there is no
+    network; here one question is asked, once.
+    Raises:
+        ConnectionError: the file is not in the cache, and the hub does not give it.
+    """
+    if stated is None or not stated.hf_hub_id or stated.custom_load:
+        return {}
+    repository, _, revision = stated.hf_hub_id.partition("@")
+    names = [stated.hf_hub_filename] if stated.hf_hub_filename else HUB_FILES
+    for name in names:
+        path = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(path, str):
+            return {"file": path}
+    try:
+        url = huggingface_hub.hf_hub_url(repository, names[0], revision=revision or None)
+        huggingface_hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S)
+    except EntryNotFoundError:
+        pass
+    except Exception as error:  # of a network, or of the hub
+        raise ConnectionError(
+            f"{names[0]} of {repository} is not in the cache, and the hub does not give it ({error})"
+        ) from error
+    return {}
 
 
 def head_names(model: nn.Module) -> set[str]:

@@ -91,7 +91,8 @@ class TrackioTracker:
 
         self.id = run_id or f"{run_dir.name}-{uuid.uuid4().hex[:6]}"
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
-        self.run = trackio.init(project=project, name=self.id, config=dict(config), resume="allow")
+        # embed: in a notebook it would start a web server
+        self.run = trackio.init(project=project, name=self.id, config=dict(config), resume="allow", embed=False)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         self.run.log(dict(scalars), step=step)

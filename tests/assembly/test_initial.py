@@ -119,15 +119,39 @@ def test_what_cannot_be_is_said_in_a_line_and_leaves_no_run(tmp_path, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_cannot_be_fetched_name_the_way_on(monkeypatch):
-    def unreachable(name, pretrained):
-        raise OSError("We couldn't connect to the hub")
+def test_without_a_network_the_hub_is_asked_once_and_the_file_is_named(tmp_path, monkeypatch):
+    asked = []
 
-    monkeypatch.setattr("timm.create_model", unreachable)
+    def unreachable(url, timeout):
+        asked.append(url)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    monkeypatch.setattr("timm.create_model", pytest.fail)
     with pytest.raises(
-        ValueError, match=r"model.pretrained: cannot get .* couldn't connect.*HF_HOME.*model.init_from=FILE"
+        ValueError,
+        match=r"model.pretrained: .*: model.safetensors of timm/test_vit.r160_in1k is not in the cache, and the hub "
+        r"does not give it \(no network\);.*HF_HOME.*model.init_from=FILE",
     ):
-        initial.pretrained_weights("deit_tiny_patch16_224")
+        initial.pretrained_weights("test_vit")
+    assert len(asked) == 1 and asked[0].endswith("/timm/test_vit.r160_in1k/resolve/main/model.safetensors")
+
+
+def test_weights_in_the_hubs_cache_need_no_network(tmp_path, monkeypatch):
+    import timm
+
+    weights = timm.create_model("test_vit").state_dict()
+    folder = tmp_path / "models--timm--test_vit.r160_in1k"
+    (folder / "snapshots" / "5").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("5")
+    save_file(weights, folder / "snapshots" / "5" / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("huggingface_hub.get_hf_file_metadata", "timm.models._hub.hf_hub_download"):
+        monkeypatch.setattr(name, pytest.fail)
+    found = initial.pretrained_weights("test_vit")
+    assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in found)
 
 
 def test_a_model_without_trained_weights_says_so():
@@ -141,13 +165,12 @@ def test_timms_trained_weights_are_fitted_to_the_images(tmp_path, monkeypatch):
 
     create = timm.create_model
 
-    def from_hub(name, pretrained):
+    def from_hub(name, **options):
         torch.manual_seed(9)
         return create(name, depth=3, embed_dim=32, num_heads=1)
 
-    monkeypatch.setattr(
-        "lgfast.models.initial_weights.timm.create_model", lambda name, pretrained: from_hub(name, pretrained)
-    )
+    monkeypatch.setattr("lgfast.models.initial_weights.hub_file", lambda stated: {})
+    monkeypatch.setattr("lgfast.models.initial_weights.timm.create_model", from_hub)
     weights = initial.pretrained_weights("deit_tiny_patch16_224")
     monkeypatch.undo()
     config = tiny_config(tmp_path, **UNGUIDED, **{"model.patch_size": 2, "model.num_heads": 1})

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from lgfast.assembly import teachers
+from lgfast.assembly.images import load_images
 from lgfast.assembly.teachers import teacher_config, teacher_digest, teacher_folder, teacher_source
 from lgfast.config import load_recipe, replace
 from lgfast.runtime import locks
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.runtime.locks import file_lock
-from tests.runs import StopAt
+from tests.runs import StopAt, tiny_config
 
 IMAGES = SimpleNamespace(content_hash="0")
 
@@ -27,6 +28,24 @@ def test_a_teacher_has_the_name_that_it_was_first_kept_under(recipe, digest):
     """New keys of the configuration must not lose teachers, each of which took hours to train."""
     config = replace(load_recipe(recipe), {"precision": "fp32"})
     assert teacher_digest(teacher_config(config), IMAGES) == digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guidance.student_layers": "0,1"}, "got 2 student layers and 3 teacher stages; set guidance.student_layers"),
+        ({"guidance.student_layers": "0,1,7"}, "guidance.student_layers: deit_tiny_patch16_224 has 3 blocks"),
+        ({"teacher.stages": "0,1,3"}, r"teacher.stages: a stage must lie in \[-3, 2\], got 3"),
+        ({"optim.name": "adamv"}, "optim.name: unknown optimizer 'adamv'"),
+        ({"optim.freeze": "blocks:4"}, "optim.freeze: deit_tiny_patch16_224 has 3 blocks, got blocks:4"),
+        ({"data.batch_size": 200}, "data.batch_size: 200 is more than the 120 training images; lower it"),
+    ],
+)
+def test_a_student_that_cannot_be_trained_is_refused_before_its_teacher_trains(tmp_path, changes, message):
+    config = tiny_config(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        teacher_source(config, load_images(config, "train"), pytest.fail, InterruptFlag())
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_teacher_whose_epochs_follow_from_the_images_is_trained_as_long_as_its_student():

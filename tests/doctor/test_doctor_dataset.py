@@ -238,3 +238,29 @@ def test_command_line_reports_and_exits(tmp_path, capsys):
     assert main(["--data", str(tmp_path), "--dataset", "chaoyang"]) == 1
     assert "request it at https://" in capsys.readouterr().out
     assert main(["--dataset", "digits"]) == 0
+
+
+def test_the_labels_of_a_table_are_checked(tmp_path, capsys):
+    names = [f"{i}.png" for i in range(12)]
+    for i, name in enumerate(names):
+        Image.fromarray(np.full((6, 6, 3), 20 * min(i, 10), np.uint8)).save(tmp_path / name)  # the last two are equal
+    labels = ["a", "b"] * 6
+    (tmp_path / "plain.csv").write_text(
+        "file,label\n" + "".join(f"{n},{x}\n" for n, x in zip(names, labels, strict=True))
+    )
+    assert main(["--data", str(tmp_path), "--labels", "plain.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "10 images of 2 classes" in said and "no column split: a fifth of each class is the test part" in said
+    rows = "".join(f"{n},{'a;b' if i < 11 else 'b'},train\n{n}x,,test\n" for i, n in enumerate(names))
+    for name in names:
+        Image.fromarray(np.random.default_rng(int(name[:-4])).integers(0, 255, (6, 6, 3), np.uint8)).save(
+            tmp_path / f"{name}x", "PNG"
+        )
+    (tmp_path / "sets.csv").write_text("file,label,split\n" + rows)
+    assert main(["--data", str(tmp_path), "--labels", "sets.csv", "--label-separator", ";"]) == 0
+    said = capsys.readouterr().out
+    assert "train: 12 images of 2 classes" in said and "1 images appear under two labels" in said
+    assert "no column split" not in said
+    assert main(["--data", str(tmp_path), "--labels", "none.csv"]) == 1
+    assert "data.labels: no table at" in capsys.readouterr().out
+    assert main(["--label-separator", ";"]) == 2

@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from lgfast.assembly.networks import build_student, check_student
+from lgfast.assembly.images import load_images
+from lgfast.assembly.networks import build_student
 from lgfast.assembly.run import train_run
+from lgfast.assembly.teachers import check_student
 from lgfast.guidance import GuidedStudent
 from lgfast.guidance.teacher import TeacherOutputs, TeacherTargets
 from lgfast.models import create_model
@@ -105,7 +107,7 @@ def test_blocks_of_several_shapes_are_refused_before_the_teacher_trains(tmp_path
     with pytest.raises(
         ValueError, match=r"^guidance\.taps: .* block 2 gives 64 channels on 4x4 .* 32 channels on 8x8; use"
     ):
-        check_student(config, 10)
+        check_student(config, load_images(config, "train"))
 
 
 def test_a_continued_run_ends_with_the_same_bits(tmp_path):

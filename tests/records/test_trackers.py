@@ -174,3 +174,21 @@ def test_wandb_itself_writes_offline(tmp_path, monkeypatch):
             tracker.close()
     run_id = json.loads((tmp_path / FILE).read_text())["wandb"]
     assert len(list(tmp_path.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))) >= 1
+
+
+def test_trackio_itself_keeps_the_scalars(tmp_path, monkeypatch):
+    """trackio writes to a folder, without a server."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # it reads this once, at its import
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for step in (1, 2):  # the second time resumed
+            tracker = SafeTracker("trackio", tmp_path, {"optim.lr": 1e-3})
+            tracker.write(step, {"train/loss": 1.0 / step})
+            tracker.close()
+    name = json.loads((tmp_path / FILE).read_text())["trackio"]
+    assert SQLiteStorage.get_runs("lgfast") == [name]
+    assert [(row["step"], row["train/loss"]) for row in SQLiteStorage.get_logs("lgfast", name)] == [(1, 1.0), (2, 0.5)]
+    assert SQLiteStorage.get_run_config("lgfast", name)["optim.lr"] == 1e-3
