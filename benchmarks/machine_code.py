@@ -2,13 +2,20 @@
 
     python -m benchmarks.machine_code [--archs 90a,80,89,100,120] [--kernels augment_plain] [--out FOLDER]
 
-Each kernel's code runs in an interpreter at the shape of a DeiT-Ti step (benchmarks/model/), as its own planning code
-launches it; from what its warps ran follow clocks, and from those the time. sm_90a is read from lgfast/_cuda.so, others
-are compiled with nvcc. cuobjdump comes with pip's triton. Rows are marked `model`. predicted_us: the time;
-bound: the pipe that is busy for 80 % of it, else latency, with the busiest; floor_us: bytes, each once, over the
-bandwidth of a large copy. instructions of warps by pipe, wavefronts of shared memory; roles: the warps of the first
-block by what they do. Where the results hold a smoke of the same GPU, measured_us is its median, ratio that over
-predicted_us, and calibrated_us predicted_us times the geometric mean of all ratios.
+An interpreter (benchmarks/model/) runs each kernel's code at the shape of a DeiT-Ti step, as the kernel's own planning
+code launches it. From what the warps ran follow their clocks, and from those the time. The code of sm_90a is read from
+lgfast/_cuda.so; nvcc compiles that of other architectures. pip's triton brings cuobjdump. Rows are marked `model`.
+
+Columns:
+    predicted_us    the time
+    bound           the pipe that is busy for 80 % of the time; where there is none, latency, with the busiest pipe
+    floor_us        the bytes, each moved once, over the bandwidth of a large copy
+    instr_PIPE      instructions of warps, by pipe
+    smem_wavefronts wavefronts of shared memory
+    roles           the warps of the first block by what they do
+    measured_us     the median of a smoke of the same GPU, where the results hold one
+    ratio           measured_us / predicted_us
+    calibrated_us   predicted_us times the geometric mean of all ratios
 """
 
 from __future__ import annotations
@@ -35,11 +42,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LIBRARY = ROOT / "lgfast" / "_cuda.so"
 BENCH = "machine-code"
-MAX_DRIFT = 0.05  # of a prediction from its committed row
+MAX_DRIFT = 0.05  # share by which a prediction may differ from its committed row
 
 
 class Code:
-    """The kernels of one architecture: from the library where it has them, else compiled from their sources."""
+    """The kernels of one architecture: read from the library where it has them, else compiled from their sources."""
 
     def __init__(self, arch: str, folder: Path) -> None:
         self.arch, self.folder = arch, folder
@@ -66,7 +73,7 @@ class Code:
 
 
 def row(name: str, subject: Subject, gpu: Gpu, found: Prediction) -> dict[str, object]:
-    """One line of the CSV."""
+    """Return one line of the CSV."""
     columns: dict[str, object] = {
         "op": name, "provider": "model", "mode": "predicted", "dtype": "bfloat16", "shape": subject.shape,
         "arch": f"sm_{gpu.arch}", "predicted_us": found.us, "bound": found.bound, "floor_us": found.floor_us,
@@ -81,7 +88,7 @@ def row(name: str, subject: Subject, gpu: Gpu, found: Prediction) -> dict[str, o
 
 
 def rows(names: Iterable[str], archs: Iterable[str], folder: Path) -> Iterator[dict[str, object]]:
-    """Yield predictions; for a kernel that an architecture cannot run, or that cannot be read, the reason."""
+    """Yield predictions. For a kernel that the architecture cannot run, or that cannot be read, yield the reason."""
     for arch in archs:
         gpu, code = GPUS[arch], Code(arch, folder)
         for name in names:
@@ -118,7 +125,7 @@ def smoked(folder: Path, hardware: str) -> dict[str, float]:
 
 
 def calibrated(lines: list[dict[str, object]], folder: Path) -> list[dict[str, object]]:
-    """Add to the predictions what was measured of the same kernels on the same GPU."""
+    """Add to the predictions what a smoke measured for the same kernels on the same GPU."""
     for hardware in {GPUS[str(line["arch"])[3:]].name for line in lines}:
         measured = smoked(folder, hardware)
         own = [line for line in lines if GPUS[str(line["arch"])[3:]].name == hardware and "predicted_us" in line]
@@ -143,7 +150,7 @@ def committed(folder: Path = RESULTS) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def drift(line: dict[str, object], known: dict[str, str]) -> str:
-    """Say what it means where a prediction and its kernel's committed row differ by more than 5 %; else return ""."""
+    """Say what to do if a prediction differs from its kernel's committed row by more than 5 %; return "" otherwise."""
     now, before = float(str(line["predicted_us"])), float(known["predicted_us"])
     if abs(now / before - 1) <= MAX_DRIFT:
         return ""

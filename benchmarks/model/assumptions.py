@@ -1,4 +1,4 @@
-"""What the model assumes: one table a GPU, with sources. Nothing here was measured by this project, but where [C] says.
+"""What the model assumes: one table for each GPU, with sources. This project measured only what is marked [C].
 
 Sources: [G] CUDA C++ programming guide, arithmetic throughput and compute capabilities; [H] Luo et al., Dissecting the
 NVIDIA Hopper architecture, arXiv 2402.13499; [V] Jia et al., Dissecting the NVIDIA Volta GPU architecture, arXiv
@@ -18,12 +18,12 @@ LATENCY = {
     "HMMA": 33, "REDG": 20, "FLO": 14, "UFLO": 14, "FCHK": 14,  # [H]
 }  # fmt: skip
 DEFAULT_LATENCY = 30  # [A]
-OPERANDS_READ = 12  # until the scoreboard of operands is released [A]
-# Clocks of work that may stand in the queue of a shared pipe before warps cannot issue to it [A]
+OPERANDS_READ = 12  # clocks until the scoreboard of the operands is released [A]
+# Clocks of work that may wait in the queue of a shared pipe; beyond that, warps cannot issue to the pipe [A]
 QUEUE = {"shared": 64.0, "cache": 512.0, "dram": 1536.0}
-LAUNCH_US = 2.0  # from the end of one kernel to the first block of the next, and its last one's way out [A]
+LAUNCH_US = 2.0  # from the end of one kernel to the first block of the next, and for its last block to leave [A]
 
-HALF = {  # integer and selection, on the pipe of 16 lanes a quarter [G]
+HALF = {  # integers and selection, on a quarter's pipe of 16 lanes [G]
     "FMNMX", "SEL", "FSEL", "LOP3", "ISETP", "FSETP", "F2FP", "PRMT", "SHF", "LEA", "IADD3", "PLOP3", "VIADD", "IABS",
     "VIMNMX", "VIADDMNMX", "IMNMX", "I2IP", "I2FP", "IDP", "VOTE", "P2R", "R2P",
 }  # fmt: skip
@@ -38,11 +38,17 @@ LOCAL = {"LDL", "STL"}
 
 @dataclass(frozen=True)
 class Gpu:
-    """One architecture, by a GPU that has it.
+    """One architecture, described by a GPU that has it.
 
-    rates: clocks that a quarter's pipe is busy with one instruction of a warp. latency: of memory, in clocks, from DRAM
-    and from a cache. bandwidth: of a large copy, bytes a second, read and written. cache_bytes: a clock and
-    multiprocessor from L2.
+    Attributes:
+        arch, number: the architecture, with nvcc's letter and without.
+        bandwidth: bytes a second that a large copy moves, read and written.
+        block_smem, smem: bytes of shared memory that a block can have, and that a multiprocessor has.
+        threads, blocks: most that a multiprocessor holds.
+        rates: clocks for which one instruction of a warp keeps a pipe of a quarter busy.
+        dram_latency, cache_latency: clocks until data from DRAM or a cache arrives.
+        cache_bytes: bytes from L2 for a clock and multiprocessor.
+        registers: of a multiprocessor.
     """
 
     name: str
@@ -86,7 +92,7 @@ GPUS = {
 
 
 def pipe_of(name: str, modifiers: list[str]) -> str:
-    """The pipe that an instruction occupies."""
+    """Return the pipe that an instruction occupies."""
     if name in FLOAT:
         return "float"
     if name in HALF:
@@ -109,7 +115,7 @@ def pipe_of(name: str, modifiers: list[str]) -> str:
 
 
 def resident_blocks(gpu: Gpu, registers: int, threads: int, smem_bytes: int) -> int:
-    """Blocks that a multiprocessor holds: by registers, shared memory (1 KB a block is the system's) and threads."""
+    """Return how many blocks a multiprocessor holds, by registers, threads and shared memory (CUDA takes 1 KB each)."""
     of_a_warp = -(-max(registers, 1) // 8) * 8 * 32
     by_registers = gpu.registers // of_a_warp // 4 * 4 // (threads // 32)
     by_smem = gpu.smem // (smem_bytes + 1024)

@@ -27,7 +27,7 @@ def special_register(i: Instruction) -> Action:
 
 
 def shuffle(i: Instruction) -> Action:
-    """SHFL within the whole warp."""
+    """SHFL among all lanes of a warp."""
     valid, to, x, by, _ = i.operands
     mode = i.modifiers[0]
 
@@ -44,7 +44,7 @@ def shuffle(i: Instruction) -> Action:
 
 
 def vote(i: Instruction) -> Action:
-    """VOTE and VOTEU: the ballot of a warp's threads, and whether any, or all, say so."""
+    """VOTE and VOTEU: the ballot of a warp's threads, and whether the predicate holds in any, or in all, of them."""
     operands = i.operands
     asked = operands[-1]
 
@@ -102,11 +102,11 @@ def branch(i: Instruction) -> Action:
             mask = mask & b.predicate(o)
         b.jump(int(target.value), mask)
 
-    return act if "DIV" not in i.modifiers else lambda b, mask: None  # the warp is whole
+    return act if "DIV" not in i.modifiers else lambda b, mask: None  # BRA.DIV: only parted warps branch
 
 
 def jump_to_register(i: Instruction) -> Action:
-    """RET: to an address in a register; BRX: to one that counts from the next instruction."""
+    """RET jumps to an address in a register; BRX to an address relative to the next instruction."""
     x = i.operands[0]
     offset = next((int(o.value) for o in i.operands if o.kind == "number"), 0)
 
@@ -132,7 +132,7 @@ def barrier(i: Instruction) -> Action:
 def end(i: Instruction) -> Action:
     def act(b: Block, mask: np.ndarray) -> None:
         b.places[mask] = ENDED
-        waiting = b.held >= 0  # a barrier no longer waits for those that have left
+        waiting = b.held >= 0  # a barrier does not wait for threads that have ended
         if waiting.any() and waiting.sum() >= (b.places != ENDED).sum():
             b.held[waiting] = -1
 
@@ -140,7 +140,7 @@ def end(i: Instruction) -> Action:
 
 
 def move(i: Instruction) -> Action:
-    """MOV, of a pair with .64."""
+    """MOV; with .64 it moves a pair of registers."""
     to, x = i.operands[0], i.operands[1]
     if "64" in i.modifiers:
         return lambda b, mask: put_pair(b, to, np.broadcast_to(pair(b, x), (b.threads,)), mask)
@@ -153,7 +153,7 @@ def absolute(i: Instruction) -> Action:
 
 
 def no_trouble(i: Instruction) -> Action:
-    """FCHK: whether a division needs the slow way; only for extremes."""
+    """FCHK: whether a division must take the slow way, which only extreme values do."""
     to, x, y = i.operands
 
     def act(b: Block, mask: np.ndarray) -> None:

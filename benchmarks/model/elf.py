@@ -1,4 +1,4 @@
-"""What a cubin, an ELF file of 64 bits, holds beside its code: constants, initialised memory, and where they point."""
+"""Read what a cubin, a 64-bit ELF file, holds beside its code: constants, initialised memory, and their pointers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Section:
 
 
 def sections(elf: bytes) -> dict[str, Section]:
-    """By name, in the file's order."""
+    """Return the sections of a file by name, in the file's order."""
     offset, size, count, names = struct.unpack_from("<Q", elf, 40)[0], *struct.unpack_from("<HHH", elf, 58)
     heads = [struct.unpack_from("<IIQQQQII", elf, offset + number * size) for number in range(count)]
 
@@ -36,9 +36,10 @@ def sections(elf: bytes) -> dict[str, Section]:
 
 
 def pointers(found: dict[str, Section], target: str) -> dict[int, int]:
-    """Offset in a section -> the value of the symbol whose address belongs there, from its place in its own section.
+    """Return where addresses belong in a section: offset in the section -> offset of the symbol in its own section.
 
-    What is added to it stands beside the symbol (.rela) or, before sm_90, where the address goes (.rel).
+    The symbol's offset includes the addend of the relocation, which stands beside the symbol (.rela) or, before sm_90,
+    where the address goes (.rel).
     """
     table = next((section for section in found.values() if section.kind == SYMBOLS), None)
     beside, inside = found.get(f".rela{target}"), found.get(f".rel{target}")

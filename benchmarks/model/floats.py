@@ -1,4 +1,4 @@
-"""Instructions on floats, up to the last bits of the approximations."""
+"""Instructions on floats, exact except for the last bits of approximations."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from benchmarks.model.values import (
 
 
 def rounded(value: np.ndarray, dtype: type, modifiers: list[str]) -> np.ndarray:
-    """A wider number rounded to dtype in the direction that the modifiers name."""
+    """Round a wider number to dtype in the direction that the modifiers name."""
     result = np.asarray(value).astype(dtype)
     return directed(result, value - result, modifiers)
 
 
 def directed(result: np.ndarray, rest: np.ndarray, modifiers: list[str]) -> np.ndarray:
-    """A number rounded to nearest, moved where the rest that was left says that another direction ends elsewhere."""
+    """Turn a result rounded to nearest into one rounded as the modifiers say. rest: the exact value - result."""
     infinity = result.dtype.type(np.inf)
     if "RM" in modifiers:
         return np.where(rest < 0, np.nextafter(result, -infinity), result)
@@ -43,14 +43,14 @@ def directed(result: np.ndarray, rest: np.ndarray, modifiers: list[str]) -> np.n
 
 
 def exact_sum(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rounded sum of doubles, and what rounding left (Knuth)."""
+    """Return the rounded sum of doubles, and exact sum - rounded sum (Knuth)."""
     total = x + y
     part = total - x
     return total, (x - (total - part)) + (y - part)
 
 
 def exact_product(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rounded product of doubles, and what rounding left (Dekker)."""
+    """Return the rounded product of doubles, and exact product - rounded product (Dekker)."""
 
     def halves_of(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scaled = value * 134217729.0  # 2**27 + 1
@@ -62,7 +62,7 @@ def exact_product(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def float_arithmetic(i: Instruction) -> Action:
-    """FADD, FMUL, FFMA: exact in double, rounded once."""
+    """FADD, FMUL, FFMA: computed in double and rounded once."""
     to, _, sources, _ = parted(i)
 
     def act(b: Block, mask: np.ndarray) -> None:
@@ -118,7 +118,7 @@ def compare_floats(i: Instruction) -> Action:
 
 
 def float_extreme(i: Instruction) -> Action:
-    """FMNMX, of three with FMNMX3: the last predicate asks for the smaller."""
+    """FMNMX of two and FMNMX3 of three values: the smallest where the last predicate holds, else the largest."""
     to, *others, which = i.operands
     sources = [o for o in others if not o.kind.endswith("predicate")]
     least, most = (np.minimum, np.maximum) if "NAN" in i.modifiers else (np.fmin, np.fmax)
@@ -153,7 +153,7 @@ def special_function(i: Instruction) -> Action:
 
 
 def to_integer(i: Instruction) -> Action:
-    """F2I."""
+    """F2I: a float to an integer, clamped to its range; NaN gives 0."""
     to, x = i.operands
     source = double if "F64" in i.modifiers else single
     rounding = {"TRUNC": np.trunc, "FLOOR": np.floor, "CEIL": np.ceil}
@@ -174,7 +174,7 @@ def to_integer(i: Instruction) -> Action:
 
 
 def from_integer(i: Instruction) -> Action:
-    """I2F and I2FP."""
+    """I2F and I2FP: an integer to a float."""
     to, x = i.operands
     kinds = ("S32", "U32", "S64", "U64", "U16", "S16", "U8", "S8")
     kind = next((m for m in i.modifiers if m in kinds), "S32")
@@ -196,7 +196,7 @@ def from_integer(i: Instruction) -> Action:
 
 
 def to_bfloat16(value: np.ndarray) -> np.ndarray:
-    """Bits of float32 numbers rounded to nearest even, as uint32."""
+    """Round float32 numbers to bfloat16, to nearest even; return the bits, as uint32."""
     bits = np.asarray(value, F32).view(U32).astype(U64)
     result = ((bits + U64(0x7FFF) + ((bits >> U64(16)) & U64(1))) >> U64(16)).astype(U32)
     return np.where(np.isnan(value), U32(0x7FFF), result)
@@ -209,7 +209,7 @@ def half_bits(value: np.ndarray, modifiers: list[str]) -> np.ndarray:
 
 
 def pack_floats(i: Instruction) -> Action:
-    """F2FP: two float32 into halves, the first into the upper."""
+    """F2FP: two float32 to 16-bit floats in one register, the first in the upper half."""
     to, _, sources, _ = parted(i)
 
     def act(b: Block, mask: np.ndarray) -> None:
@@ -220,7 +220,7 @@ def pack_floats(i: Instruction) -> Action:
 
 
 def float_to_float(i: Instruction) -> Action:
-    """F2F: destination, then source, of F16, BF16, F32, F64."""
+    """F2F: its modifiers name the destination, then the source, of F16, BF16, F32, F64."""
     to, x = i.operands
     target, source = [m for m in i.modifiers if m in ("F16", "BF16", "F32", "F64")][:2]
 
@@ -251,7 +251,7 @@ def round_to_whole(i: Instruction) -> Action:
 
 
 def halves(i: Instruction) -> Action:
-    """HFMA2 as the compiler uses it to load a constant: two 16-bit numbers."""
+    """HFMA2 as the compiler uses it: to load a constant of two 16-bit numbers. None for any other use."""
     to, _, sources, _ = parted(i)
     dtype = np.float16
     numbers = [o for o in sources if o.kind == "number"]

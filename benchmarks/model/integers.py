@@ -17,7 +17,7 @@ LOGIC = {"AND": operator.and_, "OR": operator.or_, "XOR": operator.xor}
 
 
 def add(i: Instruction) -> Action:
-    """IADD3 and its like: three summands, carries out, carries in; .64 on pairs."""
+    """IADD3 and its variants: three summands, carries out, carries in; .64 adds pairs of registers."""
     to, written, sources, read = parted(i)
     wide, extended = "64" in i.modifiers, "X" in i.modifiers
 
@@ -27,7 +27,7 @@ def add(i: Instruction) -> Action:
             return
         total = np.zeros(b.threads, U64)
         for o in sources:
-            if o.negative:  # as ~x + 1, so that the carry says that nothing was borrowed
+            if o.negative:  # as ~x + 1: the carry then means that nothing was borrowed
                 total = total + (~np.asarray(b.bits(o))).astype(U64) + U64(1)
             else:
                 total = total + integer(b, o).astype(U64)
@@ -41,7 +41,7 @@ def add(i: Instruction) -> Action:
 
 
 def multiply(i: Instruction) -> Action:
-    """IMAD and its like."""
+    """IMAD and its variants: x * y + z."""
     to, written, (x, y, z), read = parted(i)
     signed = "U32" not in i.modifiers
 
@@ -68,7 +68,7 @@ def multiply(i: Instruction) -> Action:
 
 
 def shifted_add(i: Instruction) -> Action:
-    """LEA: (a << s) + b, or with .HI the upper half of (c:a << s), plus b."""
+    """LEA: (a << s) + b. With .HI: b plus the upper half of c:a << s."""
     to, written, sources, read = parted(i)
 
     def act(b: Block, mask: np.ndarray) -> None:
@@ -95,7 +95,7 @@ def shifted_add(i: Instruction) -> Action:
 
 
 def logic(i: Instruction) -> Action:
-    """LOP3 by its table of truth; a predicate says whether the result is not zero."""
+    """LOP3, by its truth table. It sets a predicate where the result is not zero."""
     operands = list(i.operands)
     written = [operands.pop(0)] if operands[0].kind.endswith("predicate") else []
     to, x, y, z, table = operands[:5]
@@ -110,7 +110,7 @@ def logic(i: Instruction) -> Action:
 
 
 def lookup(table: int, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Bit by bit."""
+    """Apply a truth table to three numbers, bit by bit."""
     result = np.zeros(np.broadcast(x, y, z).shape, x.dtype)
     for case in range(8):
         if table >> case & 1:
@@ -130,7 +130,7 @@ def predicate_logic(i: Instruction) -> Action:
 
 
 def shift(i: Instruction) -> Action:
-    """SHF: of the pair c:a."""
+    """SHF: shifts the pair c:a."""
     to, _, (x, amount, z), _ = parted(i)
     left, signed, wraps = "L" in i.modifiers, "S32" in i.modifiers or "S64" in i.modifiers, "W" in i.modifiers
     width = 64 if {"U64", "S64"} & set(i.modifiers) else 32
@@ -182,7 +182,7 @@ def permute(i: Instruction) -> Action:
 
 
 def compare_integers(i: Instruction) -> Action:
-    """ISETP; .EX goes on from the comparison of the lower halves."""
+    """ISETP; .EX compares upper halves, and takes the result of comparing the lower halves into account."""
     to, other, x, y, *read = i.operands
     comparison, combine = i.modifiers[0], LOGIC[next(m for m in i.modifiers if m in LOGIC)]
     signed, extended = "U32" not in i.modifiers and "U64" not in i.modifiers, "EX" in i.modifiers
@@ -206,7 +206,7 @@ def compare_integers(i: Instruction) -> Action:
 
 
 def select(i: Instruction) -> Action:
-    """SEL and FSEL; .64 of pairs."""
+    """SEL and FSEL; .64 selects pairs of registers."""
     to, x, y, which = i.operands
 
     def act(b: Block, mask: np.ndarray) -> None:
@@ -220,7 +220,7 @@ def select(i: Instruction) -> Action:
 
 
 def smaller_or_larger(i: Instruction) -> Action:
-    """VIMNMX, IMNMX, VIADDMNMX: the last predicate asks for the smaller."""
+    """VIMNMX, IMNMX, VIADDMNMX: the smallest where the last predicate holds, else the largest."""
     to, *sources, which = i.operands
     sources = [o for o in sources if not o.kind.endswith("predicate")]
 
@@ -252,7 +252,7 @@ def highest_bit(i: Instruction) -> Action:
 
 
 def dot(i: Instruction) -> Action:
-    """IDP: products of two 16-bit and two 8-bit numbers (2A), or of four and four bytes (4A)."""
+    """IDP: the sum of products of 16-bit numbers and bytes, two of each (2A), or of bytes, four of each (4A)."""
     to, _, (x, y, z), _ = parted(i)
     kinds = [m for m in i.modifiers if m in ("U8", "S8", "U16", "S16")]
 
@@ -274,7 +274,7 @@ def dot(i: Instruction) -> Action:
 
 
 def pack_bytes(i: Instruction) -> Action:
-    """I2IP.U8.S32.SAT: two numbers, each clamped to a byte, below the lower half of the third."""
+    """I2IP.U8.S32.SAT: clamps two numbers to bytes, and puts the lower half of a third above them."""
     to, x, y, z = i.operands
 
     def act(b: Block, mask: np.ndarray) -> None:

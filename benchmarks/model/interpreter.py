@@ -1,8 +1,8 @@
-"""Runs one block of threads through a kernel's machine code, on real memory, all its threads at a time.
+"""Run one block of threads through a kernel's machine code, on real memory, all its threads together.
 
-Every thread has its place in the code; the threads at the lowest place go on, so that those that parted meet again; a
-barrier holds a thread until all others of its block that still run have come. The results are those of a GPU up to the
-last bits of approximations (operations.py), which tests compare; the trace is what timing.py reads.
+Every thread has its place in the code. A step runs the threads at the lowest place, so that threads that parted meet
+again. A barrier holds a thread until all others of its block that have not ended have come. Results are those of a GPU,
+except for the last bits of approximations (operations.py); tests compare them. timing.py reads the trace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.model.sass import TRUE, ZERO, Instruction, Operand
 
 WARP = 32
 MAX_STEPS = 200_000
-PARAMETERS = {80: 0x160, 86: 0x160, 89: 0x160, 90: 0x210, 100: 0x380, 103: 0x380, 120: 0x380}  # where they begin
+PARAMETERS = {80: 0x160, 86: 0x160, 89: 0x160, 90: 0x210, 100: 0x380, 103: 0x380, 120: 0x380}  # start in bank 0
 ENDED = np.iinfo(np.int64).max
 
 
@@ -28,16 +28,16 @@ class Memory:
         self.regions: list[tuple[int, int, np.ndarray]] = []
 
     def add(self, array: np.ndarray) -> int:
-        """Make an array readable and writable; returns its address."""
+        """Make an array readable and writable; return its address."""
         flat = array.reshape(-1).view(np.uint8)
         self.regions.append((flat.ctypes.data, flat.ctypes.data + flat.nbytes, flat))
         return flat.ctypes.data
 
     def pieces(self, addresses: np.ndarray, width: int):
-        """(mask, bytes, offsets) of each array that some addresses lie in.
+        """Yield (mask of the addresses, bytes, offsets) for each array that some of the addresses lie in.
 
         Raises:
-            IndexError: an address lies in none.
+            IndexError: an address lies in no array.
         """
         left = np.ones(len(addresses), bool)
         for start, end, array in self.regions:
@@ -52,9 +52,13 @@ class Memory:
 
 @dataclass
 class Trace:
-    """What the warps of a block ran: for every step the instruction, and one bit a warp.
+    """What the warps of a block ran.
 
-    costs: step -> [warps, 2]: sectors of 32 bytes asked for and those asked for first; or wavefronts of shared memory.
+    Attributes:
+        instructions: of every step, the index of its instruction.
+        warps: of every step, a bool for each warp: whether it took part.
+        costs: step -> [warps, 2]. Global memory: sectors of 32 bytes that a warp asked for, and those of them that the
+            block had not asked for before. Shared memory: wavefronts, and 0. A barrier: see Block.hold.
     """
 
     instructions: list[int] = field(default_factory=list)
@@ -66,8 +70,14 @@ class Block:
     """The state of one block.
 
     Args:
-        grid: blocks in x, y, z. threads: of a block. place: its index in x, y, z.
+        kernel: the code to run.
+        arch: the number of its architecture, as 90.
+        memory: the global memory.
+        grid: number of blocks in x, y, z.
+        threads: number of threads of a block.
+        smem_bytes: shared memory of a block.
         parameters: of the kernel, as they lie in constant memory.
+        place: index of this block in x, y, z.
     """
 
     def __init__(
@@ -93,7 +103,7 @@ class Block:
         self.banks = dict(kernel.constants) | {0: constant_bank(arch, grid, threads, parameters, self.registers[1, 0])}
         self.banks = {bank: np.frombuffer(data + bytes(16), np.uint8) for bank, data in self.banks.items()}
         self.point_to(np.frombuffer(bytearray(kernel.initialised), np.uint8))
-        self.places = np.zeros(threads, np.int64)  # indices of instructions
+        self.places = np.zeros(threads, np.int64)  # index of the instruction that each thread runs next
         self.held = np.full(threads, -1)  # number of the barrier that holds a thread
         self.index = {instruction.address: i for i, instruction in enumerate(kernel.instructions)}
         self.trace, self.touched = Trace(), set()
@@ -101,7 +111,7 @@ class Block:
         self.cost: np.ndarray | None = None
 
     def point_to(self, initialised: np.ndarray) -> None:
-        """Put the addresses of the code's own data where it looks for them."""
+        """Put the addresses of the code's initialised data where the code looks for them."""
         if not len(initialised) or 4 not in self.banks:
             return
         start, bank = self.memory.add(initialised), bytearray(self.banks[4].tobytes())
@@ -110,10 +120,10 @@ class Block:
         self.banks[4] = np.frombuffer(bytes(bank), np.uint8)
 
     def run(self, actions: Callable[[Instruction], Callable[[Block, np.ndarray], None] | None]) -> Trace:
-        """All threads to their end.
+        """Run all threads to their end; return the trace.
 
         Args:
-            actions: what an instruction does to the block for a mask of threads; None: it is not known.
+            actions: instruction -> function (block, mask of threads) that does it, or None where none is known.
         Raises:
             RuntimeError: the threads do not end.
         """
@@ -146,7 +156,7 @@ class Block:
         return lambda block, mask: None
 
     def release(self) -> bool:
-        """Let go on those that a barrier holds, when all are held; False where nobody is left."""
+        """Free the threads that a barrier holds when every thread is held or has ended; False if none is held."""
         held = self.held >= 0
         if not held.any():
             return False
@@ -154,8 +164,10 @@ class Block:
         return True
 
     def hold(self, mask: np.ndarray, number: int, count: int) -> None:
-        """Threads come to a barrier; the last of its count sets all free. The step's cost is [0, 1] of warps of which
-        some threads are still on their way: those have not come yet."""
+        """Hold the threads that come to a barrier, and free all of them when the last of its count has come.
+
+        The step's cost is [0, 1] for a warp that has not arrived: some of its threads are still on their way.
+        """
         self.held[mask] = number
         waiting, running = self.held == number, self.places != ENDED
         late = (running & ~waiting).reshape(-1, WARP).any(1) & mask.reshape(-1, WARP).any(1)
@@ -171,7 +183,7 @@ class Block:
         return ~file[operand.index] if operand.negative else file[operand.index]
 
     def bits(self, operand: Operand, word: int = 0) -> np.ndarray | np.uint32:
-        """32 bits, without signs: of a register (and those after it), a constant or a number."""
+        """Return 32 bits, without signs, of a constant, a number or a register; word: how many registers on."""
         if operand.kind in ("register", "uniform"):
             file = self.registers if operand.kind == "register" else self.uniforms
             return file[operand.index + word if operand.index != ZERO else ZERO]
@@ -182,12 +194,12 @@ class Block:
         return np.uint32(operand.value >> (32 * word) & 0xFFFFFFFF)
 
     def constant(self, operand: Operand, width: int, offset: int = 0) -> np.ndarray:
-        """A little-endian number of a constant bank, for each thread."""
+        """Return a little-endian number of a constant bank, for each thread."""
         place = np.int64(operand.value + offset)
         for part in operand.parts:
             place = place + self.bits(part).astype(np.int64)
         data = self.banks.get(operand.bank, np.zeros(16, np.uint8))
-        places = np.clip(np.broadcast_to(np.asarray(place), (self.threads,)), 0, len(data) - width)  # idle threads'
+        places = np.clip(np.broadcast_to(np.asarray(place), (self.threads,)), 0, len(data) - width)  # for idle threads
         if (places == places[0]).all():
             raw = data[int(places[0]) : int(places[0]) + width].tobytes()
             return np.full(self.threads, int.from_bytes(raw, "little"), np.uint32)
@@ -195,7 +207,7 @@ class Block:
         return np.ascontiguousarray(np.pad(gathered, ((0, 0), (0, 4 - width)))).view(np.uint32)[:, 0]
 
     def write(self, operand: Operand, value: np.ndarray, mask: np.ndarray, word: int = 0) -> None:
-        """32 bits into a register (and those after it); a uniform register is one for all of a warp."""
+        """Write 32 bits to a register, or to the one `word` registers on; a warp shares one uniform register."""
         if operand.index == ZERO:
             return
         if operand.kind == "uniform":
@@ -224,7 +236,7 @@ class Block:
 
 
 def constant_bank(arch: int, grid: Sequence[int], threads: int, parameters: bytes, stack: int) -> bytes:
-    """Constant bank 0 of a launch: sizes of block and grid, then the parameters."""
+    """Return constant bank 0 of a launch: sizes of block and grid, then the parameters."""
     start = PARAMETERS[arch]
     bank = bytearray(start + len(parameters))
     of_block, of_grid = (0x360, 0x370) if start == 0x380 else (0x0, 0xC)

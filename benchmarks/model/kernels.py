@@ -1,4 +1,4 @@
-"""The kernels that the model predicts, at the shapes of a DeiT-Ti step: launches, sources and blocks to run."""
+"""The kernels that the model predicts, at the shapes of a DeiT-Ti step: their launches, sources and blocks to run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.model import launches
 from benchmarks.model.launches import Case, Launch
 from lgfast.ops import augment_plan
 
-ROTATE, SHEAR = 3, 11  # places in RAND_AUGMENT_OPS
+ROTATE, SHEAR = 3, 11  # indices in RAND_AUGMENT_OPS
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class Subject:
     """A kernel at a shape.
 
     Attributes:
-        make: () -> its launches.
-        source: CUDA source, under csrc/. options: of its compiler.
-        blocks: launch -> (index of a block, how many are like it).
-        disabled: LGFAST_DISABLE while it is planned.
+        make: makes its launches.
+        source: CUDA source, under csrc/.
+        shape: in words, for the CSV.
+        blocks: launch -> the blocks to run, each with the number of blocks that it stands for.
+        options: of the compiler.
+        disabled: value of LGFAST_DISABLE while the launches are planned.
     """
 
     make: Callable[[], Case]
@@ -39,20 +41,22 @@ class Subject:
 
 
 def spread(launch: Launch, count: int) -> list[tuple[int, float]]:
-    """Some blocks, evenly apart."""
+    """Return `count` blocks, evenly apart, each with the number of blocks that it stands for."""
     count = min(count, launch.blocks)
     return [(int((k + 0.5) * launch.blocks / count), launch.blocks / count) for k in range(count)]
 
 
 def of_pairs(launch: Launch) -> list[tuple[int, float]]:
-    """An image's blocks of feature_mse, of each pair, slab of channels and part of the rows; its grid is images by
-    those."""
+    """Return the blocks of one image of feature_mse, each with the number of images.
+
+    An image has a block for each pair, slab of channels and part of the rows; the grid is images by blocks of an image.
+    """
     images, units, _ = launch.grid
     return spread(launch, 1) if units == 1 else [(unit * images + images // 2, images) for unit in range(units)]
 
 
 def one_view(*operations: tuple[int, float]) -> Case:
-    """augment of one image of CIFAR's size with up to two operations, drawn crop and flip, nothing erased."""
+    """Return augment of one image of CIFAR's size: up to two operations, drawn crop and flip, nothing erased."""
     source = bench_augment.Source(1, torch.device("cpu"), torch.bfloat16)
     plan = augment_plan(bench_augment.SPEC, source.sizes, source.indices, source.counter)
     columns = bench_augment.SPEC.plan_columns
@@ -106,7 +110,7 @@ SUBJECTS: dict[str, Subject] = {
 
 @contextmanager
 def planned_for(subject: Subject, multiprocessors: int, smem_bytes: int) -> Iterator[Case]:
-    """The launches of a subject on a GPU of so many multiprocessors."""
+    """Give the launches of a subject on a GPU with so many multiprocessors and bytes of shared memory a block."""
     before = os.environ.get("LGFAST_DISABLE")
     os.environ["LGFAST_DISABLE"] = subject.disabled
     try:

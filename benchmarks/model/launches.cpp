@@ -1,5 +1,5 @@
-// The launches of lgfast's kernels in bfloat16, as the operations' own planning code makes them. Python (launches.py)
-// calls these functions with the memory to work on, and reads what was launched.
+// Records the launches of lgfast's kernels in bfloat16, as the operations' own planning code makes them. launches.py
+// calls these functions with the memory to work on, then reads what was launched.
 #include "add_layer_norm/add_layer_norm.cuh"
 #include "augment/augment.cuh"
 #include "bias_gelu/bias_gelu.cuh"
@@ -82,7 +82,8 @@ const char* guidance_backward(void* grad, float* dloss, void* out, int64_t count
   return launch_feature_mse_bwd<bf16>(grad, dloss, out, count, 1.0, nullptr);
 }
 
-// One launch of the update after another, as many tensors each as it takes. factors: AdamWFactors of each tensor.
+// Launches flat_adamw's update until all tensors have their turn, at most kFlatAdamWMaxTensors at a time. factors:
+// AdamWFactors of each tensor.
 const char* adamw(int num_tensors, const int* sizes, void** grads, float* params, float* m, float* v, void* low,
                   void* factors, void* control) {
   int64_t offset = 0;
@@ -115,7 +116,7 @@ const char* gelu(int64_t rows, int channels, void* x, void* bias, void* dout, vo
   return is_backward ? launch_bias_gelu_bwd<bf16>(params, nullptr) : launch_bias_gelu_fwd<bf16>(params, nullptr);
 }
 
-// 32 -> 224 bicubic with the teacher's 32, erased with noise.
+// Views of 224 pixels from images of 32, bicubic, with the teacher's views of 32; erased with noise.
 const char* views(int64_t batch, int num_columns, void* pixels, int64_t* offsets, int32_t* sizes, int64_t* indices,
                   double* plan, void* images, void* teacher, void* workspace, int64_t workspace_bytes) {
   AugmentParams p{};

@@ -1,4 +1,4 @@
-"""The launches of each kernel at a shape: memory, parameters and grid as the real planning code makes them."""
+"""The launches of each kernel at a shape: the operations' own planning code makes memory, parameters and grid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUILD = ROOT / "build" / "model"
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch: its mangled name, grid (x, y, z), threads of a block, shared memory, parameters by value."""
+    """One kernel launch: mangled name, grid (x, y, z), threads of a block, its shared memory, parameters by value."""
 
     kernel: str
     grid: tuple[int, int, int]
@@ -42,7 +42,11 @@ class Launch:
 class Case:
     """An operation at a shape.
 
-    tensors: by name, kept alive; memory: the same. launches: in order. num_bytes: read once and written once.
+    Attributes:
+        launches: in order.
+        tensors: by name; they must live as long as the launches.
+        memory: the same tensors, for the interpreter.
+        num_bytes: bytes that the operation must move if it reads and writes each value once.
     """
 
     launches: list[Launch]
@@ -53,7 +57,7 @@ class Case:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The planning code with a device layer that runs nothing, built where its sources changed.
+    """Return the planning code, compiled with a device layer that runs nothing; build it if its sources changed.
 
     Raises:
         MissingTool: there is no C++ compiler.
@@ -87,7 +91,7 @@ def library() -> ctypes.CDLL:
 
 
 class Arguments:
-    """Tensors handed to the library: their memory is readable and writable by the interpreter."""
+    """The tensors handed to the library. The interpreter can read and write their memory."""
 
     def __init__(self) -> None:
         self.memory, self.tensors = Memory(), {}
@@ -104,7 +108,7 @@ class Arguments:
         return self.add(name, torch.zeros(shape, dtype=dtype))
 
     def case(self, record: Callable[[], bytes | None], num_bytes: float) -> Case:
-        """The case of what `record` launches.
+        """Return the case of what `record` launches.
 
         Raises:
             RuntimeError: the launch is refused.
@@ -122,7 +126,7 @@ def launch(number: int) -> Launch:
 
 
 def attention(batch: int, tokens: int = 197, heads: int = 3, is_backward: bool = False) -> Case:
-    """short_attention of D = 64, packed; the backward with the gradient of the bias."""
+    """Return short_attention of packed q, k, v with D = 64; backward includes the gradient of the bias."""
     a = Arguments()
     values = (
         a.random("qkv", batch, tokens, 3, heads, 64),
@@ -138,7 +142,7 @@ def attention(batch: int, tokens: int = 197, heads: int = 3, is_backward: bool =
 
 
 def guidance_backward(batch: int, sides: tuple[int, int, int] = (14, 14, 14)) -> Case:
-    """What scales the stored gradient of feature_mse."""
+    """Return feature_mse's backward: the launch that scales the stored gradient."""
     a, count = Arguments(), sum(batch * s * s * c for c, s in zip(CHANNELS, sides, strict=True))
     grad, dloss = a.random("grad", count), a.add("dloss", torch.ones(1))
     record = functools.partial(library().guidance_backward, grad, dloss, a.empty("out", count), ctypes.c_int64(count))
@@ -152,7 +156,7 @@ CHANNELS, TEACHER_SIDES = (16, 32, 64), (32, 16, 8)
 
 
 def guidance(batch: int, sides: tuple[int, int, int] = (14, 14, 14)) -> Case:
-    """feature_mse of three pairs with its gradient."""
+    """Return feature_mse of three pairs, with its gradient."""
     a = Arguments()
 
     def pointers(values: Iterable[ctypes.c_void_p]) -> ctypes.Array:
@@ -176,7 +180,7 @@ def guidance(batch: int, sides: tuple[int, int, int] = (14, 14, 14)) -> Case:
 
 
 def adamw(sizes: tuple[int, ...]) -> Case:
-    """flat_adamw's update with bfloat16 gradients and copy; without the norm and control before it."""
+    """Return flat_adamw's update with bfloat16 gradients and copy, without norm and control, which run before it."""
     a, total = Arguments(), sum(-(-size // 8) * 8 for size in sizes)
     grads = [a.random(f"grad{k}", size).value for k, size in enumerate(sizes)]
     buffers = [a.random(name, total, dtype=torch.float32) for name in ("params", "m", "v")]
@@ -192,7 +196,7 @@ def adamw(sizes: tuple[int, ...]) -> Case:
 
 
 def layer_norm(batch: int, tokens: int = 197, channels: int = 192, is_backward: bool = False) -> Case:
-    """add_layer_norm with stochastic depth's factors."""
+    """Return add_layer_norm with the factors of stochastic depth."""
     a, rows = Arguments(), batch * tokens
     values = [a.random("weight", channels), a.random("scale", batch)]
     if is_backward:
@@ -211,7 +215,7 @@ def layer_norm(batch: int, tokens: int = 197, channels: int = 192, is_backward: 
 
 
 def gelu(batch: int, tokens: int = 197, channels: int = 768, is_backward: bool = False) -> Case:
-    """bias_gelu of an MLP's hidden layer."""
+    """Return bias_gelu of an MLP's hidden layer."""
     a, rows = Arguments(), batch * tokens
     values = (
         a.random("x", rows, channels),
@@ -226,7 +230,7 @@ def gelu(batch: int, tokens: int = 197, channels: int = 768, is_backward: bool =
 
 
 def views(plan: Tensor, images: Tensor) -> Case:
-    """augment of a batch: plan [B, columns] float64, images [B, h, w, 3] uint8."""
+    """Return augment of a batch: plan [B, columns] float64, images [B, h, w, 3] uint8."""
     a, batch = Arguments(), len(plan)
     side = images.shape[1]
     pixels = a.add("pixels", images.flatten())
@@ -234,7 +238,7 @@ def views(plan: Tensor, images: Tensor) -> Case:
     sizes = a.add("sizes", torch.full((batch, 2), side, dtype=torch.int32))
     indices, rows = a.add("indices", torch.arange(batch)), a.add("plan", plan.contiguous())
     made, teacher = a.empty("images", batch, 3, 224, 224), a.empty("teacher", batch, 3, 32, 32)
-    size = batch * WORKSPACE_BYTES  # of GPUs whose shared memory does not hold an image
+    size = batch * WORKSPACE_BYTES  # for GPUs whose shared memory does not hold an image
     workspace = a.empty("workspace", size, dtype=torch.uint8), ctypes.c_int64(size)
     places = (pixels, offsets, sizes, indices, rows, made, teacher, *workspace)
     record = functools.partial(library().views, ctypes.c_int64(batch), plan.shape[1], *places)
@@ -242,5 +246,5 @@ def views(plan: Tensor, images: Tensor) -> Case:
 
 
 def use_gpu(multiprocessors: int, smem_bytes: int) -> None:
-    """The GPU that the planning code sees from now on."""
+    """Set the GPU that the planning code plans for from now on."""
     library().set_gpu(multiprocessors, smem_bytes)

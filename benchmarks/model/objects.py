@@ -1,4 +1,4 @@
-"""Machine code of built objects: the programs of the CUDA toolkit that read it, and what they say."""
+"""Read the machine code of built objects, with programs of the CUDA toolkit."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class MissingTool(RuntimeError):
 
 @functools.cache
 def tool(name: str) -> str:
-    """Path of cuobjdump or nvdisasm: on PATH, or in pip's triton.
+    """Return the path of cuobjdump or nvdisasm, on PATH or in pip's triton.
 
     Raises:
-        MissingTool: there is none.
+        MissingTool: neither has it.
     """
     triton = importlib.util.find_spec("triton")
     inside = [
@@ -45,8 +45,12 @@ def run(*command: object, folder: Path | None = None) -> str:
 class Kernel:
     """The machine code of one kernel for one architecture.
 
-    constants: contents of the constant banks that the compiler filled, by bank. parameter_bytes: end of its parameters
-    in bank 0. initialised: memory that the code reads; pointers: place in bank 4 -> place in that memory.
+    Attributes:
+        registers, stack_bytes: of a thread.
+        constants: constant bank -> its contents, as the compiler filled it.
+        parameter_bytes: where the kernel's parameters end in bank 0.
+        initialised: initialised memory that the code reads.
+        pointers: offset in bank 4 -> the offset in that memory whose address belongs there.
     """
 
     name: str
@@ -60,19 +64,19 @@ class Kernel:
 
 
 def extract(library: Path, arch: str, folder: Path) -> list[Path]:
-    """The cubins of an architecture in a library or object."""
+    """Extract the cubins of an architecture from a library or object into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     run(tool("cuobjdump"), "-xelf", f"sm_{arch}", library.resolve(), folder=folder)
     return sorted(folder.glob(f"*sm_{arch}.cubin"))
 
 
 def symbols(cubin: Path) -> set[str]:
-    """Mangled names of the kernels in a cubin."""
+    """Return the mangled names of the kernels in a cubin."""
     return {name.decode() for name in re.findall(rb"\.text\.(\w+)", cubin.read_bytes())}
 
 
 def read(cubin: Path, name: str) -> Kernel:
-    """One kernel of a cubin."""
+    """Read one kernel of a cubin."""
     lines = run(tool("cuobjdump"), "--dump-sass", "-fun", name, cubin).splitlines()
     usage = run(tool("cuobjdump"), "--dump-resource-usage", "-fun", name, cubin)
     numbers = re.search(rf"Function {re.escape(name)}:\s*\n?\s*REG:(\d+) STACK:(\d+)", usage)
@@ -93,7 +97,7 @@ def read(cubin: Path, name: str) -> Kernel:
 
 
 def compile_object(source: Path, arch: str, folder: Path, includes: Path, options: list[str]) -> list[Path]:
-    """The cubins of one CUDA source for one architecture, compiled as the library is.
+    """Compile one CUDA source for one architecture, as the library is compiled; return its cubins.
 
     Raises:
         MissingTool: there is no nvcc.

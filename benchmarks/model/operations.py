@@ -1,4 +1,4 @@
-"""What each instruction does: integers and control exactly, floats up to the last bits of the approximations."""
+"""What each instruction does: exact, except for the last bits of approximations of floats."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ TABLE: dict[str, Callable[[Instruction], Action | None]] = {
 
 
 def action(i: Instruction) -> Action | None:
-    """What an instruction does, or None where that is not known."""
+    """Return the function that does an instruction, or None where none is known."""
     if i.name in NOTHING:
         return lambda b, mask: None
     make = TABLE.get(i.name)

@@ -1,4 +1,4 @@
-"""Predicts the time of a kernel on a GPU from its machine code."""
+"""Predict the time of a kernel on a GPU from its machine code."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmarks.model.objects import Kernel
 from benchmarks.model.operations import action
 from benchmarks.model.timing import Result, block_clocks, mixed_clocks, steps_of
 
-SATURATED = 0.8  # a pipe that is busy for this share of the time bounds it; else latency does
+SATURATED = 0.8  # a pipe that is busy for this share of the time bounds the kernel; otherwise latency does
 
 
 @dataclass
 class Prediction:
-    """What the model says of one kernel at one shape; times in microseconds, counts of warps' instructions."""
+    """What the model says of one kernel at one shape. Times are in microseconds; instructions count those of warps."""
 
     us: float = 0.0
     floor_us: float = 0.0
@@ -37,11 +37,11 @@ class Prediction:
 
 
 def predict(subject: Subject, gpu: Gpu, kernels: dict[str, Kernel]) -> Prediction:
-    """The time of all of a subject's launches, one after the other.
+    """Predict the time of all launches of a subject, one after the other.
 
     Raises:
         KeyError: a kernel is not among `kernels`.
-        RuntimeError: a launch does not fit the GPU, or the library is not of these sources.
+        RuntimeError: a launch does not fit the GPU, or the library was built from other sources.
     """
     with planned_for(subject, gpu.multiprocessors, gpu.block_smem) as case:
         found = Prediction(num_bytes=case.num_bytes)
@@ -103,7 +103,7 @@ def check_parameters(kernel: Kernel, gpu: Gpu, launch: Launch) -> None:
 
 
 def roles(result: Result, num_warps: int) -> str:
-    """The warps of the first block by what they do: how many, instructions, clocks, and those at barriers."""
+    """Describe the warps of the first block by what they do: number, instructions, clocks, clocks at barriers."""
     groups: dict[int, list] = {}
     for warp in result.warps[:num_warps]:
         near = next((key for key in groups if abs(key - len(warp.steps)) < 0.05 * key), len(warp.steps))

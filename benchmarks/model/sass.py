@@ -1,4 +1,4 @@
-"""SASS, NVIDIA's machine code, as cuobjdump prints it: instructions, their operands, their control words."""
+"""Parse SASS, NVIDIA's machine code, as cuobjdump prints it: instructions, their operands and control words."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ ZERO, TRUE = 255, 7  # RZ and PT
 class Operand:
     """One operand.
 
-    kind: register, uniform, predicate, uniform_predicate, constant, address, number or special.
-    index: of a register or predicate. value: of a number; the offset of an address or constant.
-    parts: the registers that an address or constant adds, as operands.
+    Attributes:
+        kind: register, uniform, predicate, uniform_predicate, constant, address, number or special.
+        text: as printed.
+        index: of a register or predicate.
+        value: of a number; the offset of an address or constant.
+        negative, absolute, inverted: what the instruction does to the value first.
+        suffix: what follows a register's name, as 64 or H1.
+        bank: of a constant.
+        parts: the registers that an address or constant adds, as operands.
     """
 
     kind: str
@@ -42,8 +48,12 @@ class Operand:
 class Instruction:
     """One instruction, and what its control word says.
 
-    stall: clocks before the next issue of the warp. write, read: scoreboards set until the result is there, until the
-    operands are read; 7: none. wait: mask of the scoreboards waited for.
+    Attributes:
+        stall: clocks before the next issue of the warp.
+        write: the scoreboard that is set until the result is there; 7: none.
+        read: the scoreboard that is set until the operands are read; 7: none.
+        wait: mask of the scoreboards that the instruction waits for.
+        guard: the predicate without which it does nothing.
     """
 
     address: int
@@ -73,13 +83,13 @@ class Instruction:
 
 
 def split(text: str) -> list[str]:
-    """At commas; also at blanks, which part the operands of a return or an indexed branch."""
+    """Split operands at commas, and at the blanks between the operands of a return or an indexed branch."""
     parts = text.split(",")
     return [word for part in parts for word in (part.split() if "[" not in part else [part])]
 
 
 def operand(text: str) -> Operand:
-    """Reads one operand."""
+    """Parse one operand."""
     negative, text = (text[0] in "-!", text[1:]) if text[0] in "-!" and not text[1:2].isdigit() else (False, text)
     inverted, text = (True, text[1:]) if text.startswith("~") else (False, text)
     absolute = text.startswith("|")
@@ -102,7 +112,7 @@ def operand(text: str) -> Operand:
 
 
 def address(text: str, inside: str) -> Operand:
-    """[R4.64+UR6+-0x10]"""
+    """Parse what is inside brackets, as in [R4.64+UR6+-0x10]."""
     offset, parts = 0, []
     for part in inside.split("+"):
         if re.fullmatch(r"-?0x[0-9a-f]+", part):
@@ -113,7 +123,7 @@ def address(text: str, inside: str) -> Operand:
 
 
 def number(text: str, signs: dict[str, bool]) -> Operand:
-    """An immediate: bits in hexadecimal, else a float; or the name of a special register."""
+    """Parse an immediate, bits in hexadecimal or a float, or else the name of a special register."""
     words = {"INF": float("inf"), "+INF": float("inf"), "QNAN": float("nan"), "+QNAN": float("nan")}
     if re.fullmatch(r"-?0x[0-9a-f]+", text):
         return Operand("number", text, value=int(text, 16), **signs)
@@ -124,7 +134,7 @@ def number(text: str, signs: dict[str, bool]) -> Operand:
 
 
 def functions(lines: list[str]) -> dict[str, list[Instruction]]:
-    """Mangled name -> instructions, of a disassembly."""
+    """Parse a disassembly: mangled name of a kernel -> its instructions."""
     found: dict[str, list[Instruction]] = {}
     current, pending = None, None
     for line in lines:
@@ -141,7 +151,7 @@ def functions(lines: list[str]) -> dict[str, list[Instruction]]:
 
 
 def instruction(place: int, text: str, word: int) -> Instruction:
-    """From its text and the control bits: stall 4, yield 1, write 3, read 3, wait 6."""
+    """Make an instruction of its text and control bits, from the lowest: stall 4, yield 1, write 3, read 3, wait 6."""
     guard = None
     if found := GUARD.match(text):
         guard, text = operand(found[1] + found[2]), text[found.end() :]

@@ -1,9 +1,10 @@
 """The clocks that blocks of threads need on one multiprocessor, from what their warps ran.
 
-Warps issue in order, as the control words allow: stall counts, scoreboards set and waited for. A quarter issues one
-instruction a clock, and each of its pipes is busy for the clocks of the table in assumptions.py; shared memory answers
-one wavefront a clock to the whole multiprocessor, global memory its share of the bandwidth. A barrier holds a warp
-until the last of its block has come, so roles that wait for one another take the time of the slowest.
+A warp issues its instructions in order, as their control words allow: stall counts, and scoreboards that it sets and
+waits for. A quarter of the multiprocessor issues one instruction a clock, and the table in assumptions.py says for how
+many clocks that keeps a pipe busy. Shared memory serves the whole multiprocessor with one wavefront a clock, global
+memory with the multiprocessor's share of the bandwidth. A barrier holds a warp until the last one of its block has
+come, so warps that wait for one another take the time of the slowest.
 """
 
 from __future__ import annotations
@@ -35,8 +36,13 @@ SECTOR = 32
 
 @dataclass(frozen=True)
 class Step:
-    """One instruction of one warp; amount: wavefronts, or sectors; fresh: sectors that the block had not touched; at a
-    barrier whether some threads of the warp are still on their way to it."""
+    """One instruction of one warp.
+
+    Attributes:
+        amount: wavefronts of shared memory, or sectors of global memory.
+        fresh: sectors that the block had not touched before. At a barrier: 1 if some threads of the warp are still on
+            their way to it.
+    """
 
     instruction: Instruction
     pipe: str
@@ -46,14 +52,14 @@ class Step:
 
 @dataclass
 class Warp:
-    """Where a warp is, and what it waits for."""
+    """The state of a warp: its next step, and what it waits for."""
 
     block: int
     quarter: int
     steps: Sequence[Step]
     next: int = 0
     scoreboards: list[float] = field(default_factory=lambda: [0.0] * 6)
-    copies: float = 0.0  # when the asynchronous copies so far have come
+    copies: float = 0.0  # when the last asynchronous copy so far arrives
     groups: list[float] = field(default_factory=list)
     idle: float = 0.0  # clocks at barriers
     arrived: float = 0.0
@@ -62,7 +68,7 @@ class Warp:
 
 @dataclass
 class Result:
-    """Clocks until the last warp ended; busy clocks of each pipe (of the busiest quarter); what each warp did."""
+    """Clocks until the last warp ended; busy clocks of each pipe, in its busiest quarter; the warps; step counts."""
 
     clocks: float
     busy: dict[str, float]
@@ -71,7 +77,7 @@ class Result:
 
 
 def steps_of(trace: Trace, code: Sequence[Instruction]) -> list[list[Step]]:
-    """For each warp, what it ran."""
+    """Return for each warp what it ran."""
     pipes = [pipe_of(i.name, i.modifiers) for i in code]
     warps = np.array(trace.warps)
     plain = [Step(i, pipe) for i, pipe in zip(code, pipes, strict=True)]
@@ -92,8 +98,17 @@ def steps_of(trace: Trace, code: Sequence[Instruction]) -> list[list[Step]]:
 
 @dataclass(frozen=True)
 class Traits:
-    """What the clocks of an instruction follow from. waits: scoreboards; pending: groups of copies that may still be on
-    their way, where it waits for them; place: the pipe of a quarter, or `shared` or `memory`, of a multiprocessor."""
+    """What decides on the clocks of an instruction.
+
+    Attributes:
+        place: a pipe of a quarter, or what the multiprocessor shares: `shared` or `memory`.
+        waits: scoreboards that it waits for.
+        pending: if it waits for groups of copies, how many groups may still be on their way.
+        rate: clocks that it keeps its pipe busy.
+        latency: clocks until its result is there.
+        stall, write, read: see sass.Instruction.
+        copies, commits, meets: whether it starts a copy, ends a group of copies, or is a barrier.
+    """
 
     place: str
     waits: tuple[int, ...]
@@ -128,23 +143,23 @@ def traits_of(i: Instruction, pipe: str, gpu: Gpu) -> Traits:
 
 
 class Multiprocessor:
-    """One multiprocessor at work on some blocks, each a list of its warps' steps; `resident` of them at a time."""
+    """One multiprocessor that works on blocks, `resident` at a time; a block is a list of the steps of its warps."""
 
     def __init__(self, gpu: Gpu, blocks: Sequence[Sequence[Sequence[Step]]], resident: int) -> None:
         self.gpu = gpu
         self.bytes_per_clock = gpu.bandwidth / gpu.multiprocessors / gpu.clock_hz
         self.warps: list[Warp] = []
-        self.blocks: list[list[int]] = []  # places of a block's warps
+        self.blocks: list[list[int]] = []  # indices of a block's warps
         for number, block in enumerate(blocks):
             self.blocks.append(list(range(len(self.warps), len(self.warps) + len(block))))
             self.warps += [Warp(number, (len(self.warps) + k) % QUARTERS, steps) for k, steps in enumerate(block)]
         self.resident, self.running = resident, Counter({n: len(block) for n, block in enumerate(blocks)})
-        # When each pipe is free again, and for how long it was busy: of each quarter, and of what all quarters share
+        # When each pipe is free again, and how long it was busy: of each quarter, then of what all quarters share
         self.free: list[dict[str, float]] = [defaultdict(float) for _ in range(QUARTERS + 1)]
         self.busy: list[dict[str, float]] = [defaultdict(float) for _ in range(QUARTERS + 1)]
-        self.waiting: dict[int, list[int]] = defaultdict(list)  # at a block's barrier
+        self.waiting: dict[int, list[int]] = defaultdict(list)  # block -> warps that wait at its barrier
         self.counts: Counter = Counter()
-        self.known: dict[int, Traits] = {}  # by the id of an instruction, which its step keeps alive
+        self.known: dict[int, Traits] = {}  # by the id of an instruction; its step keeps it alive
 
     def run(self) -> Result:
         first = [order for block in self.blocks[: self.resident] for order in block]
@@ -179,7 +194,7 @@ class Multiprocessor:
         for pipes in self.busy:
             for pipe, value in pipes.items():
                 busy[pipe] = max(busy[pipe], value)
-        freed = [value for pipes in self.free for value in pipes.values()]  # what is written arrives too
+        freed = [value for pipes in self.free for value in pipes.values()]  # writes must arrive too
         clocks = max([0.0, *(warp.ended for warp in self.warps), *freed])
         return Result(clocks, dict(busy), self.warps, self.counts)
 
@@ -197,14 +212,14 @@ class Multiprocessor:
         return max(start, free[traits.place])
 
     def take(self, quarter: int, pipe: str, now: float, clocks: float) -> float:
-        """Occupy a pipe; when it is free again."""
+        """Occupy a pipe; return when it is free again."""
         free = self.free[quarter]
         free[pipe] = done = max(free[pipe], now) + clocks
         self.busy[quarter][pipe] += clocks
         return done
 
     def issue(self, warp: Warp, step: Step, traits: Traits, now: float) -> float | None:
-        """Issue; when the warp may issue again, None where it waits at a barrier."""
+        """Issue a step; return when the warp may issue again, or None if it now waits at a barrier."""
         self.take(warp.quarter, "issue", now, 1)
         self.counts[step.pipe] += 1
         if traits.place == "memory":
@@ -230,7 +245,7 @@ class Multiprocessor:
         return now + traits.stall
 
     def global_memory(self, step: Step, now: float) -> float:
-        """When the data has come: sectors that the block touches first from DRAM, others from a cache."""
+        """Return when the data arrives: sectors that the block touches first come from DRAM, others from a cache."""
         gpu, known = self.gpu, step.amount - step.fresh
         done = now
         if known:
@@ -241,7 +256,7 @@ class Multiprocessor:
         return done
 
     def met(self, warp: Warp, order: int, now: float, waits: bool) -> list[int]:
-        """The warps of a block that may go on: all, when the last that still runs has come to its barrier."""
+        """Return the warps of a block that may go on: all, once the last running one has come to the barrier."""
         group = self.waiting[warp.block]
         if waits:
             group.append(order)
@@ -254,9 +269,9 @@ class Multiprocessor:
 
 
 def block_clocks(gpu: Gpu, steps: list[list[Step]], count: float, resident: int) -> tuple[float, Result]:
-    """Clocks of a multiprocessor for `count` equal blocks, and what happened in the first of them.
+    """Return the clocks of a multiprocessor for `count` equal blocks, and the result of the first of them.
 
-    More than three times as many as are resident go on at the rate of the third.
+    At most three times `resident` blocks are run. The clocks of the others follow from the rate of the last third.
     """
     if count <= 3 * resident:
         result = Multiprocessor(gpu, [steps] * math.ceil(count), resident).run()
@@ -270,8 +285,11 @@ def block_clocks(gpu: Gpu, steps: list[list[Step]], count: float, resident: int)
 def mixed_clocks(
     gpu: Gpu, kinds: Sequence[tuple[list[list[Step]], float]], resident: int
 ) -> tuple[float, Result] | None:
-    """The same for blocks of several kinds, (steps, count) of each in the order of the launch, side by side; None where
-    they are too many to run one by one."""
+    """Return the same for blocks of several kinds that run side by side, or None if they are too many to run.
+
+    Args:
+        kinds: (steps, number of blocks) of each kind, in the order of the launch.
+    """
     share = [count / gpu.multiprocessors for _, count in kinds]
     if math.ceil(sum(share)) > 3 * resident:
         return None

@@ -16,7 +16,7 @@ def width_of(modifiers: list[str]) -> int:
 
 
 def place_of(b: Block, o: Operand, wide: bool) -> np.ndarray:
-    """Addresses of an operand in brackets."""
+    """Return the addresses that an operand in brackets names."""
     total = np.full(b.threads, o.value, I64)
     for part in o.parts:
         scale = 1
@@ -29,7 +29,7 @@ def place_of(b: Block, o: Operand, wide: bool) -> np.ndarray:
 
 
 def sectors(b: Block, mask: np.ndarray, addresses: np.ndarray, width: int) -> np.ndarray:
-    """[warps, 2]: sectors of 32 bytes that each warp asks for, and those that the block had not touched before."""
+    """Return [warps, 2]: sectors of 32 bytes that each warp asks for, and those that are new to the block."""
     counts = np.zeros((b.threads // WARP, 2), I64)
     places = addresses[:, None] // SECTOR + np.arange((width + SECTOR - 1) // SECTOR)
     for warp in np.flatnonzero(mask.reshape(-1, WARP).any(1)):
@@ -41,8 +41,11 @@ def sectors(b: Block, mask: np.ndarray, addresses: np.ndarray, width: int) -> np
 
 
 def wavefronts(b: Block, mask: np.ndarray, addresses: np.ndarray, width: int) -> np.ndarray:
-    """Turns of shared memory that each warp's access takes: as many as its busiest bank has different words; 16-byte
-    accesses a quarter of the warp at a time, 8-byte ones a half. [warps, 2], the second 0."""
+    """Return [warps, 2]: wavefronts of shared memory that each warp's access takes, and 0.
+
+    An access takes as many wavefronts as the busiest bank has different words. A warp makes a 16-byte access in
+    quarters, an 8-byte access in halves.
+    """
     counts = np.zeros((b.threads // WARP, 2), I64)
     group = WARP * 4 // max(width, 4)
     for warp in np.flatnonzero(mask.reshape(-1, WARP).any(1)):
@@ -114,7 +117,7 @@ def store(i: Instruction) -> Action:
 
 
 def copy_async(i: Instruction) -> Action:
-    """LDGSTS: global to shared memory; where its predicate is false, zeros."""
+    """LDGSTS: copies global to shared memory, or zeros where its predicate is false."""
     target, source, *which = i.operands
     width = width_of(i.modifiers)
 
@@ -138,14 +141,14 @@ def load_constant(i: Instruction) -> Action:
 
     def act(b: Block, mask: np.ndarray) -> None:
         words = [b.constant(source, min(width, 4), 4 * word) for word in range(max(width // 4, 1))]
-        for word, value in enumerate(words):  # the first may go where the address was
+        for word, value in enumerate(words):  # read before the first write, which may overwrite the address
             b.write(to, value, mask, word)
 
     return act
 
 
 def load_matrix(i: Instruction) -> Action:
-    """LDSM: four 8x8 matrices of 16-bit values, whose rows the lanes name."""
+    """LDSM: loads up to four 8x8 matrices of 16-bit values; the lanes name their rows."""
     to, source = i.operands
     count = int(i.modifiers[-1]) if i.modifiers[-1].isdigit() else 1
     transposed = "MT88" in i.modifiers
@@ -165,7 +168,7 @@ def load_matrix(i: Instruction) -> Action:
 
 
 def halves_of(b: Block, o: Operand, word: int, is_bfloat16: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper 16-bit float of a register."""
+    """Return the lower and the upper 16-bit float of a register."""
     bits = np.broadcast_to(b.bits(o, word), (b.threads,))
     parts = bits & U32(0xFFFF), bits >> U32(16)
     if is_bfloat16:
@@ -174,7 +177,7 @@ def halves_of(b: Block, o: Operand, word: int, is_bfloat16: bool) -> tuple[np.nd
 
 
 def matrix_product(i: Instruction) -> Action:
-    """HMMA.16816: a 16x16 by a 16x8 of 16-bit floats, sums in float32."""
+    """HMMA.16816: multiplies a 16x16 by a 16x8 matrix of 16-bit floats, with sums in float32."""
     to, x, y, z = i.operands[:4]
     is_bfloat16 = "BF16" in i.modifiers
 
@@ -201,7 +204,7 @@ def matrix_product(i: Instruction) -> Action:
 
 
 def shared_atomic(i: Instruction) -> Action:
-    """ATOMS.ADD and .POPC.INC, without what was there before."""
+    """ATOMS.ADD and .POPC.INC; the value before is not returned."""
     target = next(o for o in i.operands if o.kind == "address")
     source = i.operands[-1]
 

@@ -1,4 +1,4 @@
-"""The values of operands, and what is written back."""
+"""Read the values of operands, and write results back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ U32, I32, U64, I64, F32, F64 = np.uint32, np.int32, np.uint64, np.int64, np.floa
 
 
 def integer(b: Block, o: Operand) -> np.ndarray:
-    """32 bits with the operand's sign or inversion, as uint32."""
+    """Return 32 bits with the operand's sign or inversion applied, as uint32."""
     if o.kind.endswith("predicate"):
         return b.predicate(o).astype(U32)
     value = np.asarray(b.bits(o))
@@ -28,7 +28,7 @@ def integer(b: Block, o: Operand) -> np.ndarray:
 
 
 def pair(b: Block, o: Operand) -> np.ndarray:
-    """64 bits of two registers, a constant or a number, as uint64."""
+    """Return 64 bits of two registers, a constant or a number, as uint64."""
     if o.kind == "number":
         value = U64(int(o.value) & 0xFFFFFFFFFFFFFFFF)
     else:
@@ -38,7 +38,7 @@ def pair(b: Block, o: Operand) -> np.ndarray:
 
 
 def single(b: Block, o: Operand) -> np.ndarray:
-    """A float32."""
+    """Return an operand as float32."""
     if o.kind == "number" and isinstance(o.value, float):
         value = np.asarray(F32(o.value))
     else:
@@ -48,7 +48,7 @@ def single(b: Block, o: Operand) -> np.ndarray:
 
 
 def double(b: Block, o: Operand) -> np.ndarray:
-    """A float64 of two registers; a number in hexadecimal gives the upper half."""
+    """Return an operand as float64: two registers, a constant or a number."""
     if o.kind == "number":
         value = np.asarray(F64(o.value)) if isinstance(o.value, float) else np.asarray(float(o.value))
     else:
@@ -59,7 +59,7 @@ def double(b: Block, o: Operand) -> np.ndarray:
 
 
 def put(b: Block, o: Operand, value: np.ndarray, mask: np.ndarray) -> None:
-    """The low 32 bits of an integer, or a float32."""
+    """Write the low 32 bits of an integer, or a float32."""
     value = np.asarray(value)
     b.write(o, value.astype(F32).view(U32) if value.dtype.kind == "f" else value.astype(U64).astype(U32), mask)
 
@@ -72,7 +72,7 @@ def put_pair(b: Block, o: Operand, value: np.ndarray, mask: np.ndarray) -> None:
 
 
 def parted(i: Instruction) -> tuple[Operand, list[Operand], list[Operand], list[Operand]]:
-    """Destination, predicates written, sources, predicates read."""
+    """Sort the operands: destination, predicates written, sources, predicates read."""
     first, *rest = i.operands
     written = []
     while rest and rest[0].kind.endswith("predicate"):

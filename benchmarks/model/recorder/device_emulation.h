@@ -1,5 +1,6 @@
-// A device layer that runs nothing: a launch is kept with its parameters as the kernel would receive them. Included by
-// csrc/common/device.cuh in place of the emulation's header of this name. Kernels are compiled, never called.
+// A device layer that runs nothing: launch() records a launch, with its parameters as the kernel would receive them.
+// csrc/common/device.cuh includes this header in place of the emulation's header of the same name. Kernels are
+// compiled, but never called.
 #pragma once
 
 #include <dlfcn.h>
