@@ -31,7 +31,7 @@ class Backends(TorchDispatchMode):
 
 
 def backend_that_runs(call: Callable[[], object]) -> str:
-    """Return the backend of one call of PyTorch's attention; math leaves no operation of its own."""
+    """Return the backend of one call of PyTorch's attention: math if no operation of another backend runs."""
     with Backends() as backends:
         call()
     return describe(backends.calls) or "math"

@@ -2,11 +2,14 @@
 
     python benchmarks/before_after.py BEFORE AFTER [--pairs 15] [--steps 20]
 
-BEFORE and AFTER are folders of checkouts with their libraries built. Each runs in a process of its own, on one thread,
-and they take turns, so that a busy moment of the machine slows both alike. loop: a guided step of the digits student
-through the training loop, 32 images. sweep: a step of four digits students that share batches and teacher. A row is a
-pair of turns, in milliseconds a step: cpu_ms is processor time, which other work on the machine disturbs less than the
-time that passes. The last lines are medians of after / before over the pairs, with the quartiles.
+BEFORE and AFTER are folders of checkouts with their libraries built. Each runs in a process of its own, on one thread.
+The two take turns, so that a busy moment of the machine slows both alike. Two subjects are timed:
+
+    loop    a guided step of the digits student through the training loop, 32 images
+    sweep   a step of four digits students that share batches and teacher
+
+A row is a pair of turns, in milliseconds a step. cpu_ms is processor time, which other work on the machine disturbs
+less than the time that passes. The last lines are the medians of after / before over the pairs, with the quartiles.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ STUDENTS = 4
 
 
 def make_calls(folder: Path) -> dict[str, Callable[[int], None]]:
-    """Build what is measured from the checkout of this process; each call takes that many steps."""
+    """Build the subjects from the checkout of this process; each is a function that runs the given number of steps."""
     import torch
 
     from benchmarks.step_calls import make_alone
@@ -41,7 +44,7 @@ def make_calls(folder: Path) -> dict[str, Callable[[int], None]]:
 
 
 def serve() -> None:
-    """Answer each line `SUBJECT STEPS` with the milliseconds of a step: processor time, and time that passed."""
+    """Answer each line `SUBJECT STEPS` with milliseconds a step: of processor time, and of time that passed."""
     import torch
 
     torch.set_num_threads(1)
@@ -121,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", nargs=2, type=Path, metavar="FOLDER", help="before, then after")
     parser.add_argument("--pairs", type=int, default=15, help="default 15")
-    parser.add_argument("--steps", type=int, default=20, help="of the loop in a turn; default 20")
+    parser.add_argument("--steps", type=int, default=20, help="steps of the loop in a turn; default 20")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the CSV")
     options = parser.parse_args(argv)
     import torch
@@ -141,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--serve"]:
-        del sys.path[0]  # benchmarks/ of this checkout; PYTHONPATH names the other
+        del sys.path[0]  # benchmarks/ of this checkout; PYTHONPATH names the one to measure
         serve()
     else:
         sys.path[0] = str(ROOT)

@@ -1,11 +1,15 @@
-"""The augment op alone: uint8 images in memory to a batch of the paper's recipe.
+"""Time the augment op alone: from uint8 images in memory to a batch of the paper's recipe.
 
     python -m benchmarks.bench_augment [--providers lgfast,torchvision,pillow] [--batches 128,512]
 
-lgfast: augment_plan and augment on the images' device, with the teacher's input. torchvision: transforms.v2 on the same
-device, image by image (its random transforms draw once a call), nearest recipe. pillow: timm's pipeline on one core,
-float32. images_per_s: batch / median time. copy_share: uint8 source read, both results written, over the median time,
-as a share of a device copy. On a GPU the host is ahead of it, up to a millisecond.
+Providers:
+
+    lgfast        augment_plan and augment on the images' device, with the teacher's input
+    torchvision   transforms.v2 on the same device, nearest recipe; image by image, since a call draws once for all
+    pillow        timm's pipeline on one core, float32
+
+images_per_s: batch / median time. copy_share: the bytes of the uint8 source, read once, and of both results, written
+once, over the median time, as a share of a device copy. On a GPU up to a millisecond of the host's time is not counted.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def random_images(count: int) -> np.ndarray:
-    """Smooth random images, uint8 (count, 32, 32, 3): neighbours are alike, as in photographs."""
+    """Make smooth random images, uint8 (count, 32, 32, 3): neighbours are alike, as in photographs."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.BICUBIC)) for image in coarse])
@@ -83,8 +87,10 @@ PROVIDERS: dict[str, Callable[[Source], Callable[[], object]]] = {
 
 
 def check(source: Source) -> None:
-    """Check that the first views are Pillow's, up to the noise of erased rectangles (two math libraries) and the
-    dtype."""
+    """Check that the first views are Pillow's, up to the dtype and the noise of erased rectangles.
+
+    That noise comes from two math libraries.
+    """
     views = source.augmented()[0]
     for index in range(min(8, len(views))):
         view, _ = augment_sample(source.images[index], SPEC, index, seed=0, epoch=0)

@@ -1,11 +1,11 @@
-"""feature_mse against the same loss composed in PyTorch, at the guided shapes of each student.
+"""Time feature_mse against the same loss composed in PyTorch, at the guided shapes of each student.
 
     python -m benchmarks.bench_feature_mse [--providers torch,compile,lgfast] [--models deit_tiny] [--batch 32]
 
-torch: F.interpolate of both maps and F.mse_loss, pair by pair. compile: the same under torch.compile. On a GPU each
-mode is a CUDA graph over as many copies of the maps as exceed twice the L2 cache, timed while the host is ahead.
-images_per_s: batch / median time. gb_per_s: both maps read once (fwd), and the gradient written once too (both), over
-the median time; copy_share: that over the bandwidth of a device copy.
+Providers: torch is F.interpolate of both maps and F.mse_loss, pair by pair; compile is the same under torch.compile. On
+a GPU each mode is a CUDA graph over enough copies of the maps to exceed twice the L2 cache, and the host's time is not
+counted. images_per_s: batch / median time. gb_per_s: the bytes of both maps, read once (fwd), and of the gradient,
+written once (both), over the median time. copy_share: gb_per_s over the bandwidth of a device copy.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ MODES = ("fwd", "both")
 
 
 def composed(student, teacher):
-    """Compute the loss as one writes it in PyTorch."""
+    """Compute the loss as users of PyTorch write it."""
     loss = 0.0
     for s, t in zip(student, teacher, strict=True):
         side = round(s.shape[1] ** 0.5)
@@ -52,12 +52,11 @@ def make_maps(model: str, batch: int, dtype: torch.dtype, device: torch.device):
 
 
 def check(call: Callable, student, teacher) -> None:
-    """Check the provider's loss and gradients against the float64 composition, within the rounding of the maps'
-    dtype."""
+    """Check a provider's loss and gradients against those in float64, within the rounding of the maps' dtype."""
     exact = [maps.detach().double().requires_grad_() for maps in student]
     truth = composed(exact, [maps.double() for maps in teacher])
     loss = call(student, teacher)
-    # resizing, difference, rounding of the result; float32 positions up to 56 make weights err by as many roundings
+    # resizing, difference, rounding of the result; float32 positions up to 56 add up to 56 roundings to the weights
     bound = 4 * torch.finfo(student[0].dtype).eps + 64 * torch.finfo(torch.float32).eps
     torch.testing.assert_close(loss.double(), truth, rtol=bound, atol=0, check_dtype=False)
     for grad, true in zip(torch.autograd.grad(loss, student), torch.autograd.grad(truth, exact), strict=True):
@@ -128,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     batch = options.batch or (128 if device.type == "cuda" else 32)
     limits = ceilings.load(options.ceilings, device)
     torch.manual_seed(0)
-    torch.zeros(7 * 2**20)  # a freed 28 MiB block: malloc then keeps memory between calls, as in any training process
+    torch.zeros(7 * 2**20)  # once freed, it makes malloc keep memory between calls, as in any training process
     providers = options.providers
     rows = (
         row

@@ -2,11 +2,11 @@
 
     python -m benchmarks.bench_fused_layers [--providers eager,compile,lgfast] [--shapes deit_tiny] [--batches 128,256]
 
-Decides whether `step.fused_layers` is worth its default: an operation is kept where `both` beats compile on the GPU.
-Inputs are the tokens of one block, [B, N, C] of the stream and [B, N, 4 C] of the MLP, and the images of the patch
-convolution that makes these tokens (N - 1 patches and the class token). On a GPU each mode is a CUDA
-graph over as many copies of the inputs as exceed twice the L2 cache. copy_share: every tensor read or written once,
-over the median time, as a share of a device copy. times_compile: compile's median time over the row's.
+The rows decide whether an operation stays: its `both` must beat compile on the GPU. Inputs are the tokens of one block,
+[B, N, C] of the stream and [B, N, 4 C] of the MLP, and the images of the patch convolution that makes these tokens
+(N - 1 patches and the class token). On a GPU each mode is a CUDA graph over enough copies of the inputs to exceed twice
+the L2 cache. copy_share: the bytes of every tensor, read or written once, over the median time, as a share of a device
+copy. times_compile: compile's median time over the row's.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def gelu_inputs(batch: int, shape: Shape, new: Callable[..., Tensor]) -> tuple[l
 
 
 def patch_inputs(batch: int, shape: Shape, new: Callable[..., Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The images receive no gradient."""
+    """Make the inputs of the patch convolution; the images receive no gradient."""
     grid = math.isqrt(shape.tokens - 1)
     images = new(batch, 3, grid * shape.patch, grid * shape.patch)
     weight = new(shape.channels, 3, shape.patch, shape.patch).requires_grad_()
@@ -75,12 +75,13 @@ def patch_inputs(batch: int, shape: Shape, new: Callable[..., Tensor]) -> tuple[
 
 @dataclass(frozen=True)
 class Op:
-    """One operation: what it composes to, lgfast's form, its inputs, and which maps each mode reads and writes.
+    """One operation in eager PyTorch and in lgfast, its inputs, and how much each mode reads and writes.
 
     Attributes:
-        make_inputs: (batch, shape, maker of random tensors) -> arguments, parameters and maps with gradients, and the
-            gradients of the results.
-        elements: (arguments, results) -> elements of all maps read and written by mode, parameters left out.
+        make_inputs: (batch, shape, maker of random tensors) -> arguments (parameters and maps require gradients), and
+            the gradients of the results.
+        elements: (arguments, gradients of the results) -> by mode, the elements of all maps that it reads and writes;
+            parameters are not counted.
     """
 
     eager: Callable
@@ -132,7 +133,7 @@ def make_inputs(
 
 
 def run(call: Callable, inputs: Sequence[Tensor], douts: Sequence[Tensor], mode: str) -> list[Tensor]:
-    """Compute the results and, in mode `both`, the gradients of everything that requires one."""
+    """Compute the results and, in mode `both`, the gradients of every argument that requires one."""
     if mode == "fwd":
         with torch.no_grad():
             return list(call(*inputs))

@@ -1,13 +1,18 @@
-"""Loaders on the paper's recipe (32 -> 224, RandAugment, erasing): images per second, and per core.
+"""Time loaders on the paper's recipe (32 -> 224, RandAugment, erasing): images per second, and per core.
 
     python -m benchmarks.bench_loader [--device cuda] [--providers timm,torchvision,dali,resident] [--cores 2]
 
-timm: timm's create_transform on Pillow images in a torch DataLoader, the pipeline of the paper's code; on a GPU its
-batches are pinned and sent there. torchvision: transforms.v2 on tensors where the device is, nearest recipe
-(RandAugment always applies both operations, bilinearly), an image at a time in this process. dali: the dali loader,
-decoding JPEG files first (nvJPEG on a GPU). resident: the resident loader. dali is left out where it is not installed.
-One call is one epoch of the images. cores: worker processes for timm, threads for the others: 1, 2, 4, ... up to
---cores; on a GPU torchvision and resident use one. times_timm: images per second against timm's on as many cores.
+Providers:
+
+    timm          timm's create_transform on Pillow images in a torch DataLoader, the pipeline of the paper's code; on
+                  a GPU its batches are pinned and copied there
+    torchvision   transforms.v2 on tensors on the device, nearest recipe (RandAugment always applies both operations,
+                  bilinearly), an image at a time in this process
+    dali          the dali loader, which first decodes JPEG files (nvJPEG on a GPU); left out where it is not installed
+    resident      the resident loader
+
+One call is one epoch of the images. cores: 1, 2, 4, ... up to --cores. timm uses as many worker processes, the others
+as many threads; on a GPU torchvision and resident use one. times_timm: images per second over timm's on as many cores.
 """
 
 import tempfile
@@ -47,7 +52,7 @@ def posterize(image: Image.Image, bits: int, **options) -> Image.Image:
 
 
 class PillowImages(Dataset):
-    """Images as the paper's code loads them: a Pillow image through timm's training transform."""
+    """Images as the paper's code loads them: Pillow images through timm's training transform."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -124,7 +129,7 @@ def dali_epoch(images: np.ndarray, cores: int, device: torch.device) -> Callable
 
 
 PROVIDERS = {"timm": timm_epoch, "torchvision": torchvision_epoch, "dali": dali_epoch, "resident": resident_epoch}
-ON_DEVICE = ("torchvision", "resident")  # on a GPU their work is there, whatever the number of cores
+ON_DEVICE = ("torchvision", "resident")  # on a GPU they work there, whatever the number of cores
 
 
 def default_providers() -> str:
@@ -142,7 +147,7 @@ def check(images: np.ndarray, device: torch.device) -> None:
     for place, index in enumerate(batch.indices[:16].tolist()):
         view, _ = augment_sample(images[index], SPEC, index, seed=3, epoch=0)
         own = batch.images[place].cpu()
-        torch.testing.assert_close(own, view, rtol=0, atol=1e-5)  # erase noise: two math libraries
+        torch.testing.assert_close(own, view, rtol=0, atol=1e-5)  # the noise of erasing: two math libraries
 
 
 def core_counts(name: str, cores: int, device: torch.device) -> list[int]:

@@ -1,12 +1,12 @@
-"""One AdamW step over the parameters of a network: flat_adamw against torch's and NVIDIA apex's.
+"""Time one AdamW step over the parameters of a network: flat_adamw against torch's and NVIDIA apex's.
 
     python -m benchmarks.bench_optimizer [--providers lgfast,fused,foreach,loop,apex] [--models deit_tiny_patch16_224]
 
-lgfast: FlatAdamW. fused, foreach, loop: torch.optim.AdamW so implemented; loop is one parameter after another, as in
-the paper's code. apex: FusedAdam, where NVIDIA apex is installed. Gradients are ready before the clock starts, and on
-a GPU the host is ahead of it, up to a millisecond.
-copy_share: 28 bytes a parameter (float32 gradient read, parameter and both moments read and written) over the median
-time, as a share of a device copy.
+Providers: lgfast is FlatAdamW; fused, foreach and loop are implementations of torch.optim.AdamW (loop takes one
+parameter after another, as in the paper's code); apex is FusedAdam, where NVIDIA apex is installed. Gradients are ready
+before the clock starts. On a GPU up to a millisecond of the host's time is not counted. copy_share: 28 bytes a
+parameter (float32 gradient read, parameter and both moments read and written) over the median time, as a share of a
+device copy.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def available() -> list[str]:
 
 
 def model_names(text: str) -> list[str]:
-    """An option's comma-separated networks."""
+    """Read an option's comma-separated names of networks."""
     for name in text.split(","):
         if not is_model(name):
             raise argparse.ArgumentTypeError(f"unknown {name!r}; timm.list_models() lists the names")
@@ -82,7 +82,7 @@ def check(provider: str, network: str, device: torch.device, steps: int = 3) -> 
             parameter.grad = parameter.grad.to(parameter.dtype)
         for _ in range(steps):
             step()
-    # an update is at most lr (1 + weight decay) a step; parameter and update are rounded once each a step
+    # an update is at most lr (1 + weight decay); every step rounds parameter and update once each
     for value, true in zip(own.parameters(), exact.parameters(), strict=True):
         bound = steps * (torch.finfo(torch.float32).eps * true.abs().max().item() + 16e-7 * LR)
         torch.testing.assert_close(value.double(), true, rtol=0, atol=bound)

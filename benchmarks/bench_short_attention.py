@@ -1,15 +1,22 @@
-"""short_attention against PyTorch's attention backends, at the shapes of small vision transformers.
+"""Time short_attention against PyTorch's attention backends, at the shapes of small vision transformers.
 
     python -m benchmarks.bench_short_attention [--providers lgfast,flash,cudnn] [--shapes deit_tiny] [--batches 256]
 
 Every provider starts from the packed projection (qkv, or q and kv) and ends with its packed gradient, so the copies
-that autograd adds count. On a GPU each mode is a CUDA graph over as many copies of the inputs as exceed twice the L2
-cache, timed by events while the host is ahead. gb_per_s: bytes of q, k, v, out (forward) and twice that (backward),
-read or written once, over the median time. copy_share: that over the bandwidth of a device copy. peak_mib: of a run
-outside the graph.
-sdpa: scaled_dot_product_attention as PyTorch chooses, with what it chose in `backend` (cuDNN before flash on Hopper);
-flash, cudnn, efficient, math: that backend. flex: compiled FlexAttention, flex-flash with its FLASH backend; fa4:
-flash-attention 4. What is not installed, or does not serve a shape, is named.
+that autograd adds count. On a GPU each mode is a CUDA graph over enough copies of the inputs to exceed twice the L2
+cache; events time it, and the host's time is not counted. gb_per_s: bytes of q, k, v, out (forward) and twice that
+(backward), each read or written once, over the median time. copy_share: gb_per_s over the bandwidth of a device copy.
+peak_mib: of a run outside the graph.
+
+Providers:
+
+    sdpa         scaled_dot_product_attention; PyTorch chooses the backend (cuDNN before flash on Hopper), which the
+                 column `backend` names
+    flash, cudnn, efficient, math   that backend of it
+    flex         compiled FlexAttention; flex-flash: with its FLASH backend
+    fa4          flash-attention 4
+
+The script names a provider that is not installed, or that does not serve a shape.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +39,7 @@ from tests import attention_truth
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}  # float32: CPU
 MODES = ("fwd", "bwd", "both")
-PEER_ERROR = 2**-5  # bfloat16 rounds by up to 2**-9, several times on the way
+PEER_ERROR = 2**-5  # relative; bfloat16 rounds by up to 2**-9, several times on the way
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ SHAPES = {
     "pvt_v2_b0_stage2": Shape(2, 784, 49, 32),
     "pvt_v2_b0_stage3": Shape(5, 196, 49, 32),
     "pvt_v2_b0_stage4": Shape(8, 49, 49, 32),
-    "convit_tiny": Shape(4, 196, 196, 48),  # its content part
+    "convit_tiny": Shape(4, 196, 196, 48),  # its attention by content
     "digits": Shape(2, 65, 65, 32),
 }
 
@@ -81,7 +88,7 @@ def sdpa(backend: SDPBackend | None = None) -> Callable:
     return call
 
 
-torch._functorch.config.donated_buffer = False  # else a compiled backward runs once only
+torch._functorch.config.donated_buffer = False  # otherwise a compiled backward runs only once
 compiled_flex = torch.compile(flex_attention, dynamic=False)
 
 
@@ -110,7 +117,7 @@ PROVIDERS: dict[str, Callable] = {
 
 
 def backend_of(provider: str, leaves) -> str:
-    """Return what runs: the backend that PyTorch chooses for `sdpa`, else the provider."""
+    """Return the backend that runs: for `sdpa` the one that PyTorch chooses, otherwise the provider itself."""
     return backend_that_runs(lambda: PROVIDERS["sdpa"](leaves)) if provider == "sdpa" else provider
 
 
@@ -128,8 +135,11 @@ def make_inputs(
 
 
 def check(provider: str, leaves, dout) -> None:
-    """Check output and gradients of the batch's first two images: lgfast's within the tests' bound, a peer's by the
-    norm, so that no peer is left out for a rounding."""
+    """Check output and gradients of the batch's first two images.
+
+    lgfast's must be within the bound of the tests. A peer's are compared by the norm, so that no peer is left out for a
+    rounding.
+    """
     out = PROVIDERS[provider](leaves)
     grads = split(torch.autograd.grad(out, leaves, dout))
     q, k, v = (x[:2].detach() for x in split(leaves))

@@ -1,4 +1,4 @@
-"""Trials per hour of a sweep: students in groups against one trial at a time and one process each.
+"""Time the trials of a sweep: students in groups against one trial at a time and one process each.
 
     python -m benchmarks.bench_sweep [--recipe heavy] [--students 1,2,4,8,16] [--device cpu|cuda]
 
@@ -13,12 +13,12 @@ Providers:
 
     one_at_a_time   one process, one trial after another
     process_each    trials in processes of their own, at the same time: a core each, or up to four on one GPU
-    group           one process, K students on one batch and one teacher pass
+    group           one process, K students that share each batch and one run of the teacher
     groups          a process per core, each with K / cores students (CPU; what `--workers` does)
 
 Every row states the shares of loading, teacher and student in a step of one trial, and whether the first student ended
-the warm-up with the same bits as alone. Start-up, compilation and warm-up are outside the clock; a trial's time is that
-of its steps. On a machine that others use too, cpu_s_per_trial is the figure that compares.
+the warm-up with the same bits as alone. The clock does not count start-up, compilation and warm-up: a trial's time is
+that of its steps. On a machine that others use too, compare cpu_s_per_trial.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from benchmarks import harness, row_file
 from benchmarks.sweep_trials import RECIPES, Group, trial_configs
 from lgfast.step import graph
 
-WARMUP_STEPS = graph.WARMUP_STEPS + 2  # the last of them replay the graph
+WARMUP_STEPS = graph.WARMUP_STEPS + 2  # the last ones replay the graph
 MIN_STEPS = 4
 PROCESSES_PER_GPU = 4
 
@@ -139,7 +139,7 @@ def rows(options: argparse.Namespace) -> Iterator[dict]:
         for key, plan in plans.items():
             try:
                 samples[key].append(plan.measure(options))
-            except ChildProcessError as error:  # too many students for the memory, say; go on with the others
+            except ChildProcessError as error:  # such as too many students for the memory; go on with the others
                 print(f"{key[0]} of {key[1]}: {error}", file=sys.stderr)
     samples = {key: taken for key, taken in samples.items() if taken}
     alone = {
@@ -185,13 +185,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--students", type=harness.counts, default=numbers, help=f"trials at a time, comma-separated; default {numbers}"
     )
-    parser.add_argument("--steps", type=harness.count, help="of one trial alone; a group of K does a K-th of them")
-    parser.add_argument("--repeats", type=harness.count, default=2, help="of each figure; default 2")
-    parser.add_argument("--cores", type=harness.count, default=2, help="that the trials may use; default 2")
+    parser.add_argument(
+        "--steps", type=harness.count, help="steps of one trial alone; a group of K takes a K-th of them"
+    )
+    parser.add_argument("--repeats", type=harness.count, default=2, help="measurements of each figure; default 2")
+    parser.add_argument("--cores", type=harness.count, default=2, help="cores that the trials may use; default 2")
     parser.add_argument(
         "--out", type=Path, default=row_file.RESULTS, help="folder of the CSV; default benchmarks/results"
     )
-    parser.add_argument("--here", action="store_true", help="a process that runs alone is this one: it starts faster")
+    parser.add_argument(
+        "--here", action="store_true", help="run a process that runs alone in this one, which starts faster"
+    )
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--shares", action="store_true", help=argparse.SUPPRESS)

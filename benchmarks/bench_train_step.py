@@ -1,18 +1,31 @@
-"""The whole training step against plain PyTorch, and what each of its stages costs.
+"""Time the whole training step against plain PyTorch, and each of its stages.
 
     python -m benchmarks.bench_train_step [--providers paper,amp,lgfast,loop] [--shapes deit_tiny_224] [--batch 128]
 
-paper: the composition of the paper's code, eager float32. amp: a careful eager step (in bf16 under autocast), SDPA and
-fused AdamW. compile: the same under torch.compile (max-autotune on CUDA); compile-graph: that as one CUDA graph.
-bare: lgfast's own arithmetic written inline, without step object, meters and loop; loop: the same through the trainer's
-loop, its meters and log lines. lgfast-compile, lgfast-fused-layers: with that option of the step. On a CPU each runs in
-a process of its own, as its users would (lgfast's with its trainer's allocator setting), and is timed at the second
-call of a turn. Throughput: batch / median time. cpu_ms: median processor time of a call on the CPU, all threads
-together, which other programs on the machine disturb less. Stages run alone, one after the other, on a GPU as a graph
-each; `rest` is what the step takes beyond their sum, negative where they overlap. launches: operations that one call
-dispatches, a kernel each at least; replaying a graph is one, and copying the batch into it some.
-matmul_share: the multiplications of the paper's step (counted) over the median time, as a share of a large matrix
-product; copy_share: the bytes of a fused step (DeiT-Ti in bfloat16 only), as a share of a device copy.
+Providers:
+
+    paper           the step as the paper's code composes it, eager float32
+    amp             a careful eager step (in bf16 under autocast), with SDPA and fused AdamW
+    compile         amp under torch.compile (max-autotune on CUDA); compile-graph: that as one CUDA graph
+    lgfast          lgfast's step; lgfast-compile, lgfast-fused-layers: with that option of the step
+    bare            lgfast's arithmetic written inline, without step object, meters and loop
+    loop            lgfast's step through the trainer's loop, with its meters and log lines
+
+On a CPU each provider runs in a process of its own, as its users would run it (lgfast's with its trainer's allocator
+setting), and the second call of a turn is timed.
+
+Columns:
+
+    images_per_s    batch / median time
+    cpu_ms          median processor time of a call on the CPU, all threads together, which other programs disturb less
+    launches        operations that one call dispatches, each at least one kernel; replaying a graph counts as one, and
+                    copying the batch into it as some
+    matmul_share    the counted multiplications of the paper's step over the median time, as a share of a large matrix
+                    product
+    copy_share      the bytes of a fused step (DeiT-Ti in bfloat16 only), as a share of a device copy
+
+Stages run alone, one after the other, on a GPU as a graph each. `rest` is the time of the step beyond their sum; it is
+negative where stages overlap.
 """
 
 from __future__ import annotations
@@ -34,12 +47,12 @@ from benchmarks.train_setup import SHAPES, Setup
 from lgfast.guidance.teacher import TeacherTargets
 from lgfast.runtime.auto_precision import auto_precision
 
-# The bytes a fused step moves per image, performance.md 4 (DeiT-Ti at 224 in bfloat16); other shapes have no figure.
+# The bytes that a fused step moves for an image, for DeiT-Ti at 224 in bfloat16; other shapes have no figure.
 ROOFLINE_BYTES = {"student_fwd": 29.1e6, "backward": 48.3e6, "teacher": 2.7e6, "guidance": 0.9e6, "step": 81.0e6}
 
 
 def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]:
-    """Return the parts of the step, each alone on inputs that are ready; on a GPU as graphs, like the step."""
+    """Return the stages of the step, each alone on inputs that are ready; on a GPU as graphs, like the step."""
     step, batch = setup.train_step(precision), setup.batch
     student = step.precision
     targets = None if step.teacher is None else TeacherTargets(step.teacher.start(batch).wait())
@@ -68,7 +81,7 @@ def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]
 
 
 def has_figure(name: str, precision: str) -> bool:
-    """Whether ROOFLINE_BYTES are those of the shape."""
+    """Whether ROOFLINE_BYTES are the bytes of this shape."""
     return (name, precision) == ("deit_tiny_224", "bf16")
 
 

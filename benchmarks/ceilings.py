@@ -2,8 +2,8 @@
 
     python -m benchmarks.ceilings [--out FOLDER]
 
-copy: device to device, bytes read plus bytes written. matmul: square, bfloat16 on CUDA, float32 on CPU, 2 n^3
-operations. Other benchmarks give their rows as a share of the two (`Ceilings.shares`).
+copy: from device to device; bytes read and bytes written both count. matmul: of square matrices, bfloat16 on CUDA,
+float32 on CPU; 2 n^3 operations. Other benchmarks give their rows as shares of these two (`Ceilings.shares`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Ceilings:
     def shares(
         self, timing: harness.Timing, num_bytes: float | None = None, num_flops: float | None = None
     ) -> dict[str, float | None]:
-        """Return columns of a row: throughput of what one call moves and computes, and its share of the ceiling."""
+        """Return columns of a row: bytes and operations of one call per second, and their shares of the ceilings."""
         columns = {}
         if num_bytes is not None:
             gb_per_s = timing.per_s(num_bytes / 1e9)
@@ -40,7 +40,7 @@ class Ceilings:
 
 
 def measure(device: torch.device, rounds: int = 20, scale: float = 1.0) -> Iterator[dict]:
-    """Return rows `copy` and `matmul`. Sizes are multiplied by `scale`, below 1 for a rough figure."""
+    """Yield the rows `copy` and `matmul`. `scale` multiplies the sizes; take one below 1 for a rough figure."""
     yield copy_row(int(scale * (2**30 if device.type == "cuda" else 2**26)), device, rounds)
     yield matmul_row(int(scale * (8192 if device.type == "cuda" else 1024)), device, rounds)
 
@@ -83,7 +83,7 @@ def _ratio(value: float | None, limit: float) -> float | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=20)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the sizes; below 1 for a rough figure")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the sizes; below 1 for a rough figure")
     options = parser.parse_args(argv)
     device = torch.device(options.device)
     row_file.record("ceilings", measure(device, options.rounds, options.scale), device, options.out)

@@ -1,9 +1,10 @@
-"""Hardware counters of single kernels, read by Nsight Compute's ncu.
+"""Read hardware counters of single kernels with Nsight Compute's ncu.
 
     python -m benchmarks.counters [--kernels augment,feature_mse] [--out FOLDER]
 
-One launch of each kernel at its target shape, the clocks left as they are. The CSV has, for every CUDA kernel that the
-call launches, the counters of COUNTERS that ncu's full set holds; its own tables of all of them lie beside it.
+Counts one launch of each kernel at its target shape, and leaves the clocks as they are. The CSV has, for every CUDA
+kernel that the call launches, the COUNTERS below that ncu's full set holds. ncu's own tables of all counters lie beside
+the CSV.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmarks.suite.preflight import program
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 45.0  # time limit of one kernel
-# Column of a row -> ncu's metric. Times in ns, bytes, counts, percent.
+# Column of a row -> ncu's metric. Units: ns, Hz, bytes, counts, percent.
 COUNTERS = {
     "time_ns": "gpu__time_duration.sum",
     "clocks": "sm__cycles_elapsed.max",
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kernels", default=",".join(KERNELS), help="comma-separated; default: all")
     parser.add_argument("--out", type=Path, default=row_file.RESULTS, help="folder of the CSV and of ncu's reports")
-    parser.add_argument("--device", default="cuda", help="whose name the rows carry; default cuda")
+    parser.add_argument("--device", default="cuda", help="device whose name the rows carry; default cuda")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     file, failed = row_file.RowFile("counters", torch.device(options.device), options.out), []

@@ -11,8 +11,11 @@ SPIN_CYCLES = 2_000_000  # about a millisecond
 
 
 def captured(make_run: Callable[[], Callable[[], object]]) -> Callable[[], None]:
-    """Capture what `make_run` returns and return the graph's replay; autograd needs one stream for all of it."""
-    with torch.cuda.stream(torch.cuda.current_stream()):  # which a failed capture would leave changed
+    """Capture the function that `make_run` makes, and return the replay of the graph.
+
+    Making, warm-up and capture use one stream, as autograd needs.
+    """
+    with torch.cuda.stream(torch.cuda.current_stream()):  # brings back the stream, which a failed capture would change
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -34,7 +37,8 @@ def milliseconds(call: Callable[[], object], queued: bool = False) -> float:
     """Measure the milliseconds between two events around a call.
 
     Args:
-        queued: the GPU first spins, so that the call waits for it in full and its host time does not count.
+        queued: let the GPU spin first, so that the whole call is queued when it begins; the host's time, up to about
+            a millisecond, is then not counted.
     """
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     if queued:

@@ -1,9 +1,9 @@
-"""Fetches the wheels that a PyTorch image for CUDA lacks, for a machine without network.
+"""Fetch the wheels that a PyTorch image for CUDA lacks, for a machine without network.
 
     python benchmarks/fetch_wheels.py [--python 3.12] [--out wheels]
 
-Pure Python all of them, in the versions that pyproject.toml asks for; gpu_suite.py --wheels installs them beside the
-image's packages.
+All of them are pure Python, in the versions that pyproject.toml asks for. gpu_suite.py --wheels installs them beside
+the image's packages.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WANTED = ("timm", "tyro", "docstring-parser", "typeguard", "typing-extensions")  # from the third on: tyro's needs
+WANTED = ("timm", "tyro", "docstring-parser", "typeguard", "typing-extensions")  # from the third on: what tyro needs
 LARGEST_MIB = 64
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
 def requirements() -> list[str]:
-    """With the bounds of pyproject.toml, where it has some."""
+    """Return the wanted packages, with the bounds that pyproject.toml has for them."""
     text = (ROOT / "pyproject.toml").read_text()
     bounds = dict(re.findall(r'^\s+"([\w-]+)([<>=][^"]*)?",', text, flags=re.MULTILINE))
     return [name + bounds.get(name, "") for name in WANTED]
@@ -36,7 +36,7 @@ def command(python: str, out: Path) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", default="3.12", help="version there; default 3.12")
+    parser.add_argument("--python", default="3.12", help="Python version of that machine; default 3.12")
     parser.add_argument("--out", type=Path, default=ROOT / "wheels", help="folder; default wheels/, which git ignores")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Draws the README's picture from committed runs: what guidance does to a small ViT on CIFAR-100.
+"""Draw the README's picture from committed runs: what guidance does to a small ViT on CIFAR-100.
 
     python benchmarks/figure.py            # writes docs/images/guidance.svg
     python benchmarks/figure.py --check    # fails where the picture shows other numbers than the newest runs have
 
-The picture carries its numbers in its description, so that a test compares them without drawing.
+The picture carries its numbers in its description, so that a test can compare them without drawing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def draw_accuracy(axes: Any, found: dict[str, Any], label: str, color: str) -> None:
-    """Draw a thin line for each seed, a thick one for their mean, and the kept weights' accuracy at its end."""
+    """Draw a thin line for each seed and a thick one for their mean; write the kept weights' accuracy at its end."""
     runs = found["accuracy"]
     for run in runs:
         axes.plot(*zip(*run, strict=True), color=color, linewidth=0.8, alpha=0.45)

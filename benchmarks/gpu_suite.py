@@ -1,12 +1,14 @@
-"""Do all that a machine with a GPU is for: build, run the GPU tests, measure every row with its peers, train.
+"""Build, run the GPU tests, measure every row with its peers, and train on a machine with a GPU.
 
     python benchmarks/gpu_suite.py [--only build,tests,attention,...] [--minutes 8] [--out runs/gpu-suite] [--slot 9]
 
-    python benchmarks/gpu_suite.py --lease 7 [--continue] [--pack FOLDER]     # a short time on a GPU, in order of worth
+    python benchmarks/gpu_suite.py --lease 7 [--continue] [--pack FOLDER]     # a short time on a GPU
 
-Needs a CUDA PyTorch image and what it names as missing. Called again with the same --out it goes on where it stopped.
-Exit code: 0 everything is done or skipped, 1 a command failed or met its limit without getting further, 2 wrong
-arguments, 3 unfinished: call again. benchmarks/README.md says more. `--dry-run` runs every part on the CPU, tiny.
+It needs a CUDA image of PyTorch, and it names what else is missing. Called again with the same --out, it goes on where
+it stopped. `--dry-run` runs every part on the CPU with tiny shapes. benchmarks/README.md says more.
+
+Exit codes: 0, everything is done or skipped; 1, a command failed or met its limit without getting further; 2, wrong
+arguments; 3, unfinished: call again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-STARTED = time.monotonic()  # before what takes long to import
+STARTED = time.monotonic()  # before the imports that take long
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # in place of benchmarks/
@@ -38,18 +40,24 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("--only", default="", metavar="PARTS", help=f"of {', '.join(NAMES)}; default: all")
     add("--minutes", type=float, default=8, help="time limit of a part, for this call")
-    add("--slot", type=float, default=0, help="minutes of this call altogether; 0: no limit")
+    add("--slot", type=float, default=0, help="time limit of the whole call; 0: none")
     add("--out", type=Path, default=ROOT / "runs" / "gpu-suite", help="folder of state, logs, runs and results")
     add("--data", type=Path, default=ROOT / "data", help="folder that holds cifar-100-python, for the part train")
     add("--wheels", type=Path, nargs="+", default=[], help="wheels, or folders of them, to install beside the image's")
     add("--profile", action="store_true", help="also trace one step and list its kernels")
     add("--again", action="store_true", help="repeat the parts that are finished")
     add("--dry-run", action="store_true", help="everything on the CPU with tiny shapes")
-    add("--lease", type=float, default=0, metavar="MINUTES", help="a short time on a GPU: smoke, then the step, ...")
-    add("--continue", dest="goes_on", action="store_true", help="with --lease: what comes after its first call")
+    add(
+        "--lease",
+        type=float,
+        default=0,
+        metavar="MINUTES",
+        help="a short time on a GPU, the most important parts first",
+    )
+    add("--continue", dest="goes_on", action="store_true", help="with --lease: the parts of its second call")
     pack_folder = os.environ.get("LGFAST_PACK")
     add("--pack", type=Path, default=pack_folder, help="folder of archives, written after every part; $LGFAST_PACK")
-    add("--table", default="benchmarks.kernels.table", help="module of the kernels to smoke; rehearsals have their own")
+    add("--table", default="benchmarks.kernels.table", help="module that lists the kernels; rehearsals have their own")
     return options
 
 
@@ -87,7 +95,7 @@ class Suite:
         if options.again:
             for name in self.parts:
                 self.runner.state.forget(name)
-        self.runner.state.forget("build")  # compiles what changed
+        self.runner.state.forget("build")  # it compiles what changed
 
     def is_built(self) -> bool:
         return is_built(with_cuda=not self.options.dry_run)
@@ -99,8 +107,10 @@ class Suite:
         return runner.run_process(command, arguments, limit_s, log, paths, self.variables(), self.grace_s)
 
     def variables(self) -> dict[str, str]:
-        """Return variables of a command's environment: a folder for caches, since the data sets' may be read-only, and
-        the kernels to go on without."""
+        """Return variables of a command's environment: a folder for caches, and the kernels to go on without.
+
+        The caches need a folder of their own, since that of the data sets may be read-only.
+        """
         switches = self.places()["switches"]
         found = switches.read_text() if switches.is_file() else ""
         off = dict.fromkeys(filter(None, f"{os.environ.get('LGFAST_DISABLE', '')},{found}".split(",")))
@@ -134,12 +144,12 @@ class Suite:
             outcomes.append(outcome)
             self.keep(outcomes)
             if name == "build" and not self.is_built():
-                print("the other parts need what was not built", flush=True)
+                print("the other parts need the libraries, which were not built", flush=True)
                 break
         return outcomes
 
     def keep(self, outcomes: Sequence[runner.Outcome]) -> None:
-        """Write the archives of what there is so far."""
+        """Write the summary so far, and the archives if they are wanted."""
         (self.out / "summary.txt").write_text(runner.table(outcomes) + "\n")
         if self.options.pack:
             pack(self.out, self.options.pack)

@@ -1,12 +1,12 @@
-"""What methods beside guidance give: one student under one budget, on validation images of CIFAR-100.
+"""Train one student with each method beside guidance, under one budget, and judge it on images of CIFAR-100.
 
     python -m benchmarks.guidance_methods --data DATA --seeds 1,2,3 [--methods guided,muon] [--out runs/methods]
 
-The student of cifar100-cpu-guided learns from 5,000 images for 15 epochs and is judged on 1,000 others; the test images
-are not touched. Seeds are paired: the runs of one seed see the same views in the same order, and one ResNet-8 teaches
-all. Methods that may share batches and teacher train side by side in one process. Ctrl-C saves; the same command goes
-on. Every finished run leaves its curve beside its folder; move the curves into benchmarks/results/DATE_HARDWARE_methods
-and `python benchmarks/tables.py` puts them into docs/guidance.md.
+The student of cifar100-cpu-guided learns from 5,000 images for 15 epochs and is judged on 1,000 others, the validation
+images; no run touches the test images. Seeds are paired: the runs of one seed see the same views in the same order, and
+one ResNet-8 teaches all. Methods that may share batches and teacher train side by side in one process. Ctrl-C saves;
+the same command goes on. Every finished run leaves its curve beside its folder. Move the curves into
+benchmarks/results/DATE_HARDWARE_methods, and `python benchmarks/tables.py` puts them into docs/guidance.md.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SETTING = {
 
 
 def method_configs(methods: Sequence[str], seed: int, out: Path, changes: dict[str, Any]) -> list[Config]:
-    """A run for each method; equal views for all of them."""
+    """Return a configuration for each method; all methods see the same views."""
     base = replace(load_recipe("cifar100-cpu-guided"), SETTING | {"seed": seed, "data.seed": seed} | changes)
     return [
         replace(base, METHODS[name] | {"name": name, "run_dir": str(out / f"{name}-seed{seed}")}) for name in methods
@@ -70,13 +70,13 @@ def method_configs(methods: Sequence[str], seed: int, out: Path, changes: dict[s
 
 
 def groups(configs: Sequence[Config]) -> Iterator[list[Config]]:
-    """The runs that can train side by side."""
+    """Yield the runs that can train side by side."""
     for _, members in groupby(sorted(configs, key=group_key), group_key):
         yield list(members)
 
 
 def run_seed(configs: Sequence[Config], interrupt: InterruptFlag) -> None:
-    """Train what is not finished, and keep the curve of what is."""
+    """Train the runs that are not finished, and keep the curves of the finished ones."""
     for members in groups(configs):
         for outcome in run_group(members, interrupt):
             folder = Path(outcome.config.run_dir)

@@ -1,4 +1,4 @@
-"""Options, timing and memory of the benchmarks. A bench function yields rows (dicts); see row_file.py."""
+"""Options, timing and memory measurement of the benchmarks. A bench function yields rows (dicts); see row_file.py."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import torch._dynamo
 from benchmarks import cuda_calls, row_file
 from lgfast import _extension
 
-torch._dynamo.config.recompile_limit = 256  # a compiled peer is compiled for each shape, as it would be used
+torch._dynamo.config.recompile_limit = 256  # a compiled peer is compiled for each shape, as its users would do
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call (median, 20th and 80th percentile) and its peak memory; None where `error` says why."""
+    """Milliseconds of one call (median, 20th and 80th percentile) and its peak memory, or why there are none."""
 
     median_ms: float | None = None
     p20_ms: float | None = None
@@ -32,11 +32,11 @@ class Timing:
     error: str = ""
 
     def per_s(self, count: float) -> float | None:
-        """Return things per second, where one call makes `count` of them."""
+        """Return how many things are made per second, where one call makes `count` of them."""
         return None if self.median_ms is None else count / self.median_ms * 1e3
 
     def per_call(self, num_calls: int) -> Timing:
-        """Return the timing of one call, where `num_calls` of them were timed as one."""
+        """Return the timing of one call, where `num_calls` calls were timed as one."""
         if self.error:
             return self
         return Timing(*(t / num_calls for t in (self.median_ms, self.p20_ms, self.p80_ms)), self.peak_mib)
@@ -87,8 +87,9 @@ def add_names(
     """Add an option that lists some of the `known` names.
 
     Args:
-        default: comma-separated; None: all of them, or what `about` says of it.
-        about: more of the option's help.
+        flag: the option.
+        default: comma-separated; None: all of them, or the default that `about` describes.
+        about: what the help says of the default.
     """
     known = list(known)
     of = f"comma-separated, of {', '.join(known)}; "
@@ -98,7 +99,7 @@ def add_names(
 
 
 def chosen_device(options: argparse.Namespace) -> torch.device:
-    """Return the device of a command line. Refuse a GPU without lgfast's kernels, where there is nothing to measure."""
+    """Return the device of a command line. Refuse a GPU that cannot run lgfast's kernels: nothing is to be measured."""
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"--device: {device} was asked for, but torch sees no CUDA device; use --device cpu")
@@ -128,8 +129,11 @@ def time_interleaved(
     A call that runs out of memory is left out from then on; its Timing holds the error.
 
     Args:
-        fragile: calls, such as compiled peers, of which any failure is kept likewise.
-        untimed: calls before the timed one of every turn; for processes that find the caches filled by others.
+        calls: by name.
+        rounds: how often each call is timed.
+        warmup: how often each call is made before.
+        fragile: calls, such as compiled peers, for which any failure becomes the Timing's error.
+        untimed: calls before the timed one of every turn, for processes whose caches others have filled.
         queued: on a GPU, time what the GPU does and not what the host needs to ask for it.
     """
     once = partial(cuda_calls.milliseconds, queued=queued) if device.type == "cuda" else _cpu_ms
@@ -161,7 +165,7 @@ def time_interleaved(
 
 
 def out_of_memory(error: BaseException) -> str:
-    """Return what a row shows in place of times; free what the failed call held, so that the next row has room."""
+    """Return what a row shows in place of times. Free what the failed call held, so that the next row has memory."""
     traceback.clear_frames(error.__traceback__)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -169,14 +173,15 @@ def out_of_memory(error: BaseException) -> str:
 
 
 def failure(error: Exception) -> str:
-    """Return kind and first line of an error."""
+    """Return the type and the first line of an error."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 def ready(make: Callable[[], Callable[[], object]], fragile: bool = False) -> Callable[[], object]:
-    """Return the call that `make` makes; where making it runs out of memory, return one that does so too.
+    """Return the call that `make` makes. If making it runs out of memory, return a call that raises that error.
 
-    fragile: where it fails otherwise, likewise a call that fails so.
+    Args:
+        fragile: return such a call for any other error too.
     """
     try:
         return make()
@@ -195,13 +200,13 @@ def ready(make: Callable[[], Callable[[], object]], fragile: bool = False) -> Ca
 
 
 def agreeing(providers: Iterable[str], check: Callable[[str], None], about: str) -> list[str]:
-    """Return the providers that pass a check; print the reason of peers that do not, or cannot do `about` at all."""
+    """Return the providers that pass a check. Print why a peer does not pass, or cannot do `about` at all."""
     found = []
     for provider in providers:
         try:
             check(provider)
             found.append(provider)
-        except Exception as error:  # a peer may fail in whatever way
+        except Exception as error:  # a peer may fail in any way
             if provider == "lgfast":
                 raise
             print(f"{about} {provider}: not available: {failure(error)}")
@@ -209,8 +214,11 @@ def agreeing(providers: Iterable[str], check: Callable[[str], None], about: str)
 
 
 def survive(rows: Iterable[dict], **about: str) -> Iterator[dict]:
-    """Yield the rows of one shape; where they run out of memory (in set-up, say), yield a row of `about` that says
-    so."""
+    """Yield the rows of one shape. If they run out of memory, for example in set-up, yield a row that says so.
+
+    Args:
+        about: columns of that row.
+    """
     try:
         yield from rows
     except OUT_OF_MEMORY as error:
@@ -218,7 +226,7 @@ def survive(rows: Iterable[dict], **about: str) -> Iterator[dict]:
 
 
 def peak_mib(call: Callable[[], object], device: torch.device) -> float | None:
-    """Measure the device memory that a call needs beyond what is allocated; None on the CPU, where it is not called."""
+    """Measure the device memory that a call needs beyond what is allocated. On the CPU, return None without a call."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Guided training steps as one writes them in plain PyTorch, to measure the trainer against.
+"""Guided training steps as users of plain PyTorch write them, to measure the trainer against.
 
 Each peer is a callable (images, teacher_images, labels) -> loss tensor that trains its own copy of the networks.
 """
@@ -21,10 +21,10 @@ LR, WEIGHT_DECAY, GUIDANCE_WEIGHT = 5e-4, 0.05, 2.5
 
 
 class PaperStep:
-    """The composition of the paper's code: float32, one launch per operation, losses read back in every step.
+    """The step of the paper's code: float32, one launch per operation, losses read back in every step.
 
-    Hooks copy the output of every block, the whole teacher runs in train mode with its classifier, both maps of a pair
-    are resized on their own, AdamW walks over the parameters one by one, six numbers are logged through `.item()`.
+    Hooks copy the output of every block. The whole teacher runs in train mode, with its classifier. Both maps of a pair
+    are resized separately. AdamW walks over the parameters one by one. Six numbers are logged through `.item()`.
     """
 
     read_back = True
@@ -122,7 +122,7 @@ class CompiledStep(AmpStep):
 
 
 class GraphedStep(CompiledStep):
-    """CompiledStep captured by hand and replayed as one CUDA graph, optimizer included; on the CPU as it is."""
+    """CompiledStep, captured by hand and replayed as one CUDA graph with its optimizer; on the CPU CompiledStep."""
 
     replay: Callable[[], None] | None = None
 

@@ -1,11 +1,12 @@
-"""One guided training step taken apart: a trace, and a table of what takes its time.
+"""Profile one guided training step: a trace, and a table of what takes its time.
 
     python -m benchmarks.profile_step [--shape deit_tiny_224] [--batch 128] [--top 40]
 
 Rows `operation` are of an eager step: calls, own time on the device, and the bytes of the tensors that the operation
-reads and writes, once each. Rows `kernel` (CUDA) are of the replayed graph: launches and time; bytes are known for the
+reads and writes, once each. Rows `kernel` (CUDA) are of the replayed graph: launches and time. Bytes are known for the
 kernels of lgfast's own operations, which carry the operation's name. copy_share: bytes over time, as a share of a
-device copy: above 1 where a cache helps. share: of all rows' time. The trace opens in https://ui.perfetto.dev.
+device copy; it is above 1 where a cache helps. share: of the time of all rows. The trace opens in
+https://ui.perfetto.dev.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from lgfast.step.graph import WARMUP_STEPS
 
 
 class Traffic(TorchDispatchMode):
-    """Bytes that operations read and write, by name such as aten::addmm; views move none."""
+    """Counts the bytes that operations read and write, by name such as aten::addmm; views move none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class Traffic(TorchDispatchMode):
 
 
 def written(func, args: tuple, kwargs: dict | None) -> list:
-    """Arguments that an operation changes in place."""
+    """Return the arguments that an operation changes in place."""
     named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | (kwargs or {})
     changed = {a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write}
     return [value for name, value in named.items() if name in changed]
@@ -58,7 +59,7 @@ def total_bytes(tree: object) -> int:
 
 
 def traced(step: TrainStep, batch, device: torch.device) -> profile:
-    """Profile one step after some warm-up steps, the last of which captures the graph where there is one."""
+    """Profile one step after some warm-up steps; the last warm-up step captures the graph, if there is one."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     for _ in range(WARMUP_STEPS + 1):
         step(batch)
@@ -83,9 +84,9 @@ def kernel_times(found: profile) -> dict[str, tuple[int, float]]:
 
 
 def kernel_bytes(kernel: str, traffic: Traffic) -> float | None:
-    """Return the bytes of one launch, where the kernel is named after an operation of lgfast.
+    """Return the bytes of one launch if the kernel is named after an operation of lgfast, otherwise None.
 
-    The packed form of an operation runs the same kernel, and feature_mse_kernel makes value and gradient.
+    The packed form of an operation runs the same kernel as the plain form. feature_mse_kernel makes loss and gradient.
     """
     for name, calls in traffic.calls.items():
         space, _, bare = name.partition("::")
@@ -96,28 +97,30 @@ def kernel_bytes(kernel: str, traffic: Traffic) -> float | None:
 
 
 def rows_of(
-    level: str, times: dict[str, tuple[int, float]], num_bytes: dict[str, float], limits: ceilings.Ceilings, top: int
+    kind: str, times: dict[str, tuple[int, float]], num_bytes: dict[str, float], limits: ceilings.Ceilings, top: int
 ) -> Iterator[dict]:
-    """Return the rows that take most time, and one for the rest.
+    """Yield the rows that take most time, and one for the rest.
 
     Args:
-        num_bytes: the bytes of all calls together, where they are known.
+        kind: operation or kernel.
+        times: name -> (calls, microseconds).
+        num_bytes: name -> bytes of all calls together, where they are known.
+        top: number of rows before the rest.
     """
     whole = sum(us for _, us in times.values()) or 1.0
     ranked = sorted(times.items(), key=lambda item: -item[1][1])
     for name, (count, us) in ranked[:top]:
         shares = limits.shares(harness.Timing(us / 1e3), num_bytes.get(name)) if us else {}
         row = {"name": name, "launches": count, "us": us, "share": us / whole, "num_bytes": num_bytes.get(name)}
-        yield {"mode": level, **row, **shares}
+        yield {"mode": kind, **row, **shares}
     if rest := ranked[top:]:
         us = sum(us for _, (_, us) in rest)
         launches = sum(count for _, (count, _) in rest)
-        yield {"mode": level, "name": f"{len(rest)} others", "launches": launches, "us": us, "share": us / whole}
+        yield {"mode": kind, "name": f"{len(rest)} others", "launches": launches, "us": us, "share": us / whole}
 
 
 def step_rows(setup: Setup, precision: str, limits: ceilings.Ceilings, top: int) -> tuple[list[dict], profile]:
-    """Return the rows of one shape, and the profile to export: the graph's where there is one, else the eager
-    step's."""
+    """Return the rows of one shape and the profile to export: of the graph, or of the eager step without one."""
     device, batch = setup.device, setup.batch
     eager = setup.train_step(precision, graph="off")
     found = traced(eager, batch, device)

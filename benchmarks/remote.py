@@ -11,15 +11,15 @@ import torch
 
 
 class RemoteCall:
-    """Runs in a new process what `make` returns there; calling it waits until it is done.
+    """A call that runs in a process of its own; calling it waits until the call there is done.
 
     Args:
-        make: picklable; builds the call in the new process, on as many threads as this one uses.
+        make: makes the call in the new process, which uses as many threads as this one. Must be picklable.
     Raises:
-        What the call raises.
+        Whatever the call raises; MemoryError if its process was killed.
     """
 
-    processor_ms: float  # of the last call, all threads together
+    processor_ms: float  # processor time of the last call, all threads together
 
     def __init__(self, make: Callable[[], Callable[[], object]]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -61,7 +61,7 @@ def _serve(connection: Connection, make: Callable[[], Callable[[], object]], num
 
 
 def _answer(connection: Connection, call: Callable[[], object]) -> None:
-    """Send the processor's milliseconds of a call, or what it raised."""
+    """Send the milliseconds of processor time that a call took, or what it raised."""
     started = time.process_time()
     try:
         call()

@@ -1,8 +1,8 @@
 """Keep the rows of a benchmark in a CSV, with where and when they were measured.
 
 A `RowFile` adds provenance to rows (dicts) and keeps one CSV per run, <folder>/<date>_<hardware>_<bench>.csv. A row
-that ran out of memory stays in it and says so. Rows of a bench whose kernels LGFAST_DISABLE switches off are kept in
-<bench>_reduced: no table takes them for lgfast's.
+that ran out of memory stays in the file and says so. If LGFAST_DISABLE switches off kernels of a bench, its rows go to
+<bench>_reduced, so that no table takes them for lgfast's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lgfast._native import switched_off
 from lgfast.runtime.environment import cpu_name, git_commit
 
 RESULTS = Path(__file__).parent / "results"
-# What a bench of single operations runs of lgfast's kernels; others may run any.
+# The kernels of lgfast that a bench of single operations runs; other benches may run any.
 KERNELS = {
     "short_attention": ("short_attention",),
     "feature_mse": ("feature_mse",),
@@ -56,7 +56,7 @@ def hardware(device: torch.device) -> str:
 
 
 def slug(hardware: str) -> str:
-    """Return the hardware's name as it is in file names."""
+    """Return the hardware's name as file names have it."""
     return re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
 
 
@@ -73,7 +73,7 @@ def describe(row: dict) -> str:
 
 
 class RowFile:
-    """The CSV of one run, which is written at every row, so that a run that is cut short keeps its rows."""
+    """The CSV of one run. Every row is written at once, so that a run that is cut short keeps its rows."""
 
     def __init__(self, bench: str, device: torch.device, folder: Path = RESULTS) -> None:
         self.common = provenance(device)
@@ -100,7 +100,7 @@ def reduced_by(bench: str) -> list[str]:
 
 
 def record(bench: str, rows: Iterable[dict], device: torch.device, folder: Path = RESULTS) -> None:
-    """Measures rows one after the other, showing and keeping each."""
+    """Measure rows one after the other; print and keep each."""
     file = RowFile(bench, device, folder)
     for row in rows:
         print(describe(row), flush=True)
@@ -109,7 +109,7 @@ def record(bench: str, rows: Iterable[dict], device: torch.device, folder: Path 
 
 
 def write_rows(bench: str, rows: Sequence[dict], device: torch.device, folder: Path = RESULTS) -> Path:
-    """Writes rows with their provenance to a new file and returns its path."""
+    """Write rows with their provenance to a new file; return its path."""
     file = RowFile(bench, device, folder)
     for row in rows:
         file.add(row)
@@ -117,7 +117,7 @@ def write_rows(bench: str, rows: Sequence[dict], device: torch.device, folder: P
 
 
 def _unused(path: Path) -> Path:
-    """Return the path, or the path with -2, -3, ... where earlier runs of the day left files."""
+    """Return the path, or the path with -2, -3, ... if earlier runs of the day left files."""
     candidates = [path, *(path.with_stem(f"{path.stem}-{i}") for i in range(2, 1000))]
     return next(candidate for candidate in candidates if not candidate.exists())
 

@@ -1,9 +1,9 @@
-"""Looks for wrong uses of memory in single kernels on small shapes, with NVIDIA's compute-sanitizer.
+"""Look for wrong uses of memory in single kernels on small shapes, with NVIDIA's compute-sanitizer.
 
     python -m benchmarks.sanitizer [--kernels augment,feature_mse] [--tools memcheck,racecheck] [--seconds 60]
 
-memcheck finds accesses outside of what was allocated, racecheck uses of shared memory that no barrier orders. Exit
-code: 0 nothing was found, 1 something, or a program did not end.
+memcheck finds accesses outside of allocated memory, racecheck uses of shared memory that no barrier orders. Exit codes:
+0, nothing was found; 1, something was found, or a program did not end.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def command(tool: str, name: str) -> list[str]:
 
 
 def run(tool: str, name: str, seconds: float) -> tuple[bool, str]:
-    """Whether nothing was found, and what was said."""
-    # PyTorch would take memory in large pieces, inside which nothing is out of bounds
+    """Check one kernel with one tool; return whether nothing was found, and the tool's words."""
+    # PyTorch's allocator would take memory in large pieces, and inside a piece nothing is out of bounds
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     try:
         done = subprocess.run(
@@ -48,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kernels", default=",".join(KERNELS), help="comma-separated; default: all")
     parser.add_argument("--tools", default="memcheck,racecheck", help="comma-separated; default memcheck,racecheck")
-    parser.add_argument("--seconds", type=float, default=60, help="that one kernel may take under one tool")
+    parser.add_argument("--seconds", type=float, default=60, help="time limit of one kernel under one tool")
     options = parser.parse_args(argv)
     pairs = [(tool, name) for name in options.kernels.split(",") for tool in options.tools.split(",")]
     with ThreadPoolExecutor(WORKERS) as pool:
         results = list(pool.map(lambda pair: run(*pair, options.seconds), pairs))
-    for _, text in sorted(results, reverse=True):  # what was found stands last
+    for _, text in sorted(results, reverse=True):  # findings come last
         print(text, flush=True)
     return int(not all(is_clean for is_clean, _ in results))
 

@@ -1,11 +1,12 @@
-"""Tries every CUDA kernel before anything relies on it: is it right, repeatable, capturable, and how fast?
+"""Try every CUDA kernel before anything relies on it: is it right, repeatable, capturable, and how fast?
 
     python -m benchmarks.smoke [--kernels feature_mse,augment] [--seconds 25] [--switches FILE] [--out FOLDER]
 
-Each kernel has a process of its own, which is ended where it has not answered after --seconds: on a small shape, then
-on that of a DeiT-Ti step, it is compared with float64 (augment with the CPU's kernel), run again, captured and replayed
-on other inputs, and timed, the median of 50 replays while the host is ahead. One line each, the worst last. --switches
-receives the value of LGFAST_DISABLE that goes on without the kernels that failed. Exit code: 0 all are right, 1 not.
+Each kernel has a process of its own, which is ended if it has not answered after --seconds. The process takes a small
+shape, then that of a DeiT-Ti step. On each it compares the kernel with float64 (augment with the CPU's kernel), runs it
+again, captures it, replays it on other inputs, and times it: the median of 50 replays, without the host's time. Every
+kernel gets one line, the worst last. --switches receives the value of LGFAST_DISABLE with which to go on without the
+kernels that failed. Exit codes: 0, all kernels are right; 1, some are not.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
     from benchmarks.row_file import RowFile
 
 SHAPES = ("small", "target")
-START_S = 90.0  # that a process may take to import torch
+START_S = 90.0  # time that a process may take to import torch
 AHEAD = 3  # processes that import torch while another is at work
-GRACE_S = 5.0  # that a killed process is waited for: a driver may hold it
+GRACE_S = 5.0  # time to wait for a killed process, which a driver may hold
 OK, WRONG, MISSING, FAILS, HANGS = "ok", "wrong", "missing", "fails", "hangs"  # from good to bad
 
 
 @dataclass
 class Finding:
-    """The result of one kernel: its status, the reason, and what was found on each shape."""
+    """The result of one kernel: its status, the reason, and the answer on each shape."""
 
     kernel: str
     status: str = OK
@@ -47,7 +48,7 @@ class Finding:
 
 
 class Trial:
-    """A process that examines one kernel when it is told to begin.
+    """A process that examines one kernel once it is told to begin.
 
     Args:
         table: module with KERNELS, prepare() and examine(), such as benchmarks.kernels.table.
@@ -91,7 +92,7 @@ class Trial:
         return self.connection.recv()
 
     def close(self) -> None:
-        """End the process; one that the driver holds is left to itself."""
+        """End the process; leave one that the driver holds to itself."""
         self.process.kill()
         self.process.join(GRACE_S)
         self.connection.close()
@@ -113,7 +114,7 @@ def fault(shape: str, answer: dict[str, object]) -> str:
 
 
 def serve(table: str, name: str, disabled: str, device: str, connection: Connection) -> None:
-    """The process of one kernel: imports, waits to begin, and sends what it finds on each shape."""
+    """Run in the process of one kernel: import, wait for the word to begin, send the answer on each shape."""
     os.environ["LGFAST_DISABLE"] = disabled
     try:
         module = importlib.import_module(table)
@@ -122,8 +123,8 @@ def serve(table: str, name: str, disabled: str, device: str, connection: Connect
         connection.recv()
         for shape in SHAPES:
             connection.send((OK, module.examine(name, shape, device)))
-        connection.recv()  # until it is ended: a process that leaves at once may lose what it sent
-    except (NotImplementedError, ImportError, AttributeError) as error:  # torch's, of an operation without a kernel
+        connection.recv()  # wait to be ended: a process that ends at once may lose what it sent
+    except (NotImplementedError, ImportError, AttributeError) as error:  # torch's, for an operation without a kernel
         connection.send((MISSING, first_line(error)))
     except EOFError:
         return
@@ -162,7 +163,7 @@ def switches(kernels: dict[str, Kernel], found: dict[str, Finding]) -> list[str]
 
 
 def line(finding: Finding) -> str:
-    """Return the line about a kernel."""
+    """Return the printed line of a kernel."""
     target = finding.shapes.get("target") or {}
     share = max((answer["error_share"] for answer in finding.shapes.values()), default=math.nan)
     time_us = f"{1e3 * target['median_ms']:9.1f} us" if "median_ms" in target else " " * 12
@@ -171,7 +172,7 @@ def line(finding: Finding) -> str:
 
 
 def rows(finding: Finding) -> Iterator[dict]:
-    """Return rows for the CSV: one for each shape that gave an answer, and one that says what failed."""
+    """Yield rows for the CSV: one for each shape with an answer, and one that says what failed."""
     for shape, answer in finding.shapes.items():
         about = {"op": finding.kernel, "provider": "lgfast", "mode": shape, "dtype": "bfloat16"}
         yield {**about, **answer, "error": fault(shape, answer)}
@@ -183,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = options.add_argument
     add("--kernels", default="", metavar="NAMES", help="comma-separated; default: all")
-    add("--seconds", type=float, default=25, help="that a kernel may take; default 25")
+    add("--seconds", type=float, default=25, help="time limit of a kernel; default 25")
     add("--device", default="cuda")
     add("--switches", type=Path, help="file for the value of LGFAST_DISABLE")
     add("--out", type=Path, help="folder of the CSV; default: none is written")
@@ -238,4 +239,4 @@ def row_file(device: str, folder: Path) -> RowFile:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    os._exit(code)  # no wait for processes that a driver holds
+    os._exit(code)  # does not wait for processes that a driver holds

@@ -59,7 +59,7 @@ def loop_call(setup: Setup, precision: str) -> Callable[[], object]:
 
 
 class EndlessLoader:
-    """Gives one batch for ever, in an epoch too long to end."""
+    """Gives the same batch again and again, in an epoch too long to end."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch, self.batch_size = batch, len(batch.images)
@@ -74,7 +74,7 @@ class EndlessLoader:
         """Do nothing: every epoch is the same."""
 
 
-STEPS = {  # lgfast's own step in its variants: options of StepConfig
+STEPS = {  # variants of lgfast's own step -> options of StepConfig
     "lgfast": {},
     "lgfast-compile": {"compile": "on"},
     "lgfast-fused-layers": {"fused_layers": "on"},
@@ -84,7 +84,7 @@ PROVIDERS = (*PEERS, "bare", "loop", *STEPS)
 
 
 def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], object]:
-    """Return a call that trains once; it returns the loss where the provider gives it."""
+    """Return a call that takes one training step. It returns the loss if the provider gives it."""
     batch = setup.batch
     if provider in PEERS:
         peer = PEERS[provider](setup.student, setup.teacher, setup.shape.layers, precision)
@@ -99,19 +99,19 @@ def make_call(provider: str, setup: Setup, precision: str) -> Callable[[], objec
     step = setup.train_step(precision, **STEPS[provider])
 
     call = partial(step, batch)
-    call.eager = partial(step.run, batch)  # needs the memory that a graph keeps for itself
+    call.eager = partial(step.run, batch)  # to measure memory: a graph keeps its own for itself
     return call
 
 
 def make_alone(provider: str, arguments: tuple, precision: str) -> Callable[[], object]:
-    """`make_call` in a process of the provider's own; `arguments` are those of Setup."""
+    """Return `make_call`'s call, in a process of the provider's own. `arguments` are those of Setup."""
     if provider not in PEERS:
         keep_freed_memory()  # as a run of lgfast does
     return make_call(provider, Setup(*arguments), precision)
 
 
 def check(setup: Setup, precision: str) -> None:
-    """Check that the step's first loss is that of the paper's composition."""
+    """Check that the step's first loss is that of the paper's step."""
     expected = make_call("paper", setup, "fp32")()
     step = setup.train_step(precision)
     step(setup.batch)

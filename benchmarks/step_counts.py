@@ -26,7 +26,7 @@ class Counts(NamedTuple):
 
 
 class Dispatched(TorchDispatchMode):
-    """Counts operations (views and host reads apart): launches at least, eagerly."""
+    """Counts the operations of an eager call, without views and host reads; each launches at least one kernel."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -36,9 +36,8 @@ class Dispatched(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         reads = func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
-        self.syncs += (
-            reads and args[0].device.type == self.device.type
-        )  # step counts on the host are read without waiting
+        # optimizers read step counts that are on the host without waiting
+        self.syncs += reads and args[0].device.type == self.device.type
         if backend := backend_of(func.overloadpacket.__name__):
             self.attention[backend] += 1
         self.launches += not func.is_view and func.overloadpacket.__name__ not in ("_local_scalar_dense", "detach")
@@ -46,11 +45,11 @@ class Dispatched(TorchDispatchMode):
 
 
 def count(call: Callable[[], object], device: torch.device) -> Counts:
-    """Count one call, which is not the first, with its backward pass."""
+    """Count what one call does, backward included, after a first call."""
     call()
     with Dispatched(device) as dispatched:
         call()
-    replays = getattr(getattr(call, "func", None), "graph", None) is not None  # one launch, unseen by the dispatcher
+    replays = getattr(getattr(call, "func", None), "graph", None) is not None  # a launch that the dispatcher cannot see
     syncs = waits(call) if device.type == "cuda" else dispatched.syncs
     return Counts(dispatched.launches + replays, syncs, describe(dispatched.attention))
 
@@ -59,6 +58,6 @@ def count_flops(name: str, guided: bool, device: torch.device) -> float:
     """Count multiplications and additions of one image's matrix products and convolutions, forward and backward."""
     batch = 2
     paper = make_call("paper", Setup(name, batch, guided, device), "fp32")
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # attention as products
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # math: attention as matrix products
         paper()
     return counter.get_total_flops() / batch

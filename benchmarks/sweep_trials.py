@@ -1,4 +1,4 @@
-"""Build the trials that bench_sweep times: students on one batch and one teacher pass, or each alone."""
+"""Build the trials that bench_sweep times: students that share batch and teacher, or each student alone."""
 
 from __future__ import annotations
 
@@ -66,10 +66,11 @@ def trial_configs(recipe: str, students: int, device: str, folder: Path) -> list
 
 
 class Group:
-    """K students ready to step, as in a sweep's worker. The teacher is untrained, which costs the same.
+    """K students ready to step, as in a sweep's worker. The teacher is untrained, which costs the same time.
 
     Args:
-        is_shared: the teacher runs once for all students; else inside the student's step, as in a single run.
+        configs: one for each student.
+        is_shared: whether the teacher runs once for all students, or inside each student's step, as in a single run.
     """
 
     def __init__(self, configs: Sequence[Config], is_shared: bool) -> None:
@@ -99,7 +100,7 @@ class Group:
         for _ in range(steps):
             self.loop.train_batch(self.loop.lanes, next(self.batches))
         self.synchronize()
-        for lane in self.loop.lanes:  # one that ended would take no time
+        for lane in self.loop.lanes:  # a student that ended early would take no time
             lane.raise_error()
 
     def synchronize(self) -> None:

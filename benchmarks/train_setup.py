@@ -1,4 +1,4 @@
-"""The networks and the batch that the benchmarks of a training step share."""
+"""Make the networks and the batch that the benchmarks of a training step share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SHAPES = {
 
 
 class Setup:
-    """One shape on one device: fresh networks for every provider from the same weights, and one batch."""
+    """One shape on one device: one batch, and for every provider fresh networks with the same weights."""
 
     def __init__(self, name: str, batch: int, guided: bool, device: torch.device) -> None:
         self.shape, self.guided, self.device = SHAPES[name], guided, device
@@ -65,7 +65,7 @@ class Setup:
     def fresh_student(self, compiled: bool, fused_layers: bool) -> GuidedStudent:
         student = self.make_student(compiled)
         student.load_state_dict(self.student.state_dict())
-        fuse(student)  # as a run does; the peers keep timm's attention
+        fuse(student)  # as a run does; peers keep timm's attention
         if fused_layers:
             fuse_layers(student.model)
         return student
@@ -78,7 +78,7 @@ class Setup:
         return Teacher(model, dtype=torch.bfloat16 if precision == "bf16" else None, compiled=compiled)
 
     def train_step(self, precision: str, **options) -> TrainStep:
-        """A step on fresh networks; options as those of StepConfig."""
+        """Make a step on fresh networks; options are those of StepConfig."""
         compiled = options.get("compile") == "on"
         student = self.fresh_student(compiled, options.get("fused_layers") == "on")
         optimizer = FlatAdamW(param_groups(student.named_parameters(), WEIGHT_DECAY), lr=LR)

@@ -1,1 +1,1 @@
-"""Every CUDA kernel of lgfast as benchmarks/smoke.py tries it: its switches, its trial, its checks."""
+"""How benchmarks/smoke.py tries every CUDA kernel of lgfast: the kernels' switches, trials and checks."""

@@ -1,4 +1,4 @@
-"""Examine one kernel on one shape: against the truth, twice, captured, timed."""
+"""Examine one kernel on one shape: compare it with the truth, run it twice, capture it, time it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def kept(trial: Trial) -> list[Tensor]:
 
 
 def poison(results: list[Tensor]) -> None:
-    """Leave NaN in the freed memory that the next call's results are likely to get."""
+    """Leave NaN in freed memory, which the results of the next call are likely to get."""
     blocks = [torch.empty(result.nbytes, dtype=torch.uint8, device=result.device).fill_(0xFF) for result in results]
     del blocks
 
 
 def error_share(results: list[Tensor], truth: list[Truth]) -> float:
-    """Return the largest error as a share of what is allowed: up to 1 is right; NaN and infinity are wrong."""
+    """Return the largest error as a share of the error allowed. Up to 1 is right; NaN and infinity are wrong."""
     shares = [0.0]
     for result, (exact, bound) in zip(results, truth, strict=True):
         error = (result.double() - exact).abs().max().item() if exact.numel() else 0.0
@@ -49,8 +49,9 @@ def examined(trial: Trial, device: torch.device) -> dict[str, object]:
     """Examine one kernel on one shape.
 
     Returns:
-        error_share: of the error allowed; repeats: two runs agree bit for bit; replays: a captured run, on inputs
-        that came later, agrees with an eager one; median_ms, p20_ms, p80_ms.
+        A dict with error_share: the largest error as a share of the error allowed; repeats: whether two runs agree bit
+        for bit; replays: whether a captured run, on inputs that were written after the capture, agrees with an eager
+        one; and median_ms, p20_ms, p80_ms.
     """
     poison(kept(trial))
     results = kept(trial)
@@ -71,7 +72,7 @@ def examined(trial: Trial, device: torch.device) -> dict[str, object]:
 
 
 def make_trial(name: str, shape: str, device: torch.device) -> tuple[Trial, str]:
-    """Make a kernel's trial, and describe its shape; on a CPU the target is one image, or a few parameters.
+    """Make a kernel's trial, and describe its shape. On a CPU a shape is cut to one image, or to a few parameters.
 
     Args:
         shape: small or target.

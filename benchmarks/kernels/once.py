@@ -1,8 +1,8 @@
-"""Runs one kernel once, for a program that looks at it: a profiler or a checker of memory.
+"""Run one kernel once, under a profiler or a checker of memory.
 
     ncu --profile-from-start off ... python -m benchmarks.kernels.once NAME [--shape target]
 
-Only the call itself lies between cudaProfilerStart and cudaProfilerStop.
+Only the call itself runs between cudaProfilerStart and cudaProfilerStop.
 """
 
 from __future__ import annotations

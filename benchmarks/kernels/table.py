@@ -1,4 +1,4 @@
-"""The CUDA kernels that benchmarks/smoke.py tries, and what LGFAST_DISABLE calls them. Imports no torch."""
+"""The CUDA kernels that benchmarks/smoke.py tries, and their names in LGFAST_DISABLE. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class Kernel:
     """A kernel, and what replaces it where it fails.
 
     Attributes:
-        switch: its name in LGFAST_DISABLE; "": it is only looked at.
-        fallback: the kernel of the table that steps in where `switch` is off.
-        whole: the switch in place of `switch` where the fallback fails too.
-        disabled: LGFAST_DISABLE of its own process, to reach it.
+        switch: its name in LGFAST_DISABLE; "" for a kernel that smoke tries but does not switch off.
+        fallback: the kernel of the table that runs in its place when `switch` is switched off.
+        whole: the name to switch off in place of `switch` where the fallback fails too.
+        disabled: value of LGFAST_DISABLE in its own process, without which it would not run.
     """
 
     switch: str = ""
@@ -22,7 +22,7 @@ class Kernel:
     disabled: str = ""
 
 
-# Simple ones first; a fallback before what it steps in for.
+# Simple kernels come first, and a fallback before the kernel that it replaces.
 KERNELS = {
     "feature_mse": Kernel("feature_mse"),
     "flat_adamw": Kernel("flat_adamw"),
@@ -41,12 +41,12 @@ KERNELS = {
 
 
 def examine(name: str, shape: str, device: str) -> dict[str, object]:
-    """Runs a kernel on its small or target shape; see checks."""
+    """Run a kernel on its small or target shape; see checks."""
     from benchmarks.kernels import checks
 
     return checks.examine(name, shape, device)
 
 
 def prepare() -> None:
-    """Import what takes long and touches no device, before the clock of a kernel starts."""
+    """Import modules that take long and touch no device, before the clock of a kernel starts."""
     from benchmarks.kernels import checks  # noqa: F401

@@ -1,7 +1,7 @@
-"""What each kernel is held to: its inputs, its call, and the truth with the error that is allowed.
+"""The trial of each kernel: its inputs, its call, and the truth with the error that is allowed.
 
-Truth is float64 in plain PyTorch; for augment, whose bytes are fixed, the kernel of the CPU. A bound is what the tests
-of the operation allow: what rounding to the same dtype explains.
+The truth is float64 in plain PyTorch; for augment, whose bytes are fixed, it is the kernel of the CPU. The error
+allowed is that of the operation's tests: as much as rounding to the same dtype explains.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Trial:
     """One kernel on one shape.
 
     Attributes:
-        call: runs it on the inputs as they are; returns its results.
-        truth: for each result what it should be, and the largest error allowed.
+        call: runs the kernel on the inputs as they are; returns its results.
+        truth: returns for each result the true value and the largest error allowed.
         renew: writes other random inputs into the same memory.
-        reset: brings back what a call changes in place.
+        reset: restores what a call changes in place.
     """
 
     call: Callable[[], Iterable[Tensor]]
@@ -50,7 +50,7 @@ def fill_random(tensors: Iterable[Tensor]) -> None:
 
 
 def compared(call: Callable[..., list[Tensor]], inputs: list[Tensor]) -> list[Truth]:
-    """The results of a composition in float64, each with the error that rounding to the inputs' dtype explains."""
+    """Return the results of a function in float64, each with the error that rounding to the inputs' dtype explains."""
     wide = [x.detach().double().requires_grad_(x.requires_grad) for x in inputs]
     found = true_results(lambda: [result.detach() for result in call(*wide)], inputs[0].dtype)
     return [(result.exact, result.largest_error) for result in found]
@@ -70,7 +70,7 @@ def attention_forward(device: torch.device, batch: int, tokens: int, heads: int,
 
 
 def attention_backward(device: torch.device, batch: int, tokens: int, heads: int, head_dim: int) -> Trial:
-    """From an output and statistics of float64, so that a wrong forward kernel does not show here."""
+    """Try backward on output and statistics from float64, so that a wrong forward kernel does not show here."""
     qkv, dout = (
         torch.randn(batch, tokens, *more, heads, head_dim, dtype=torch.bfloat16, device=device) for more in ((3,), ())
     )
@@ -85,7 +85,8 @@ def attention_backward(device: torch.device, batch: int, tokens: int, heads: int
     def truth() -> list[Truth]:
         found = attention_truth.true_attention(*qkv.unbind(2), dout, scale)
         exact = torch.stack([found[name].exact for name in ("dq", "dk", "dv")], 2)
-        rounding = torch.finfo(torch.bfloat16).eps * exact.abs().sum(1).max().item()  # of each summand, if all alike
+        # the summands' roundings, if all are in one direction
+        rounding = torch.finfo(torch.bfloat16).eps * exact.abs().sum(1).max().item()
         largest_error = max(found[name].largest_error for name in ("dq", "dk", "dv"))
         return [(exact, largest_error), (exact.sum(1), rounding)]
 
@@ -99,7 +100,7 @@ def attention_backward(device: torch.device, batch: int, tokens: int, heads: int
 
 
 def guidance(device: torch.device, batch: int, model: str) -> Trial:
-    """feature_mse: the loss of all pairs, and the gradients of its student maps."""
+    """Try feature_mse: the loss of all pairs, and the gradients of the student maps."""
     student, teacher = bench_feature_mse.make_maps(model, batch, torch.bfloat16, device)
 
     def call() -> list[Tensor]:
@@ -117,7 +118,7 @@ def guidance(device: torch.device, batch: int, model: str) -> Trial:
 
 
 def adamw(device: torch.device, sizes: tuple[int, ...]) -> Trial:
-    """One step over parameters of these sizes, whose gradients are bfloat16."""
+    """Try one step over parameters of these sizes, with bfloat16 gradients."""
     offsets, total = [], 0
     for size in sizes:
         offsets.append(total)
@@ -163,7 +164,7 @@ def adamw(device: torch.device, sizes: tuple[int, ...]) -> Trial:
 
 
 class Views:
-    """The augment op with the paper's recipe at 32 -> 224 on a device, and beside it on the CPU."""
+    """The augment op with the paper's recipe at 32 -> 224, on a device and on the CPU."""
 
     def __init__(self, device: torch.device, batch: int) -> None:
         self.sources = [bench_augment.Source(batch, place, torch.bfloat16) for place in (device, torch.device("cpu"))]
@@ -277,7 +278,7 @@ DEIT_TINY_HEADS = {"batch": 256, "tokens": 197, "heads": 3, "head_dim": 64}
 ATTENTION = ({"batch": 1, "tokens": 197, "heads": 2, "head_dim": 64}, DEIT_TINY_HEADS)
 FEW_TOKENS = {"batch": 1, "tokens": 49, "heads": 2, "head_dim": 32}
 
-# The maker of a trial, and its small and its target shape.
+# For each kernel: the maker of its trial, its small shape, and its target shape.
 TRIALS: dict[str, tuple[Callable[..., Trial], dict, dict]] = {
     "feature_mse": (guidance, {"batch": 2, "model": "pit_ti"}, {"batch": 256, "model": "deit_tiny"}),
     "flat_adamw": (adamw, {"sizes": (7, 192, 1000)}, {"sizes": DEIT_TINY_SIZES}),

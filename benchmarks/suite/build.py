@@ -1,9 +1,9 @@
-"""Builds lgfast in place for the GPU at hand; --check only says what is built.
+"""Build lgfast in place for the GPU at hand; with --check only say what is built.
 
     python -m benchmarks.suite.build [--check] [--stamp FILE]
 
 A second build compiles only what changed, so a build that met its time limit goes on. With --stamp nothing is compiled
-where the libraries lie in place and FILE says that they are of these very sources: they may have been built elsewhere.
+if the libraries are in place and FILE says that they were built from these very sources, here or elsewhere.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("lgfast", "csrc", "cmake", "benchmarks", "tests")
-NATIVE = ("csrc", "cmake", "setup.py", "CMakeLists.txt", "lgfast/ops/schemas.inc")  # what the libraries are made of
+NATIVE = ("csrc", "cmake", "setup.py", "CMakeLists.txt", "lgfast/ops/schemas.inc")  # sources of the libraries
 SUFFIXES = (".py", ".cu", ".cuh", ".cpp", ".h", ".inc", ".cmake", ".yaml")
-CUDA_PROGRAMS = "/usr/local/cuda/bin"  # where a toolkit lies that is not on PATH
+CUDA_PROGRAMS = "/usr/local/cuda/bin"  # of a toolkit that is not on PATH
 
 
 def arch_list(capability: tuple[int, int]) -> str:
@@ -60,14 +60,14 @@ def digest(places: Iterable[str], suffixes: tuple[str, ...]) -> str:
 
 
 def is_built(with_cuda: bool) -> bool:
-    """Whether the libraries lie in the source tree, for this Python; a fresh copy of it has none."""
+    """Whether the source tree holds the libraries for this Python; a fresh copy of it holds none."""
     package = ROOT / "lgfast"
     has_module = any((package / f"_C{suffix}").is_file() for suffix in EXTENSION_SUFFIXES)
     return has_module and (not with_cuda or (package / "_cuda.so").is_file())
 
 
 def is_current(stamp: Path | None) -> bool:
-    """Whether the libraries need not be built."""
+    """Whether the libraries are those of the present sources, by the stamp."""
     is_stamped = stamp is not None and stamp.is_file() and stamp.read_text() == native_digest()
     return is_stamped and is_built(with_cuda=True)
 
@@ -75,7 +75,7 @@ def is_current(stamp: Path | None) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="build nothing")
-    parser.add_argument("--stamp", type=Path, help="file that says of which sources the libraries are")
+    parser.add_argument("--stamp", type=Path, help="file that says from which sources the libraries were built")
     options = parser.parse_args(argv)
     if not options.check and not is_current(options.stamp):
         build()

@@ -1,8 +1,8 @@
-"""Runs the tests marked `gpu`, each file in a process of its own: a broken kernel ends the process that it runs in.
+"""Run the tests marked `gpu`, each file in a process of its own: a broken kernel ends the process that it runs in.
 
     python -m benchmarks.suite.gpu_tests [--workers 6] [--seconds 240] [--junit FOLDER] [files...]
 
-Only files that have such tests are run: others may need packages that a GPU image lacks. Several run at a time.
+It runs only files that have such tests, since others may need packages that a GPU image lacks. Several run at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PASSED, NOTHING_RAN = 0, 5  # exit codes of pytest
 COMMAND = (sys.executable, "-m", "pytest", "-v", "--tb=short", "-m", "gpu", "-p", "no:cacheprovider")
 CORES = os.cpu_count() or 1
 WORKERS = max(1, min(6, CORES // 2))
-THREADS = max(1, CORES // WORKERS)  # of a file's process
+THREADS = max(1, CORES // WORKERS)  # threads of a file's process
 
 
 def test_files() -> list[str]:
@@ -38,7 +38,7 @@ def run(file: str, junit: Path | None, seconds: float) -> tuple[str, int, str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as process:
         try:
             said = process.communicate(timeout=seconds)[0].strip()
-        except subprocess.TimeoutExpired:  # a kernel that does not end, say: the last line names the test
+        except subprocess.TimeoutExpired:  # such as a kernel that does not end: the last line names the test
             process.kill()
             said = f"{process.communicate()[0].strip()}\nnot finished after {seconds:.0f} s"
     return file, process.returncode, said
@@ -47,7 +47,7 @@ def run(file: str, junit: Path | None, seconds: float) -> tuple[str, int, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=WORKERS, help="files at a time")
-    parser.add_argument("--seconds", type=float, default=240, help="that a file may take")
+    parser.add_argument("--seconds", type=float, default=240, help="time limit of a file")
     parser.add_argument("--junit", type=Path, help="folder for an XML report of each file")
     parser.add_argument("files", nargs="*", help="default: all that have tests marked gpu")
     options = parser.parse_args(argv)

@@ -1,7 +1,8 @@
-"""The parts of a short time on a GPU, in order of worth: a first call, and one that goes on after it.
+"""The parts of a short time on a GPU, the most important first: of a first call, and of one that goes on after it.
 
-Commands are as in parts.py, each with a limit of its own; `{switches}` is the file of the kernels to go on without,
-`{stamp}` says of which sources the libraries are, `{table}` names the module of the kernels to try.
+Commands are as in parts.py, each with a limit of its own. `{switches}` is the file that names the kernels to go on
+without, `{stamp}` the file that says from which sources the libraries were built, `{table}` the module that lists the
+kernels to try.
 """
 
 from __future__ import annotations
@@ -47,8 +48,7 @@ def optimizer() -> Command:
 
 
 def train(recipe: str, limit: float = 0) -> Command:
-    """Return the command that trains the first epochs. A stopped run is saved and continues where there is more
-    time."""
+    """Return the command that trains the first epochs. A run that is stopped saves, and continues in a later call."""
     options = f"--recipe {recipe} {TRAIN}"
     return Command("benchmarks.suite.train", options, minutes=0.25, limit=limit, needs=("data",))
 
@@ -67,7 +67,7 @@ FIRST: dict[str, list[Command]] = {
     ],
 }
 SECOND: dict[str, list[Command]] = {
-    "build": [build(minutes=0.1)],  # nothing where the libraries came along
+    "build": [build(minutes=0.1)],  # does nothing if the libraries were brought along
     "counters": [Command("benchmarks.counters", f"--kernels {SLOW} --out {{results}}", minutes=0.75, limit=1.5)],
     "variants": [
         Command("benchmarks.smoke", f"--kernels {','.join(VARIANTS)} --out {{results}}", minutes=0.5, limit=0.75)
@@ -84,7 +84,7 @@ SECOND: dict[str, list[Command]] = {
     ],
 }
 
-# On the CPU with tiny shapes: what a rehearsal runs.
+# What a rehearsal runs on the CPU, with tiny shapes.
 DRY_SMOKE = f"{SMOKE} --device cpu --seconds 3"
 DRY_FIRST = {
     name: [Command("benchmarks.smoke", DRY_SMOKE, limit=3)] if name == "smoke" else DRY[name] for name in FIRST

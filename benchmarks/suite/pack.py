@@ -1,4 +1,4 @@
-"""Pack the results of a call so far, so that they remain when the machine is given back."""
+"""Pack the results of a call so far, so that they remain after the machine is given back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KEPT = ("results", "logs", "tests", "state.json", "summary.txt", "switches.txt",
 
 
 def pack(out: Path, folder: Path) -> None:
-    """Write FOLDER/results.tar.gz of the suite's folder, and FOLDER/libraries.tar.gz of what was built."""
+    """Write FOLDER/results.tar.gz from the suite's folder, and FOLDER/libraries.tar.gz from the libraries."""
     folder.mkdir(parents=True, exist_ok=True)
     archive(folder / "results.tar.gz", [out / name for name in KEPT], out)
     libraries = sorted((ROOT / "lgfast").glob("_*.so"))

@@ -1,8 +1,8 @@
 """The parts of the suite: plain tables from a part's name to its command lines.
 
-A command is a module and its arguments. `{out}` is the suite's folder, `{results}` where rows go, `{ceilings}` the CSV
-of the ceilings, `{data}` the folder of the data sets. A part is cut into commands so that each fits its time limit: the
-suite goes on after the last finished one.
+A command is a module and its arguments. `{out}` is the suite's folder, `{results}` the folder of the rows, `{ceilings}`
+the CSV of the ceilings, `{data}` the folder of the data sets. A part is split into commands, so that each fits its time
+limit and the suite can go on after the last finished one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ ROW = "--out {results} --ceilings {ceilings}"
 class Command:
     """`python -m module arguments`.
 
-    minutes: what it is expected to take; it is not begun where less is left of a call.
-    limit: minutes after which it is ended; 0: the part's.
-    needs: the pieces that it alone needs (see preflight.PIECES).
+    Attributes:
+        module, text: the module and its arguments.
+        minutes: how long it is expected to take; the suite does not begin it if less is left of a call.
+        limit: minutes after which it is ended; 0: the part's limit.
+        needs: pieces that it needs beside those of its module (see preflight.PIECES).
     """
 
     module: str
@@ -37,7 +39,7 @@ class Command:
 
     @property
     def key(self) -> str:
-        """Names the command in the suite's state, wherever its folders lie."""
+        """The name of the command in the suite's state, independent of where folders are."""
         return f"{self.module} {self.text}".strip()
 
     @property
@@ -46,8 +48,7 @@ class Command:
         return self.module in ("benchmarks.suite.gpu_tests", "benchmarks.smoke")
 
     def arguments(self, places: dict[str, object]) -> list[str]:
-        """Return the words of the command, with names filled in; while there are no ceilings, each benchmark measures
-        them."""
+        """Return the arguments as words, with names filled in. Without ceilings, each benchmark measures them."""
         text = self.text if places.get("ceilings") else self.text.replace("--ceilings {ceilings}", "")
         return [word.format(**places) for word in text.split()]
 
@@ -75,7 +76,7 @@ def step(providers: str, batch: int, minutes: float, more: str = "--no-stages", 
     return Command("benchmarks.bench_train_step", f"{options} {ROW}", minutes)
 
 
-# What the README reports comes first, what takes long to compile after it.
+# Parts that the README reports come first, parts that take long to compile after them.
 GPU: dict[str, list[Command]] = {
     "build": [Command("benchmarks.suite.build", minutes=2)],
     "tests": [Command("benchmarks.suite.gpu_tests", "--junit {out}/tests", minutes=4)],
@@ -127,7 +128,7 @@ TINY = " ".join(
 )  # fmt: skip
 TINY_STUDENT = "--set model.embed_dim=32 --set model.depth=3"
 
-# Parts on the CPU with tiny shapes: shows that the suite works, not how fast anything is.
+# Parts on the CPU with tiny shapes. They show that the suite works, not how fast anything is.
 DRY: dict[str, list[Command]] = {
     "build": [Command("benchmarks.suite.build", "--check")],
     "tests": [Command("benchmarks.suite.gpu_tests", "--junit {out}/tests tests/ops/test_feature_mse_cuda.py")],

@@ -1,4 +1,4 @@
-"""What the machine has and lacks: wheels given by path are installed, missing pieces are named with what they stop."""
+"""Say what the machine lacks and what that stops; install wheels that are given by path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Name of a piece -> module that is importable where it is there, or program (in parentheses) on PATH.
+# Name of a piece -> module that can be imported if the piece is there, or program (in parentheses) on PATH.
 PIECES = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -63,7 +63,7 @@ NEEDS = {
     "benchmarks.counters": ("ncu",),
     "benchmarks.sanitizer": ("compute-sanitizer",),
 }
-# Pieces that stop nothing, with what goes on without them.
+# Pieces that no part needs, with what is left out without them.
 OPTIONAL = {
     "dali": "no DALI rows in the loader part",
     "flash-attn-4": "no row of flash-attention 4 in the attention part, nor of FlexAttention's FLASH backend",
@@ -76,18 +76,18 @@ OPTIONAL = {
 
 
 def is_present(piece: str) -> bool:
-    """Whether a piece of PIECES is on this machine, in whatever version."""
+    """Whether a piece of PIECES is on this machine, in any version."""
     name = PIECES[piece]
     if name.startswith("("):
         return find_program(name.strip("()")) is not None
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # the package around a submodule
+    except ModuleNotFoundError:  # the package around a submodule is missing
         return False
 
 
 def find_program(name: str) -> str | None:
-    """Return the path of a program: beside this Python, on PATH, or with the CUDA toolkit; None where there is none."""
+    """Return the path of a program beside this Python, on PATH or in the CUDA toolkit; None if it is nowhere."""
     places = (str(Path(sys.executable).parent), None, CUDA_PROGRAMS)
     return next((found for place in places if (found := shutil.which(name, path=place))), None)
 
@@ -104,7 +104,7 @@ def program(name: str) -> str:
 
 
 def lack(piece: str) -> str:
-    """Describe a missing piece: its name, with the versions that pyproject.toml asks for; "" where it is present."""
+    """Describe a missing piece: its name, with the versions that pyproject.toml asks for; "" if it is present."""
     if not is_present(piece):
         return piece
     bounds = requirements().get(piece)
@@ -116,12 +116,12 @@ def lack(piece: str) -> str:
         return ""
     from packaging.version import Version
 
-    final = Version(version).base_version  # an image's 2.11.0a0+1234 has what 2.11 has
+    final = Version(version).base_version  # an image's 2.11.0a0+1234 counts as 2.11.0
     return "" if bounds.contains(final) else f"{piece}{bounds} (here: {version})"
 
 
 def missing(command: Command, has_data: bool, check_only: bool = False) -> list[str]:
-    """Return the missing pieces without which a command cannot run."""
+    """Return the missing pieces that a command needs."""
     if not is_present("packaging"):
         return ["packaging"]
     own = () if check_only else NEEDS.get(command.module, ())
@@ -131,10 +131,10 @@ def missing(command: Command, has_data: bool, check_only: bool = False) -> list[
 
 
 def report(parts: dict[str, list[Command]], missing: Callable[[Command], list[str]]) -> list[str]:
-    """Return lines that say what is missing and what is skipped for it.
+    """Return lines that say what is missing and which parts are skipped for that.
 
     Args:
-        missing: pieces without which a command cannot run.
+        missing: command -> the missing pieces that it needs.
     """
     stopped: dict[str, list[str]] = {}
     for name, commands in parts.items():
@@ -159,7 +159,7 @@ def requirements() -> dict[str, SpecifierSet]:
 
 
 def wheel_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the wheels that are named by path, or all those of a folder.
+    """Return the wheels at the given paths: a wheel itself, or all wheels of a folder.
 
     Raises:
         ValueError: a path holds no wheel.
@@ -174,7 +174,9 @@ def wheel_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def install_wheels(wheels: Sequence[Path], site: Path) -> None:
-    """Install into a folder of the suite, which comes first on its children's path; the environment stays as it is.
+    """Install wheels into a folder of the suite, and leave the environment as it is.
+
+    The folder comes first on the path of the suite's processes.
 
     Raises:
         RuntimeError: pip fails.

@@ -1,4 +1,4 @@
-"""Runs parts: each command a process with a time limit, what is finished kept in a file, failures reported."""
+"""Run parts: each command in a process with a time limit. Keep what is finished in a file, and report failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.suite.parts import Command
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 30.0  # time between asking a process to stop, in which it may save, and ending it
 HELD_S = 5.0  # time to wait for an ended process, which a driver may hold
-SAVED = 128 + signal.SIGTERM  # exit code of a command that stopped when asked and will go on from there
+SAVED = 128 + signal.SIGTERM  # exit code of a command that saved when asked to stop, and can go on
 
 DONE, FAILED, OVER_TIME, UNFINISHED, SKIPPED = "done", "failed", "over time", "unfinished", "skipped"
 
@@ -34,11 +34,11 @@ class Record:
     seconds: float = 0.0
     reason: str = ""
     files: list[str] = field(default_factory=list)
-    sources: str = ""  # digest of those that it ran with
+    sources: str = ""  # digest of the sources that it ran with
 
 
 class State:
-    """Records by part and command, in a file that is replaced whole."""
+    """Records by part and command, in a file. The file is replaced as a whole, so it is never half written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class State:
         return self.parts.get(part, {}).get(command.key)
 
     def put(self, part: str, command: Command, record: Record) -> None:
-        """Keep a record; seconds and files of earlier tries of the command are added to it."""
+        """Keep a record, and add to it seconds and files of earlier tries of the command."""
         earlier = self.get(part, command) or Record("")
         record.seconds += earlier.seconds
         record.files = list(dict.fromkeys(earlier.files + record.files))
@@ -76,7 +76,7 @@ class Outcome:
     seconds: float
     files: list[str]
     reason: str
-    is_unfinished: bool = False  # whatever became of its other commands
+    is_unfinished: bool = False  # a command has not finished, whatever became of the others
 
 
 Execute = Callable[[Command, list[str], float, Path], Record]
@@ -87,11 +87,11 @@ class Runner:
 
     Args:
         folder: of the suite; holds state.json, logs/ and results/.
-        execute: runs one command with its arguments within seconds, appending its output to a log.
-        places: what stands for the names in braces of a command; called before each.
-        missing: pieces without which a command cannot run.
+        execute: runs a command with its arguments for at most so many seconds, and appends its output to a log.
+        places: returns the values for the names in braces of a command; called before each command.
+        missing: command -> the missing pieces that it needs.
         limit_s: seconds that a part may take in one call.
-        sources: digest of the sources; a command that failed is tried again where they differ.
+        sources: digest of the sources; a command that failed is tried again if they have changed.
     """
 
     def __init__(
@@ -106,17 +106,17 @@ class Runner:
         self.sources = sources
         self.folder, self.execute, self.places, self.missing = folder, execute, places, missing
         self.limit_s = limit_s
-        self.has_run = False  # a command, in this call
+        self.has_run = False  # whether a command has run in this call
         self.results = folder / "results"
         for path in (self.results, folder / "logs"):
             path.mkdir(parents=True, exist_ok=True)
         self.state = State(folder / "state.json")
 
     def run(self, part: str, commands: Sequence[Command], left_s: float = math.inf) -> Outcome:
-        """The part's unfinished commands in order, those that met the limit before last.
+        """Run the unfinished commands of a part in order; those that met their limit before come last.
 
         Args:
-            left_s: seconds left to this call of the suite, where that is less than the part's own limit.
+            left_s: seconds left to this call of the suite; counts if it is less than the part's own limit.
         """
         started, limit_s = time.monotonic(), min(self.limit_s, left_s)
         known = {command.key: self.state.get(part, command) for command in commands}
@@ -136,12 +136,12 @@ class Runner:
                 record = self.run_command(part, command, min(left, limit))
                 self.has_run = True
             if record.status == OVER_TIME and not had_all:
-                record.status = UNFINISHED  # others had used the time up; the next call starts with this one
+                record.status = UNFINISHED  # other commands had used up its time; the next call starts with it
             self.state.put(part, command, record)
         return self.outcome(part, commands, time.monotonic() - started)
 
     def is_over(self, record: Record | None) -> bool:
-        """Whether a command need not run, as it is done, or failed with the same sources."""
+        """Whether a command need not run: it is done, or it failed with the same sources."""
         if record is None:
             return False
         return record.status == DONE or (record.status == FAILED and record.sources == self.sources)
@@ -158,7 +158,7 @@ class Runner:
         return {str(path.relative_to(self.results)): path.stat().st_mtime_ns for path in paths}
 
     def outcome(self, part: str, commands: Sequence[Command], seconds: float) -> Outcome:
-        """Return the worst outcome of its commands; skipped ones count as done."""
+        """Return the outcome of a part: the worst of its commands' outcomes. Skipped commands count as done."""
         records = [self.state.get(part, command) for command in commands]
         statuses = [UNFINISHED if record is None else record.status for record in records]
         worst = (FAILED, OVER_TIME, UNFINISHED, DONE, SKIPPED)
@@ -178,11 +178,11 @@ def run_process(
     variables: dict[str, str] | None = None,
     grace_s: float = GRACE_S,
 ) -> Record:
-    """Run a command as a process of its own session; at the limit ask it to stop, then end it with its children.
+    """Run a command as a process in a session of its own. At the limit, ask it to stop, then end it with its children.
 
     Args:
         paths: folders that come first on its module path.
-        variables: of its environment, added to this process's own.
+        variables: added to its environment, which is otherwise this process's.
         grace_s: seconds between asking it to stop and ending it.
     """
     line = [sys.executable, "-m", command.module, *arguments]
@@ -210,7 +210,7 @@ def run_process(
             raise
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # whatever it left behind
+                os.killpg(process.pid, signal.SIGKILL)  # ends the processes that it left behind
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(HELD_S)
 
@@ -223,7 +223,7 @@ def judged(code: int, log: Path) -> Record:
 
 
 def run_here(command: Command, arguments: list[str], limit_s: float, log: Path) -> Record:
-    """Call a benchmark's main() in this process, which saves its start; for the dry run, without a limit."""
+    """Call a benchmark's main() in this process, without a time limit: for the dry run, to save a start of Python."""
     import torch
 
     threads, handlers = torch.get_num_threads(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -236,7 +236,7 @@ def run_here(command: Command, arguments: list[str], limit_s: float, log: Path) 
             code = f"{type(error).__name__}: {error}"
         finally:
             torch.set_num_threads(threads)
-            for number, handler in handlers.items():  # training installs its own
+            for number, handler in handlers.items():  # training installs handlers of its own
                 signal.signal(number, handler)
     return Record(FAILED, reason=str(code).splitlines()[0]) if code else Record(DONE)
 
@@ -246,7 +246,7 @@ def last_line(log: Path) -> str:
 
 
 def tail(log: Path, count: int = 30) -> str:
-    """Return the last lines that are not empty; none where there is no log."""
+    """Return the last lines of a log that are not empty; "" if there is no log."""
     if not log.is_file():
         return ""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]

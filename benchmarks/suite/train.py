@@ -1,10 +1,10 @@
-"""Trains one recipe, or goes on with it, and keeps what shows the result.
+"""Train one recipe, or go on with it, and keep the files that show the result.
 
     python -m benchmarks.suite.train --recipe cifar100-deit-ti-guided --runs DIR --results DIR [--teacher RECIPE]
 
-A run lies in RUNS/<recipe>. The teacher's recipe is trained first (once) where it is not finished. On SIGTERM the run
-is saved and the exit code is 143; the same command goes on. Metrics, curves and a table of the finished runs are copied
-to RESULTS/<date>_<hardware>_<data set>/.
+A run lies in RUNS/<recipe>. If the teacher's recipe is not finished, it is trained first. On SIGTERM the run is saved
+and the exit code is 143; the same command goes on. Metrics, curves and a table of the finished runs are copied to
+RESULTS/<date>_<hardware>_<data set>/.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEPT = ("metrics.jsonl", "summary.csv", "result.json", "config.yaml", "environme
 
 
 def run_recipe(recipe: str, runs: Path, changes: Sequence[str]) -> int:
-    """Run or continue a recipe and return its exit code; return 0 at once where it is finished."""
+    """Run or continue a recipe and return its exit code; return 0 at once if it is finished."""
     run = runs / recipe
     if read_result(run):
         return 0
@@ -49,7 +49,7 @@ def teacher_changes(changes: Sequence[str]) -> list[str]:
 
 
 def collect(runs: Path, results: Path, dataset: str, device: torch.device) -> None:
-    """Copy what shows the runs on a data set, and write table and curves of those that are finished."""
+    """Copy the files that show the runs on a data set; write table and curves of the finished ones."""
     begun = [name for name in recipe_names() if (runs / name / "config.yaml").is_file()]
     begun = [name for name in begun if load_yaml(runs / name / "config.yaml").data.dataset == dataset]
     folder = results_folder(results, dataset, device)
@@ -81,7 +81,7 @@ def cell_of(recipe: str) -> reproduce.Cell | None:
 
 
 def results_folder(results: Path, dataset: str, device: torch.device) -> Path:
-    """Return the folder of the data set's runs; make one with today's date where there is none."""
+    """Return the folder of the data set's runs; make one with today's date if there is none."""
     slug = row_file.slug(row_file.hardware(device))
     name = re.compile(rf"\d{{4}}-\d\d-\d\d_{re.escape(slug)}_{dataset}")
     for path in sorted(results.glob(f"*_{dataset}")):
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--teacher", default="", help="recipe of the teacher of a guided run")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the run")
     options = parser.parse_args(argv)
     changes, code = options.set, 0
     if options.teacher:
