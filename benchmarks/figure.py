@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # in place of benchmarks/
 
-from benchmarks.tables import RESULTS, age, read_csv  # noqa: E402
+from benchmarks.document_tables.rows import RESULTS, age, read_csv  # noqa: E402
 
 PICTURE = ROOT / "docs" / "images" / "guidance.svg"
 RUNS = "*_cifar100-cpu*"

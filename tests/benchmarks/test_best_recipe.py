@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tables import RESULTS, read_csv
+from benchmarks.document_tables.rows import RESULTS, read_csv
 from lgfast.config import load_recipe
 from lgfast.reports.spread import Spread
 

@@ -21,6 +21,8 @@ from benchmarks import (
     tables,
 )
 from benchmarks.ceilings import Ceilings
+from benchmarks.document_tables.rows import NOT_YET
+from benchmarks.document_tables.subjects import SUBJECTS
 from benchmarks.suite.parts import GPU
 from benchmarks.train_setup import Setup
 from lgfast.optim import contract
@@ -102,8 +104,8 @@ def test_every_subject_of_the_readme_has_a_cell_for_the_gpu(measured, tmp_path):
             row_file.write_rows(bench, rows, DEVICE, tmp_path)
     lines = [line.strip("| ").split(" | ") for line in tables.throughput(tmp_path).splitlines()]
     on_gpu = {line[0]: line for line in lines if line[2:3] == [NAME]}
-    assert set(on_gpu) == {subject.name for subject in tables.SUBJECTS if subject.gpu is not None}
-    assert all(line[3] not in ("", tables.NOT_YET) for line in on_gpu.values())
+    assert set(on_gpu) == {subject.name for subject in SUBJECTS if subject.gpu is not None}
+    assert all(line[3] not in ("", NOT_YET) for line in on_gpu.values())
     assert on_gpu["guided step, DeiT-Ti"][3:6] == ["18 images/s", "9 images/s (amp)", "2.00x"]
     assert not any(line[2:3] == ["GPU"] for line in lines)
 
