@@ -11,6 +11,8 @@ import torch
 
 from tests.skips import pytest_terminal_summary  # noqa: F401  pytest calls it
 
+THREADS = torch.get_num_threads()  # as OMP_NUM_THREADS says, or one a core
+
 
 def pytest_collection_modifyitems(config, items):
     if torch.cuda.is_available():
@@ -34,6 +36,19 @@ def sound_gpu(request):
     except RuntimeError:
         request.session.shouldstop = f"the GPU cannot go on after {request.node.nodeid}"
         raise
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Every test computes with the same threads, whatever one before it chose: more than a worker's share spin."""
+    yield
+    torch.set_num_threads(THREADS)
+
+
+@pytest.fixture
+def one_thread(same_threads):
+    """For runs that are too small to gain from several, and where the order of sums matters."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

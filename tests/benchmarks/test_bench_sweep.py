@@ -9,13 +9,7 @@ from lgfast.assembly.images import load_splits
 from lgfast.config import replace
 from lgfast.sweep.probe import untrained_teacher
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def group(folder, students, is_shared):

@@ -34,6 +34,8 @@ from lgfast.training.evaluation import evaluate
 from tests.data.layouts import write_folder
 from tests.runs import metrics, small_loop, tiny_config
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

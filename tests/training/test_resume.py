@@ -17,6 +17,7 @@ from lgfast.sweep.group import run_group
 from lgfast.train import main
 from tests.runs import StopAt, metrics, stop, tiny_config, train_process, wait_for_step
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RUN = {"epochs": 4, "log.every_steps": 1, "log.save_every_steps": 4}
 
 
@@ -24,11 +25,9 @@ RUN = {"epochs": 4, "log.every_steps": 1, "log.save_every_steps": 4}
 def reference(tmp_path_factory):
     """An uninterrupted run; its teacher is shared by the others. All run on one thread: sums depend on the number."""
     tmp_path = tmp_path_factory.mktemp("reference")
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     config = tiny_config(tmp_path, **RUN)
-    yield config, train_run(config)
-    torch.set_num_threads(threads)
+    return config, train_run(config)
 
 
 def assert_same_run(config, expected, run_dir):
