@@ -1,4 +1,4 @@
-# make test and make demo work from a clean clone: they make .venv, install, build and run.
+# `make test` and `make demo` work from a clean clone: they make .venv, install, build and run.
 PYTHON ?= python3
 TORCH ?= torch>=2.11
 PY := .venv/bin/python
@@ -6,8 +6,8 @@ INSTALLED := .venv/installed
 
 .PHONY: build test test-portable test-gpu faults lint format docs wheel sdist bench lease demo clean
 
-# torch first, so that the build uses the torch the package runs with. `build` makes the native libraries: not all need
-# them.
+# Installs torch first, so that the build uses the torch that the package runs with. Only `build` makes the native
+# libraries, since not every target needs them.
 $(INSTALLED): pyproject.toml setup.py
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install "$(TORCH)" "setuptools>=77" wheel "cmake>=3.24" ninja "pybind11>=2.13"
@@ -17,18 +17,18 @@ $(INSTALLED): pyproject.toml setup.py
 build: $(INSTALLED)
 	$(PY) setup.py build_ext --inplace
 
-# A worker a core, each with one thread; a file's tests stay together, for they share fixtures.
+# One worker for each core, each with one thread. The tests of a file stay together, since they share fixtures.
 test: build
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not gpu" -n auto --dist loadfile
 
-# Two minutes: the numerical tests as other processors, numbers of threads and seeds would run them.
+# Runs the numerical tests as other processors, numbers of threads and seeds would run them: two minutes.
 test-portable: build
 	$(PY) -m tests.portable
 
 test-gpu: build
 	$(PY) -m pytest -m gpu
 
-# Kills or fails every file-system call of a run in turn and continues it: some minutes. A sample is in the tests.
+# Kills or fails every file-system call of a run in turn and continues the run: some minutes. The tests take a sample.
 faults: build
 	$(PY) -m tests.faults.harness
 
@@ -43,12 +43,12 @@ format: $(INSTALLED)
 	$(PY) -m ruff format .
 	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs .venv/bin/clang-format -i
 
-# The guide, into build/site, without network; every warning is an error. It imports lgfast without native libraries.
+# Builds the guide into build/site, without network; every warning is an error. Needs no native libraries.
 docs: $(INSTALLED)
 	LGFAST_NATIVE=off NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
-# A wheel for the Python of .venv with kernels for many GPUs, into dist/. auditwheel names the oldest glibc that it runs
-# on; torch's libraries stay out of it, for torch has loaded them. tests/wheel.py checks it.
+# Builds a wheel into dist/, for the Python of .venv, with kernels for many GPUs. auditwheel names the oldest glibc that
+# the wheel runs on. torch's libraries stay out of the wheel, since torch has loaded them. tests/wheel.py checks it.
 WHEEL_GPUS := 8.0 9.0a 10.0 12.0+PTX
 wheel: $(INSTALLED)
 	rm -rf build/wheels build/lib.* build/bdist.*
@@ -59,7 +59,7 @@ wheel: $(INSTALLED)
 	$(PY) -m tests.wheel --gpus "$(WHEEL_GPUS)" build/wheels/tagged/*.whl
 	mkdir -p dist && mv build/wheels/tagged/*.whl dist/
 
-# The source archive, into dist/: what pip builds where no wheel fits.
+# Builds the source archive into dist/; pip builds it where no wheel fits.
 sdist: $(INSTALLED)
 	mkdir -p dist
 	LGFAST_NATIVE=off $(PY) -c "from setuptools import build_meta; print(build_meta.build_sdist('dist'))"
@@ -67,12 +67,12 @@ sdist: $(INSTALLED)
 bench: build
 	for script in benchmarks/bench_*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
 
-# A short time on a GPU machine without network: prints what to type, before, there and after (benchmarks/README.md).
+# Prints the commands for a short time on a GPU machine without network: before, there and after (benchmarks/README.md).
 PACK ?= pack
 lease:
 	@echo "# before, here: wheels for Python 3.12, and a rehearsal on the CPU"
 	@echo "python3 benchmarks/fetch_wheels.py && python3 benchmarks/gpu_suite.py --dry-run --lease 4 --out /tmp/dry"
-	@echo "# there, first call: 7 minutes, built and measured in order of worth"
+	@echo "# there, first call: 7 minutes to build and measure, the most important first"
 	@echo "export LGFAST_COMMIT=$$(git rev-parse --short HEAD) LGFAST_PACK=$(PACK) TORCH_CUDA_ARCH_LIST=9.0a" \
 	  "TORCHINDUCTOR_COMPILE_THREADS=1 PYTHONUNBUFFERED=1; python3 benchmarks/gpu_suite.py --lease 7 --wheels wheels"
 	@echo "# here: bring $(PACK)/ back, read, mend; this restores the state and the libraries for a fresh copy there"

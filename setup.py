@@ -1,10 +1,10 @@
-"""Builds lgfast: the package, and its native libraries through CMake and Ninja.
+"""Build lgfast: the package, and its native libraries with CMake and Ninja.
 
 Environment switches:
-    LGFAST_NATIVE         auto (default): build where there is a C++ compiler; off: pure Python with the reference ops
-    LGFAST_CUDA           auto (default): CUDA kernels where nvcc is found; on: fail without nvcc; off: CPU kernels only
+    LGFAST_NATIVE         auto (default): build if there is a C++ compiler; off: pure Python with the reference ops
+    LGFAST_CUDA           auto (default): CUDA kernels if nvcc is found; on: fail without nvcc; off: CPU kernels only
     TORCH_CUDA_ARCH_LIST  GPUs to compile for; default: those that the driver shows, else "8.0 9.0a 10.0 12.0+PTX"
-    CXX, CUDACXX          the compilers, where they are not on PATH
+    CXX, CUDACXX          the compilers, if they are not on PATH
 """
 
 import os
@@ -27,7 +27,7 @@ def switch(name, allowed):
 
 
 def skip_reason():
-    """Why the native libraries are not built, or None."""
+    """Return why the native libraries are not built, or None."""
     if switch("LGFAST_NATIVE", ("auto", "off")) == "off":
         return "LGFAST_NATIVE=off"
     if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "c++"), "g++", "clang++")):
@@ -36,7 +36,7 @@ def skip_reason():
 
 
 def tool(name):
-    """cmake or ninja: beside this Python (a venv or pip's build environment), else on PATH."""
+    """Return the path of cmake or ninja: beside this Python (a venv or pip's build environment), else on PATH."""
     path = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if path is None:
         raise SystemExit(f"lgfast: {name} not found; `pip install {name}`, or build with LGFAST_NATIVE=off")
@@ -44,7 +44,7 @@ def tool(name):
 
 
 class CMakeBuild(build_ext):
-    """Configure and build in one CMake tree, which is kept, so that a second build compiles only what changed."""
+    """Configures and builds in a CMake tree that stays, so that a second build compiles only what changed."""
 
     def run(self):
         package = ROOT / "lgfast" if self.inplace else Path(self.build_lib).resolve() / "lgfast"
@@ -62,8 +62,8 @@ class CMakeBuild(build_ext):
         subprocess.run([tool("cmake"), "--build", build], check=True)
 
 
-# An editable install adds the checkout to the path. Through setuptools' import hook, which the path precedes, `import
-# lgfast` beside a checkout named lgfast would find that folder, as a package without content.
+# An editable install adds the checkout to the path. setuptools' import hook would come after the path: `import lgfast`
+# beside a checkout named lgfast would then find that folder, as a package without content.
 EDITABLE = {"editable_wheel": {"mode": "compat"}}
 
 reason = skip_reason()

@@ -1,8 +1,8 @@
-# Which GPUs to compile for: those of LGFAST_ARCH_LIST, else those that the driver shows, else a wide list.
-set(WIDE_LIST 8.0 9.0a 10.0 12.0)  # 8.0's machine code runs on 8.6, 8.7 and 8.9, PTX of 12.0 on what comes later
-set(FIRST_ARCH 7.5)                # of what csrc/ compiles for
+# Chooses the GPUs to compile for: those of LGFAST_ARCH_LIST, else those that the driver shows, else a wide list.
+set(WIDE_LIST 8.0 9.0a 10.0 12.0)  # code of 8.0 runs on 8.6, 8.7 and 8.9, PTX of 12.0 on later GPUs
+set(FIRST_ARCH 7.5)                # the first GPU that csrc/ compiles for
 
-# 9.0a -> 90a-real (machine code); +PTX adds 90-virtual, without the suffix, because only that runs on later GPUs.
+# Turns 9.0a into 90a-real (machine code). +PTX adds 90-virtual, without the suffix, since only that runs on later GPUs.
 function(cmake_architectures arch_list out)
   string(REGEX REPLACE "[ ,]+" ";" entries "${arch_list}")
   set(archs "")
@@ -18,7 +18,7 @@ function(cmake_architectures arch_list out)
   set(${out} "${archs}" PARENT_SCOPE)
 endfunction()
 
-# Those of a list of CMake's architectures that are `first` (80) or later.
+# Keeps those of a list of CMake's architectures that are `first` (such as 80) or later.
 function(architectures_from first archs out)
   set(later "")
   foreach(arch ${archs})
@@ -30,7 +30,7 @@ function(architectures_from first archs out)
   set(${out} "${later}" PARENT_SCOPE)
 endfunction()
 
-# The GPUs that the driver shows and csrc/ compiles for, as in TORCH_CUDA_ARCH_LIST; "" without a driver.
+# Lists the GPUs that the driver shows and csrc/ compiles for, as TORCH_CUDA_ARCH_LIST does; "" without a driver.
 function(shown_gpus out)
   set(gpus "")
   execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
@@ -50,7 +50,7 @@ function(shown_gpus out)
   set(${out} "${gpus}" PARENT_SCOPE)
 endfunction()
 
-# A list that the compiler knows: what is newer than it is served by PTX of the newest that it does know.
+# Replaces GPUs that are too new for the compiler by PTX of the newest GPU that it knows.
 function(known_to_compiler compiler arch_list out)
   execute_process(COMMAND "${compiler}" --list-gpu-arch OUTPUT_VARIABLE listed RESULT_VARIABLE failed ERROR_QUIET)
   set(known "")
@@ -86,7 +86,7 @@ function(known_to_compiler compiler arch_list out)
   set(${out} "${kept}" PARENT_SCOPE)
 endfunction()
 
-# What is compiled for where TORCH_CUDA_ARCH_LIST says nothing.
+# Chooses the GPUs to compile for without TORCH_CUDA_ARCH_LIST.
 function(default_arch_list compiler out)
   shown_gpus(wanted)
   set(ptx "")

@@ -1,4 +1,4 @@
-# The lgfast._cuda target, where nvcc is found.
+# Makes the target lgfast._cuda if nvcc is found.
 include(cmake/architectures.cmake)
 include(cmake/earlier_library.cmake)
 
@@ -13,7 +13,7 @@ if(LGFAST_CUDA STREQUAL "off")
   build_without_cuda("LGFAST_CUDA=off")
   return()
 endif()
-cmake_architectures("${LGFAST_ARCH_LIST}" CMAKE_CUDA_ARCHITECTURES)  # a wrong list is an error without nvcc too
+cmake_architectures("${LGFAST_ARCH_LIST}" CMAKE_CUDA_ARCHITECTURES)  # a wrong list is an error even without nvcc
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
@@ -42,7 +42,7 @@ set_target_properties(_cuda PROPERTIES
 add_custom_command(TARGET _cuda POST_BUILD VERBATIM
   COMMAND ${CMAKE_COMMAND} -E sha256sum "${CUDA_LIBRARY}" > "${CUDA_LIBRARY_HASH}")
 
-# short_attention multiplies bfloat16 and copies asynchronously, which GPUs do from 8.0 on.
+# short_attention multiplies bfloat16 and copies asynchronously, as only GPUs from 8.0 on can.
 set(cuda_targets _cuda)
 architectures_from(80 "${CMAKE_CUDA_ARCHITECTURES}" attention_archs)
 if(attention_archs)

@@ -1,4 +1,4 @@
-# Removes a library that this build made earlier, of which hash_file holds the hash; one that came from elsewhere stays.
+# Removes a library if this build made it earlier: hash_file then holds its hash. One that came from elsewhere stays.
 function(remove_earlier_library library hash_file)
   if(NOT EXISTS "${library}")
     return()

@@ -1,8 +1,8 @@
-"""A fused timm model in a plain PyTorch loop, without lgfast's trainer.
+"""Train a fused timm model in a plain PyTorch loop, without lgfast's trainer.
 
     python examples/fused_timm_model.py [--steps 200]
 
-Trains a small ViT on scikit-learn's digits. Three lines are lgfast's: `fuse`, `FlatAdamW` and `unfuse`.
+The model is a small ViT, the data scikit-learn's digits. Three lines are lgfast's: `fuse`, `FlatAdamW` and `unfuse`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ train, test = slice(0, 1500), slice(1500, None)
 model = timm.create_model(
     "vit_tiny_patch16_224", num_classes=10, in_chans=1, img_size=8, patch_size=2, embed_dim=96, depth=4, num_heads=3
 ).to(device)
-print(lgfast.fuse(model))  # which attention modules now run lgfast's operation, and why others do not
+print(lgfast.fuse(model))  # says which attention modules now run lgfast's operation, and why others do not
 optimizer = lgfast.FlatAdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
 
 for step in range(1, steps + 1):
@@ -40,7 +40,7 @@ for step in range(1, steps + 1):
     if step % max(1, steps // 5) == 0:
         print(f"step {step}: loss {loss.item():.3f}")
 
-lgfast.unfuse(model)  # plain timm again: the file needs no lgfast
+lgfast.unfuse(model)  # a plain timm model again: its weights load without lgfast
 model.eval()
 with torch.inference_mode():
     accuracy = (model(images[test]).argmax(1) == labels[test]).float().mean()

@@ -42,7 +42,7 @@ class Memory:
         self.buffers = []
 
     def place(self, buffer: Tensor, view: Tensor | None = None) -> tuple[int, Tensor]:
-        """Adds `buffer` unless it is there; returns its index and the view (the whole of it by default)."""
+        """Add `buffer` unless it is there already; return its index and the view (by default of all of it)."""
         view = buffer if view is None else view
         for index, known in enumerate(self.buffers):
             if known is buffer:
@@ -52,16 +52,20 @@ class Memory:
 
 
 def poisoned(shape, dtype) -> Tensor:
-    """NaN everywhere: an element that a kernel does not write shows."""
+    """Return NaN everywhere, so that an element that a kernel does not write shows."""
     return torch.full(shape, float("nan"), dtype=dtype)
 
 
 def run_kernels(q, k, v, dout, scale, folder: Path, outputs, seeds=1, has_bias=False) -> Result:
-    """Runs forward and backward in the emulation.
+    """Run forward and backward in the emulation.
 
     Args:
-        q, k, v, dout, and outputs = (out, dq, dk, dv): pairs of (buffer, [B, N, H, D] view into it).
+        q, k, v, dout: pairs of (buffer, [B, N, H, D] view into it; None: all of it).
+        scale: softmax_scale.
+        folder: for the request and the result.
+        outputs: such pairs for out, dq, dk, dv.
         seeds: how many schedules to run; all must give the same bits.
+        has_bias: whether backward also sums the gradients for a bias.
     """
     memory = Memory()
     out, dq, dk, dv = outputs
@@ -85,6 +89,6 @@ def run_kernels(q, k, v, dout, scale, folder: Path, outputs, seeds=1, has_bias=F
 
 
 def check_bank_conflicts(ldmatrix: int, copies: int, dim: int) -> None:
-    """Allow no conflicts but those of copies into padded rows of D = 48, a tenth of what shared memory moves."""
+    """Allow bank conflicts only in copies into the padded rows of D = 48, a tenth of what shared memory moves."""
     assert ldmatrix == 0, f"{ldmatrix} bank conflicts of ldmatrix"
     assert copies == 0 or dim == 48, f"{copies} bank conflicts of cp_async_16"

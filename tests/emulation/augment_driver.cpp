@@ -1,8 +1,9 @@
 // Runs augment and augment_plan in the emulation; see driver.h.
 //
-// Request: the Header; then pixels, offsets, sizes, indices and plan of augment, and counter, for augment_plan, which
-// uses the recipe's settings, or another policy and colour jitter. Result: images, teacher_images (both
-// channels-first), then a plan drawn for the same indices with the sizes of their images.
+// Request: the Header; then pixels, offsets, sizes, indices and plan for augment, and the counter for augment_plan.
+// augment_plan draws with the recipe's settings, or with another policy and colour jitter.
+// Result: images, teacher_images (both channels-first), then a plan drawn for the same indices with the sizes of their
+// images.
 #include "augment/augment.cuh"
 #include "augment/augment_plan.cuh"
 #include "driver.h"

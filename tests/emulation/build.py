@@ -1,4 +1,4 @@
-"""Builds emulated kernels with g++, AddressSanitizer and UBSan into build/emulation; compiles only what changed."""
+"""Build emulated kernels with g++, AddressSanitizer and UBSan into build/emulation; compile only what changed."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ FLAGS = [
 
 
 def build(name: str, sources: list[str]) -> Path:
-    """Returns the executable `name` made of `sources` (relative to the repository) and the emulation."""
+    """Build the executable `name` from `sources` (relative to the repository) and the emulation; return its path."""
     BUILD.mkdir(parents=True, exist_ok=True)
     sources = [ROOT / source for source in [*sources, "tests/emulation/device_emulation.cpp"]]
     program = BUILD / name

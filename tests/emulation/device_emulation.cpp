@@ -1,4 +1,4 @@
-// The scheduler and the warp-wide instructions of the host emulation. See device_emulation.h.
+// The scheduler and the warp-wide instructions of the host emulation; see device_emulation.h.
 #include <pthread.h>
 
 #include <algorithm>
@@ -31,8 +31,8 @@ struct Thread {
   State state = State::kRunnable;
   Site site{};
   void* arguments = nullptr;
-  std::vector<Copy> copies;         // issued and not yet done
-  std::vector<const void*> copied;  // where all of them went
+  std::vector<Copy> copies;         // issued and not yet waited for
+  std::vector<const void*> copied;  // targets of all copies
   int group = 0;                    // cp.async groups committed
   ThreadPosition position{};
 };
@@ -68,7 +68,7 @@ std::string describe(const Thread& thread) {
          std::to_string(thread.site.line) + ")";
 }
 
-// "threads 0-15 wait at ..., threads 16-31 ...", equal neighbours joined.
+// Describes threads, one line for neighbours in the same state: "threads 0-15: waits at ..., threads 16-31: ...".
 std::string describe(int first, int count) {
   std::string text;
   for (int i = first; i < first + count;) {
@@ -114,7 +114,7 @@ void perform(const Copy& copy) {
   }
 }
 
-// Turns beyond the first for 16-byte accesses of up to eight lanes; equal addresses are one access.
+// Returns the turns beyond the first that 16-byte accesses of up to eight lanes take. Equal addresses are one access.
 int extra_turns(std::vector<const void*> rows) {
   std::sort(rows.begin(), rows.end());
   rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
@@ -233,7 +233,7 @@ unsigned char* smem_row(uint32_t address, const char* function) {
   return smem_block + address;
 }
 
-// The copy happens now or as late as the wait, as the seed says: code that forgets to wait gives different results.
+// The seed decides whether the copy happens now or at the wait, so code that forgets to wait gives different results.
 void copy_async(uint32_t smem, const void* global, bool valid) {
   unsigned char* row = smem_row(smem, "cp_async_16");
   if (valid && reinterpret_cast<uintptr_t>(global) % 16 != 0) fail("cp_async_16: global address not a multiple of 16");
@@ -274,7 +274,7 @@ void ldmatrix(void* const* lanes) {
 template void ldmatrix<false>(void* const*);
 template void ldmatrix<true>(void* const*);
 
-// acc[16][8] += a[16][16] b[16][8]. It touches only the lanes' registers, so it goes unchecked, for speed.
+// acc[16][8] += a[16][16] b[16][8]. It touches only the lanes' registers, so sanitizers skip it, for speed.
 template <typename T>
 __attribute__((no_sanitize("address", "undefined"))) void mma(void* const* lanes) {
   float a[16][16], b[16][8];

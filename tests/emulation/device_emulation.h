@@ -1,11 +1,14 @@
-// The device layer on the host, for tests: the contract is csrc/common/device.cuh's.
+// The device layer on the host, for tests. csrc/common/device.cuh holds its contract.
 //
-// One block runs at a time, each of its threads a fiber. A warp-wide function is a rendezvous: the last of the 32 lanes
-// to arrive does the work for all, after checking that all wait at the same line of the source. Which runnable fiber
-// goes next, and the order of the blocks, is drawn from a seed: a result that depends on the seed is a race.
-// Dynamic shared memory is a heap block of exactly the launch's size, filled with NaN patterns, so AddressSanitizer
-// sees an access outside it and a read of something never written shows in the result.
-// Bank conflicts, which change no result, are counted for ldmatrix and cp_async_16.
+// The emulation runs one block at a time; each thread of the block is a fiber. At a warp-wide function the fibers of a
+// warp meet: the last of the 32 lanes to arrive checks that all wait at the same line of the source, and does the work
+// for all. A seed draws the order of the blocks, and which runnable fiber goes next. If a result depends on the seed,
+// the kernel has a race.
+//
+// Dynamic shared memory is a heap block of exactly the launch's size, filled with NaN patterns. So AddressSanitizer
+// sees an access outside it, and a read of memory that was never written shows in the result.
+//
+// The emulation counts bank conflicts, which change no result, for ldmatrix and cp_async_16.
 #pragma once
 
 #include <cmath>
@@ -36,11 +39,11 @@ struct ThreadPosition {
   Grid grid;
 };
 
-// Shared memory answers 8 lanes' 16 bytes at once where they lie in 8 different groups of four banks; what it needs
-// beyond that, in turns.
+// Shared memory answers 16 bytes of each of 8 lanes in one turn if they lie in 8 different groups of four banks. These
+// count the turns that it needs beyond the first.
 struct BankConflicts {
   int64_t ldmatrix = 0;
-  int64_t copies = 0;  // of cp_async_16, counting the n-th of each lane of a warp as one instruction
+  int64_t copies = 0;  // of cp_async_16; the n-th call of each lane of a warp counts as one instruction
 };
 
 void set_seed(uint64_t seed);
@@ -50,9 +53,9 @@ const BankConflicts& bank_conflicts();  // since the program began
 const ThreadPosition& position();
 unsigned char* smem();
 void block_barrier(Site site);
-// `execute` runs once, with the 32 lanes' `arguments` in lane order, when all of them have arrived.
+// Runs `execute` once, with the `arguments` of the 32 lanes in lane order, when all lanes have arrived.
 void warp_collective(Site site, void* arguments, void (*execute)(void* const* lanes));
-unsigned char* smem_row(uint32_t address, const char* function);  // 16 bytes, checked
+unsigned char* smem_row(uint32_t address, const char* function);  // of 16 bytes, after a check of the address
 void copy_async(uint32_t smem, const void* global, bool valid);
 void commit_copies();
 void wait_copies(int pending_groups);
@@ -187,7 +190,7 @@ inline int dot_bytes(uint32_t bytes, uint32_t weights, int start) {
 }
 
 inline float fma_down(float a, float b, float c) {
-  const double exact = double(a) * b + c;  // the product is exact; of the sum at most the 53rd bit is lost
+  const double exact = double(a) * b + c;  // the product is exact; the sum is rounded to 53 bits
   const float nearest = float(exact);
   return nearest > exact ? std::nextafterf(nearest, -INFINITY) : nearest;
 }
@@ -202,12 +205,12 @@ inline float fast_exp2(float x) { return std::exp2(x); }
 inline float fast_log2(float x) { return std::log2(x); }
 inline float fast_reciprocal(float x) { return 1.0f / x; }
 
-// So small a GPU that kernels which spread over idle multiprocessors also run their loops; a test may ask for another.
+// By default one, so that kernels which spread over idle multiprocessors also run their loops. A test may set another.
 inline int num_multiprocessors() {
   const char* text = std::getenv("LGFAST_EMULATED_MULTIPROCESSORS");
   return text == nullptr ? 1 : std::atoi(text);
 }
-// Of sm_90; a test may ask for another GPU's.
+// By default that of sm_90. A test may set another.
 inline int max_smem_bytes() {
   const char* text = std::getenv("LGFAST_EMULATED_SMEM_BYTES");
   return text == nullptr ? 227 * 1024 : std::atoi(text);

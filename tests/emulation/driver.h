@@ -1,8 +1,8 @@
-// What the drivers of emulated kernels share: a request is read, a case runs once per seed, the result is written.
-// tests/emulation/driver.py writes requests and reads results.
+// What the drivers of emulated kernels share: a driver reads a request, runs a case once per seed, and writes the
+// result. tests/emulation/driver.py writes requests and reads results.
 //
-// Every tensor is a heap block of exactly its size, so that AddressSanitizer sees each access outside it; outputs begin
-// as NaN, so that an element which is not written shows.
+// Every tensor is a heap block of exactly its size, so that AddressSanitizer sees each access outside it. Outputs begin
+// as NaN, so that an element that is not written shows.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ using Bytes = std::vector<unsigned char>;
   std::exit(1);
 }
 
-// The error of a launch.
+// Stops at the error of a launch, if there is one.
 inline void check(const char* error) {
   if (error != nullptr) stop(error);
 }
@@ -52,7 +52,7 @@ class Request {
   std::FILE* file_;
 };
 
-// NaN in every dtype.
+// Returns bytes that are NaN in every dtype.
 inline Bytes poisoned(int64_t num_bytes) { return Bytes(static_cast<size_t>(num_bytes), 0xff); }
 
 template <typename T>
@@ -60,7 +60,7 @@ T* data_of(Bytes& bytes) {
   return reinterpret_cast<T*>(bytes.data());
 }
 
-// f(T{}) with T the type of that index in the list.
+// Calls f(T{}), where T is the type of that index in the list.
 template <typename T, typename... Others, typename F>
 auto dispatch(int64_t index, const F& f) {
   if (index == 0) return f(T{});
@@ -71,7 +71,7 @@ auto dispatch(int64_t index, const F& f) {
   }
 }
 
-// What run() returns, the same bits for every seed.
+// Returns what run() returns, which must be the same bits for every seed.
 template <typename F>
 std::vector<Bytes> run_seeds(int64_t seeds, const F& run) {
   std::vector<Bytes> first;
@@ -84,7 +84,7 @@ std::vector<Bytes> run_seeds(int64_t seeds, const F& run) {
   return first;
 }
 
-// The main function of a driver: NAME REQUEST RESULT. The result is what run(request) returns, end to end.
+// The main function of a driver, called as NAME REQUEST RESULT. Writes what run(request) returns, one after the other.
 template <typename F>
 int drive(int argc, char** argv, const F& run) {
   if (argc != 3) stop("usage: NAME REQUEST RESULT");

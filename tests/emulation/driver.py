@@ -1,4 +1,4 @@
-"""Runs a driver of emulated kernels: a request of bytes, and the tensors that come back."""
+"""Run a driver of emulated kernels: send it bytes, and read the tensors that it leaves."""
 
 import subprocess
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ def raw(tensor: Tensor) -> bytes:
 def run_driver(
     program: Path, folder: Path, request: Iterable[bytes], results: Iterable[tuple[tuple[int, ...], torch.dtype]]
 ) -> tuple[list[Tensor], str]:
-    """The tensors of the given shapes and dtypes that the driver leaves, and what it prints."""
+    """Return the tensors that the driver leaves, of the given shapes and dtypes, and what it prints."""
     (folder / "request").write_bytes(b"".join(request))
     command = [str(program), "request", "result"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)

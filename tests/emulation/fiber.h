@@ -1,7 +1,8 @@
-// Fibers: stacks that one operating-system thread switches between, a few nanoseconds a switch.
+// Fibers: stacks between which one operating-system thread switches, in a few nanoseconds.
 //
-// x86-64 and aarch64 switch by hand (callee-saved registers and the stack pointer); other machines use ucontext, whose
-// switch is a system call. AddressSanitizer is told of every switch, or it reports errors that are not there.
+// On x86-64 and aarch64 this code switches by hand (callee-saved registers and the stack pointer); on other machines it
+// uses ucontext, whose switch is a system call. It tells AddressSanitizer of every switch; otherwise that would report
+// errors that are not there.
 #pragma once
 
 #include <sys/mman.h>
@@ -42,7 +43,7 @@ class Stack {
   char* bottom() const { return static_cast<char*>(mapping_) + page_; }
   char* top() const { return bottom() + kBytes; }
 
-  // A finished kernel leaves AddressSanitizer's marks of its frames; the next one starts clean.
+  // Removes the marks of frames that AddressSanitizer keeps of a finished kernel, so that the next one starts clean.
   void unpoison() const {
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(bottom(), kBytes);
@@ -125,7 +126,7 @@ constexpr int kSavedWords = 11, kFrameWords = 20;  // x30, the return address, i
 extern "C" void lgfast_switch_stack(void** save, void* resume) asm("lgfast_switch_stack");
 #endif
 
-// `entry` must never return: it ends by switching away for good.
+// Makes a fiber start in `entry`, which must never return: it ends by switching away for good.
 inline void prepare(Fiber& fiber, const Stack& stack, void (*entry)()) {
   stack.unpoison();
   fiber.stack_bottom = stack.bottom();
@@ -144,14 +145,14 @@ inline void prepare(Fiber& fiber, const Stack& stack, void (*entry)()) {
 #endif
 }
 
-// Called first in a new fiber and after every switch back into one.
+// Must be called first in a new fiber, and after every switch back into one.
 inline void finish_switch([[maybe_unused]] void* fake_stack) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #endif
 }
 
-// `from` is left for good when `last` is true.
+// Switches from one fiber to another. If `last` is true, `from` is left for good.
 inline void switch_fiber(Fiber& from, Fiber& to, [[maybe_unused]] bool last = false) {
   void* fake_stack = nullptr;
 #if defined(__SANITIZE_ADDRESS__)

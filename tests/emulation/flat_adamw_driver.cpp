@@ -1,8 +1,8 @@
 // Runs flat_adamw steps in the emulation; see driver.h.
 //
-// Request: the Header; per tensor its offset, numel, group and the elements by which its gradient is misaligned;
+// Request: the Header; for each tensor its offset, numel, group, and the elements by which its gradient is misaligned;
 // hyperparameters of the groups; steps of the tensors; params; then the gradients, one after the other, the same in
-// every step. Result: params, exp_avg, exp_avg_sq, low as they were left, steps, num_skipped.
+// every step. Result: params, exp_avg, exp_avg_sq, low, steps and num_skipped, as the steps left them.
 #include <algorithm>
 
 #include "driver.h"
@@ -30,7 +30,7 @@ struct Case {
   std::vector<Bytes> grads;  // each with its shift in front
 };
 
-// What steps change.
+// What the steps change.
 struct State {
   Bytes params, exp_avg, exp_avg_sq, low, steps, num_skipped;
 };
@@ -76,7 +76,7 @@ FlatAdamWParams make_params(const Case& c, State& state) {
   return params;
 }
 
-// The launches of control, as flat_adamw_cuda.cpp splits them.
+// Launches control as flat_adamw_cuda.cpp splits it.
 void launch_control(const Case& c, FlatAdamWControlParams params) {
   AdamWFactors* const factors = params.factors;
   for (int64_t begin = 0; begin < c.header.num_tensors; begin += c.header.counted_per_launch) {

@@ -1,8 +1,8 @@
 // Runs add_layer_norm or bias_gelu, forward and backward, in the emulation; see driver.h.
 //
-// Request: the Header; then of add_layer_norm x, residual, weight, bias, drop_scale (where there is one), dout, dy
-// (where there is one), of bias_gelu x, bias, dout. Result: y, out, mean, rstd, dx (with drop_scale), dresidual,
-// dparams; or out, dx, dbias.
+// Request: the Header; then for add_layer_norm x, residual, weight, bias, drop_scale (if there is one), dout, dy (if
+// there is one); for bias_gelu x, bias, dout. Result: of add_layer_norm y, out, mean, rstd, dx (with drop_scale),
+// dresidual, dparams; of bias_gelu out, dx, dbias.
 #include "add_layer_norm/add_layer_norm.cuh"
 #include "bias_gelu/bias_gelu.cuh"
 #include "driver.h"

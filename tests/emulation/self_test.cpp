@@ -1,6 +1,6 @@
-// Small kernels, some with a planted fault: the emulation must run the good ones and name what is wrong in the others.
-// Usage: self_test CASE SEED. Prints the output values of the kernel, one a line, then the bank conflicts of ldmatrix
-// and of cp_async_16.
+// Small kernels, some with a planted fault. The emulation must run the good ones, and name what is wrong in the others.
+// Usage: self_test CASE SEED. Prints the output values of the kernel, one on each line, then the bank conflicts of
+// ldmatrix and of cp_async_16.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -11,7 +11,7 @@ namespace {
 
 using namespace lgfast;
 
-// Sum of the block's thread indices, through shuffles and shared memory; every thread writes it.
+// Sums the block's thread indices with shuffles and shared memory; every thread writes the sum.
 template <bool kBarrier>
 __global__ void block_sum_kernel(float* out, int extra) {
   float* partial = reinterpret_cast<float*>(dynamic_smem());
@@ -39,7 +39,7 @@ __global__ void partial_barrier_kernel(float* out) {
   out[thread_index()] = 1.0f;
 }
 
-// Thread i reads what thread i copied; without the wait the value is whatever was there.
+// Thread i reads what thread i copied; without the wait it reads whatever was there before.
 template <bool kWait, int kPitch>
 __global__ void async_copy_kernel(const float* in, float* out) {
   float* mine = reinterpret_cast<float*>(dynamic_smem()) + kPitch * thread_index();
@@ -50,7 +50,7 @@ __global__ void async_copy_kernel(const float* in, float* out) {
   if (!kWait) cp_async_wait<0>();
 }
 
-// out[16][8] = a[16][16] b[16][8] in bf16; b is stored [n][k], or [k][n] and read transposed.
+// out[16][8] = a[16][16] b[16][8] in bf16. b is stored as [n][k], or as [k][n] and read transposed.
 template <bool kTrans>
 __global__ void matmul_kernel(const float* a, const float* b, float* out) {
   bf16* a_tile = reinterpret_cast<bf16*>(dynamic_smem());

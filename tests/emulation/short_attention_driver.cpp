@@ -1,7 +1,7 @@
 // Runs one case of short_attention in the emulation; see driver.h.
 //
-// Request: the Header, then for every buffer its size in elements, then the buffers' 16-bit values. The views of
-// q, k, v, out, dout, dq, dk, dv say where in the buffers they lie. Result: the buffers as the kernels left them,
+// Request: the Header, then for every buffer its size in elements, then the buffers' 16-bit values. The Header's views
+// say where in the buffers q, k, v, out, dout, dq, dk, dv lie. Result: the buffers as the kernels left them,
 // lse [B, H, N], dbias [B, 3, H, D]. Prints the bank conflicts of ldmatrix and of cp_async_16.
 #include "driver.h"
 #include "short_attention/short_attention.h"

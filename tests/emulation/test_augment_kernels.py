@@ -1,4 +1,4 @@
-"""The CUDA kernels of augment and augment_plan in the host emulation: the bytes of the CPU kernels."""
+"""The CUDA kernels of augment and augment_plan, in the host emulation, give the bytes of the CPU kernels."""
 
 import struct
 
@@ -21,7 +21,7 @@ def driver():
 
 
 def run(driver, folder, stored, plan, spec, dtype=torch.float32, threads=64, workspace_blocks=0, seeds=2):
-    """Emulated (images, teacher_images, plan of the recipe under the spec's policy) of all stored images."""
+    """Return emulated images and teacher_images of all stored images, and a drawn plan under the spec's policy."""
     batch, is_recipe = len(plan), spec.policy == "rand_augment"
     header = struct.pack(
         "14q", len(stored[0]), len(stored[1]), batch, plan.shape[1], spec.image_size, spec.teacher_size,

@@ -55,9 +55,9 @@ def test_async_copy_fills_invalid_rows_with_zeros(program):
     "case, ldmatrix, copies",
     [
         ("copy", 0, 0),  # neighbours 16 bytes apart
-        ("spread_copy", 0, 8),  # 32 bytes apart: 64 threads in eights, each in two turns
+        ("spread_copy", 0, 8),  # 32 bytes apart: each eight of the 64 threads take two turns
         ("matmul", 8, 0),  # rows of 32 bytes: two turns for each of a's and b's four matrices
-        ("matmul_trans", 4, 0),  # b's rows are of 16 bytes
+        ("matmul_trans", 4, 0),  # b's rows have 16 bytes and need no second turn
     ],
 )
 def test_bank_conflicts_are_counted(program, case, ldmatrix, copies):

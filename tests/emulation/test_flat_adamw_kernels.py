@@ -13,8 +13,8 @@ from tests.emulation.driver import DTYPES, raw, run_driver
 NUMELS = [1, 3000, 2048, 17, 0, 8]  # single elements, a whole block, more than one, an empty tensor
 SHIFTS = [0, 0, 1, 3, 0, 0]  # elements by which a gradient misses the alignment of vector loads
 GROUPS = [0, 1, 0, 1, 0, 1]
-STEPS = [0.0, 3.0, 0.0, 7.0, 1.0, 0.0]  # taken by each parameter before
-GROUP_NUMBERS = [  # of the groups
+STEPS = [0.0, 3.0, 0.0, 7.0, 1.0, 0.0]  # that each parameter has taken before
+GROUP_NUMBERS = [  # hyperparameters of each group
     hyperparameter_row(1e-2, 0.05, (0.9, 0.999), 1e-8),
     hyperparameter_row(3e-3, 0.0, (0.8, 0.95), 1e-6, maximize=True),
 ]
@@ -29,7 +29,7 @@ def driver():
 def run_both(
     driver, folder, dtype, low, steps=3, seeds=2, max_norm=0.0, skip=False, loss_scale=1.0, found_inf=0.0, poison=None
 ):
-    """(emulated, reference) states after `steps` steps on the same gradients."""
+    """Return the emulated and the reference state after `steps` steps on the same gradients."""
     torch.manual_seed(1)
     padded = [-(-n // 8) * 8 for n in NUMELS]
     offsets = [sum(padded[:k]) for k in range(len(padded))]

@@ -22,7 +22,7 @@ def driver():
 
 @pytest.fixture
 def run(driver, tmp_path):
-    """Runs the kernels on (header, inputs) and cuts what comes back into tensors of the given shapes and dtypes."""
+    """Run the kernels on (header, inputs), and return the results as tensors of the given shapes and dtypes."""
 
     def call(header, inputs, shapes, seeds=5):
         head = struct.pack("8qd", *header, seeds, EPS)
@@ -47,7 +47,7 @@ def run_norm(run, inputs, dout, dy, **options):
     return [y, out, dx, dresidual, *dparams]
 
 
-# One lane group a warp and many; one and two units a lane; idle lanes (24, 192, 328); fewer rows than a block's.
+# One row a warp and many; one and two units a lane; idle lanes (24, 192, 328); fewer rows than a block takes.
 @pytest.mark.parametrize("channels", [8, 24, 32, 64, 192, 256, 328, 512])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_norm_matches_float64(run, dtype, channels):
@@ -65,7 +65,7 @@ def test_norm_without_drop_scale_or_second_gradient(run, drop, has_dy):
 
 
 def test_norm_blocks_walk_over_several_rows(run):
-    inputs = norm_inputs(5, 850, 192, torch.bfloat16)  # more rows than 512 blocks of 8
+    inputs = norm_inputs(5, 850, 192, torch.bfloat16)  # more rows than 512 blocks of 8 rows take at once
     dout, dy = torch.randn(2, 5, 850, 192).bfloat16()
     assert_matches(run_norm(run, inputs, dout, dy, seeds=2), compose_norm, inputs, [dy, dout])
 
@@ -89,7 +89,7 @@ def run_gelu(run, inputs, dout, **options):
     return run(header, [x, bias, dout], [(x.shape, x.dtype)] * 2 + [(bias.shape, x.dtype)], **options)
 
 
-# A part of one column block, a whole one, several with the last one partly idle.
+# A part of one block of columns, a whole block, several blocks of which the last is partly idle.
 @pytest.mark.parametrize("channels", [8, 72, 256, 776])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gelu_matches_float64(run, dtype, channels):

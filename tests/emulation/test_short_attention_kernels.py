@@ -1,6 +1,6 @@
 """The CUDA kernels of short_attention in the host emulation, against float64.
 
-Every run is under AddressSanitizer and UBSan; outputs start as NaN, so an element that is not written fails.
+Every run is under AddressSanitizer and UBSan. Outputs start as NaN, so an element that is not written fails.
 """
 
 import importlib
@@ -74,20 +74,20 @@ def test_every_schedule_gives_the_same_bits(n, m, dim, tmp_path):
     [(20, 150, 32, 2), (20, 150, 32, 4), (20, 150, 32, 7), (20, 150, 32, 100), (300, 49, 32, 4), (33, 208, 64, 7)],
 )
 def test_blocks_take_head_after_head(n, m, dim, multiprocessors, tmp_path, monkeypatch):
-    """15 heads, five an image: a block's next one is in the same image, in the next, or images further on."""
+    """Of 15 heads, five an image, a block's next head is in the same image, in the next, or in a later one."""
     monkeypatch.setenv("LGFAST_EMULATED_MULTIPROCESSORS", str(multiprocessors))
     run_plain_case(n, m, dim, torch.bfloat16, tmp_path, batch=3, heads=5, has_bias=True)
 
 
 def cut(kb, n, m, dim):
-    """How the kernels cut a shape on a GPU that gives a block so many KB of shared memory."""
+    """Return how the kernels split a shape on a GPU that gives a block so many KB of shared memory."""
     plan = importlib.import_module("lgfast._C").short_attention_plan(1, n, m, dim, kb << 10, has_bias=True)
     fwd, bwd = plan["fwd"], plan["bwd"]
     return dim, fwd["row_capacity"], fwd["key_rows"], fwd["warps"], bwd["resident"], bwd["key_rows"], bwd["parts"]
 
 
 def cases_cut_otherwise(*limits):
-    """(KB, n, m, dim): a shape of the matrix for every way of cutting that the GPU of the other tests has not."""
+    """Return (KB, n, m, dim): one shape for every way of splitting that the GPU of the other tests does not use."""
     if not _extension.has_native():
         return []
     shapes = [*((n, n) for n in LENGTHS), *((20, m) for m in ROW_CAPACITY_EDGES), *UNEQUAL]
@@ -99,7 +99,7 @@ def cases_cut_otherwise(*limits):
 
 @pytest.mark.parametrize("kb, n, m, dim", cases_cut_otherwise(99, 163, 66))
 def test_what_gpus_with_less_shared_memory_run_matches_float64(kb, n, m, dim, tmp_path, monkeypatch):
-    """Blocks of 99 KB: 8.6, 8.9, 12.0; 163: 8.0; 66: none that is served, so that the loop takes short rows too."""
+    """99 KB: GPUs 8.6, 8.9, 12.0; 163 KB: 8.0; 66 KB: no GPU that is served, but the loop then takes short rows too."""
     monkeypatch.setenv("LGFAST_EMULATED_SMEM_BYTES", str(kb << 10))
     run_plain_case(n, m, dim, torch.bfloat16, tmp_path, has_bias=True)
 
@@ -124,7 +124,7 @@ def test_packed_qkv_is_read_and_its_gradient_written_in_place(n, dim, tmp_path):
 
 
 def test_strided_and_sliced_tensors(tmp_path):
-    """q head-major, k a slice of longer rows, v with a stride of its own, dout expanded over the batch."""
+    """q is head-major, k a slice of longer rows, v has strides of its own, dout is expanded over the batch."""
     batch, n, m, heads, dim, dtype = 2, 33, 49, 2, 32, torch.bfloat16
     q_buffer = random_tensor((batch, heads, n, dim), dtype, 1)
     k_buffer = random_tensor((batch, m + 3, heads, dim + 16), dtype, 2)
