@@ -4,6 +4,7 @@ LGFAST_TEST_SEED (default 0) is the seed: with another one, what is random in a 
 """
 
 import functools
+import gc
 import os
 
 import pytest
@@ -12,6 +13,14 @@ import torch
 from tests.skips import pytest_terminal_summary  # noqa: F401  pytest calls it
 
 THREADS = torch.get_num_threads()  # as OMP_NUM_THREADS says, or one a core
+
+
+gc.disable()  # what the tests import stays: looking through it again and again takes a quarter of the collection
+
+
+def pytest_collection_finish():
+    gc.freeze()  # nor does it lengthen a test's own gc.collect()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config, items):
