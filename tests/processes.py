@@ -34,11 +34,19 @@ class TrainProcess:
         self._process = _context.Process(target=_main, args=(arguments, self.out, self.err))
         self._process.start()
 
-    def is_running(self) -> bool:
-        return self._process.is_alive()
+    def poll(self) -> int | None:
+        """Exit code, or None while it runs."""
+        return self._process.exitcode
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+
+    def communicate(self) -> tuple[str, str]:
+        """Output and errors, when it has ended."""
+        return self.finish()[1:]
 
     def finish(self, timeout: float = 300) -> tuple[int, str, str]:
         """Exit code, as `subprocess` gives it, output and errors; a process that does not end is killed."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from lgfast.assembly.lanes import build_lane, share
 from lgfast.config import Config, load_recipe, replace
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.training.loop import Loop
+from tests.processes import TrainProcess
 
 TINY = {
     "epochs": 3,
@@ -63,16 +61,7 @@ def teacher(tmp_path: Path) -> str:
     return str(path)
 
 
-def train_process(config_file: Path, *arguments: str) -> subprocess.Popen:
-    """`python -m lgfast.train --config FILE ...` as a real process with one thread."""
-    command = [sys.executable, "-m", "lgfast.train", "--config", str(config_file), *arguments]
-    if "--resume" in arguments:
-        command = [sys.executable, "-m", "lgfast.train", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen, timeout: float = 120) -> None:
+def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen | TrainProcess, timeout: float = 300) -> None:
     """Wait until the run has logged the given step."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -92,12 +81,6 @@ def metrics(run_dir: Path) -> list[dict]:
         return []
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
-
-
-def stop(process: subprocess.Popen, number: signal.Signals) -> tuple[int, str, str]:
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
 
 
 class StopAt(InterruptFlag):

@@ -51,7 +51,7 @@ def wait_until_it_reports(place, worker, timeout=200):
     """Until some running trial has a validation accuracy in the study."""
     deadline, file = time.monotonic() + timeout, Path(place.removeprefix("sqlite:///"))
     while time.monotonic() < deadline:
-        assert worker.is_running(), worker.finish()
+        assert worker.poll() is None, worker.finish()
         is_there = place.startswith("postgres") or file.exists()
         if is_there and any(trial.intermediate_values for trial in trials(place)):
             return

@@ -15,7 +15,8 @@ from lgfast.records.checkpoint import CheckpointStore, read_weights
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
 from lgfast.sweep.group import run_group
 from lgfast.train import main
-from tests.runs import StopAt, metrics, stop, tiny_config, train_process, wait_for_step
+from tests.processes import TrainProcess
+from tests.runs import StopAt, metrics, tiny_config, wait_for_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RUN = {"epochs": 4, "log.every_steps": 1, "log.save_every_steps": 4}
@@ -50,12 +51,12 @@ def test_killed_run_resumes_exactly(reference, tmp_path, step):
     run_dir = tmp_path / "killed"
     file = tmp_path / "config.yaml"
     file.write_text(dump_yaml(replace(config, {"run_dir": str(run_dir)})))
-    process = train_process(file)
+    process = TrainProcess(tmp_path, "--config", str(file))
     wait_for_step(run_dir, step, process)
-    assert stop(process, signal.SIGKILL)[0] == -signal.SIGKILL
-    resumed = train_process(file, "--resume", str(run_dir))
-    _, err = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, err
+    process.send(signal.SIGKILL)
+    assert process.finish()[0] == -signal.SIGKILL
+    code, _, err = TrainProcess(tmp_path, "--resume", str(run_dir)).finish()
+    assert code == 0, err
     assert_same_run(config, expected, run_dir)
 
 
@@ -65,16 +66,16 @@ def test_interrupted_run_saves_and_resumes_exactly(reference, tmp_path, number):
     run_dir = tmp_path / "stopped"
     file = tmp_path / "config.yaml"
     file.write_text(dump_yaml(replace(config, {"run_dir": str(run_dir), "log.save_every_steps": 0})))
-    process = train_process(file)
+    process = TrainProcess(tmp_path, "--config", str(file))
     wait_for_step(run_dir, 8, process)
-    code, _, err = stop(process, number)
+    process.send(number)
+    code, _, err = process.finish()
     assert code == 128 + number
     assert f"continue with: python -m lgfast.train --resume {run_dir}" in err
     _, state = CheckpointStore(run_dir).load_newest()
     assert state["progress"]["step"] >= 8
-    resumed = train_process(file, "--resume", str(run_dir))
-    _, err = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, err
+    code, _, err = TrainProcess(tmp_path, "--resume", str(run_dir)).finish()
+    assert code == 0, err
     assert_same_run(config, expected, run_dir)
 
 
