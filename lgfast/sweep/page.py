@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from lgfast.config import Config
 from lgfast.records.files import write_text
-from lgfast.records.run_config import FILE
+from lgfast.records.run_config import FILE, read_config
 from lgfast.reports.html import render
 from lgfast.reports.run_page import PAGE, write_run_page
 from lgfast.reports.runs import read_hardware
@@ -53,12 +53,14 @@ def write_page(study: Study, runs: Sequence[RunRow], settings: Sequence[SettingR
 
 
 def write_run_pages(runs: Sequence[RunRow]) -> None:
-    """Write the page of each shown run that is complete, lies on this machine and has no page yet."""
+    """Write the page of each shown run that is complete, lies on this machine and has no page yet, unless its
+    log.report is off."""
     for run in runs[:MAX_ROWS]:
         folder = Path(run.run_dir)
         if run.state == "complete" and (folder / FILE).is_file() and not (folder / PAGE).exists():
             with contextlib.suppress(ValueError, OSError):  # the sweep's page links a damaged folder all the same
-                write_run_page(folder)
+                if read_config(folder).log.report:
+                    write_run_page(folder)
 
 
 def draw(study: Study, runs: Sequence[RunRow], scored: Sequence[SettingRow], out: Path) -> list[Picture]:

@@ -115,12 +115,13 @@ def test_page_says_what_was_run_when_and_where_and_links_the_runs(tmp_path):
     assert len(page.links) == 4 and all((tmp_path / unquote(link)).is_dir() for link in page.links)
 
 
-def test_a_complete_run_gets_a_page_that_is_linked(tmp_path):
+@pytest.mark.parametrize("report", [True, False])
+def test_a_complete_run_gets_a_page_that_is_linked_unless_it_reports_nothing(tmp_path, report):
     folder = tmp_path / "runs" / f"000 seed{BASE.seed}"
     folder.parent.mkdir()
     place = tmp_path / "kept"
     place.mkdir()
-    write_config(place, replace(BASE, {"run_dir": str(folder)}))
+    write_config(place, replace(BASE, {"run_dir": str(folder), "log.report": report}))
     config = (place / "config.yaml").read_bytes()
     real = Path.mkdir
 
@@ -133,8 +134,8 @@ def test_a_complete_run_gets_a_page_that_is_linked(tmp_path):
         patch.setattr(Path, "mkdir", mkdir)
         page = write(tmp_path, ["optim.lr=1e-3,2e-3"], [40.0, 50.0])
     pages = [tmp_path / unquote(link) for link in page.links]
-    assert pages[0] == folder / "index.html" and pages[1].is_dir()
-    assert "Not finished: 0 of" in pages[0].read_text()
+    assert pages[0] == (folder / "index.html" if report else folder) and pages[1].is_dir()
+    assert not report or "Not finished: 0 of" in pages[0].read_text()
 
 
 def test_two_keys_make_a_heat_map_and_an_importance(tmp_path):
