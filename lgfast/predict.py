@@ -163,8 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = user_path(options.out) if options.out else None
     if out is not None and out.suffix not in FORMATS:
         raise ValueError(f"--out: expected a name that ends in {' or '.join(FORMATS)}, got {out}")
-    paths = find_pictures(options.paths)
     classifier = load_classifier(user_path(options.model), resolve_device(options.device))
+    paths = find_pictures(options.paths, with_arrays=not classifier.config.data.is_rgb)
     if options.threshold is not None and not classifier.is_multi_label:
         raise ValueError(f"--threshold: a picture has one class in {options.model}; --top K names the next ones")
     top = len(classifier.class_names) if classifier.is_multi_label else min(options.top, len(classifier.class_names))

@@ -13,13 +13,15 @@ from lgfast.api.process import process_kept
 from lgfast.api.training import Run
 from lgfast.assembly.device import resolve_device
 from lgfast.assembly.images import decoding
-from lgfast.data.decode import decode_image, exif_orientation, to_rgb, upright
+from lgfast.data.decode import as_stored, decode_image, exif_orientation, to_rgb, upright
+from lgfast.data.image_set import format_of
 from lgfast.evaluate import evaluate_checkpoint
 from lgfast.export import SUFFIXES
 from lgfast.export import export as write_export
 from lgfast.inference.classifier import Classifier, load_classifier
 from lgfast.predict import Prediction, named
 from lgfast.runtime.paths import user_path
+from lgfast.spec.pixels import RGB, parse_format
 
 Source = str | os.PathLike[str]
 
@@ -46,7 +48,8 @@ def predict(
 
     Args:
         model: from `load`, or what `load` takes.
-        images: one picture or a sequence of them: a path, a Pillow image, or a uint8 array [h, w, 3] each.
+        images: one picture or a sequence of them: a path, a Pillow image, or an array [h, w, channels] each, uint8 and
+            3 channels unless the run has data.pixels=stored.
         top: the number of classes for each picture, the likeliest first; all of them where a picture may have several
             (`Prediction.classes` then chooses).
         flip: average over each picture and its mirror image.
@@ -71,17 +74,21 @@ def _is_sequence(images: Any) -> bool:
 
 
 def _pixels(picture: Any, number: int, classifier: Classifier) -> np.ndarray:
-    """Return the picture as uint8 [h, w, 3]."""
+    """Return the picture as the run has its images: uint8 [h, w, 3], or the format that it keeps."""
+    data = classifier.config.data
     if isinstance(picture, (str, os.PathLike)):
         return decode_image(user_path(os.fspath(picture)), decoding(classifier.config))
     if isinstance(picture, Image.Image):
-        pixels = to_rgb(picture)
-        return upright(pixels, exif_orientation(picture)) if classifier.config.data.exif_orientation else pixels
-    pixels = np.asarray(picture)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        pixels = to_rgb(picture) if data.is_rgb else as_stored(picture)
+        pixels = upright(pixels, exif_orientation(picture)) if data.exif_orientation else pixels
+    else:
+        pixels = np.asarray(picture)
+    expected = RGB if data.is_rgb else parse_format(data.pixels)
+    if pixels.ndim != 3 or 0 in pixels.shape or format_of(pixels) != expected:
+        assert expected is not None  # a run has read its images
         raise ValueError(
-            f"images[{number}]: expected a path, a Pillow image or a uint8 array [h, w, 3], got "
-            f"{type(picture).__name__} of {pixels.dtype} {list(pixels.shape)}"
+            f"images[{number}]: expected a path, a Pillow image or a {expected.dtype} array [h, w, "
+            f"{expected.channels}], got {type(picture).__name__} of {pixels.dtype} {list(pixels.shape)}"
         )
     return pixels
 

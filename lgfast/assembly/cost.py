@@ -30,7 +30,7 @@ def check_cost(config: Config, num_classes: int) -> None:
     flop, weights = count(config, num_classes)
     is_deep = (config.model.depth or 0) > MUCH_DEPTH
     flop *= 3 * batch  # the backward pass takes twice as many as the forward
-    num_bytes = batch * 3 * augment.image_size**2 * 4, weights * BYTES_OF_A_WEIGHT
+    num_bytes = batch * augment.channels * augment.image_size**2 * 4, weights * BYTES_OF_A_WEIGHT
     asked = "".join(f", model.{name}={value}" for name, value in config.model.shape_overrides().items())
     text = (
         f"augment.image_size={augment.image_size}, model.name={config.model.name}{asked}: a step of {batch} images "
@@ -61,7 +61,10 @@ def count(config: Config, num_classes: int) -> tuple[float, int]:
         return two[0] + more * (two[0] - one[0]), two[1] + more * (two[1] - one[1])
     try:
         with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model = create_model(config.model.name, num_classes, size, **config.model.shape_overrides()).eval()
+            channels = {} if config.channels == 3 else {"in_chans": config.channels}
+            model = create_model(
+                config.model.name, num_classes, size, **channels, **config.model.shape_overrides()
+            ).eval()
             model(torch.zeros(1, getattr(model, "in_chans", 3), size, size))
     except Exception:  # building the model will say what does not fit
         return 0.0, 0

@@ -22,9 +22,11 @@ from lgfast.data.folds import check_groups_apart, check_some_share, fold_numbers
 from lgfast.data.image_set import ImageSet
 from lgfast.data.sources.image_folder import is_flat
 from lgfast.data.sources.table import SPLIT, LabelTable, read_table
+from lgfast.data.statistics import PixelStatistics, measure
 from lgfast.ops.augment import largest_source_side
 from lgfast.records.files import atomic_path
 from lgfast.runtime.paths import user_path
+from lgfast.spec.augment import AugmentSpec
 
 FEWEST_EPOCHS = 20  # the least for `epochs: 0`, where the number of images decides
 HOLDOUT_SEED = 0  # runs on the same images have the same split, whatever their seeds
@@ -115,9 +117,9 @@ def decoding(config: Config) -> Decoding:
     """Return how the run's image files become pixels."""
     data, spec = config.data, config.augment
     max_side = 0
-    if _extension.has_native():
+    if _extension.has_native() and data.is_rgb:  # PyTorch makes the views of other images, of any size
         max_side = min(largest_source_side(spec), largest_source_side(spec.for_evaluation()))
-    return Decoding(data.exif_orientation, stored_side(config), data.max_pixels, max_side)
+    return Decoding(data.exif_orientation, stored_side(config), data.max_pixels, max_side, data.pixels)
 
 
 def stored_side(config: Config) -> int:
@@ -134,6 +136,7 @@ def load_splits(config: Config) -> DataSplits:
         require_dali()
     train, test = load_whole(config, "train"), load_whole(config, "test")
     check_classes(config, train, test)
+    check_pixels(train, test)
     check_crops(config, train)
     train_groups, test_groups = groups(config, train), groups(config, test)
     check_groups_apart(train, train_groups, test, test_groups)
@@ -185,6 +188,15 @@ def check_classes(config: Config, train: SplitImages, test: SplitImages) -> None
         warnings.warn(f"{test.name}: {len(empty)} classes without a test image: {some(empty)}", stacklevel=2)
 
 
+def check_pixels(train: SplitImages, test: SplitImages) -> None:
+    """Raise a ValueError for parts whose pixels differ in format."""
+    if isinstance(train, ImageSet) and isinstance(test, ImageSet) and train.format != test.format:
+        raise ValueError(
+            f"data.pixels: {train.where(0)} is {train.format}, and {test.where(0)} is {test.format}; a network takes "
+            "images of one kind: convert one part, or use data.pixels=rgb, which makes 8-bit RGB of pictures"
+        )
+
+
 def check_crops(config: Config, train: SplitImages) -> None:
     """Raise a ValueError where an image has no crop of the requested ratios: the largest centred crop, which is used
     where no random one fits, is then empty."""
@@ -198,11 +210,37 @@ def check_crops(config: Config, train: SplitImages) -> None:
             raise ValueError(f"augment.crop_ratio: an image of {sides} pixels has no crop of width / height {ratio:g}")
 
 
-def settle_epochs(config: Config, splits: DataSplits | None = None) -> Config:
-    """Return the configuration with a number of epochs; for `epochs: 0` the number of images decides."""
+def settle(config: Config, splits: DataSplits | None = None) -> Config:
+    """Return the configuration with what the images decide: the number of epochs for `epochs: 0`, the format of
+    pixels and their mean and deviation for `data.pixels: stored`."""
+    if config.epochs > 0 and config.data.pixels != "stored":
+        return config
+    splits = splits or load_splits(config)
+    return settle_epochs(settle_pixels(config, splits.train), splits)
+
+
+def settle_pixels(config: Config, images: SplitImages) -> Config:
+    """For `data.pixels: stored`, name the format, and measure the training images unless `augment.mean` is set."""
+    if config.data.pixels != "stored" or not isinstance(images, ImageSet):
+        return config
+    spec, usual, channels = config.augment, AugmentSpec(), images.format.channels
+    chosen = spec.value_range if spec.value_range != usual.value_range else None
+    found = measure(images, chosen)
+    if (spec.mean, spec.std) != (usual.mean, usual.std):
+        if spec.channels != channels:
+            raise ValueError(
+                f"augment.mean: expected {channels} values, as the images are {images.format}, got {spec.channels}"
+            )
+        found = found._replace(mean=spec.mean, std=spec.std)
+    augment = dataclasses.replace(spec, **found._asdict())
+    data = dataclasses.replace(config.data, pixels=str(images.format))
+    return dataclasses.replace(config, data=data, augment=augment)
+
+
+def settle_epochs(config: Config, splits: DataSplits) -> Config:
     if config.epochs > 0:
         return config
-    num_images = len((splits or load_splits(config)).train)
+    num_images = len(splits.train)
     steps_per_epoch = max(1, num_images // config.data.batch_size)
     return replace(config, {"epochs": max(FEWEST_EPOCHS, math.ceil(config.min_steps / steps_per_epoch))})
 
@@ -221,6 +259,13 @@ def record_parts(run_dir: Path, splits: DataSplits) -> None:
         for part, images in parts.items():
             for index, image_path in enumerate(images.paths or ()):
                 rows.writerow((part, images.named(index), image_path))
+
+
+def describe_pixels(config: Config) -> str:
+    """Say in a line what the pixels are and how they are normalised; "" for 8-bit RGB."""
+    spec = config.augment
+    about = PixelStatistics(spec.value_range, spec.mean, spec.std)
+    return "" if config.data.is_rgb else f"\npixels {config.data.pixels}: {about}"
 
 
 def describe_splits(config: Config, splits: DataSplits) -> str:

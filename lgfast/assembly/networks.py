@@ -42,12 +42,14 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
     """Build the network to train, with fresh weights."""
     options = config.model
     overrides = options.shape_overrides()
+    channels = {} if config.channels == 3 else {"in_chans": config.channels}
     try:
         model = create_model(
             options.name,
             num_classes=num_classes,
             image_size=config.augment.image_size,
             drop_path_rate=options.drop_path_rate,
+            **channels,
             **overrides,
         )
     except ValueError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from lgfast.assembly.device import resolve_device, resolve_precision
-from lgfast.assembly.images import DataSplits, describe_splits, load_splits, record_parts, settle_epochs
+from lgfast.assembly.images import DataSplits, describe_pixels, describe_splits, load_splits, record_parts, settle
 from lgfast.assembly.lanes import build_lane, share
 from lgfast.assembly.loaders import eval_loader
 from lgfast.assembly.run_folder import run_folder
@@ -51,9 +51,9 @@ def train_run(
     device, config = resolve_device(config.device), resolve_precision(config)
     with interrupt.at_once():
         splits = load_splits(config)
-    config = settle_epochs(config, splits)
+    config = settle(config, splits)
     if config.log.print_epochs and not alone and ranks.is_speaker():
-        print(describe_splits(config, splits), flush=True)
+        print(describe_splits(config, splits) + describe_pixels(config), flush=True)
     teacher, teacher_run = prepare_teacher(config, splits, device, interrupt)
     with contextlib.nullcontext(ranks.Start()) if alone else ranks.joined(device) as start:
         resume = resume or start.is_restart

@@ -48,7 +48,7 @@ FIRST_KEYS = {
 # keys that the hash of the images covers
 IN_THE_IMAGES = (
     "exif_orientation", "stored_side", "test_fraction", "max_pixels", "group", "folds", "fold", "labels",
-    "label_separator",
+    "label_separator", "pixels",
 )  # fmt: skip
 ANY_TIME = "the same command waits for it again, or uses it"
 SAME_COMMAND = "continue with the same command: the teacher goes on where it stands, then the student begins"
@@ -139,6 +139,9 @@ def teacher_config(config: Config) -> Config:
         raise ValueError(f"teacher.recipe: {config.teacher.recipe} itself has a teacher; name a recipe of a plain CNN")
     model = dataclasses.replace(teacher.model, name=config.teacher.name or teacher.model.name)
     augment = dataclasses.replace(teacher.augment, image_size=config.augment.teacher_size, teacher_size=0)
+    if not config.data.is_rgb:  # measured on the images
+        seen = {name: getattr(config.augment, name) for name in ("mean", "std", "value_range")}
+        augment = dataclasses.replace(augment, **seen)
     own = {name: getattr(teacher.data, name) for name in ("batch_size", "seed", "views")}
     data = dataclasses.replace(config.data, **own, stored_side=stored_side(config))
     log = dataclasses.replace(teacher.log, tensorboard=config.log.tensorboard)
@@ -204,6 +207,11 @@ def load_teacher(config: Config, source: Path, images: LabelledImages, device: t
     if wanted and config.teacher.checkpoint != "auto" and found != wanted:
         raise CheckpointError(
             f"teacher.checkpoint: {source} holds {found}, and teacher.name asks for {wanted}; drop one"
+        )
+    if (channels := getattr(model, "in_chans", 3)) != config.channels:
+        raise CheckpointError(
+            f"teacher.checkpoint: {source} takes images of {channels} channels, these have {config.channels}; use "
+            "teacher.checkpoint=auto"
         )
     return as_teacher(config, model.to(device))
 

@@ -22,6 +22,7 @@ from lgfast.spec.fields import (
     Text,
     check_fields,
 )
+from lgfast.spec.pixels import EIGHT_BITS, PATTERN, parse_format
 
 Side = Annotated[int, Range(1, 4096)]  # pixels
 Pixels = Annotated[int, Range(1, 178_956_970)]  # Pillow refuses larger images
@@ -54,6 +55,9 @@ class DataConfig(Section):
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
     exif_orientation: bool = False  # turn image files as their EXIF tag says
     stored_side: Count | None = 0  # reduce images whose short side is longer to this; 0: never; none: to what views use
+    # rgb: 8-bit RGB, whatever the files hold; stored: the channels and bits of the files of a folder, .npy arrays
+    # [h, w, channels] too, all of one kind; the run then keeps the kind (uint16x1), and measures augment.mean and std
+    pixels: Annotated[str, Text(rf"rgb|stored|{PATTERN}", "rgb, stored, or a kind such as uint8x1 or uint16x4")] = "rgb"
     # CSV with the columns file and label (and split: train, test or val, where it says the parts), in place of class
     # folders; its path, or its name below root
     labels: PathText = ""
@@ -94,10 +98,19 @@ class DataConfig(Section):
             raise ValueError("loader: dali reads images of one class each; use data.loader=resident or timm")
         if self.folds and self.train_limit:
             raise ValueError("train_limit: folds are of all images; use data.train_limit=0, or data.folds=0")
+        if not self.is_rgb and self.dataset != "folder":
+            raise ValueError(f"pixels: {self.dataset} is 8-bit RGB; use data.pixels=rgb, or data.dataset=folder")
+        if not self.is_rgb and self.loader != "resident":
+            raise ValueError(f"loader: {self.loader} decodes 8-bit RGB; use data.loader=resident, or data.pixels=rgb")
         try:
             re.compile(self.group)
         except re.error as error:
             raise ValueError(f"group: {self.group!r} is no regular expression: {error}") from None
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether images become 8-bit RGB."""
+        return self.pixels == "rgb"
 
     @property
     def is_multi_label(self) -> bool:
@@ -299,6 +312,7 @@ class Config(Section):
                 "or guidance.weight=0 and distill.mode=none to train without a teacher"
             )
         self._check_labels()
+        self._check_pixels()
         if self.needs_teacher and (obstacle := self._targets_obstacle()):
             raise ValueError(f"teacher.targets: {self.teacher.targets} cannot be: {obstacle}")
 
@@ -312,6 +326,33 @@ class Config(Section):
             raise ValueError("distill.mode: logits of one class an image are distilled; use distill.mode=none")
         if self.optim.label_smoothing:
             raise ValueError("optim.label_smoothing: smooths one class an image; use 0 with data.label_separator")
+
+    def _check_pixels(self) -> None:
+        """Raise a ValueError for augmentation that the images' pixels do not go with."""
+        spec, format = self.augment, parse_format(self.data.pixels)
+        if self.data.is_rgb and spec.channels != 3:
+            raise ValueError(f"augment.mean: expected 3 values, since images are RGB, got {spec.channels}")
+        if self.data.is_rgb and spec.value_range != EIGHT_BITS:
+            raise ValueError("augment.value_range: 8-bit RGB has 0 to 255; other images need data.pixels=stored")
+        if format is not None and format.channels != spec.channels:
+            raise ValueError(
+                f"augment.mean: expected {format.channels} values, as data.pixels={format} has, got {spec.channels}"
+            )
+        if not self.data.is_rgb and spec.color_jitter[3]:
+            raise ValueError(
+                "augment.color_jitter: the hue is of 8-bit RGB; set its fourth value to 0, or use data.pixels=rgb"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Values of a pixel, as the network takes them.
+
+        Raises:
+            ValueError: `data.pixels: stored` is not settled, since no image was read.
+        """
+        if self.data.pixels == "stored":
+            raise ValueError("data.pixels: the kind of the images is not known before they are read")
+        return self.augment.channels
 
     def _targets_obstacle(self) -> str | None:
         """Why the teacher's targets cannot be computed ahead of the step as asked, or None."""

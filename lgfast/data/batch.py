@@ -10,8 +10,8 @@ from torch import Tensor
 class Batch(NamedTuple):
     """Views of some images, ready for the step."""
 
-    images: Tensor  # (B, 3, S, S), normalised
-    teacher_images: Tensor | None  # (B, 3, s, s), the same views at the teacher's size
+    images: Tensor  # (B, C, S, S), normalised
+    teacher_images: Tensor | None  # (B, C, s, s), the same views at the teacher's size
     labels: Tensor  # (B,) int64; (B, K) float32 probabilities under mixup or cutmix
     indices: Tensor  # (B,) int64, of the images in the ImageSet
     teacher_rows: Tensor | None = None  # (B, F), stored outputs of the teacher where they lie in host memory

@@ -19,11 +19,12 @@ from lgfast.data.cache_file import UselessCacheError, explained, open_cache, rea
 from lgfast.data.cache_size import announcement
 from lgfast.data.decode import AS_STORED, Decoding, check_side, decode_image, map_in_order, show_progress
 from lgfast.data.errors import some
-from lgfast.data.image_set import ImageSet
+from lgfast.data.image_set import ImageSet, format_of
 from lgfast.data.sources.source import Records, Source, check_labels
 from lgfast.runtime.locks import Waiting, file_lock
 from lgfast.runtime.paths import cache_home
 from lgfast.runtime.shared_files import owners, remove_leftovers
+from lgfast.spec.pixels import PixelFormat
 
 
 def cache_folder(root: Path) -> Path:
@@ -63,7 +64,7 @@ def cached(
     with explained(folder, "the folder of image caches", "set LGFAST_CACHE"):
         folder.mkdir(parents=True, exist_ok=True)
     trusted = owners(source.folder, *([folder] if is_chosen else []))
-    kept = replace(decoding, max_side=0)
+    kept = replace(decoding, max_side=0, pixels="rgb" if decoding.is_rgb else "stored")
     path, fingerprint = folder / cache_name(source, skip_broken, kept), fingerprint_files(source)
     with file_lock(path.with_name(path.name + ".lock"), Waiting(f"decodes the images of {source.name} into {path}")):
         found = open_good_cache(path, source, fingerprint, trusted)
@@ -74,6 +75,11 @@ def cached(
                 footer = read_footer(file)
                 found = read_cache(file, footer), footer["source"]["skipped"]
     image_set, skipped = found
+    if decoding.pixels not in (kept.pixels, str(image_set.format)):
+        raise ValueError(
+            f"data.pixels: the images of {source.folder} are {image_set.format}, expected {decoding.pixels}, as those "
+            "that the network was trained on"
+        )
     warn_skipped(source.name, skipped)
     paths = without(source.images, skipped)
     if len(paths) == len(image_set):  # else they are no image files
@@ -175,8 +181,11 @@ def decode_records(
         return
     decode = partial(decode_or_error, decoding=decoding)
     images = show_progress(map_in_order(decode, records.images), len(records.labels), f"decoding {name}")
-    for image, label in zip(images, records.labels, strict=True):
+    first: tuple[Path, PixelFormat] | None = None
+    for path, image, label in zip(records.images, images, records.labels, strict=True):
         if not isinstance(image, ValueError):
+            first = first or (path, format_of(image))
+            check_one_format(first, path, format_of(image))
             yield image, label
         elif skipped is None:
             raise image
@@ -184,6 +193,15 @@ def decode_records(
             skipped.append(str(image))
     if skipped and len(skipped) == len(records.labels):
         raise ValueError(f"{name}: none of its {len(skipped)} images can be decoded; the first: {skipped[0]}")
+
+
+def check_one_format(first: tuple[Path, PixelFormat], path: Path, format: PixelFormat) -> None:
+    """Raise a ValueError that names both files where pixels differ in format."""
+    if format != first[1]:
+        raise ValueError(
+            f"data.pixels: {path} is {format}, and {first[0]} is {first[1]}; a network takes images of one kind: "
+            "convert or remove those of one, or use data.pixels=rgb, which makes 8-bit RGB of pictures"
+        )
 
 
 def decode_or_error(path: Path, decoding: Decoding = AS_STORED) -> np.ndarray | ValueError:

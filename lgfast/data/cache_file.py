@@ -1,6 +1,6 @@
 """Write and read the file of a decoded split: pixels first, then the index, then a footer.
 
-    pixels uint8 [num_bytes] | sizes int32 [n, 2] | labels int64 [n] | JSON | length of the JSON (8 bytes) | magic
+    pixels [num_bytes] | sizes int32 [n, 2] | labels int64 [n] | JSON | length of the JSON (8 bytes) | magic
 
 The footer is written last, so a file without it is half-written. Pixels start at byte 0 and are memory-mapped.
 """
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from lgfast.data.errors import one_line
-from lgfast.data.image_set import ImageSet, hash_content, image_offsets
+from lgfast.data.image_set import ImageSet, format_of, hash_content, image_offsets
 from lgfast.runtime.shared_files import StrangerError, new_file, open_own
+from lgfast.spec.pixels import RGB, PixelFormat, parse_format
 
 MAGIC = b"LGFAST01"
 LENGTH_BYTES = 8
@@ -32,14 +33,15 @@ def write_cache(path: Path, name: str, decoded: Iterable, class_names: tuple[str
     """Write a cache file so that `path` holds either the whole of it or what it held before.
 
     Args:
-        decoded: (image uint8 [h, w, 3], label) pairs, written as they come.
+        decoded: (image [h, w, channels], label) pairs, written as they come; all of one format.
         source: JSON-able description of what was decoded; `read_footer` gives it back under this name.
     """
     with explained(path, "the image cache", "set LGFAST_CACHE"), new_file(path) as file:
-        sizes, labels = write_pixels(file, decoded)
+        sizes, labels, format = write_pixels(file, decoded)
         file.flush()
-        content_hash = hash_content(map_pixels(file, file.tell()), sizes, labels, class_names)
+        content_hash = hash_content(map_pixels(file, file.tell()), sizes, labels, class_names, format)
         header = {"name": name, "class_names": class_names, "content_hash": content_hash, "source": source}
+        header["format"] = str(format)
         footer = {**header, "num_images": len(labels), "num_bytes": file.tell()}
         file.write(sizes.numpy().tobytes() + labels.numpy().tobytes())
         append_footer(file, footer)
@@ -66,13 +68,14 @@ def append_footer(file: BinaryIO, tree: dict[str, Any]) -> None:
     file.write(footer + len(footer).to_bytes(LENGTH_BYTES, "little") + MAGIC)
 
 
-def write_pixels(file: BinaryIO, decoded: Iterable) -> tuple[torch.Tensor, torch.Tensor]:
-    sizes, labels = [], []
+def write_pixels(file: BinaryIO, decoded: Iterable) -> tuple[torch.Tensor, torch.Tensor, PixelFormat]:
+    sizes, labels, format = [], [], RGB
     for image, label in decoded:
+        format = format_of(image)
         file.write(np.ascontiguousarray(image).data)
         sizes.append(image.shape[:2])
         labels.append(label)
-    return torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2), torch.tensor(labels, dtype=torch.int64)
+    return torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2), torch.tensor(labels, dtype=torch.int64), format
 
 
 def map_pixels(file: BinaryIO, num_bytes: int) -> torch.Tensor:
@@ -131,6 +134,12 @@ def read_cache(file: BinaryIO, footer: dict[str, Any]) -> ImageSet:
     file.seek(num_bytes)
     sizes = torch.from_numpy(np.frombuffer(file.read(8 * num_images), np.int32).copy()).reshape(-1, 2)
     labels = torch.from_numpy(np.frombuffer(file.read(8 * num_images), np.int64).copy())
-    if len(labels) != num_images or hash_content(pixels, sizes, labels, class_names) != footer["content_hash"]:
+    format, content_hash = parse_format(footer.get("format", str(RGB))), footer["content_hash"]
+    if (
+        format is None
+        or len(labels) != num_images
+        or hash_content(pixels, sizes, labels, class_names, format) != content_hash
+    ):
         raise UselessCacheError("it is damaged (its content does not match its hash)")
-    return ImageSet(footer["name"], pixels, image_offsets(sizes), sizes, labels, class_names, footer["content_hash"])
+    offsets = image_offsets(sizes, format)
+    return ImageSet(footer["name"], pixels, offsets, sizes, labels, class_names, content_hash, format=format)

@@ -24,7 +24,7 @@ def announcement(name: str, paths: Sequence[Path], decoding: Decoding) -> str:
 
 
 def estimated_bytes(paths: Sequence[Path], decoding: Decoding) -> int:
-    """Estimate the bytes of all pixels from the sizes that some files state; 0 where none does."""
+    """Estimate the bytes of all pixels, as RGB of 8 bits, from the sizes that some files state; 0 where none does."""
     sizes = [size for path in paths[:: max(1, len(paths) // SAMPLE)] if (size := stated_size(path)) is not None]
     stored = [stored_size(size, decoding.stored_side) or size for size in sizes]
     mean = sum(3 * width * height for width, height in stored) / max(1, len(stored))

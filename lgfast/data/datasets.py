@@ -67,7 +67,7 @@ def load_dataset(
     if name == "digits" and not labels:
         return load_digits(split)
     root = user_path(root)
-    source = find_source(name, root, split, download, test_fraction, labels, label_separator)
+    source = find_source(name, root, split, download, test_fraction, labels, label_separator, not decoding.is_rgb)
     warn_unread(source)
     folder = Path(cache_dir) if cache_dir else cache_folder(root)
     return cached(source, folder, skip_broken, decoding, is_chosen=folder != cache_beside(root))
@@ -87,8 +87,9 @@ def find_source(
     test_fraction: float = TEST_FRACTION,
     labels: str | Path = "",
     label_separator: str = "",
+    with_arrays: bool = False,
 ) -> Source:
-    """The files of a split, found and listed but not decoded."""
+    """The files of a split, found and listed but not decoded; `with_arrays` counts .npy files of a "folder" in."""
     if labels and name in DATASET_NAMES and name != "folder":
         raise ValueError(f"data.labels: {name} has labels of its own; use data.dataset=folder")
     if name not in SOURCES:
@@ -96,7 +97,7 @@ def find_source(
     if labels:
         return table_source(root, labels_path(root, labels), split, test_fraction, label_separator)
     if name == "folder":
-        return folder_source(root, split, test_fraction)
+        return folder_source(root, split, test_fraction, with_arrays)
     if download and name in DOWNLOADABLE:
         return SOURCES[name](root, split, download=True)
     return SOURCES[name](root, split)

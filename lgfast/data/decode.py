@@ -1,4 +1,4 @@
-"""Decoding image files to uint8 RGB on all cores, in order, with progress."""
+"""Decoding image files on all cores, in order, with progress: to 8-bit RGB, or to the pixels that they hold."""
 
 import io
 import sys
@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from lgfast.data.errors import one_line
-from lgfast.data.formats import formats
+from lgfast.data.formats import ARRAY_SUFFIX, formats
 from lgfast.data.read import UnreadableError, read_file
 from lgfast.runtime.cores import num_cores
 
@@ -22,6 +22,8 @@ SECONDS_BETWEEN_LINES = 10.0
 RESULTS_PER_WORKER = 3  # decoded images that may wait for the writer; the largest take 268 MB each
 DRAFT_FACTOR = 2  # an image that is to be reduced is decoded at least this much larger
 ADVICE = "; replace the file, or leave such out with data.skip_broken"
+MOST_CHANNELS = 999
+MOST_EXACT = 1 << 24  # float32 holds all whole numbers up to it
 SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode "I" has 16 bits: Pillow scales any PGM to them
 
 
@@ -34,12 +36,19 @@ class Decoding:
         stored_side: reduce an image whose short side is longer to this one; 0: never.
         max_pixels: refuse an image that holds more, before it takes memory. Pillow's own bound is twice the default.
         max_side: refuse an image of which a side is longer after all that; 0: none.
+        pixels: "rgb": 8-bit RGB; "stored": the channels and depth of the file; a format, as "uint16x1": likewise, and
+            other files are refused.
     """
 
     exif_orientation: bool = False
     stored_side: int = 0
     max_pixels: int = 89_478_485  # where Pillow begins to warn of images made to fill the memory
     max_side: int = 0
+    pixels: str = "rgb"
+
+    @property
+    def is_rgb(self) -> bool:
+        return self.pixels == "rgb"
 
     def changes(self) -> list[str]:
         """The settings that change pixels, or which images are left out; empty for the defaults."""
@@ -51,7 +60,8 @@ AS_STORED = Decoding()
 
 
 def decode_image(path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
-    """Decode an image to uint8 [h, w, 3]; 16-bit grey is scaled to 8 bits.
+    """Decode an image to uint8 [h, w, 3], where 16-bit grey is scaled to 8 bits, or to [h, w, channels] as it is
+    stored.
 
     Raises:
         ValueError: the file is broken, or no file; the message names it.
@@ -66,24 +76,106 @@ def decode_image(path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
 def decode_bytes(encoded: bytes, path: Path, decoding: Decoding = AS_STORED) -> np.ndarray:
     """Decode the content of a file, as `decode_image`."""
     try:
-        with Image.open(io.BytesIO(encoded), formats=formats()) as image:
-            check_pixels(image, decoding.max_pixels)
-            size = stored_size(image.size, decoding.stored_side)
-            if size is not None:  # a JPEG is decoded no larger than it takes
-                image.draft(None, (DRAFT_FACTOR * size[0], DRAFT_FACTOR * size[1]))
-            pixels = to_rgb(image)
-            if size is not None:
-                pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-            if decoding.exif_orientation:
-                pixels = upright(pixels, exif_orientation(image))
-            check_side(pixels.shape[:2], decoding.max_side)
-            return pixels
+        if path.suffix.lower() == ARRAY_SUFFIX and not decoding.is_rgb:
+            pixels = decode_array(encoded, decoding)
+        else:
+            pixels = decode_picture(encoded, decoding)
+        check_side(pixels.shape[:2], decoding.max_side)
+        check_format(pixels, decoding.pixels)
+        return pixels
     except MemoryError as error:
         raise UnreadableError(path, "the memory does not suffice to decode it") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: cannot be decoded (no image of a kind that is read)") from error
     except Exception as error:  # in damaged content Pillow's readers trip over whatever comes
         raise ValueError(f"{path}: cannot be decoded ({one_line(error)})") from error
+
+
+def decode_picture(encoded: bytes, decoding: Decoding) -> np.ndarray:
+    """Decode what Pillow reads."""
+    with Image.open(io.BytesIO(encoded), formats=formats()) as image:
+        check_pixels(image.size, decoding.max_pixels)
+        size = stored_size(image.size, decoding.stored_side)
+        if size is not None:  # a JPEG is decoded no larger than it takes
+            image.draft(None, (DRAFT_FACTOR * size[0], DRAFT_FACTOR * size[1]))
+        pixels = to_rgb(image) if decoding.is_rgb else as_stored(image)
+        if size is not None:
+            pixels = reduced(pixels, size)
+        return upright(pixels, exif_orientation(image)) if decoding.exif_orientation else pixels
+
+
+def decode_array(encoded: bytes, decoding: Decoding) -> np.ndarray:
+    """Decode the array [h, w] or [h, w, channels] of an .npy file."""
+    array = np.load(io.BytesIO(encoded), allow_pickle=False)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"an array of shape {list(array.shape)}, expected [h, w] or [h, w, channels]")
+    height, width, channels = array.shape
+    if channels > MOST_CHANNELS:
+        raise ValueError(f"{channels} channels, expected [h, w, channels] with at most {MOST_CHANNELS}")
+    check_pixels((width, height), decoding.max_pixels)
+    size, pixels = stored_size((width, height), decoding.stored_side), as_kept(array)
+    return pixels if size is None else reduced(pixels, size)
+
+
+def as_stored(image: Image.Image) -> np.ndarray:
+    """Return the pixels that the file holds, [h, w, channels]; colours of a palette as RGB.
+
+    Raises:
+        ValueError: the file holds more bits than Pillow keeps.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;") and has_deep_colour(image):
+        raise ValueError(f"16 bits a channel, of which Pillow keeps 8 in mode {image.mode}; store it as an .npy array")
+    if image.mode == "I" and image.format in SIXTEEN_BITS:
+        return np.asarray(image).astype(np.uint16)[..., None]
+    target = {"1": "L", "P": "RGB", "PA": "RGBA", "YCbCr": "RGB"}.get(image.mode, image.mode)
+    array = np.asarray(image if target == image.mode else image.convert(target))
+    return as_kept(array[..., None] if array.ndim == 2 else array)
+
+
+def has_deep_colour(image: Image.Image) -> bool:
+    """Whether a file of several channels, as a PNG or TIFF, has 16 bits in each, before it is loaded."""
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def as_kept(array: np.ndarray) -> np.ndarray:
+    """Return an array as uint8, uint16 or float32, of which one holds its values.
+
+    Raises:
+        ValueError: none does: they are of 32 bits or more, complex, no numbers or not finite.
+    """
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8)
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"an array of {array.dtype}; expected numbers")
+    with np.errstate(over="ignore"):  # said below
+        kept = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(kept).all():
+        raise ValueError("values that are not finite (NaN or infinite); replace them")
+    if array.dtype.kind in "iu" and np.abs(array).max() > MOST_EXACT:
+        raise ValueError(f"{array.dtype} with values above {MOST_EXACT}, which float32 does not hold exactly")
+    return kept
+
+
+def reduced(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Reduce an image [h, w, channels] to (width, height); integers stay integers."""
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(pixels, 2, 0)]
+    small = np.stack([np.asarray(plane.resize(size, Image.Resampling.LANCZOS)) for plane in planes], axis=2)
+    if pixels.dtype == np.float32:
+        return small
+    return small.round().clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+
+
+def check_format(pixels: np.ndarray, expected: str) -> None:
+    """Raise a ValueError for pixels of another format than the one that is asked for, if one is."""
+    found = f"{pixels.dtype.name}x{pixels.shape[2]}"
+    if expected not in ("rgb", "stored", found):
+        raise ValueError(f"its pixels are {found}, expected {expected} (data.pixels)")
 
 
 def stored_size(size: tuple[int, int], stored_side: int) -> tuple[int, int] | None:
@@ -124,9 +216,9 @@ def check_side(size: Sequence[int], max_side: int) -> None:
         )
 
 
-def check_pixels(image: Image.Image, max_pixels: int) -> None:
-    """Raise a ValueError for an image that would take too much memory."""
-    width, height = image.size
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise a ValueError for an image (width, height) that would take too much memory."""
+    width, height = size
     if width * height > max_pixels:
         raise ValueError(f"{width}x{height} pixels are more than data.max_pixels, {max_pixels}")
 
@@ -141,7 +233,10 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         grey = (np.asarray(image).astype(np.uint32) + 128) // 257  # 65535 -> 255, rounded; Pillow would clip at 255
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode}: 32-bit pixels have no known range, store them in 8 or 16 bits")
+        raise ValueError(
+            f"mode {image.mode}: 32-bit pixels have no known range, store them in 8 or 16 bits, or keep them "
+            "with data.pixels=stored"
+        )
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 

@@ -7,6 +7,7 @@ import torch
 
 from lgfast import _extension
 from lgfast.data.ahead import ahead
+from lgfast.data.any_images import AnyImages
 from lgfast.data.batch import Batch
 from lgfast.data.file_images import FileImages
 from lgfast.data.file_set import FileSet
@@ -15,6 +16,7 @@ from lgfast.data.resident_images import ResidentImages, native_device
 from lgfast.data.timm_loader import PillowViews, Task, WorkerPool
 from lgfast.ops.augment import check_source_sizes
 from lgfast.spec.augment import AugmentSpec
+from lgfast.spec.pixels import RGB
 
 
 class EvalLoader:
@@ -51,8 +53,10 @@ class EvalLoader:
         self.spec, self.dtype = replace(spec.for_evaluation(), teacher_size=0), dtype
         self.device = torch.device(device)
         self.pool: WorkerPool | None = None
-        self.images: FileImages | ResidentImages
-        if isinstance(image_set, FileSet):
+        self.images: FileImages | ResidentImages | AnyImages
+        if isinstance(image_set, ImageSet) and image_set.format != RGB:
+            self.images = AnyImages(image_set, self.device)
+        elif isinstance(image_set, FileSet):
             self.images = FileImages(image_set, native_device(self.device))
         elif _extension.has_native():
             device = native_device(self.device)

@@ -10,6 +10,7 @@ SUFFIXES = {
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
     ".tif", ".tiff", ".webp",
 }  # fmt: skip
+ARRAY_SUFFIX = ".npy"
 HEIF_SUFFIXES = {".heic", ".heif"}
 OTHER_SUFFIXES = {
     ".arw", ".cr2", ".cr3", ".dng", ".eps", ".exr", ".hdr", ".j2k", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2",
@@ -30,9 +31,14 @@ def formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def image_suffixes() -> set[str]:
-    """Return the lower-case suffixes of files that count as images."""
-    return SUFFIXES | HEIF_SUFFIXES if "HEIF" in formats() else SUFFIXES
+def image_suffixes(with_arrays: bool = False) -> set[str]:
+    """Return the lower-case suffixes of files that count as images.
+
+    Args:
+        with_arrays: .npy too, which data.pixels=stored reads.
+    """
+    found = SUFFIXES | HEIF_SUFFIXES if "HEIF" in formats() else SUFFIXES
+    return found | {ARRAY_SUFFIX} if with_arrays else found
 
 
 def unread_suffixes() -> set[str]:

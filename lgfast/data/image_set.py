@@ -1,4 +1,4 @@
-"""Hold a decoded split: uint8 images of any size, labels, and the hash of both."""
+"""Hold a decoded split: images of any size, labels, and the hash of both."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lgfast.data.errors import some
 from lgfast.data.permutation import random_permutation
+from lgfast.spec.pixels import RGB, PixelFormat
 
 HASH_CHUNK_BYTES = 32 << 20  # the size of a chunk; several cores share the hashing
 
@@ -115,9 +116,9 @@ class LabelledImages(ABC):
 
 @dataclass(frozen=True)
 class ImageSet(LabelledImages):
-    """Images of one split, decoded to uint8 RGB and stored back to back.
+    """Images of one split, decoded to pixels of one format and stored back to back.
 
-    Image i is `pixels[offsets[i] : offsets[i] + h * w * 3]` in row-major [h, w, 3] order, with (h, w) = `sizes[i]`.
+    Image i is the bytes from `offsets[i]` on, in row-major [h, w, channels] order, with (h, w) = `sizes[i]`.
     A subset shares the pixels of its parent. All tensors live on the CPU; `pixels` may be a memory-mapped file.
     """
 
@@ -129,12 +130,14 @@ class ImageSet(LabelledImages):
     class_names: tuple[str, ...]
     content_hash: str
     paths: Sequence[Path] | None = None  # of the files that were decoded, where they are known
+    format: PixelFormat = RGB
 
     def image(self, index: int) -> np.ndarray:
-        """Return image `index` as a uint8 array [h, w, 3] that shares memory with `pixels`."""
+        """Return image `index` as an array [h, w, channels] that shares memory with `pixels`."""
         height, width = self.sizes[index].tolist()
-        start = int(self.offsets[index])
-        return self.pixels[start : start + height * width * 3].numpy().reshape(height, width, 3)
+        start, format = int(self.offsets[index]), self.format
+        content = self.pixels[start : start + height * width * format.num_bytes].numpy()
+        return content.view(format.dtype).reshape(height, width, format.channels)
 
     def pick(self, indices: Tensor) -> dict[str, Any]:
         paths = None if self.paths is None else [self.paths[index] for index in indices.tolist()]
@@ -178,18 +181,21 @@ def split_holdout(image_set: Images, fraction: float, seed: int = 0) -> tuple[Im
     return image_set.subset(is_train.nonzero().flatten()), image_set.subset(val)
 
 
-def image_offsets(sizes: Tensor) -> Tensor:
+def image_offsets(sizes: Tensor, format: PixelFormat = RGB) -> Tensor:
     """Return each image's byte offset where images of `sizes` (int32 [n, 2]) are stored back to back."""
-    num_bytes = sizes.long().prod(1) * 3
+    num_bytes = sizes.long().prod(1) * format.num_bytes
     return num_bytes.cumsum(0) - num_bytes
 
 
-def hash_content(pixels: Tensor, sizes: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> str:
+def hash_content(
+    pixels: Tensor, sizes: Tensor, labels: Tensor, class_names: tuple[str, ...], format: PixelFormat = RGB
+) -> str:
     """Hash everything that a run can see of a data set, whatever its folder."""
     total = hashlib.blake2b(digest_size=16)
     index = (sizes.numpy().tobytes(), labels.numpy().tobytes(), "\n".join(class_names).encode("utf-8", "surrogatepass"))
     for part in (*chunk_digests(pixels), *index):
         total.update(part)
+    total.update(str(format).encode() if format != RGB else b"")
     return total.hexdigest()
 
 
@@ -216,10 +222,17 @@ def image_set_from_arrays(name: str, images: np.ndarray, labels, class_names) ->
     return ImageSet(name, pixels, image_offsets(sizes), sizes, labels, class_names, content_hash)
 
 
+def format_of(image: np.ndarray) -> PixelFormat:
+    """Return the format of an image [h, w, channels]."""
+    return PixelFormat(image.dtype.name, image.shape[2])
+
+
 def image_set_from_images(name: str, images: Sequence[np.ndarray]) -> ImageSet:
-    """Build a set from images [h, w, 3] uint8 of any size without labels; all are in one class, 0."""
-    pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
+    """Build a set from images [h, w, channels] of one format and any size without labels; all are in one class, 0."""
+    format = format_of(images[0])
+    pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]).view(np.uint8))
     sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int32)
     labels = torch.zeros(len(images), dtype=torch.int64)
-    content_hash = hash_content(pixels, sizes, labels, ("",))
-    return ImageSet(name, pixels, image_offsets(sizes), sizes, labels, ("",), content_hash)
+    content_hash = hash_content(pixels, sizes, labels, ("",), format)
+    offsets = image_offsets(sizes, format)
+    return ImageSet(name, pixels, offsets, sizes, labels, ("",), content_hash, format=format)

@@ -67,6 +67,11 @@ class ResidentImages:
         return self.stored is not None
 
     @property
+    def plan_device(self) -> torch.device:
+        """The device on which `make` takes the counter."""
+        return self.device
+
+    @property
     def index_device(self) -> torch.device:
         """The device on which `make` takes the indices of a batch."""
         return self.device if self.is_resident else torch.device("cpu")

@@ -32,6 +32,9 @@ def command_parser() -> argparse.ArgumentParser:
         help="as data.label_separator, where images have several labels",
     )
     parser.add_argument(
+        "--pixels", choices=("rgb", "stored"), default="rgb", help="as data.pixels: keep the files' channels and bits"
+    )
+    parser.add_argument(
         "--gpu", type=capability_option, metavar="X.Y", help="what is native on a GPU of this compute capability"
     )
     return parser
@@ -63,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     healthy = []
     for name in names:
         print(f"{name} in {root}")
-        healthy.append(print_findings(inspect_dataset(name, root, options.labels, options.label_separator)))
+        healthy.append(
+            print_findings(inspect_dataset(name, root, options.labels, options.label_separator, options.pixels))
+        )
     return 0 if all(healthy) else 1
 
 

@@ -1,6 +1,6 @@
 """Check a data set on disk: counts, classes, splits, sizes, broken and repeated images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +13,10 @@ from lgfast.data.sources import flowers, tiny_imagenet
 from lgfast.data.sources.image_folder import has_suffix, is_flat
 from lgfast.data.sources.source import SPLITS
 from lgfast.data.sources.table import SPLIT, read_table
+from lgfast.data.statistics import combined
 from lgfast.doctor.finding import Finding
 from lgfast.doctor.survey import Survey, survey_split
+from lgfast.spec.pixels import PixelFormat
 
 
 class Official(NamedTuple):
@@ -61,25 +63,29 @@ def has_class_folders(root: Path) -> bool:
     """Whether the root holds parts with class folders, or folders with pictures."""
     if not is_flat(root):
         return True
-    pictures = image_suffixes() | unread_suffixes()
+    pictures = image_suffixes(with_arrays=True) | unread_suffixes()
     return any(has_suffix(path, pictures) for path in root.glob("[!.]*/*"))
 
 
-def inspect_dataset(name: str, root: Path, labels: str = "", label_separator: str = "") -> Iterator[Finding]:
+def inspect_dataset(
+    name: str, root: Path, labels: str = "", label_separator: str = "", pixels: str = "rgb"
+) -> Iterator[Finding]:
     """Run every check of a data set that needs no training.
 
     Args:
+        pixels: "rgb" or "stored", as data.pixels has it.
         labels, label_separator: of the table with the images' labels, as in `load_dataset`; "": folders have them.
     """
     surveys = []
     for split in SPLITS:
         try:
-            surveys.append(survey_split(name, root, split, labels, label_separator))
+            surveys.append(survey_split(name, root, split, labels, label_separator, pixels))
         except (OSError, ValueError) as error:
             yield Finding("error", f"{split}: {error}")
     if name == "folder" and surveys and has_no_parts(root, labels, label_separator):
         lacks = "no column split" if labels else "no train/ and test/"
         yield Finding("note", f"{lacks}: a fifth of each class is the test part, chosen by the files' names")
+    yield from check_formats(surveys)
     for survey in surveys:
         yield from check_counts(survey, OFFICIAL.get(name))
         yield from check_kinds(survey)
@@ -191,8 +197,32 @@ def check_sizes(survey: Survey, official: Official | None) -> Iterator[Finding]:
         expected = "x".join(map(str, official.size))
         yield Finding("error", f"{survey.split}: images are {got}, published are {expected}", DOWNLOAD_AGAIN)
     else:
-        megabytes = int(sizes.prod(1).sum()) * 3 / 1e6
-        yield Finding("ok", f"{survey.split}: images are {got}; {megabytes:.0f} MB when decoded")
+        num_bytes = sum(look.size[0] * look.size[1] * look.format.num_bytes for look in survey.looks)
+        yield Finding("ok", f"{survey.split}: images are {got}; {num_bytes / 1e6:.0f} MB when decoded")
+        yield from describe_pixels(survey)
+
+
+def describe_pixels(survey: Survey) -> Iterator[Finding]:
+    """Say how the training images would be normalised; a run measures the same."""
+    looks = [look for look in survey.looks if look.moments is not None]
+    if survey.split == "train" and len({look.format for look in looks}) == 1:
+        format = looks[0].format
+        found = combined([look.moments for look in looks if look.moments is not None], format.value_range)
+        yield Finding("ok", f"train: pixels are {format}: {found}")
+
+
+def check_formats(surveys: Sequence[Survey]) -> Iterator[Finding]:
+    """Find images of several formats, which no network takes."""
+    named: dict[PixelFormat, list[str]] = {}
+    for survey in surveys:
+        for name, look in zip(survey.image_names, survey.looks, strict=True):
+            if look.digest:
+                named.setdefault(look.format, []).append(name)
+    if len(named) > 1:
+        kinds = ", ".join(f"{len(names)} are {format} ({some(names)})" for format, names in named.items())
+        yield Finding(
+            "error", f"images differ in their pixels: {kinds}", "convert or remove some, or use data.pixels=rgb"
+        )
 
 
 def check_repeats(survey: Survey, is_published: bool) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +11,14 @@ import numpy as np
 from PIL import Image
 
 from lgfast.data.datasets import find_source
-from lgfast.data.decode import decode_image, exif_orientation, map_in_order, show_progress
-from lgfast.data.formats import formats
+from lgfast.data.decode import AS_STORED, Decoding, decode_image, exif_orientation, map_in_order, show_progress
+from lgfast.data.formats import ARRAY_SUFFIX, formats
+from lgfast.data.image_set import format_of
 from lgfast.data.read import UnreadableError
 from lgfast.data.sources.digits import load_digits
 from lgfast.data.sources.source import Records, Source, describe_unread
+from lgfast.data.statistics import Moments, moments
+from lgfast.spec.pixels import RGB, PixelFormat
 
 
 class Look(NamedTuple):
@@ -25,6 +29,8 @@ class Look(NamedTuple):
     error: str = ""
     is_unreadable: bool = False  # it could not be read, and may be sound
     is_turned: bool = False  # its EXIF tag asks viewers to turn it
+    format: PixelFormat = RGB
+    moments: Moments | None = None  # of its pixels
 
 
 @dataclass(frozen=True)
@@ -52,21 +58,27 @@ class Survey:
         return self.labels[first] == self.labels[second]
 
 
-def survey_split(name: str, root: Path, split: str, labels: str = "", label_separator: str = "") -> Survey:
+def survey_split(
+    name: str, root: Path, split: str, labels: str = "", label_separator: str = "", pixels: str = "rgb"
+) -> Survey:
     """Decode every image of a split and keep only what the checks need.
 
     Args:
         labels, label_separator: of the table with the images' labels, as in `load_dataset`.
+        pixels: "rgb" or "stored", as `Decoding` has it.
     Raises:
         FileNotFoundError, ValueError: the split cannot be read at all, as in `load_dataset`.
     """
     if name == "digits" and not labels:
         source = digits_source(split)
     else:
-        source = find_source(name, root, split, labels=labels, label_separator=label_separator)
+        with_arrays = pixels != "rgb"
+        source = find_source(name, root, split, labels=labels, label_separator=label_separator, with_arrays=with_arrays)
     records = source.read()
     total = len(records.labels)
-    looks = list(show_progress(look_at_all(records.images), total, f"looking at {name} {split}"))
+    looks = list(
+        show_progress(look_at_all(records.images, Decoding(pixels=pixels)), total, f"looking at {name} {split}")
+    )
     is_array = isinstance(records.images, np.ndarray)
     image_names = [f"image {i}" for i in range(total)] if is_array else [str(path) for path in records.images]
     unread = describe_unread(source.unread)
@@ -79,21 +91,27 @@ def digits_source(split: str) -> Source:
     return Source(images.name, Path(), [], images.class_names, lambda: records)
 
 
-def look_at_all(images: Iterable[Path] | np.ndarray) -> Iterator[Look]:
-    return map(look_at, images) if isinstance(images, np.ndarray) else map_in_order(look_at, images)
+def look_at_all(images: Iterable[Path] | np.ndarray, decoding: Decoding) -> Iterator[Look]:
+    look = partial(look_at, decoding=decoding)
+    return map(look, images) if isinstance(images, np.ndarray) else map_in_order(look, images)
 
 
-def look_at(image: Path | np.ndarray) -> Look:
+def look_at(image: Path | np.ndarray, decoding: Decoding = AS_STORED) -> Look:
     try:
-        pixels, is_turned = (decode_image(image), is_lying(image)) if isinstance(image, Path) else (image, False)
+        pixels, is_turned = (
+            (decode_image(image, decoding), is_lying(image)) if isinstance(image, Path) else (image, False)
+        )
     except (ValueError, UnreadableError) as error:
         return Look(None, (0, 0), str(error), is_unreadable=isinstance(error, UnreadableError))
-    height, width, _ = pixels.shape
-    digest = hashlib.blake2b(f"{height}x{width}".encode() + np.ascontiguousarray(pixels).tobytes(), digest_size=16)
-    return Look(digest.digest(), (height, width), is_turned=is_turned)
+    (height, width, _), format = pixels.shape, format_of(pixels)
+    kind = f"{height}x{width}" + ("" if format == RGB else f" {format}")
+    digest = hashlib.blake2b(kind.encode() + np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
+    return Look(digest, (height, width), is_turned=is_turned, format=format, moments=moments(pixels))
 
 
 def is_lying(path: Path) -> bool:
     """Whether viewers turn an image that can be decoded before they show it."""
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        return False
     with Image.open(path, formats=formats()) as image:
         return image.format != "TIFF" and exif_orientation(image) != 1  # Pillow turns a TIFF itself

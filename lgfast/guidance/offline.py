@@ -140,6 +140,7 @@ def stored_rows(
 def targets_key(teacher: Teacher, images: ImageSet, spec: AugmentSpec, dtype: torch.dtype) -> str:
     """Hash what decides the rows."""
     settings = [images.content_hash, teacher.stages, teacher.bn, spec.teacher_size, spec.mean, spec.std, BLOCK]
+    settings += [] if spec.value_range == AugmentSpec().value_range else [spec.value_range]
     key = blake2b(json.dumps([*settings, str(teacher.dtype), str(dtype)]).encode(), digest_size=8)
     key.update(hash_weights(teacher.model).encode())
     return key.hexdigest()

@@ -83,7 +83,7 @@ class GuidedStudent(nn.Module):
     ) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None]:
         """
         Args:
-            images: [B, 3, H, W].
+            images: [B, C, H, W].
             targets: what `Teacher.start` returned for the same batch; None for no guidance.
         Returns:
             The logits of `call_model`, [B, K] each, and the unweighted guidance loss (None without targets).

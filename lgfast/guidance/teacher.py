@@ -139,7 +139,7 @@ class Teacher(TargetSource):
         """Compute maps of the chosen stages, and logits where they are wanted, on the current stream.
 
         Args:
-            images: [B, 3, s, s].
+            images: [B, C, s, s].
         """
         images = images.to(dtype=self.dtype, memory_format=torch.channels_last)
         with self._autocast():
@@ -166,7 +166,9 @@ class Teacher(TargetSource):
     def example(self, image_size: int) -> TeacherOutputs:
         """Compute outputs for two images, uncompiled, which show shapes and types."""
         weight = next(self.model.parameters())
-        images = torch.zeros(2, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)
+        images = torch.zeros(
+            2, getattr(self.model, "in_chans", 3), image_size, image_size, device=weight.device, dtype=weight.dtype
+        )
         with self._autocast():
             return TeacherOutputs(*find_outputs(self.model, images, self.stages, self.gives_logits))
 

@@ -44,7 +44,7 @@ def attention_distances(model: nn.Module, batches: Iterable[Tensor]) -> dict[str
     Args:
         model: a network whose attention calls `scaled_dot_product_attention`, as timm's models and lgfast's do. Fused
             attention is undone, and the model stays in eval mode.
-        batches: float [B, 3, S, S] each, on the model's device.
+        batches: float [B, C, S, S] each, on the model's device.
     Raises:
         ValueError: no attention was seen, or images or a layer's tokens are not a square.
     """

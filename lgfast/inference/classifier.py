@@ -28,10 +28,10 @@ DIGEST_PLACE = "where-the-digest-of-the-rest-goes"  # stands for the digest when
 
 @dataclass(frozen=True)
 class Classifier:
-    """Gives class probabilities for uint8 images, which it transforms as the run's evaluation did.
+    """Gives class probabilities for images, which it transforms as the run's evaluation did.
 
     Attributes:
-        logits: maps normalised images [B, 3, S, S] float32 to logits [B, K].
+        logits: maps normalised images [B, C, S, S] float32 to logits [B, K].
         class_names: K names.
         config: the configuration of the run that trained it.
     """
@@ -51,7 +51,7 @@ class Classifier:
         """Return probabilities [n, K] float32 on the CPU, a row for each image.
 
         Args:
-            images: uint8 [h, w, 3] each, of any size.
+            images: [h, w, channels] each, of any size and the run's format of pixels (uint8 and 3 for RGB).
             flip: average over each image and its mirror image.
             batch_size: the number of images computed at a time.
         """

@@ -40,7 +40,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
 def example(spec: AugmentSpec) -> Tensor:
     """Return two images, so that the exporters see a batch whose size may change."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, 3, spec.image_size, spec.image_size, generator=generator)
+    return torch.randn(2, spec.channels, spec.image_size, spec.image_size, generator=generator)
 
 
 def export_safetensors(model: nn.Module, classifier: Classifier, path: Path) -> None:
@@ -49,7 +49,7 @@ def export_safetensors(model: nn.Module, classifier: Classifier, path: Path) -> 
 
 
 def export_torch(model: nn.Module, classifier: Classifier, path: Path) -> None:
-    """Write a torch.export program (.pt2) from normalised images [B, 3, S, S] to logits [B, K], for any B."""
+    """Write a torch.export program (.pt2) from normalised images [B, C, S, S] to logits [B, K], for any B."""
     batch = torch.export.Dim("batch", min=1, max=4096)
     program = torch.export.export(
         plain_copy(model), (example(classifier.config.augment),), dynamic_shapes=({0: batch},)
@@ -109,7 +109,7 @@ def export_hub_folder(model: nn.Module, classifier: Classifier, path: Path, card
     `timm.create_model("local-dir:FOLDER")` loads it.
     """
     config, spec = classifier.config, classifier.config.augment
-    overrides = config.model.shape_overrides()
+    overrides = config.model.shape_overrides() | ({} if spec.channels == 3 else {"in_chans": spec.channels})
     described = {
         "architecture": config.model.name,
         "num_classes": len(classifier.class_names),
@@ -117,7 +117,7 @@ def export_hub_folder(model: nn.Module, classifier: Classifier, path: Path, card
         "model_args": overrides,
         "pretrained_cfg": {
             "num_classes": len(classifier.class_names),
-            "input_size": [3, spec.image_size, spec.image_size],
+            "input_size": [spec.channels, spec.image_size, spec.image_size],
             "fixed_input_size": True,
             "interpolation": "bilinear",
             "crop_pct": 1.0,

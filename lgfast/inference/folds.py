@@ -19,7 +19,7 @@ class MeanNetwork(nn.Module):
     """Gives logits whose softmax is the mean of the members' probabilities.
 
     Args:
-        members: networks that take the same images [B, 3, S, S] and give logits [B, K].
+        members: networks that take the same images [B, C, S, S] and give logits [B, K].
         multi_label: images may have several classes; then the sigmoid of the logits is the mean.
     """
 

@@ -9,6 +9,7 @@ from lgfast.records.result import read_result
 
 ONE_CLASS = "The softmax of the logits is the probabilities of the classes."
 SEVERAL_CLASSES = "A picture may have several classes: the sigmoid of a logit is the probability of its class."
+SCALE = " (pixels {}, whose values {:g} to {:g} stand for 0 to 1)"
 CARD = """---
 library_name: timm
 tags:
@@ -31,7 +32,8 @@ model = timm.create_model("local-dir:FOLDER")
 ```
 
 Pictures are resized to {size}x{size} by Pillow's bilinear filter, without a crop, and normalised with mean {mean} and
-standard deviation {std}. {probabilities} `python -m lgfast.predict FOLDER/model.safetensors PICTURES` does all of it.
+standard deviation {std}{scale}. {probabilities}
+`python -m lgfast.predict FOLDER/model.safetensors PICTURES` does all of it.
 
 ## Result
 
@@ -73,6 +75,7 @@ def model_card(classifier: Classifier, source: Path) -> str:
         guidance=f"with locality guidance of weight {weight:g}" if weight else "without guidance",
         mean=config.augment.mean,
         std=config.augment.std,
+        scale="" if config.data.is_rgb else SCALE.format(config.data.pixels, *config.augment.value_range),
         probabilities=SEVERAL_CLASSES if classifier.is_multi_label else ONE_CLASS,
         result=score,
         epochs=config.epochs,

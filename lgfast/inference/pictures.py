@@ -16,11 +16,12 @@ from lgfast.runtime.paths import user_path
 CHUNK = 100  # the most pictures in memory at a time
 
 
-def find_pictures(paths: Sequence[str], lists: tuple[Path, ...] = ()) -> list[Path]:
+def find_pictures(paths: Sequence[str], lists: tuple[Path, ...] = (), with_arrays: bool = False) -> list[Path]:
     """Find the files that the arguments name: files, folders with all below them, and lists of paths after @.
 
     Args:
         lists: files that name the list which these paths are from.
+        with_arrays: .npy files in folders are pictures too.
     Raises:
         ValueError: an argument names no file, or a folder or list without pictures.
     """
@@ -32,10 +33,10 @@ def find_pictures(paths: Sequence[str], lists: tuple[Path, ...] = ()) -> list[Pa
             path = user_path(text[1:])
             if path.resolve() in lists:
                 raise ValueError(f"PATHS: the list {path} names itself")
-            found += find_pictures(read_list(path), (*lists, path.resolve()))
+            found += find_pictures(read_list(path), (*lists, path.resolve()), with_arrays)
             continue
         path = user_path(text)
-        pictures = list_images(path) if path.is_dir() else [path]
+        pictures = list_images(path, with_arrays) if path.is_dir() else [path]
         if not path.exists():
             raise ValueError(f"PATHS: {path} does not exist; name picture files, folders of them, or @LIST")
         if not pictures:

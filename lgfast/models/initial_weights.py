@@ -12,7 +12,7 @@ import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError
 from timm.layers import resample_abs_pos_embed
-from timm.models import PretrainedCfg, get_pretrained_cfg, is_model_pretrained
+from timm.models import PretrainedCfg, adapt_input_conv, get_pretrained_cfg, is_model_pretrained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,7 +41,7 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor], keep_head: bool 
     """Copy weights into a model of the same kind, which may have another image size, patch or number of classes.
 
     Position embeddings are resized as timm does (bicubic, antialiased; prefix tokens as they are), patches by timm's
-    own filter of the model where it has one.
+    own filter of the model where it has one. A first convolution for RGB is fitted to other channels as timm does.
 
     Args:
         model: takes the weights.
@@ -57,7 +57,10 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor], keep_head: bool 
     resized = {
         name: resize(name, tensor, own[name]) for name, tensor in found.items() if must_resize(name, tensor, own)
     }
-    found |= resized
+    adapted = {
+        name: first_layer(found[name], own[name]) for name in first_layers(model) if takes_other(name, found, own)
+    }
+    found |= resized | adapted
     is_head_new = not keep_head or any(name not in found or found[name].shape != own[name].shape for name in head)
     new = head if is_head_new else set()
     found = {name: tensor for name, tensor in found.items() if name not in new and not is_other_head(name, head)}
@@ -130,6 +133,27 @@ def filtered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights after the filter of the model's timm module, which fits other shapes and older names."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     return dict(weights) if convert is None else dict(convert(weights, model))
+
+
+def first_layers(model: nn.Module) -> list[str]:
+    """Names of the weights that read the images."""
+    stated = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv") or ()
+    return [f"{name}.weight" for name in ([stated] if isinstance(stated, str) else stated)]
+
+
+def takes_other(name: str, found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether a first convolution [D, C, h, w] reads images of another number of channels."""
+    if name not in found or name not in own or found[name].ndim != 4 or own[name].ndim != 4:
+        return False
+    return found[name].shape[1] != own[name].shape[1]
+
+
+def first_layer(weight: Tensor, own: Tensor) -> Tensor:
+    """The weight for another number of channels as timm does: the sum for one, else repeated and scaled."""
+    try:
+        return adapt_input_conv(own.shape[1], weight)
+    except NotImplementedError:  # timm adapts weights for three channels
+        return weight  # named by `check_fit`
 
 
 def must_resize(name: str, tensor: Tensor, own: Mapping[str, Tensor]) -> bool:

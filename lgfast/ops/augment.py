@@ -157,6 +157,8 @@ def _check_arguments(
     pixels: Tensor, offsets: Tensor, sizes: Tensor, indices: Tensor, plan: Tensor, spec: AugmentSpec, dtype: torch.dtype
 ) -> None:
     _check_spec("augment", spec)
+    if spec.channels != 3:
+        raise ValueError(f"augment: spec.mean must have 3 values, since pixels are RGB, got {spec.channels}")
     if dtype not in _DTYPES:
         raise ValueError(f"augment: dtype must be float32, bfloat16 or float16, got {dtype}")
     check_tensor("augment", "pixels", pixels, torch.uint8, "num_bytes")

@@ -13,6 +13,7 @@ from lgfast.assembly.images import SplitImages, load_images
 from lgfast.config import Config
 from lgfast.data.decode import decode_image
 from lgfast.data.image_set import ImageSet, several
+from lgfast.data.rendering import rendered
 from lgfast.records.answers import Answers
 from lgfast.records.files import atomic_path, write_text
 from lgfast.reports.confusion import draw_confusion
@@ -100,4 +101,6 @@ def write_mistakes(answers: Answers, images: SplitImages, worst: Sequence[int], 
 
 def picture(images: SplitImages, index: int) -> np.ndarray:
     """Return one image as uint8 [h, w, 3]."""
-    return images.image(index) if isinstance(images, ImageSet) else decode_image(images.paths[index], images.decoding)
+    if isinstance(images, ImageSet):
+        return rendered(images.image(index))
+    return decode_image(images.paths[index], images.decoding)

@@ -34,7 +34,7 @@ def find_looks(model: nn.Module, images: Tensor) -> Looks:
     """Find where a network looks in each of some images.
 
     Args:
-        images: float [n, 3, S, S].
+        images: float [n, C, S, S].
     Raises:
         ValueError: the network has no attention that can be read, or its tokens are no square.
     """

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from lgfast.config import Config, get, valid_keys
+from lgfast.data.rendering import how_rendered
 from lgfast.records.answers import Answers, read_answers
 from lgfast.records.files import write_text
 from lgfast.records.result import Result, read_result
@@ -73,7 +74,7 @@ def write_run_page(run_dir: Path) -> Path:
         features=whole(run_dir / TEST / FEATURES, features_table),
         notes=notes,
         resume=f"lgfast train --resume {shlex.quote(str(run_dir))}" if result is None else "",
-        **answered(run_dir / TEST, read_answers(run_dir / TEST)),
+        **answered(run_dir / TEST, read_answers(run_dir / TEST), config.data.pixels),
         **settings(config),
     )
     write_text(run_dir / PAGE, page)
@@ -102,19 +103,22 @@ def write_folds_page(folder: Path, table: Table, together: Answers, answers: Pat
         features=None,
         notes=[],
         resume="",
-        **answered(answers, together),
+        **answered(answers, together, config.data.pixels),
         **settings(config),
     )
     write_text(folder / PAGE, page)
     return folder / PAGE
 
 
-def answered(folder: Path, answers: Answers | None) -> dict[str, Any]:
-    """What a page shows of the answers, from the files about them."""
+def answered(folder: Path, answers: Answers | None, pixels: str) -> dict[str, Any]:
+    """What a page shows of the answers, from the files about them; `pixels` as data.pixels has it."""
+    rendering = how_rendered(pixels)
     kept = [
         Picture("Confusion", "Rows are true classes, columns what they were named.", folder / "confusion.png"),
-        Picture("Where it looks", LOOKS, folder / "attention_maps.png"),
-        Picture("Most confident mistakes", "What each was named, and is.", folder / "mistakes.png"),
+        Picture("Where it looks", f"{LOOKS} {rendering}".strip(), folder / "attention_maps.png"),
+        Picture(
+            "Most confident mistakes", f"What each was named, and is. {rendering}".strip(), folder / "mistakes.png"
+        ),
     ]
     return {
         "scores": whole(folder / "scores.json", scores_table),

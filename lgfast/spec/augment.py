@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
 from lgfast.spec.fields import Range, Share, check_fields
+from lgfast.spec.pixels import EIGHT_BITS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -18,7 +19,8 @@ Policy = Literal["rand_augment", "trivial_augment", "three_augment"]
 INTERPOLATIONS, ERASE_MODES, POLICIES = get_args(Interpolation), get_args(EraseMode), get_args(Policy)
 Part = Annotated[float, Range(above=0, high=1)]
 Ratio = Annotated[float, Range(0.0001, 10000)]
-Spread = Annotated[float, Range(0.001, 1000)]
+Spread = Annotated[float, Range(1e-6, 1000)]
+Value = Annotated[float, Range(-3e38, 3e38)]
 Alpha = Annotated[float, Range(0, 1000)]
 Jitter = Annotated[float, Range(0, 10)]
 
@@ -134,7 +136,8 @@ class AugmentSpec:
             in random order; 0: off. DeiT III has (0.3, 0.3, 0.3, 0).
         erase_prob: probability that one rectangle is erased.
         erase_mode: "pixel" normal noise per value, "rand" one normal colour, "const" zero; after normalisation.
-        mean, std: normalisation per channel, of values in [0, 1].
+        mean, std: normalisation per channel, of values in [0, 1]; as many as the images have channels.
+        value_range: pixel values that stand for 0 and 1.
         weak: the paper code's weak variant: bilinear resize, random shift by up to image_size // 8 over black, flip;
             settings of crop, policy, jitter and erasing are then ignored.
         mixup_alpha, cutmix_alpha: parameters of the Beta distribution of a batch's weight (`ops.mix`, the training
@@ -156,8 +159,9 @@ class AugmentSpec:
     color_jitter: tuple[Jitter, Jitter, Jitter, Jitter] = (0.0, 0.0, 0.0, 0.0)
     erase_prob: Share = 0.25
     erase_mode: EraseMode = "pixel"
-    mean: tuple[Share, Share, Share] = IMAGENET_MEAN
-    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
+    mean: tuple[Share, ...] = IMAGENET_MEAN
+    std: tuple[Spread, ...] = IMAGENET_STD
+    value_range: tuple[Value, Value] = EIGHT_BITS
     weak: bool = False
     mixup_alpha: Alpha = 0.0
     cutmix_alpha: Alpha = 0.0
@@ -169,6 +173,12 @@ class AugmentSpec:
         for name in ("crop_scale", "crop_ratio"):
             low, high = getattr(self, name)
             _check(low <= high, name, "the smaller value first", getattr(self, name))
+        mean, std = self.mean, self.std
+        _check(len(mean) > 0, "mean", "a value for each channel", mean)
+        if len(mean) == len(IMAGENET_MEAN):  # else mean was set, perhaps without std
+            _check(len(std) == len(mean), "std", f"{len(mean)} values, as mean has", std)
+        _check(len(mean) == len(std), "mean", f"{len(std)} values, as std has", mean)
+        _check(self.value_range[0] < self.value_range[1], "value_range", "the smaller value first", self.value_range)
         policy = parse_rand_augment(self.rand_augment)
         _check(policy.num_ops <= 8, "rand_augment", "at most n8", self.rand_augment)
         _check(policy.prob <= 1, "rand_augment", "p at most 1", self.rand_augment)
@@ -212,10 +222,14 @@ class AugmentSpec:
         return self.image_size // 8 if self.weak else 0
 
     @property
-    def fill(self) -> tuple[int, int, int]:
-        """Colour of what rotate, shear and translate bring into view: the mean, as timm rounds it."""
-        red, green, blue = (min(255, round(255 * value)) for value in self.mean)
-        return red, green, blue
+    def channels(self) -> int:
+        """Values of a pixel."""
+        return len(self.mean)
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """Colour of what rotate, shear and translate bring into view: the mean in 8 bits, as timm rounds it."""
+        return tuple(min(255, round(255 * value)) for value in self.mean)
 
     @property
     def plan_columns(self) -> tuple[str, ...]:

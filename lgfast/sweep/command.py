@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lgfast.assembly.device import resolve_precision
-from lgfast.assembly.images import settle_epochs
+from lgfast.assembly.images import settle
 from lgfast.config import FREE_ON_RESUME, Config
 from lgfast.records.files import write_text
 from lgfast.runtime.passwords import without_password
@@ -31,7 +31,7 @@ GROUP = 8  # trials that share a process, where --group does not say
 
 def start(config: Config, options: argparse.Namespace) -> int:
     """Start the sweep of a command line; join it where the named study holds the same one already."""
-    config = settle_epochs(resolve_precision(config))  # once, for every machine that joins
+    config = settle(resolve_precision(config))  # once, for every machine that joins
     plan, environments = read_plan(config, options), worker_environments(options.workers, options.workers_per_gpu)
     if options.dry_run:
         return dry_run(plan, environments)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lgfast.assembly.device import resolve_device, resolve_precision
-from lgfast.assembly.images import load_splits
+from lgfast.assembly.images import load_splits, settle
 from lgfast.assembly.lanes import Shared, build_lane, share
 from lgfast.assembly.run import prepare_teacher
 from lgfast.assembly.run_folder import run_folder
@@ -68,9 +68,11 @@ def run_group(
     if len({group_key(config) for config in configs}) != 1:
         raise ValueError(f"a group shares everything but {', '.join(OWN_KEYS)}; these configurations differ in more")
     configs = [resolve_precision(config) for config in configs]
-    device, config = resolve_device(configs[0].device), most_demanding(configs)
+    device = resolve_device(configs[0].device)
     with interrupt.at_once():
         splits = load_splits(configs[0])
+    configs = [settle(own, splits) for own in configs]
+    config = most_demanding(configs)
     teacher, _ = prepare_teacher(config, splits, device, interrupt)
     with interrupt.at_once():
         shared = share(config, splits, teacher, device, len(configs))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 
 from lgfast.assembly.device import resolve_device, resolve_precision
-from lgfast.assembly.images import DataSplits, load_splits, settle_epochs
+from lgfast.assembly.images import DataSplits, load_splits, settle
 from lgfast.assembly.lanes import Shared, build_silent_lane, share
 from lgfast.assembly.networks import build_model
 from lgfast.assembly.teachers import as_teacher, teacher_config, teacher_folder
@@ -93,7 +93,7 @@ def measure(configs: Sequence[Config]) -> float:
     device = resolve_device(configs[0].device)
     config = replace(most_demanding(configs), {"teacher.targets": "live"})  # the slowest
     splits = load_splits(config)
-    config = settle_epochs(config, splits)
+    config = settle(config, splits)
     teacher = untrained_teacher(config, splits, device) if config.needs_teacher else None
     shared = share(config, splits, teacher, device, len(configs))
     step_s, evaluation_s = time_loop([shortened(own, len(shared.loaders.train)) for own in configs], shared)

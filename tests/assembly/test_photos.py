@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lgfast import train
-from lgfast.assembly.images import load_splits, settle_epochs
+from lgfast.assembly.images import load_splits, settle
 from lgfast.config import load_recipe, load_yaml, replace
 from lgfast.evaluate import evaluate_checkpoint
 from tests.test_evaluate import COLOURS
@@ -83,9 +83,9 @@ def test_images_are_upright_and_small(photos):
 
 def test_the_number_of_epochs_follows_from_the_number_of_images(photos):
     config = replace(load_recipe("photos"), {"data.root": str(photos), "data.batch_size": 8})
-    assert settle_epochs(replace(config, {"min_steps": 131})).epochs == 27  # 43 images: 5 steps an epoch
-    assert settle_epochs(replace(config, {"min_steps": 10})).epochs == 20
-    assert settle_epochs(replace(config, {"epochs": 3})).epochs == 3
+    assert settle(replace(config, {"min_steps": 131})).epochs == 27  # 43 images: 5 steps an epoch
+    assert settle(replace(config, {"min_steps": 10})).epochs == 20
+    assert settle(replace(config, {"epochs": 3})).epochs == 3
 
 
 def test_teacher_is_trained_alike(finished, capsys):

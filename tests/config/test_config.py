@@ -257,7 +257,7 @@ def test_an_empty_option_is_not_taken_for_the_default(option):
         (["digits"], "expected an option such as --optim.lr 1e-3, got 'digits'"),
         (["--teacher.bn", "none"], "teacher.bn: expected one of batch, synced, running, got 'none'"),
         (["--data.download", "maybe"], "data.download: expected true or false, got 'maybe'"),
-        (["--augment.mean", "0.5"], r"augment.mean: expected 3 values, got (0.5,)"),
+        (["--augment.mean", "0.5"], r"augment.mean: expected 3 values, as std has, got (0.5,)"),
         (["--set", "epochs"], "--set: expected KEY=VALUE, got 'epochs'"),
         (["--trials", "many"], "argument --trials: invalid int value: 'many'"),
         (["--recipe", "digits", "--config", "x"], "--recipe and --config each name a configuration; give one"),

@@ -21,11 +21,12 @@ EXPECTED = (
 )
 
 
-def folder_source(root: Path, split: str, test_fraction: float = TEST_FRACTION) -> Source:
+def folder_source(root: Path, split: str, test_fraction: float = TEST_FRACTION, with_arrays: bool = False) -> Source:
     """Find a split of class folders. The classes are the sorted folder names under train/, or of a test part alone.
 
     Args:
         test_fraction: the share of every class that is the test part of a tree without parts; 0: all images train.
+        with_arrays: .npy files are images too.
     """
     is_whole = is_flat(root)
     folder = root if is_whole else split_folder(root, split)
@@ -38,7 +39,7 @@ def folder_source(root: Path, split: str, test_fraction: float = TEST_FRACTION) 
             "rename them, or for Tiny ImageNet as published use the dataset name tiny_imagenet"
         )
     files, labels, unread = [], [], []
-    kinds, other_kinds = image_suffixes(), unread_suffixes()
+    kinds, other_kinds = image_suffixes(with_arrays), unread_suffixes()
     for label, class_name in enumerate(class_names):
         found = list_files(folder / class_name)
         images = [path for path in found if has_suffix(path, kinds)]
@@ -48,7 +49,10 @@ def folder_source(root: Path, split: str, test_fraction: float = TEST_FRACTION) 
         files += images
         labels += [label] * len(images)
     if not files:
-        raise FileNotFoundError(f"{folder}: no images in its class folders; {describe_unread(unread) or EXPECTED}")
+        arrays = "" if with_arrays else ", or .npy arrays with data.pixels=stored"
+        raise FileNotFoundError(
+            f"{folder}: no images in its class folders; {describe_unread(unread) or EXPECTED + arrays}"
+        )
     name = root.name if is_whole and test_fraction == 0 else f"{root.name}-{split}"
     return file_source(name, folder, files, labels, tuple(class_names), unread=unread)
 
@@ -96,9 +100,9 @@ def list_classes(folder: Path) -> list[str]:
     return names
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, with_arrays: bool = False) -> list[Path]:
     """List the image files under `folder`, sorted by path; none for a class that a split lacks."""
-    kinds = image_suffixes()
+    kinds = image_suffixes(with_arrays)
     return [path for path in list_files(folder) if has_suffix(path, kinds)]
 
 

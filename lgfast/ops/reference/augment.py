@@ -114,8 +114,12 @@ def erase_noise(key: Tensor, num_pixels: int) -> Tensor:
     """Normal noise (num_pixels, 3) float32: one Philox block per pixel, two Box-Muller pairs, one deviate unused."""
     counter = torch.zeros(num_pixels, 4, dtype=torch.int64)
     counter[:, 0] = torch.arange(num_pixels)
-    words = philox_4x32(counter, key).to(torch.float32)
-    radius = torch.sqrt(-2.0 * torch.log((words[:, 0::2] + 1.0) * 2.0**-32))
-    angle = words[:, 1::2] * (2.0 * math.pi * 2.0**-32)
-    cosine, sine = radius * torch.cos(angle), radius * torch.sin(angle)
-    return torch.stack((cosine[:, 0], sine[:, 0], cosine[:, 1]), dim=1)
+    return normal_deviates(philox_4x32(counter, key))[:, :3]
+
+
+def normal_deviates(words: Tensor) -> Tensor:
+    """Four normal deviates (..., 4) float32 from four 32-bit words each: two Box-Muller pairs."""
+    words = words.to(torch.float32)
+    radius = torch.sqrt(-2.0 * torch.log((words[..., 0::2] + 1.0) * 2.0**-32))
+    angle = words[..., 1::2] * (2.0 * math.pi * 2.0**-32)
+    return torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1).flatten(-2)
