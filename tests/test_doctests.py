@@ -1,7 +1,4 @@
-"""The examples in docstrings run, and every public function has one.
-
-Those of lgfast.api need a trained network; tests/test_examples.py runs them, in the notebook.
-"""
+"""The examples in docstrings run, and every public function has one."""
 
 import doctest
 import importlib
@@ -10,6 +7,7 @@ import inspect
 import pytest
 
 import lgfast
+import lgfast.api
 import lgfast.ops
 
 MODULES = (
@@ -18,6 +16,7 @@ MODULES = (
     "ops.reference.augment_plan", "models.factory", "guidance.stopping", "guidance.distillation", "config.keys",
     "config.recipes",
 )  # fmt: skip
+API = ("api.training", "api.networks")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -26,18 +25,24 @@ def test_examples_of_docstrings_run(name):
     assert found.attempted > 0 and found.failed == 0
 
 
+def test_examples_of_the_api_run_in_turn(tmp_path, monkeypatch):
+    """That of `train` leaves the run that the others use."""
+    monkeypatch.chdir(tmp_path)
+    for name in API:
+        found = doctest.testmod(importlib.import_module(f"lgfast.{name}"))
+        assert found.attempted > 0 and found.failed == 0
+
+
 def public_functions():
-    named = {name: getattr(lgfast, name) for name in lgfast.__all__} | {
-        name: getattr(lgfast.ops, name) for name in lgfast.ops.__all__
-    }
-    functions = {name: thing for name, thing in named.items() if inspect.isroutine(thing)}
-    return [pytest.param(f, id=name) for name, f in functions.items() if not f.__module__.startswith("lgfast.api.")]
+    modules = (lgfast, lgfast.ops, lgfast.api)
+    named = {name: getattr(module, name) for module in modules for name in module.__all__}
+    return [pytest.param(thing, id=name) for name, thing in named.items() if inspect.isroutine(thing)]
 
 
 @pytest.mark.parametrize("function", public_functions())
 def test_every_public_function_has_an_example(function):
     assert ">>> " in inspect.getdoc(function)
-    assert function.__module__.removeprefix("lgfast.") in MODULES
+    assert function.__module__.removeprefix("lgfast.") in MODULES + API
 
 
 def test_a_renamed_operation_warns_with_its_new_name():

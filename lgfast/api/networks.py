@@ -29,8 +29,15 @@ Source = str | os.PathLike[str]
 def load(source: Source | Run, device: str = "auto") -> Classifier:
     """Load the network of a run (its best epoch), a weights file, or a file that `export` wrote.
 
+    Args:
+        source: the run, its folder, or the file.
+        device: "auto" (CUDA if there is a GPU), "cuda", "cuda:1" or "cpu".
     Raises:
         CheckpointError: the file is missing, damaged, or not written by lgfast.
+
+    >>> import lgfast
+    >>> lgfast.load("runs/short").class_names[:3]
+    ('0', '1', '2')
     """
     with process_kept():
         return load_classifier(user_path(os.fspath(source)), resolve_device(device))
@@ -56,6 +63,12 @@ def predict(
         batch_size: the number of pictures computed at a time.
     Raises:
         ValueError: a picture cannot be decoded or is no picture; the message names it.
+
+    >>> import lgfast
+    >>> picture = np.zeros((16, 16, 3), np.uint8)
+    >>> (found,) = lgfast.predict("runs/short", picture, top=2)
+    >>> found.label in "0123456789", len(found.top)
+    (True, 2)
     """
     if top < 1:
         raise ValueError(f"top: expected 1 or more, got {top}")
@@ -104,6 +117,11 @@ def evaluate(
     """Compute top-1, top-5, balanced accuracy and macro-F1 (percent) and mean cross entropy; count the images.
 
     Arguments and errors are those of `lgfast.evaluate.evaluate_checkpoint`.
+
+    >>> import lgfast
+    >>> scores = lgfast.evaluate("runs/short")
+    >>> scores["images"], 0 <= scores["top1"] <= 100
+    (40, True)
     """
     with process_kept():
         return evaluate_checkpoint(os.fspath(source), split=split, dataset=dataset, root=root, device=device)
@@ -115,6 +133,10 @@ def export(source: Source | Run, kind: str = "onnx", out: Source | None = None) 
     Args:
         kind: "onnx", "torch" (a torch.export program), "safetensors", or "hf" (a folder for the Hugging Face hub).
         out: the path to write; None: beside the network's own files.
+
+    >>> import lgfast
+    >>> lgfast.export("runs/short", "safetensors").as_posix()
+    'runs/short/model.safetensors'
     """
     if kind not in SUFFIXES:
         raise ValueError(f"kind: expected one of {', '.join(SUFFIXES)}, got {kind!r}")
