@@ -7,9 +7,11 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define LGFAST_CPU_LEVELS
 #define LGFAST_TARGET_V3 __attribute__((target("avx2,fma,bmi,bmi2")))
-#define LGFAST_TARGET_V4 __attribute__((target("avx2,fma,bmi,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")))
+#define LGFAST_TARGET_V4 \
+  __attribute__((target("avx2,fma,bmi,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,prefer-vector-width=512")))
 #define LGFAST_TARGET_BF16 \
-  __attribute__((target("avx2,fma,bmi,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")))
+  __attribute__((          \
+      target("avx2,fma,bmi,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")))
 #endif
 
 namespace lgfast {

@@ -1,4 +1,6 @@
 // Products of matrices that fit in a core's cache: c = a b, or c += a b. One thread computes a product.
+//
+// It sums every element in the order of depth, so the size of its tiles changes no bit.
 #pragma once
 
 #include <cstdint>
@@ -16,61 +18,89 @@ struct LeftFactor {
   int64_t row_stride, column_stride;
 };
 
-template <typename T>
+// A tile is kRows by two vectors of kBytes. Its sums, two vectors of b and one value of a fit in the registers.
+struct TileOf16Registers {
+  static constexpr int kBytes = 32, kRows = 6;
+};
+struct TileOf32Registers {  // AVX-512
+  static constexpr int kBytes = 64, kRows = 14;
+};
+
+template <typename T, int kBytes>
 struct Vector {
-  static constexpr int kLanes = 32 / sizeof(T);
-  typedef T type __attribute__((vector_size(32), aligned(alignof(T)), may_alias));
+  static constexpr int kLanes = kBytes / sizeof(T);
+  typedef T type __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias));
 };
 
 // Computes one tile of c [kRows, kVectors * lanes]. Its sums stay in registers.
-template <typename T, int kRows, int kVectors>
+template <typename T, int kBytes, int kRows, int kVectors>
 LGFAST_INLINE void matmul_tile(const LeftFactor<T> a, const T* b, int64_t b_stride, int depth, T* c, int64_t c_stride,
                                bool accumulate) {
-  using V = typename Vector<T>::type;
+  using V = typename Vector<T, kBytes>::type;
+  constexpr int kReach = 3;  // rows that x86 addresses from one pointer: it adds no, one or two strides
+  const T* at[(kRows + kReach - 1) / kReach];
   V sums[kRows][kVectors];
+  for (int r = 0; r < kRows; r += kReach) at[r / kReach] = a.data + r * a.row_stride;
   for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < kVectors; ++v) sums[r][v] = accumulate ? reinterpret_cast<const V*>(c + r * c_stride)[v] : V{};
-  for (int k = 0; k < depth; ++k) {
-    const V* row = reinterpret_cast<const V*>(b + k * b_stride);
+  for (int k = 0; k < depth; ++k, b += b_stride) {
     for (int r = 0; r < kRows; ++r) {
-      const T value = a.data[r * a.row_stride + k * a.column_stride];
-      for (int v = 0; v < kVectors; ++v) sums[r][v] += value * row[v];
+      const T value = at[r / kReach][r % kReach * a.row_stride];
+      for (int v = 0; v < kVectors; ++v) sums[r][v] += value * reinterpret_cast<const V*>(b)[v];
     }
+    for (const T*& pointer : at) pointer += a.column_stride;
   }
   for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < kVectors; ++v) reinterpret_cast<V*>(c + r * c_stride)[v] = sums[r][v];
 }
 
-// Computes the columns of c that kVectors vectors hold, one or two: c [rows, kVectors * lanes] = (or +=)
-// a [rows, depth] b. b and c have contiguous rows.
-template <typename T, int kVectors>
-LGFAST_INLINE void matmul_panel(LeftFactor<T> a, const T* b, int64_t b_stride, int rows, int depth, T* c,
-                                int64_t c_stride, bool accumulate) {
-  constexpr int kRows = 6;  // 12 sums, two vectors of b and one value of a fit in AVX2's 16 registers
-  int left = rows;
-  for (; left >= kRows; left -= kRows) {
-    matmul_tile<T, kRows, kVectors>(a, b, b_stride, depth, c, c_stride, accumulate);
-    a.data += kRows * a.row_stride;
-    c += kRows * c_stride;
-  }
-  switch (left) {
-    case 5: return matmul_tile<T, 5, kVectors>(a, b, b_stride, depth, c, c_stride, accumulate);
-    case 4: return matmul_tile<T, 4, kVectors>(a, b, b_stride, depth, c, c_stride, accumulate);
-    case 3: return matmul_tile<T, 3, kVectors>(a, b, b_stride, depth, c, c_stride, accumulate);
-    case 2: return matmul_tile<T, 2, kVectors>(a, b, b_stride, depth, c, c_stride, accumulate);
-    case 1: return matmul_tile<T, 1, kVectors>(a, b, b_stride, depth, c, c_stride, accumulate);
+// The same for fewer rows than kRows, counted at run time.
+template <typename T, int kBytes, int kRows, int kVectors>
+LGFAST_INLINE void matmul_last_rows(const LeftFactor<T> a, const T* b, int64_t b_stride, int rows, int depth, T* c,
+                                    int64_t c_stride, bool accumulate) {
+  if constexpr (kRows > 1) {
+    if (rows == kRows - 1)
+      matmul_tile<T, kBytes, kRows - 1, kVectors>(a, b, b_stride, depth, c, c_stride, accumulate);
+    else
+      matmul_last_rows<T, kBytes, kRows - 1, kVectors>(a, b, b_stride, rows, depth, c, c_stride, accumulate);
   }
 }
 
+// Computes the columns of c that kVectors vectors hold, one or two: c [rows, kVectors * lanes] = (or +=)
+// a [rows, depth] b. b and c have contiguous rows.
+template <typename T, int kBytes, int kRows, int kVectors>
+LGFAST_INLINE void matmul_panel(LeftFactor<T> a, const T* b, int64_t b_stride, int rows, int depth, T* c,
+                                int64_t c_stride, bool accumulate) {
+  for (; rows >= kRows; rows -= kRows) {
+    matmul_tile<T, kBytes, kRows, kVectors>(a, b, b_stride, depth, c, c_stride, accumulate);
+    a.data += kRows * a.row_stride;
+    c += kRows * c_stride;
+  }
+  matmul_last_rows<T, kBytes, kRows, kVectors>(a, b, b_stride, rows, depth, c, c_stride, accumulate);
+}
+
 // c [rows, columns] = (or +=) a [rows, depth] b [depth, columns].
-template <typename T>
+template <typename T, typename Tile>
 void matmul(LeftFactor<T> a, const T* b, int64_t b_stride, int rows, int depth, int columns, T* c, int64_t c_stride,
             bool accumulate) {
-  constexpr int kLanes = Vector<T>::kLanes;
+  constexpr int kBytes = Tile::kBytes, kRows = Tile::kRows, kLanes = Vector<T, kBytes>::kLanes;
   int column = 0;
   for (; column + 2 * kLanes <= columns; column += 2 * kLanes)
-    matmul_panel<T, 2>(a, b + column, b_stride, rows, depth, c + column, c_stride, accumulate);
-  if (column < columns) matmul_panel<T, 1>(a, b + column, b_stride, rows, depth, c + column, c_stride, accumulate);
+    matmul_panel<T, kBytes, kRows, 2>(a, b + column, b_stride, rows, depth, c + column, c_stride, accumulate);
+  for (; column + kLanes <= columns; column += kLanes)
+    matmul_panel<T, kBytes, kRows, 1>(a, b + column, b_stride, rows, depth, c + column, c_stride, accumulate);
+  if constexpr (kLanes > kMatmulColumns)
+    if (column < columns)
+      matmul_panel<T, kMatmulColumns * sizeof(T), kRows, 1>(a, b + column, b_stride, rows, depth, c + column, c_stride,
+                                                            accumulate);
+}
+
+// Runs `matmul` at the level in use.
+template <typename T>
+void matmul_at_level(LeftFactor<T> a, const T* b, int64_t b_stride, int rows, int depth, int columns, T* c,
+                     int64_t c_stride, bool accumulate) {
+  at_level<matmul<T, TileOf16Registers>, matmul<T, TileOf32Registers>>(a, b, b_stride, rows, depth, columns, c,
+                                                                       c_stride, accumulate);
 }
 
 }  // namespace lgfast

@@ -37,11 +37,19 @@ void widen(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
     for (int c = 0; c < columns; ++c) to.data[r * to.stride + c] = Accumulate<T>::load(from.data[r * from.stride + c]);
 }
 
-// Widens and transposes: [rows, columns] to [columns, rows].
+// Widens and transposes: [rows, columns] to [columns, rows]. It takes a few rows at a time, whose cache lines then stay
+// in the cache until all columns are read.
 template <typename T, typename Acc>
 void widen_turned(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
-  for (int c = 0; c < columns; ++c)
-    for (int r = 0; r < rows; ++r) to.data[c * to.stride + r] = Accumulate<T>::load(from.data[r * from.stride + c]);
+  constexpr int kTurned = 4;
+  const auto turn = [&](int first, int count) {
+    for (int c = 0; c < columns; ++c)
+      for (int r = first; r < first + count; ++r)
+        to.data[c * to.stride + r] = Accumulate<T>::load(from.data[r * from.stride + c]);
+  };
+  int first = 0;
+  for (; first + kTurned <= rows; first += kTurned) turn(first, kTurned);
+  turn(first, rows - first);
 }
 
 template <typename T, typename Acc>
@@ -78,29 +86,41 @@ void write(Rows<Acc> from, int rows, int head_dim, Rows<T> to) {
   if (!in_place<T>(head_dim)) at_level<narrow<T, Acc>>(from, rows, head_dim, to);
 }
 
+// kLanes independent parts of a row's sum or maximum, in an explicit vector: GCC 12 keeps an array of them in memory.
+template <typename Acc>
+using Lanes = typename Vector<Acc, kLanes * sizeof(Acc)>::type;
+
+template <typename Acc>
+LGFAST_INLINE const Lanes<Acc>& lanes_at(const Acc* row) {
+  return *reinterpret_cast<const Lanes<Acc>*>(row);
+}
+
 // Combines the lanes two by two.
 template <typename Acc, typename F>
-LGFAST_INLINE Acc reduced(Acc* lanes, const F& f) {
+LGFAST_INLINE Acc reduced(const Lanes<Acc>& parts, const F& f) {
+  Acc lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = parts[i];
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) lanes[i] = f(lanes[i], lanes[i + half]);
   return lanes[0];
+}
+
+template <typename Acc>
+LGFAST_INLINE Acc total(const Lanes<Acc>& parts) {
+  return reduced<Acc>(parts, [](Acc a, Acc b) { return a + b; });
 }
 
 // Turns the scores of one query, padded to whole vectors, into softmax(scale * scores). Returns
 // log(sum(exp(scale * scores))).
 template <typename Acc>
 Acc softmax(Acc* __restrict__ row, int keys, int stride, Acc scale) {
-  const auto greater = [](Acc a, Acc b) { return a > b ? a : b; };
-  Acc maxima[kLanes], sums[kLanes] = {};
   for (int j = keys; j < stride; ++j) row[j] = -std::numeric_limits<Acc>::infinity();
-  for (int lane = 0; lane < kLanes; ++lane) maxima[lane] = row[lane];
-  for (int j = kLanes; j < stride; j += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) maxima[lane] = greater(row[j + lane], maxima[lane]);
-  const Acc max = reduced(maxima, greater), factor = scale * Acc(kLog2E);
+  Lanes<Acc> maxima = lanes_at(row), sums = {};
+  for (int j = kLanes; j < stride; j += kLanes) maxima = lanes_at(row + j) > maxima ? lanes_at(row + j) : maxima;
+  const Acc max = reduced<Acc>(maxima, [](Acc a, Acc b) { return a > b ? a : b; }), factor = scale * Acc(kLog2E);
   for (int j = 0; j < stride; ++j) row[j] = exp2_negative((row[j] - max) * factor);
-  for (int j = 0; j < stride; j += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += row[j + lane];
-  const Acc sum = reduced(sums, [](Acc a, Acc b) { return a + b; }), share = 1 / sum;
+  for (int j = 0; j < stride; j += kLanes) sums += lanes_at(row + j);
+  const Acc sum = total<Acc>(sums), share = 1 / sum;
   for (int j = 0; j < stride; ++j) row[j] *= share;
   return max * scale + std::log(sum);
 }
@@ -124,10 +144,9 @@ void score_gradients(const Acc* __restrict__ p, Acc* __restrict__ dp, int stride
 
 template <typename Acc>
 Acc dot(const Acc* __restrict__ a, const Acc* __restrict__ b, int n) {
-  Acc sums[kLanes] = {};
-  for (int i = 0; i < n; i += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
-  return reduced(sums, [](Acc a, Acc b) { return a + b; });
+  Lanes<Acc> sums = {};
+  for (int i = 0; i < n; i += kLanes) sums += lanes_at(a + i) * lanes_at(b + i);
+  return total<Acc>(sums);
 }
 
 // sums [columns] += the sum of the rows.
@@ -142,7 +161,7 @@ void add_rows(Rows<Acc> from, int rows, int columns, float* __restrict__ sums) {
 // c [rows, columns] (+)= a [rows, depth] b [depth, columns].
 template <typename Acc>
 void product(LeftFactor<Acc> a, Rows<const Acc> b, int rows, int depth, int columns, Rows<Acc> c, bool add = false) {
-  at_level<matmul<Acc>>(a, b.data, b.stride, rows, depth, columns, c.data, c.stride, add);
+  matmul_at_level<Acc>(a, b.data, b.stride, rows, depth, columns, c.data, c.stride, add);
 }
 
 template <typename T>

@@ -80,3 +80,17 @@ def test_adamw_gives_the_same_bits_at_every_level():
     first, *others = at_each_level(compute)
     assert not torch.equal(first[0], start[0])
     assert all(torch.equal(a, b) for other in others for a, b in zip(other, first, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 197, 2, 64), (2, 65, 3, 32), (2, 29, 1, 40)])
+def test_attention_has_the_same_bits_whatever_the_size_of_its_tiles(shape, dtype):
+    q, k, v, dout = torch.randn(4, *shape, dtype=dtype)
+
+    def compute():
+        out, lse = ops.short_attention_fwd(q, k, v, 0.2)
+        return [out, lse, *ops.short_attention_bwd(dout, q, k, v, out, lse, 0.2)]
+
+    _, *with_fma = at_each_level(compute)
+    for results in with_fma[1:]:
+        assert all(map(torch.equal, results, with_fma[0]))
