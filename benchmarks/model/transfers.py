@@ -48,13 +48,17 @@ def wavefronts(b: Block, mask: np.ndarray, addresses: np.ndarray, width: int) ->
     """
     counts = np.zeros((b.threads // WARP, 2), I64)
     group = WARP * 4 // max(width, 4)
-    for warp in np.flatnonzero(mask.reshape(-1, WARP).any(1)):
-        for first in range(warp * WARP, (warp + 1) * WARP, group):
-            lanes = slice(first, first + group)
-            chosen = addresses[lanes][mask[lanes]]
-            if len(chosen):
-                words = np.unique((chosen[:, None] + np.arange(0, max(width, 4), 4)) // 4)
-                counts[warp, 0] += np.bincount(words % BANKS).max()
+    chosen = mask.reshape(-1, group)
+    groups = np.flatnonzero(chosen.any(1))
+    chosen, places = chosen[groups], addresses.reshape(chosen.shape)[groups]
+    places = np.where(chosen, places, places[np.arange(len(groups)), chosen.argmax(1), None])  # idle lanes add no word
+    words = ((places[:, :, None] + np.arange(0, max(width, 4), 4)) // 4).reshape(len(groups), WARP)
+    words.sort(1)
+    is_new = np.ones(words.shape, bool)
+    is_new[:, 1:] = words[:, 1:] != words[:, :-1]
+    banks = np.nonzero(is_new)[0] * BANKS + words[is_new] % BANKS
+    busiest = np.bincount(banks, minlength=len(groups) * BANKS).reshape(-1, BANKS).max(1)
+    np.add.at(counts[:, 0], groups * group // WARP, busiest)
     return counts
 
 
@@ -167,13 +171,15 @@ def load_matrix(i: Instruction) -> Action:
     return act
 
 
-def halves_of(b: Block, o: Operand, word: int, is_bfloat16: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lower and the upper 16-bit float of a register."""
-    bits = np.broadcast_to(b.bits(o, word), (b.threads,))
-    parts = bits & U32(0xFFFF), bits >> U32(16)
-    if is_bfloat16:
-        return tuple((part << U32(16)).view(F32) for part in parts)
-    return tuple(part.astype(np.uint16).view(np.float16).astype(F32) for part in parts)
+def words_of(b: Block, o: Operand, count: int) -> np.ndarray:
+    """Return [count, threads]: registers that follow one another."""
+    return np.stack([np.broadcast_to(b.bits(o, word), (b.threads,)) for word in range(count)])
+
+
+def halves_of(words: np.ndarray, is_bfloat16: bool) -> np.ndarray:
+    """Return [..., 2] as float32: the lower and the upper 16-bit float of each register."""
+    parts = words.view(np.uint16).reshape(*words.shape, 2)
+    return (parts.astype(U32) << U32(16)).view(F32) if is_bfloat16 else parts.view(np.float16).astype(F32)
 
 
 def matrix_product(i: Instruction) -> Action:
@@ -182,23 +188,18 @@ def matrix_product(i: Instruction) -> Action:
     is_bfloat16 = "BF16" in i.modifiers
 
     def act(b: Block, mask: np.ndarray) -> None:
+        # A lane 4 r + c holds rows r and columns 2 c, 2 c + 1 of 8x8 matrices; the left one's stand below one another
+        # first, then side by side.
         warps = b.threads // WARP
-        left, right, sums = np.zeros((warps, 16, 16), F32), np.zeros((warps, 16, 8), F32), np.zeros((warps, 16, 8), F32)
-        lane = np.arange(WARP)
-        row, column = lane // 4, lane % 4 * 2
-        for word, (down, across) in enumerate(((0, 0), (8, 0), (0, 8), (8, 8))):
-            for k, part in enumerate(halves_of(b, x, word, is_bfloat16)):
-                left[:, row + down, column + across + k] = part.reshape(warps, WARP)
-        for word in range(2):
-            for k, part in enumerate(halves_of(b, y, word, is_bfloat16)):
-                right[:, column + 8 * word + k, row] = part.reshape(warps, WARP)
-        for word in range(4):
-            value = np.broadcast_to(b.bits(z, word), (b.threads,)).view(F32)
-            sums[:, row + 8 * (word // 2), column + word % 2] = value.reshape(warps, WARP)
-        sums = left @ right + sums
-        for word in range(4):
-            result = sums[:, row + 8 * (word // 2), column + word % 2].reshape(-1)
-            b.write(to, np.ascontiguousarray(result).view(U32), mask, word)
+        left = halves_of(words_of(b, x, 4), is_bfloat16).reshape(2, 2, warps, 8, 4, 2)
+        left = left.transpose(2, 1, 3, 0, 4, 5).reshape(warps, 16, 16)
+        right = halves_of(words_of(b, y, 2), is_bfloat16).reshape(2, warps, 8, 4, 2)
+        right = right.transpose(1, 0, 3, 4, 2).reshape(warps, 16, 8)
+        sums = words_of(b, z, 4).view(F32).reshape(2, 2, warps, 8, 4)
+        sums = left @ right + sums.transpose(2, 0, 3, 4, 1).reshape(warps, 16, 8)
+        results = sums.reshape(warps, 2, 8, 4, 2).transpose(1, 4, 0, 2, 3).reshape(4, b.threads)
+        for word, result in enumerate(results.view(U32)):
+            b.write(to, result, mask, word)
 
     return act
 
