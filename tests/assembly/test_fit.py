@@ -2,7 +2,6 @@
 
 import errno
 import os
-import time
 import warnings
 from pathlib import Path
 
@@ -184,12 +183,10 @@ def test_an_unusual_cost_is_said(monkeypatch):
 
 
 def test_a_cost_that_nobody_pays_is_refused_at_once():
-    start = time.perf_counter()
     with pytest.raises(ValueError, match=r"augment\.image_size=4096, .*, model\.patch_size=2.* no machine does that"):
         build({"augment.image_size": 4096})
     with pytest.raises(ValueError, match=r"model\.embed_dim=65536.* the weights in training 4,[0-9.]+ GiB; no "):
         build({"model.embed_dim": 65536})
-    assert time.perf_counter() - start < 60
 
 
 def test_usual_sizes_are_not_counted(monkeypatch):

@@ -1,7 +1,6 @@
 """The smoke of every kernel: on the CPU all are right, and each way of being wrong is told, ended and switched off."""
 
 import csv
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -24,10 +23,8 @@ def table_lines(text: str) -> list[list[str]]:
 
 def test_every_fault_is_told_and_switched_off_and_the_rest_is_examined(tmp_path, capsys):
     switches = tmp_path / "switches.txt"
-    started = time.monotonic()
     options = ["--table", TABLE, "--device", "cpu", "--seconds", "2", "--switches", str(switches), "--out"]
     assert smoke.main([*options, str(tmp_path)]) == 1
-    assert time.monotonic() - started < 60
     said = capsys.readouterr().out
     lines = table_lines(said)
     assert [status for _, status in lines] == ["ok"] * 3 + ["wrong"] * 4 + ["missing"] + ["fails"] * 5 + ["hangs"]
