@@ -1,6 +1,7 @@
 """Weights of another model as a start: against timm's own loading of pretrained weights."""
 
 import pytest
+import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 
@@ -98,3 +99,18 @@ def test_what_does_not_fit_is_named_and_nothing_changes(change, message):
     with pytest.raises(ValueError, match=message):
         start_from(model, weights)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_a_first_convolution_is_fitted_to_other_channels_as_timm_does(channels):
+    torch.manual_seed(0)
+    weights = timm.create_model("test_vit").state_dict()
+    loaded = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(weights)}}
+    expected = timm.create_model("test_vit", in_chans=channels, **loaded).state_dict()
+    model = timm.create_model("test_vit", in_chans=channels)
+    start = start_from(model, weights)
+    assert start.resized == ("patch_embed.proj.weight",) and not start.new
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    five, two = timm.create_model("test_vit", in_chans=5), timm.create_model("test_vit", in_chans=2)
+    with pytest.raises(ValueError, match=r"patch_embed.proj.weight has shape .*5, 16, 16\], the model needs"):
+        start_from(two, five.state_dict())

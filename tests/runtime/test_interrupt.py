@@ -141,7 +141,7 @@ def test_while_the_teacher_trains_and_then_while_the_student_is_built(command, t
     assert not (tmp_path / "run").exists()
 
     with monkeypatch.context() as patch:
-        patch.setattr(lanes, "build_student", ctrl_c(lanes.build_student, 2))  # the first is the teacher
+        patch.setattr(lanes, "build_trained_part", ctrl_c(lanes.build_trained_part, 2))  # the first is the teacher
         assert main(command) == 130
     assert capsys.readouterr().err == "stopped before the first step; nothing is lost: the same command begins again\n"
     assert not (tmp_path / "run").exists()
@@ -159,7 +159,7 @@ def test_while_the_first_step_is_compiled(command, tmp_path, monkeypatch, capsys
 
 
 def test_every_other_command_says_so_in_a_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lgfast.predict.find_pictures", ctrl_c(lambda paths: []))
+    monkeypatch.setattr("lgfast.predict.load_classifier", ctrl_c(lambda *place: None))
     assert predict(["run", "a.png", "--out", str(tmp_path / "new" / "a.csv")]) == 128 + signal.SIGINT
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
     assert not list(tmp_path.iterdir())
