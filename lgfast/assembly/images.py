@@ -193,7 +193,7 @@ def check_pixels(train: SplitImages, test: SplitImages) -> None:
     if isinstance(train, ImageSet) and isinstance(test, ImageSet) and train.format != test.format:
         raise ValueError(
             f"data.pixels: {train.where(0)} is {train.format}, and {test.where(0)} is {test.format}; a network takes "
-            "images of one kind: convert one part, or use data.pixels=rgb, which makes 8-bit RGB of pictures"
+            "images of one format: convert one part, or use data.pixels=rgb, which makes 8-bit RGB of pictures"
         )
 
 
@@ -211,8 +211,11 @@ def check_crops(config: Config, train: SplitImages) -> None:
 
 
 def settle(config: Config, splits: DataSplits | None = None) -> Config:
-    """Return the configuration with what the images decide: the number of epochs for `epochs: 0`, the format of
-    pixels and their mean and deviation for `data.pixels: stored`."""
+    """Return the configuration with what the images decide.
+
+    For `epochs: 0` that is the number of epochs. For `data.pixels: stored` it is the format of pixels, their mean and
+    deviation.
+    """
     if config.epochs > 0 and config.data.pixels != "stored":
         return config
     splits = splits or load_splits(config)
@@ -220,7 +223,7 @@ def settle(config: Config, splits: DataSplits | None = None) -> Config:
 
 
 def settle_pixels(config: Config, images: SplitImages) -> Config:
-    """For `data.pixels: stored`, name the format, and measure the training images unless `augment.mean` is set."""
+    """Set the format for `data.pixels: stored`, and measure the training images unless `augment.mean` is set."""
     if config.data.pixels != "stored" or not isinstance(images, ImageSet):
         return config
     spec, usual, channels = config.augment, AugmentSpec(), images.format.channels

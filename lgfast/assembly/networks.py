@@ -93,7 +93,7 @@ def build_trained_part(
     """Build a fresh student with its optimizer; also return a line about the weights it starts from, "" for its own.
 
     Args:
-        images: to train on; their classes count.
+        images: the training images, which say the classes.
         teacher: gives the widths of the maps to imitate; None: there is none.
         is_new: load the weights that the run starts from.
     """

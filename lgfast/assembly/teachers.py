@@ -86,8 +86,10 @@ def teacher_source(
 
 
 def check_student(config: Config, images: SplitImages) -> None:
-    """Raise a ValueError for a student that cannot be trained, before its teacher is: for its batches, its network and
-    taps, the stages to imitate, its optimizer."""
+    """Raise a ValueError for a student that cannot be trained, before its teacher is trained.
+
+    Build its network and taps with an untrained teacher, its optimizer, and the loader of its batches.
+    """
     cpu = torch.device("cpu")
     config = dataclasses.replace(config, precision="fp32", step=dataclasses.replace(config.step, compile="off"))
     with torch.random.fork_rng(devices=()):
@@ -97,7 +99,7 @@ def check_student(config: Config, images: SplitImages) -> None:
 
 
 class WaitingForTeacher(Waiting):
-    """The wait for another process that trains the teacher; looks at signals too.
+    """Waits for another process that trains the teacher, and looks at signals.
 
     Args:
         run_dir: the teacher's folder.
@@ -139,7 +141,7 @@ def teacher_config(config: Config) -> Config:
         raise ValueError(f"teacher.recipe: {config.teacher.recipe} itself has a teacher; name a recipe of a plain CNN")
     model = dataclasses.replace(teacher.model, name=config.teacher.name or teacher.model.name)
     augment = dataclasses.replace(teacher.augment, image_size=config.augment.teacher_size, teacher_size=0)
-    if not config.data.is_rgb:  # measured on the images
+    if not config.data.is_rgb:  # the teacher gets what was measured on the student's images
         seen = {name: getattr(config.augment, name) for name in ("mean", "std", "value_range")}
         augment = dataclasses.replace(augment, **seen)
     own = {name: getattr(teacher.data, name) for name in ("batch_size", "seed", "views")}

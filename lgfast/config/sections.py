@@ -55,9 +55,9 @@ class DataConfig(Section):
     skip_broken: bool = False  # leave out images that cannot be decoded, with a warning that counts and names them
     exif_orientation: bool = False  # turn image files as their EXIF tag says
     stored_side: Count | None = 0  # reduce images whose short side is longer to this; 0: never; none: to what views use
-    # rgb: 8-bit RGB, whatever the files hold; stored: the channels and bits of the files of a folder, .npy arrays
-    # [h, w, channels] too, all of one kind; the run then keeps the kind (uint16x1), and measures augment.mean and std
-    pixels: Annotated[str, Text(rf"rgb|stored|{PATTERN}", "rgb, stored, or a kind such as uint8x1 or uint16x4")] = "rgb"
+    # rgb: 8-bit RGB, whatever the files hold; stored: the channels and bits that the files of a folder hold, also .npy
+    # arrays [h, w, channels]. All files have one format (uint16x1); the run keeps it, and measures augment.mean and std
+    pixels: Annotated[str, Text(rf"rgb|stored|{PATTERN}", "rgb, stored, or a format such as uint8x1, uint16x4")] = "rgb"
     # CSV with the columns file and label (and split: train, test or val, where it says the parts), in place of class
     # folders; its path, or its name below root
     labels: PathText = ""
@@ -328,7 +328,7 @@ class Config(Section):
             raise ValueError("optim.label_smoothing: smooths one class an image; use 0 with data.label_separator")
 
     def _check_pixels(self) -> None:
-        """Raise a ValueError for augmentation that the images' pixels do not go with."""
+        """Raise a ValueError for augmentation that does not fit the images' pixels."""
         spec, format = self.augment, parse_format(self.data.pixels)
         if self.data.is_rgb and spec.channels != 3:
             raise ValueError(f"augment.mean: expected 3 values, since images are RGB, got {spec.channels}")
@@ -345,13 +345,13 @@ class Config(Section):
 
     @property
     def channels(self) -> int:
-        """Values of a pixel, as the network takes them.
+        """The number of values of a pixel, as the network takes them.
 
         Raises:
-            ValueError: `data.pixels: stored` is not settled, since no image was read.
+            ValueError: `data.pixels` is still `stored`: no image has been read.
         """
         if self.data.pixels == "stored":
-            raise ValueError("data.pixels: the kind of the images is not known before they are read")
+            raise ValueError("data.pixels: the format of the images is not known before they are read")
         return self.augment.channels
 
     def _targets_obstacle(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Keep images of any channels and depth where their views are made, by PyTorch, on CPU and GPU alike."""
+"""Keep images of any channels and depth on the CPU or GPU on which PyTorch makes their views."""
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ from lgfast.spec.augment import AugmentSpec
 
 
 class AnyImages:
-    """Makes batches of an ImageSet of any format; the plans of views are those of 8-bit RGB.
+    """Makes batches of an ImageSet of any format. Views have the plans that 8-bit RGB images of their size would get.
 
     Args: as of `ResidentImages`.
     """
 
-    index_device = plan_device = torch.device("cpu")  # a plan's numbers say on the host which pixels are read
+    index_device = plan_device = torch.device("cpu")  # the host reads plans, to know which pixels to take
 
     def __init__(self, image_set: ImageSet, device: torch.device, limit_bytes: int | None = None) -> None:
         self.image_set, self.device = image_set, device
@@ -26,7 +26,7 @@ class AnyImages:
         self.pixels = image_set.pixels if stored is None else stored.pixels
 
     def make(self, indices: Tensor, counter: Tensor | None, spec: AugmentSpec, dtype: torch.dtype) -> Batch:
-        """As `ResidentImages.make`, with `indices` (B,) and `counter` (2,) on CPU."""
+        """Make a batch as `ResidentImages.make` does; `indices` (B,) and `counter` (2,) are on the CPU."""
         images, sizes = self.image_set, self.image_set.sizes[indices]
         plan = eval_plan(spec, sizes) if counter is None else augment_plan(spec, sizes, indices, counter)
         pictures = [self.picture(index) for index in indices.tolist()]
@@ -35,7 +35,7 @@ class AnyImages:
         return Batch(views.to(dtype), None if teacher_views is None else teacher_views.to(dtype), labels, on_device)
 
     def picture(self, index: int) -> Tensor:
-        """Image `index`, [h, w, C], on the device; uint16 as int32, since PyTorch computes little with it."""
+        """Return image `index` [h, w, C] on the device; uint16 as int32, since PyTorch computes little with uint16."""
         format, (height, width) = self.image_set.format, self.image_set.sizes[index].tolist()
         start = int(self.image_set.offsets[index])
         content = self.pixels[start : start + height * width * format.num_bytes].to(self.device, non_blocking=True)

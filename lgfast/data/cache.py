@@ -199,7 +199,7 @@ def check_one_format(first: tuple[Path, PixelFormat], path: Path, format: PixelF
     """Raise a ValueError that names both files where pixels differ in format."""
     if format != first[1]:
         raise ValueError(
-            f"data.pixels: {path} is {format}, and {first[0]} is {first[1]}; a network takes images of one kind: "
+            f"data.pixels: {path} is {format}, and {first[0]} is {first[1]}; a network takes images of one format: "
             "convert or remove those of one, or use data.pixels=rgb, which makes 8-bit RGB of pictures"
         )
 

@@ -89,7 +89,7 @@ def find_source(
     label_separator: str = "",
     with_arrays: bool = False,
 ) -> Source:
-    """The files of a split, found and listed but not decoded; `with_arrays` counts .npy files of a "folder" in."""
+    """List the files of a split without decoding them; `with_arrays` includes the .npy files of a "folder"."""
     if labels and name in DATASET_NAMES and name != "folder":
         raise ValueError(f"data.labels: {name} has labels of its own; use data.dataset=folder")
     if name not in SOURCES:

@@ -1,4 +1,4 @@
-"""Decoding image files on all cores, in order, with progress: to 8-bit RGB, or to the pixels that they hold."""
+"""Decode image files on all cores, in order, with progress: to 8-bit RGB, or to the pixels that they hold."""
 
 import io
 import sys
@@ -36,8 +36,8 @@ class Decoding:
         stored_side: reduce an image whose short side is longer to this one; 0: never.
         max_pixels: refuse an image that holds more, before it takes memory. Pillow's own bound is twice the default.
         max_side: refuse an image of which a side is longer after all that; 0: none.
-        pixels: "rgb": 8-bit RGB; "stored": the channels and depth of the file; a format, as "uint16x1": likewise, and
-            other files are refused.
+        pixels: "rgb" for 8-bit RGB; "stored" for the channels and depth of the file; a format, such as "uint16x1", for
+            the same, but files of other formats are refused.
     """
 
     exif_orientation: bool = False
@@ -92,7 +92,7 @@ def decode_bytes(encoded: bytes, path: Path, decoding: Decoding = AS_STORED) -> 
 
 
 def decode_picture(encoded: bytes, decoding: Decoding) -> np.ndarray:
-    """Decode what Pillow reads."""
+    """Decode an image of a format that Pillow reads."""
     with Image.open(io.BytesIO(encoded), formats=formats()) as image:
         check_pixels(image.size, decoding.max_pixels)
         size = stored_size(image.size, decoding.stored_side)
@@ -140,10 +140,10 @@ def has_deep_colour(image: Image.Image) -> bool:
 
 
 def as_kept(array: np.ndarray) -> np.ndarray:
-    """Return an array as uint8, uint16 or float32, of which one holds its values.
+    """Return an array as uint8, uint16 or float32, whichever holds its values.
 
     Raises:
-        ValueError: none does: they are of 32 bits or more, complex, no numbers or not finite.
+        ValueError: none holds them: they are integers above MOST_EXACT, complex, not finite or no numbers.
     """
     if array.dtype.kind == "b":
         array = array.astype(np.uint8)
@@ -151,7 +151,7 @@ def as_kept(array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     if array.dtype.kind not in "iuf":
         raise ValueError(f"an array of {array.dtype}; expected numbers")
-    with np.errstate(over="ignore"):  # said below
+    with np.errstate(over="ignore"):  # reported below
         kept = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(kept).all():
         raise ValueError("values that are not finite (NaN or infinite); replace them")

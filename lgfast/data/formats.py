@@ -35,7 +35,7 @@ def image_suffixes(with_arrays: bool = False) -> set[str]:
     """Return the lower-case suffixes of files that count as images.
 
     Args:
-        with_arrays: .npy too, which data.pixels=stored reads.
+        with_arrays: include .npy, which data.pixels=stored reads.
     """
     found = SUFFIXES | HEIF_SUFFIXES if "HEIF" in formats() else SUFFIXES
     return found | {ARRAY_SUFFIX} if with_arrays else found

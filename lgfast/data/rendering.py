@@ -17,7 +17,7 @@ def rendered(image: np.ndarray) -> np.ndarray:
 
 
 def how_rendered(pixels: str) -> str:
-    """A sentence about pictures of pixels in a format, as data.pixels has it; "" for 8-bit RGB."""
+    """Return a sentence on how pictures show pixels of a format (a value of data.pixels); "" for 8-bit RGB."""
     format = parse_format(pixels)
     if format is None or format == PixelFormat("uint8", 3):
         return ""

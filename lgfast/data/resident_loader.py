@@ -19,8 +19,8 @@ from lgfast.spec.pixels import RGB
 class ResidentLoader(EpochLoader[ImageSet]):
     """Training batches from images in memory; arguments as `EpochLoader`. `workers` is not used: threads work.
 
-    PyTorch makes the views of images that are not 8-bit RGB; of others, the order of the epoch and the plan of every
-    view are drawn on the device.
+    For images of 8-bit RGB the order of the epoch and the plan of every view are drawn on the device. PyTorch makes the
+    views of other images.
     Raises:
         ValueError: on a GPU, an image is too large for `augment`.
     """

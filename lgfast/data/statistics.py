@@ -1,4 +1,4 @@
-"""Measure the pixels of training images: the values that stand for 0 and 1, mean and standard deviation a channel."""
+"""Measure the pixels of training images: the values that stand for 0 and 1, and each channel's mean and deviation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PixelStatistics(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Sums over the pixels of an image, float64 a channel, and what its values lie between."""
+    """Sums over the pixels of an image, float64 for each channel, and its lowest and highest value."""
 
     pixels: int
     total: np.ndarray
@@ -49,10 +49,10 @@ def moments(image: np.ndarray) -> Moments:
 
 
 def combined(parts: list[Moments], value_range: tuple[float, float] | None) -> PixelStatistics:
-    """The statistics of all pixels.
+    """Return the statistics of the pixels of all parts.
 
     Args:
-        value_range: None: the lowest and the highest value.
+        value_range: the values that stand for 0 and 1; None: the lowest and the highest value of all.
     """
     count = sum(part.pixels for part in parts)
     mean = np.sum([part.total for part in parts], axis=0) / count
@@ -71,7 +71,7 @@ def measure(images: ImageSet, value_range: tuple[float, float] | None = None) ->
     """Measure up to MOST_MEASURED images.
 
     Args:
-        value_range: in place of the format's own, or of the lowest and the highest value.
+        value_range: the values that stand for 0 and 1; None: those of the format, or else the lowest and the highest.
     """
     count = min(len(images), MOST_MEASURED)
     chosen = torch.linspace(0, len(images) - 1, count, dtype=torch.float64).long().tolist()

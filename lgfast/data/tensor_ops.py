@@ -1,7 +1,7 @@
 """Pillow's and timm's operations on images of any number of channels and any depth, in float32 PyTorch.
 
-Values are parts of a range, 0 to 1; where they come from 8 bits, results are Pillow's to its rounding, apart from the
-blur, which is Gaussian here and three box filters there. Nothing is cut off at 0 or 1.
+Values are shares of the value range, 0 to 1. Nothing is cut off at 0 or 1. For images of 8 bits the results are those
+of Pillow up to its rounding, except for the blur, which is Gaussian here and three box filters in Pillow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def apply_op(images: Tensor, name: str, arguments: Tensor, spec: AugmentSpec) ->
 
 
 def grey(images: Tensor) -> Tensor:
-    """[n, 1, S, S]: the luma of three channels, else the mean of all."""
+    """Return [n, 1, S, S]: the luma of three channels, or the mean of any other number of them."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
     return (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
@@ -48,7 +48,7 @@ def auto_contrast(images: Tensor, _: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, _: Tensor) -> Tensor:
-    """Give each value the share of a channel's pixels that are smaller, of those that are not the largest."""
+    """Replace each value by the share of smaller ones, among the values of its channel that are not the largest."""
     flat = images.flatten(2)
     ranks = torch.searchsorted(flat.sort().values, flat.contiguous())
     largest = (flat == flat.amax(2, keepdim=True)).sum(2, keepdim=True)
@@ -57,14 +57,14 @@ def equalize(images: Tensor, _: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the upper bits of 8."""
+    """Keep the given number of upper bits of 8."""
     step = 2 ** (8 - bits.trunc().clamp(0, 8))
     kept = ((images * 255 + 0.5) / step).floor() * step / 255
     return torch.where(bits >= 8, images, kept)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert values from a threshold of 256 on."""
+    """Invert values from a threshold on, which is on the scale of 8 bits."""
     return torch.where(images * 255 < threshold.trunc() - 0.5, images, 1 - images)
 
 
@@ -120,7 +120,7 @@ COLOUR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def matrices(first: tuple, second: tuple, like: Tensor) -> Tensor:
-    """[n, 2, 3] float64: where in the source the pixel (x, y) of a result comes from, a row a coordinate."""
+    """Return [n, 2, 3] float64, which map a pixel (x, y, 1) of the result to its place in the source."""
     rows = [
         torch.stack([torch.as_tensor(value).to(like).expand_as(like) for value in row], -1) for row in (first, second)
     ]
@@ -128,7 +128,7 @@ def matrices(first: tuple, second: tuple, like: Tensor) -> Tensor:
 
 
 def rotation(degrees: Tensor, size: int) -> Tensor:
-    """About the centre, counter-clockwise."""
+    """Return the matrices of rotations about the centre, counter-clockwise."""
     angle, centre = -degrees * (math.pi / 180), size / 2
     cos, sin = angle.cos(), angle.sin()
     return matrices((cos, sin, centre - centre * (cos + sin)), (-sin, cos, centre - centre * (cos - sin)), degrees)
@@ -143,15 +143,15 @@ GEOMETRIC: dict[str, Callable[[Tensor, int], Tensor]] = {
     "TranslateXPixels": lambda pixels, size: matrices((1, 0, pixels), (0, 1, 0), pixels),
     "TranslateYPixels": lambda pixels, size: matrices((1, 0, 0), (0, 1, pixels), pixels),
 }
-assert set(COLOUR) | set(GEOMETRIC) | {"Hue"} == set(AUGMENT_OPS)  # the hue is of RGB in 8 bits
+assert set(COLOUR) | set(GEOMETRIC) | {"Hue"} == set(AUGMENT_OPS)  # only 8-bit RGB has a hue
 
 
 def warped(images: Tensor, matrix: Tensor, resample: str, fill: Tensor) -> Tensor:
-    """Pillow's affine transform: what lies outside has a colour, and filters at the edge see it continued.
+    """Apply Pillow's affine transform: places outside get the colour `fill`, and filters see the edge continued.
 
     Args:
         images: [n, C, S, S].
-        matrix: [n, 2, 3], of `matrices`.
+        matrix: [n, 2, 3], from `matrices`.
         resample: "nearest", "bilinear" or "bicubic".
         fill: [C].
     """
@@ -173,7 +173,7 @@ def warped(images: Tensor, matrix: Tensor, resample: str, fill: Tensor) -> Tenso
 
 
 def taps(place: Tensor, resample: str) -> list[tuple[Tensor, Tensor]]:
-    """Indices and weights of the pixels that a filter reads at a place, along one axis."""
+    """Return indices and weights of the pixels that a filter reads at a place, along one axis."""
     if resample == "nearest":
         return [(place.floor().long(), torch.ones_like(place))]
     first = (place - 0.5).floor()

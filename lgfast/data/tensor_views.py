@@ -1,4 +1,4 @@
-"""Make the views that a plan describes of images of any channels and depth: `augment` in float32 PyTorch."""
+"""Make the views that a plan describes, for images of any channels and depth: `augment` in float32 PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_views(pictures: Sequence[Tensor], plan: Tensor, spec: AugmentSpec) -> t
     Args:
         pictures: [h, w, C] each, int or float, on the device where views are made.
         plan: (B, P) float64 on CPU, of `augment_plan` or `eval_plan`.
-        spec: that the plan belongs to; it has a mean for each channel.
+        spec: the one of the plan; it has a mean for each channel.
     Returns:
         images (B, C, S, S) float32; teacher_images (B, C, s, s), or None for spec.teacher_size 0.
     """
@@ -38,7 +38,7 @@ def make_views(pictures: Sequence[Tensor], plan: Tensor, spec: AugmentSpec) -> t
 
 
 def cropped(picture: Tensor, row: dict[str, float], spec: AugmentSpec) -> Tensor:
-    """The crop of a picture at the output's size, (C, S, S) float32, as parts of the value range."""
+    """Return the crop of a picture at the output's size, (C, S, S) float32, as shares of the value range."""
     top, left, height, width = (int(row[f"crop_{name}"]) for name in ("top", "left", "height", "width"))
     low, high = spec.value_range
     crop = picture[top : top + height, left : left + width].permute(2, 0, 1).float()
@@ -50,7 +50,7 @@ def cropped(picture: Tensor, row: dict[str, float], spec: AugmentSpec) -> Tensor
 
 
 def resized(image: Tensor, size: int, resample: str) -> Tensor:
-    """Pillow's resize of an image (C, h, w) to a square, without its rounding."""
+    """Resize an image (C, h, w) to a square as Pillow does, without its rounding."""
     if resample != "nearest":
         return F.interpolate(image[None], size=(size, size), mode=resample, antialias=True)[0]
     rows, columns = (nearest(side, size).to(image.device) for side in image.shape[1:])
@@ -58,7 +58,7 @@ def resized(image: Tensor, size: int, resample: str) -> Tensor:
 
 
 def nearest(side: int, size: int) -> Tensor:
-    """The pixel that each of `size` reads; summed up step by step as Pillow does, which decides on pixels' edges."""
+    """Return the pixel that each of `size` reads. Adds steps one by one as Pillow does, which decides at the edges."""
     steps = torch.full((size,), side / size, dtype=torch.float64)
     steps[0] /= 2
     return steps.cumsum(0).long()
@@ -101,7 +101,7 @@ def erase(images: Tensor, rows: Sequence[dict[str, float]], mode: str) -> None:
 
 
 def erase_noise(key: Tensor, num_pixels: int, channels: int) -> Tensor:
-    """Normal noise (num_pixels, channels) float32; of up to three channels the reference's."""
+    """Return normal noise (num_pixels, channels) float32; for up to three channels that of the reference."""
     num_blocks = -(-channels // 4)
     counter = torch.zeros(num_pixels, num_blocks, 4, dtype=torch.int64, device=key.device)
     counter[..., 0] = torch.arange(num_pixels, device=key.device)[:, None]

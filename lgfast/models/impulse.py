@@ -33,9 +33,9 @@ def init_impulse(model: nn.Module) -> None:
 
         P W_Q W_K^T P^T  ~  1000 H + 3 Z,   Z of truncated normal noise where H is 0
 
-    as well as the rank of a head allows, W_Q and W_K of norm 7. Heads take the nine offsets of a 3 x 3 filter in turn.
-    Values and projection are those of `init_mimetic`, biases become 0, learned positions are multiplied by 18. The
-    noise comes from torch's global generator.
+    as closely as the rank of a head allows, with W_Q and W_K of norm 7. Heads take the nine offsets of a 3 x 3 filter
+    in turn. Values and projection are those of `init_mimetic`, biases become 0, learned positions are multiplied by 18.
+    The noise comes from torch's global generator.
 
     Args:
         model: with `pos_embed` [1, prefix + h * w, d] of a square grid, and blocks of that width whose attention holds

@@ -89,10 +89,11 @@ def pretrained_weights(name: str) -> dict[str, Tensor]:
 
 
 def hub_file(stated: PretrainedCfg | None) -> dict[str, str]:
-    """Where timm shall read weights: {"file": path} in the hub's cache; {}: it fetches them.
+    """Return where timm is to read weights: {"file": path} if the hub's cache holds them; {} if timm is to fetch them.
 
-    timm asks the hub about cached files too, and for files that it lacks it waits most of a minute where there is no
-    network; here one question is asked, once.
+    timm asks the hub about cached files too, and without a network it waits most of a minute for files that it lacks.
+    This function asks at most once.
+
     Raises:
         ConnectionError: the file is not in the cache, and the hub does not give it.
     """
@@ -136,7 +137,7 @@ def filtered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def first_layers(model: nn.Module) -> list[str]:
-    """Names of the weights that read the images."""
+    """Return the names of the weights that read the images."""
     stated = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv") or ()
     return [f"{name}.weight" for name in ([stated] if isinstance(stated, str) else stated)]
 
@@ -149,11 +150,11 @@ def takes_other(name: str, found: Mapping[str, Tensor], own: Mapping[str, Tensor
 
 
 def first_layer(weight: Tensor, own: Tensor) -> Tensor:
-    """The weight for another number of channels as timm does: the sum for one, else repeated and scaled."""
+    """Return the weight for another number of channels, as timm does: the sum for one, else repeated and scaled."""
     try:
         return adapt_input_conv(own.shape[1], weight)
     except NotImplementedError:  # timm adapts weights for three channels
-        return weight  # named by `check_fit`
+        return weight  # `check_fit` names it
 
 
 def must_resize(name: str, tensor: Tensor, own: Mapping[str, Tensor]) -> bool:
@@ -166,7 +167,7 @@ def resize(name: str, positions: Tensor, own: Tensor) -> Tensor:
         return F.interpolate(positions, own.shape[2:], mode="bicubic", antialias=True, align_corners=False)
     (prefix, side), (own_prefix, own_side) = grid(positions), grid(own)
     if positions.ndim != 3 or positions.shape[2] != own.shape[2] or prefix != own_prefix:
-        return positions  # named by `check_fit`
+        return positions  # `check_fit` names them
     return resample_abs_pos_embed(positions, [own_side, own_side], [side, side], num_prefix_tokens=prefix)
 
 

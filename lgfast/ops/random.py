@@ -14,14 +14,14 @@ MASK_32 = 0xFFFFFFFF
 NUM_TRIES = 10  # rejection sampling of a crop or an erase rectangle, as in timm
 
 # Blocks of four 32-bit words per (seed, epoch, index).
-CROP_BLOCK = 0  # ... 9, one per try: area, ratio, top, left
+CROP_BLOCK = 0  # to 9, one block per try: area, ratio, top, left
 FLIP_BLOCK = 10  # flip, erase or not, shift_y, shift_x
 NOISE_BLOCK = 11  # key of the erase noise (two words), vertical flip
-ERASE_BLOCK = 12  # ... 21, one per try: area, ratio, top, left
-JITTER_BLOCK = 22  # ... 23: brightness, contrast, saturation, hue; sort keys of their order
+ERASE_BLOCK = 12  # to 21, one block per try: area, ratio, top, left
+JITTER_BLOCK = 22  # to 23: brightness, contrast, saturation, hue; sort keys of their order
 TRIVIAL_AUGMENT_BLOCK = 24  # operation, magnitude, sign
 THREE_AUGMENT_BLOCK = 25  # operation, radius
-RAND_AUGMENT_BLOCK = 32  # two per slot: fire, op, sign, uniform magnitude; normal magnitude (two words)
+RAND_AUGMENT_BLOCK = 32  # two blocks per slot: fire, op, sign, uniform magnitude; normal magnitude (two words)
 PERMUTATION_BLOCK = 1 << 16  # sort keys of the epoch's order
 BALANCE_BLOCK = 1 << 18  # sort keys of an order that shows the classes equally often
 MIX_BLOCK = 1 << 17  # mixup and cutmix, keyed by the batch's number instead of a sample's index

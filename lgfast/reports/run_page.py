@@ -111,7 +111,7 @@ def write_folds_page(folder: Path, table: Table, together: Answers, answers: Pat
 
 
 def answered(folder: Path, answers: Answers | None, pixels: str) -> dict[str, Any]:
-    """What a page shows of the answers, from the files about them; `pixels` as data.pixels has it."""
+    """Return what a page shows of the answers, from the files about them. `pixels` is the value of data.pixels."""
     rendering = how_rendered(pixels)
     kept = [
         Picture("Confusion", "Rows are true classes, columns what they were named.", folder / "confusion.png"),

@@ -53,8 +53,10 @@ def write_page(study: Study, runs: Sequence[RunRow], settings: Sequence[SettingR
 
 
 def write_run_pages(runs: Sequence[RunRow]) -> None:
-    """Write the page of each shown run that is complete, lies on this machine and has no page yet, unless its
-    log.report is off."""
+    """Write the page of each shown run that is complete, lies on this machine and has no page yet.
+
+    Runs with `log.report: false` get none.
+    """
     for run in runs[:MAX_ROWS]:
         folder = Path(run.run_dir)
         if run.state == "complete" and (folder / FILE).is_file() and not (folder / PAGE).exists():

@@ -193,7 +193,7 @@ def test_a_teacher_of_other_channels_is_refused(bands, tmp_path):
         ({"data.pixels": "rgb", "augment.value_range": "0,1"}, "augment.value_range: 8-bit RGB has 0 to 255"),
         ({"augment.value_range": "1,1"}, "augment.value_range: expected the smaller value first"),
         ({"data.pixels": "uint16x2"}, "augment.mean: expected 2 values, as data.pixels=uint16x2 has, got 3"),
-        ({"data.pixels": "grey"}, "data.pixels: expected rgb, stored, or a kind such as uint8x1"),
+        ({"data.pixels": "grey"}, "data.pixels: expected rgb, stored, or a format such as uint8x1"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(tmp_path, changes, message):

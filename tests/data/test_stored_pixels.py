@@ -155,7 +155,7 @@ def test_images_of_other_kinds_are_named_with_both_files(folder):
         load(folder, "uint8x6")
     write(folder / "b" / "x.png", GREY)
     with pytest.raises(
-        ValueError, match=r"x.png is uint8x1, and .*npy is uint16x6; a network takes images of one kind"
+        ValueError, match=r"x.png is uint8x1, and .*npy is uint16x6; a network takes images of one format"
     ):
         cached(folder_source(folder, "train", 0, with_arrays=True), folder.parent / "cache", True, STORED)
 

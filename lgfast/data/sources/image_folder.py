@@ -26,7 +26,7 @@ def folder_source(root: Path, split: str, test_fraction: float = TEST_FRACTION, 
 
     Args:
         test_fraction: the share of every class that is the test part of a tree without parts; 0: all images train.
-        with_arrays: .npy files are images too.
+        with_arrays: count .npy files as images.
     """
     is_whole = is_flat(root)
     folder = root if is_whole else split_folder(root, split)

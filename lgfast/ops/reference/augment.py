@@ -47,7 +47,7 @@ def apply_plan(image: Image.Image, row: Sequence[float], spec: AugmentSpec) -> t
 
 
 def view_of(image: Image.Image, values: dict[str, float], spec: AugmentSpec) -> Image.Image:
-    """The uint8 part of a view: crop, resize, shift, flips, operations."""
+    """Make the uint8 part of a view: crop, resize, shift, flips, operations."""
     size = spec.image_size
     top, left, height, width = (int(values[f"crop_{name}"]) for name in ("top", "left", "height", "width"))
     picture = resize(image.crop((left, top, left + width, top + height)), size, _RESAMPLE[spec.resample])
@@ -75,7 +75,7 @@ def resize(picture: Image.Image, size: int, resample: Image.Resampling) -> Image
 
 
 def apply_op(picture: Image.Image, name: str, argument: float, spec: AugmentSpec) -> Image.Image:
-    """One operation by timm's function; keeping 0 bits gives black, as Pillow did until it refused."""
+    """Apply one operation by timm's function. Keeping 0 bits gives black, as in Pillow before it refused 0."""
     from timm.data.auto_augment import NAME_TO_OP
 
     if name in ("Posterize", "Solarize", "SolarizeAdd"):
