@@ -4,6 +4,8 @@ The machine code of the library here says it, and is not compiled again: in a cl
 For 8.6 and 8.9, which 8.0's code serves unless the build is asked for them, the kernels are compiled here.
 """
 
+import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 
 import lgfast
 from benchmarks.model import objects
+from benchmarks.suite import build
 from lgfast import _extension
 from lgfast.ops.short_attention import HEAD_DIMS
 from tests.emulation.attention_case import INSTANCES
@@ -112,13 +115,21 @@ SOURCES += ["csrc/augment/instances/augment_bf16.cu"]
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 @pytest.mark.skipif(set(COMPILED) <= set(BUILT), reason="the library has them")
-def test_kernels_fit_in_registers_where_8_0_s_code_is_compiled_for_others(tmp_path):
+def test_kernels_fit_in_registers_where_8_0_s_code_is_compiled_for_others():
+    """What is compiled stays in build/ until a source, this file or the compiler changes."""
+    how = objects.run("nvcc", "--version").encode() + Path(__file__).read_bytes()
+    how = hashlib.blake2b(how, digest_size=4).hexdigest()
+    kept = ROOT / "build" / "resources" / f"{build.digest(('csrc',), build.SUFFIXES)}-{how}"
+    kept.mkdir(parents=True, exist_ok=True)
+
     def compiled(source: str) -> list[Usage]:
-        target = tmp_path / f"{Path(source).stem}.fatbin"
+        target, fresh = kept / f"{Path(source).stem}.fatbin", kept / f"{Path(source).stem}.{os.getpid()}"
         options = ["--fmad=false"] if "augment" in source else []
         code = f"-gencode=arch=compute_80,code=[{','.join(f'sm_{arch}' for arch in COMPILED)}]"
         command = ["nvcc", "-std=c++17", "-O3", *options, f"-I{ROOT / 'csrc'}", "-fatbin", code, ROOT / source]
-        objects.run(*command, "-o", target)
+        if not target.exists():
+            objects.run(*command, "-o", fresh)
+            fresh.replace(target)
         return usages(target)
 
     with ThreadPoolExecutor(2) as pool:
