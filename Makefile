@@ -18,8 +18,9 @@ build: $(INSTALLED)
 	$(PY) setup.py build_ext --inplace
 
 # One worker for each core, each with one thread. The tests of a file stay together, since they share fixtures.
+# Files with slow tests come first (tests/conftest.py), so that the workers end at about the same time.
 test: build
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not gpu" -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not gpu" -n auto --dist loadfile --no-loadscope-reorder
 
 # Runs the numerical tests as other processors, numbers of threads and seeds would run them: two minutes.
 test-portable: build

@@ -14,7 +14,6 @@ from tests.skips import pytest_terminal_summary  # noqa: F401  pytest calls it
 
 THREADS = torch.get_num_threads()  # as OMP_NUM_THREADS says, or one a core
 
-
 gc.disable()  # what the tests import stays: looking through it again and again takes a quarter of the collection
 
 
@@ -24,6 +23,8 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(config, items):
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # workers that begin with the long files end at the same time
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")  # without one, tests/emulation runs the same kernels

@@ -83,6 +83,7 @@ def same_targets(monkeypatch):
         monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", arch_list)
 
 
+@pytest.mark.slow
 @needs_native
 def test_second_build_compiles_nothing(same_targets):
     subprocess.run(BUILD, cwd=ROOT, check=True, capture_output=True)

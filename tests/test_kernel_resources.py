@@ -113,6 +113,7 @@ SOURCES += [f"csrc/{op}/{op}.cu" for op in ("add_layer_norm", "bias_gelu", "feat
 SOURCES += ["csrc/augment/instances/augment_bf16.cu"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 @pytest.mark.skipif(set(COMPILED) <= set(BUILT), reason="the library has them")
 def test_kernels_fit_in_registers_where_8_0_s_code_is_compiled_for_others():

@@ -39,6 +39,7 @@ def test_unknown_row_is_named():
         _ = Cell("deit", "base").recipe
 
 
+@pytest.mark.slow
 def test_table_is_made_from_the_runs_and_made_again_from_disk(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     changes = {k: v for k, v in TINY.items() if k not in ("epochs", "guidance.student_layers", "model.depth")}

@@ -19,6 +19,7 @@ from lgfast.config import load_recipe
 from tests.clock import replaced_clock
 
 
+@pytest.mark.slow
 def test_dry_run_measures_every_part_on_the_cpu(tmp_path):
     committed = sorted(row_file.RESULTS.rglob("*"))
     assert gpu_suite.main(["--dry-run", "--profile", "--out", str(tmp_path)]) == 0

@@ -28,6 +28,7 @@ def names_in(archive: Path) -> set[str]:
         return set(file.getnames())
 
 
+@pytest.mark.slow
 def test_with_kernels_that_hang_are_wrong_or_missing_everything_else_is_measured(tmp_path, monkeypatch, capsys):
     """Runs the first call with tiny shapes; it measures the same as the call on a GPU."""
     monkeypatch.delenv("LGFAST_DISABLE", raising=False)

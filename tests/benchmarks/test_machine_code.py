@@ -164,6 +164,7 @@ def other_compiler() -> str:
     return "" if compilers == {compiler} else f"the rows are of {', '.join(compilers)}, the library of {compiler}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(obstacle() or other_compiler()), reason=obstacle() or other_compiler())
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_a_kernel_stays_within_five_per_cent_of_its_committed_prediction(code, name):

@@ -12,6 +12,8 @@ from tests.emulation.build import build
 from tests.emulation.driver import DTYPES, raw, run_driver
 from tests.ops.feature_mse_cases import STUDENT_SIDES, assert_matches_reference, make_maps
 
+pytestmark = pytest.mark.slow
+
 DLOSS, SCALE, SEEDS = 2.5, 0.5, 3
 
 

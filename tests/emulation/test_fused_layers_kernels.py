@@ -12,6 +12,8 @@ from tests.emulation.build import build
 from tests.emulation.driver import raw, run_driver
 from tests.ops.fused_layers_cases import EPS, assert_matches, compose_gelu, compose_norm, norm_inputs
 
+pytestmark = pytest.mark.slow
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -22,6 +22,8 @@ from tests.attention_truth import (
 from tests.emulation.attention_case import poisoned, run_kernels
 from tests.rounding import assert_rounded
 
+pytestmark = pytest.mark.slow
+
 
 def random_tensor(shape, dtype, seed):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)

@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.faults.harness import command, remove
 
 SCRIPT = """
@@ -48,6 +50,7 @@ def test_every_call_that_changes_a_file_is_counted_and_can_fail(tmp_path):
     assert done.stderr == "" and done.stdout.split() == ["8"] + 8 * ["5"]
 
 
+@pytest.mark.slow
 def test_a_run_survives_what_befalls_its_files():
     program, environment = command("--sample", "4", "--seed", "0")
     done = run(program, [], environment)

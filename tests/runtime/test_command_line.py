@@ -78,6 +78,7 @@ raise SystemExit(main([]))
 """
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_torchs_compiler_is_named_with_its_folder(tmp_path):
     command = [sys.executable, "-c", DAMAGED_CACHE]
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}

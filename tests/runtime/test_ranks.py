@@ -59,6 +59,7 @@ def two_ranks(folder):
     return config, out
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_with_the_same_global_batch(two_ranks, folder):
     config, out = two_ranks
     alone = replace(config, {"run_dir": str(folder / "one")})
@@ -77,6 +78,7 @@ def test_two_ranks_equal_one_with_the_same_global_batch(two_ranks, folder):
     assert read_result(config.run_dir).test_top1 == pytest.approx(read_result(alone.run_dir).test_top1, abs=2)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_restarted_from_the_last_checkpoint(two_ranks, folder):
     config, _ = two_ranks
     killed = replace(config, {"run_dir": str(folder / "killed")})

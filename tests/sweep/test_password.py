@@ -41,6 +41,7 @@ def holds(folder, text):
     return [str(path) for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_password_is_used_by_every_process_and_neither_shown_nor_stored(url, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base, out = tmp_path / "base.yaml", tmp_path / "out"

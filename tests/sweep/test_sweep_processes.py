@@ -13,6 +13,8 @@ from tests.postgres import missing, postgres
 from tests.processes import TrainProcess
 from tests.runs import tiny_config
 
+pytestmark = pytest.mark.slow
+
 GRID = ["--sweep", "optim.lr=1e-3,4e-3", "--sweep", "seed=0,1"]
 
 
