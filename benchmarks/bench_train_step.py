@@ -60,7 +60,7 @@ def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]
     def forward():
         logits, guidance = student(batch.images, targets)
         loss = F.cross_entropy(logits.float(), batch.labels)
-        return loss if guidance is None else loss + GUIDANCE_WEIGHT * guidance
+        return loss if guidance is None else loss + GUIDANCE_WEIGHT * guidance.weighted
 
     def forward_backward():
         step.optimizer.zero_grad()

@@ -33,7 +33,7 @@ def bare_call(setup: Setup, precision: str) -> Callable[[], object]:
         optimizer.zero_grad()
         logits, guidance = student(batch.images, targets)
         loss = F.cross_entropy(logits.float(), batch.labels)
-        loss = loss if guidance is None else loss + GUIDANCE_WEIGHT * guidance
+        loss = loss if guidance is None else loss + GUIDANCE_WEIGHT * guidance.weighted
         loss.backward()
         optimizer.step()
         return loss.detach()

@@ -8,7 +8,10 @@ without their kernel, or of variants, which another kernel replaces.
 import importlib.util
 import os
 
-VARIANTS = ("short_attention_bwd_resident",)  # kernels that another one can replace; csrc knows these names
+VARIANTS = (
+    "short_attention_bwd_resident",
+    "feature_mse_last_block",
+)  # kernels that another one can replace; csrc knows these names
 
 
 def switched_off() -> tuple[str, ...]:

@@ -51,6 +51,10 @@ KNOWN_LOCAL = {
     # 768 threads leave 80 registers: what a pixel's loops share lies in local memory. 23,000 of the 1.15 million
     # instructions of warps of a rotated and sheared image, its plane's own included, read or write memory.
     ("augment", ""): 192,
+    # Twelve blocks at once leave 80 registers. Outside the loops a thread keeps a sum in local memory; where both maps
+    # are resized, three addresses too, read once a student row.
+    ("feature_mse", ""): 16,
+    ("feature_mse", "100"): 40,
     ("augment_plan", ""): 40,  # an array with a computed index, once an image
 }
 MOST_REGISTERS = {"short_attention": 255, "augment": 80}  # of all others 128: two blocks of 256 threads at least

@@ -24,7 +24,8 @@ class Kernel:
 
 # Simple kernels come first, and a fallback before the kernel that it replaces.
 KERNELS = {
-    "feature_mse": Kernel("feature_mse"),
+    "feature_mse_two_launches": Kernel(disabled="feature_mse_last_block"),
+    "feature_mse": Kernel("feature_mse_last_block", fallback="feature_mse_two_launches", whole="feature_mse"),
     "flat_adamw": Kernel("flat_adamw"),
     "augment_plan": Kernel("augment_plan"),
     "augment": Kernel("augment"),

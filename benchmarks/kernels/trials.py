@@ -280,6 +280,7 @@ FEW_TOKENS = {"batch": 1, "tokens": 49, "heads": 2, "head_dim": 32}
 
 # For each kernel: the maker of its trial, its small shape, and its target shape.
 TRIALS: dict[str, tuple[Callable[..., Trial], dict, dict]] = {
+    "feature_mse_two_launches": (guidance, {"batch": 2, "model": "pit_ti"}, {"batch": 256, "model": "deit_tiny"}),
     "feature_mse": (guidance, {"batch": 2, "model": "pit_ti"}, {"batch": 256, "model": "deit_tiny"}),
     "flat_adamw": (adamw, {"sizes": (7, 192, 1000)}, {"sizes": DEIT_TINY_SIZES}),
     "augment_plan": (view_plans, {"batch": 4}, {"batch": 128}),

@@ -18,6 +18,7 @@ LATENCY = {
     "HMMA": 33, "REDG": 20, "FLO": 14, "UFLO": 14, "FCHK": 14,  # [H]
 }  # fmt: skip
 DEFAULT_LATENCY = 30  # [A]
+HOLD = {"MEMBAR": 500}  # clocks until a warp may go on, which no scoreboard says [A]
 OPERANDS_READ = 12  # clocks until the scoreboard of the operands is released [A]
 # Clocks of work that may wait in the queue of a shared pipe; beyond that, warps cannot issue to the pipe [A]
 QUEUE = {"shared": 64.0, "cache": 512.0, "dram": 1536.0}
@@ -32,7 +33,7 @@ FLOAT = {"FFMA", "FADD", "FMUL", "HFMA2", "HADD2", "MOV", "CS2R"}
 DOUBLE = {"DADD", "DMUL", "DFMA", "DSETP"}
 CONVERT = {"I2F", "F2I", "F2F", "FRND"}
 SHARED = {"LDS", "STS", "LDSM", "ATOMS"}
-GLOBAL = {"LDG", "STG", "LDGSTS", "REDG", "LD", "ST"}
+GLOBAL = {"LDG", "STG", "LDGSTS", "REDG", "ATOMG", "LD", "ST"}
 LOCAL = {"LDL", "STL"}
 
 

@@ -58,7 +58,8 @@ const char* attention(int batch, int tokens, int heads, void* qkv, void* out, vo
 
 // Three pairs of square maps, token-major students and channels-last teachers.
 const char* guidance(int batch, const int* channels, const int* student_sides, const int* teacher_sides,
-                     void** students, void** teachers, void** grads, double* partials, float* loss) {
+                     void** students, void** teachers, void** grads, double* partials, uint32_t* counter, float* weight,
+                     float* loss, float* weighted) {
   FeatureMseParams params{};
   params.num_pairs = 3;
   for (int k = 0; k < 3; ++k) {
@@ -74,8 +75,9 @@ const char* guidance(int batch, const int* channels, const int* student_sides, c
     complete_feature_mse_pair(p, batch, 1000.0);
   }
   if (!plan_feature_mse(params, batch, sizeof(bf16), max_smem_bytes())) return "no plan";
-  params.partials = partials;
-  return launch_feature_mse_fwd<bf16>(params, loss, nullptr);
+  params.partials = partials, params.counter = counter;
+  params.scalars = {weight, loss, weighted};
+  return launch_feature_mse_fwd<bf16>(params, nullptr);
 }
 
 const char* guidance_backward(void* grad, float* dloss, void* out, int64_t count) {

@@ -170,10 +170,14 @@ def guidance(batch: int, sides: tuple[int, int, int] = (14, 14, 14)) -> Case:
     start = a.tensors["grad"].data_ptr()
     grads = [ctypes.c_void_p(start + 2 * sum(sizes[:k])) for k in range(3)]
     partials = a.empty("partials", 64 * batch, dtype=torch.float64)
-    loss = a.empty("loss", 1, dtype=torch.float32)
+    counter = a.empty("counter", 1, dtype=torch.int32)
+    scalars = (
+        a.add("weight", torch.full((1,), 2.5)),
+        *(a.empty(x, 1, dtype=torch.float32) for x in ("loss", "weighted")),
+    )
     numbers = [(ctypes.c_int * 3)(*values) for values in (CHANNELS, sides, TEACHER_SIDES)]
     record = functools.partial(
-        library().guidance, batch, *numbers, *map(pointers, (students, teachers, grads)), partials, loss
+        library().guidance, batch, *numbers, *map(pointers, (students, teachers, grads)), partials, counter, *scalars
     )
     maps = sum(a.tensors[name].nbytes for name in a.tensors if name[:7] in ("student", "teacher"))
     return a.case(record, maps + a.tensors["grad"].nbytes)

@@ -53,6 +53,7 @@ from benchmarks.model.sass import Instruction
 from benchmarks.model.transfers import (
     copy_async,
     global_atomic,
+    global_turn,
     load,
     load_constant,
     load_matrix,
@@ -65,6 +66,7 @@ from benchmarks.model.values import Action, integer
 NOTHING = {
     "BSSY", "BSYNC", "NOP", "WARPSYNC", "YIELD", "DEPBAR", "LDGDEPBAR", "ENDCOLLECTIVE", "BREAK", "ERRBAR", "CCTL",
     "MEMBAR", "FENCE", "BMOV", "NANOSLEEP", "PREEXIT", "ACQBULK", "UCGABAR_WAIT", "BPT", "LEPC", "BAR.ARV",
+    "CGAERRBAR",
 }  # fmt: skip
 
 TABLE: dict[str, Callable[[Instruction], Action | None]] = {
@@ -94,9 +96,9 @@ TABLE: dict[str, Callable[[Instruction], Action | None]] = {
     **dict.fromkeys(("REDUX", "CREDUX"), warp_sum),
     **dict.fromkeys(("HFMA2", "HADD2"), halves),
     **dict.fromkeys(("FMNMX", "FMNMX3"), float_extreme),
-    "IDP": dot, "I2IP": pack_bytes, "MUFU": special_function, "F2I": to_integer,
+    "IDP": dot, "I2IP": pack_bytes, "MUFU": special_function, "F2I": to_integer, "UF2I": to_integer,
     "F2FP": pack_floats, "F2F": float_to_float, "FRND": round_to_whole, "LDGSTS": copy_async, "LDSM": load_matrix,
-    "HMMA": matrix_product, "ATOMS": shared_atomic, "REDG": global_atomic, "SHFL": shuffle,
+    "HMMA": matrix_product, "ATOMS": shared_atomic, "REDG": global_atomic, "ATOMG": global_turn, "SHFL": shuffle,
     "P2R": predicates_to_register, "R2P": register_to_predicates, "BAR": barrier, "EXIT": end, "IABS": absolute,
     "FCHK": no_trouble,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from benchmarks.model.kernels import Subject, planned_for
 from benchmarks.model.launches import Case, Launch
 from benchmarks.model.objects import Kernel
 from benchmarks.model.operations import action
-from benchmarks.model.timing import Result, block_clocks, mixed_clocks, steps_of
+from benchmarks.model.timing import SECTOR, Result, block_clocks, mixed_clocks, steps_of
 
 SATURATED = 0.8  # a pipe that is busy for this share of the time bounds the kernel; otherwise latency does
 
@@ -62,15 +62,11 @@ def add_launch(
         raise RuntimeError(f"{launch.smem_bytes} bytes of shared memory are more than {gpu.name} gives a block")
     kinds = []
     for index, count in subject.blocks(launch):
-        place = (
-            index % launch.grid[0],
-            index // launch.grid[0] % launch.grid[1],
-            index // launch.grid[0] // launch.grid[1],
-        )
-        arguments = (launch.grid, launch.threads, launch.smem_bytes, launch.parameters, place)
-        block = Block(kernel, gpu.number, case.memory, *arguments)
+        block = block_at(index, gpu, case, launch, kernel)
         kinds.append((steps_of(block.run(action), kernel.instructions), count))
         found.unmodelled |= block.unmodelled
+    if subject.make_last is not None:
+        found.us += last_clocks(subject, gpu, case, launch, kernel) / gpu.clock_hz * 1e6
     for steps, count in kinds:
         for step in (step for warp in steps for step in warp):
             found.instructions[step.pipe] += count
@@ -91,6 +87,30 @@ def add_launch(
         name, value = busy.most_common(1)[0]
         share = value / (found.us * gpu.clock_hz / 1e6)
         found.bound = name if share >= SATURATED else f"latency ({name} {share:.0%})"
+
+
+def block_at(index: int, gpu: Gpu, case: Case, launch: Launch, kernel: Kernel) -> Block:
+    """The block of this index, before it runs."""
+    x, y, _ = launch.grid
+    place = (index % x, index // x % y, index // x // y)
+    arguments = (launch.grid, launch.threads, launch.smem_bytes, launch.parameters, place)
+    return Block(kernel, gpu.number, case.memory, *arguments)
+
+
+def last_clocks(subject: Subject, gpu: Gpu, case: Case, launch: Launch, kernel: Kernel) -> float:
+    """Clocks of what the last block to end does beyond the others, alone on the GPU."""
+    assert subject.make_last is not None
+    clocks = []
+    for is_last in (False, True):
+        block = block_at(launch.blocks - 1, gpu, case, launch, kernel)
+        if is_last:
+            for name in subject.make_last(case, launch.blocks):
+                tensor = case.tensors[name]
+                block.touched |= set(
+                    range(tensor.data_ptr() // SECTOR, -(-(tensor.data_ptr() + tensor.nbytes) // SECTOR))
+                )
+        clocks.append(block_clocks(gpu, steps_of(block.run(action), kernel.instructions), 1, 1)[0])
+    return clocks[1] - clocks[0]
 
 
 def check_parameters(kernel: Kernel, gpu: Gpu, launch: Launch) -> None:

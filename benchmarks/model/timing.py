@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.model.assumptions import (
     DEFAULT_LATENCY,
     GLOBAL,
+    HOLD,
     LATENCY,
     LOCAL,
     OPERANDS_READ,
@@ -133,7 +134,7 @@ def traits_of(i: Instruction, pipe: str, gpu: Gpu) -> Traits:
         pending=next(iter(numbers), 0) if i.name == "DEPBAR" else None,
         rate=gpu.rates.get(pipe, 0),
         latency=LATENCY.get(i.name, DEFAULT_LATENCY),
-        stall=max(1, i.stall),
+        stall=max(1, i.stall, HOLD.get(i.name, 0)),
         write=i.write,
         read=i.read,
         copies=i.name == "LDGSTS",

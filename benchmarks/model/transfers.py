@@ -231,3 +231,22 @@ def global_atomic(i: Instruction) -> Action:
         b.cost = sectors(b, mask, places, 4)
 
     return act
+
+
+def global_turn(i: Instruction) -> Action:
+    """ATOMG.INC of 32 bits, which gives back what was there; the counter lies in a cache."""
+    _, to, _, source = i.operands
+    target = next(o for o in i.operands if o.kind == "address")
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        places = place_of(b, target, True)
+        found, last = np.zeros(b.threads, U32), np.broadcast_to(b.bits(source), (b.threads,))
+        for thread in np.flatnonzero(mask):
+            for _, array, offsets in b.memory.pieces(places[thread : thread + 1], 4):
+                word = array[offsets[0] : offsets[0] + 4].view(U32)
+                found[thread] = word[0]
+                word[0] = 0 if word[0] >= last[thread] else word[0] + 1
+        b.write(to, found, mask)
+        b.cost = sectors(b, mask, places, 4) * np.array([1, 0])
+
+    return act

@@ -12,7 +12,8 @@
 //               block_index_z() grid_size() grid_size_z()
 // Memory        dynamic_smem() -> unsigned char*, 128-byte aligned; smem_address(pointer into it) -> uint32_t, which
 //               copies and ldmatrix take; store_smem_16(smem, words): 16 bytes as one access; store_smem_4(smem, word);
-//               atomic_add(counter, value), uint32_t
+//               atomic_add(counter, value), uint32_t; take_turn(counter, count): how many calls came before; after
+//               the last of `count` calls the counter is 0 again; what a caller wrote before is there for later callers
 // Registers     opaque(value): returns the int, and hides from the compiler how it was computed
 // Barriers      sync_threads() sync_warp()
 // Warp          shfl(value, lane) shfl_xor(value, mask) shfl_down(value, delta) any_lane(predicate); 4-byte types

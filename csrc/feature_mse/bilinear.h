@@ -1,6 +1,8 @@
 // Bilinear resizing along one axis as PyTorch does it with align_corners=False, for host and device.
 #pragma once
 
+#include <cstdint>
+
 #include "common/host_device.h"
 
 namespace lgfast {
@@ -39,8 +41,9 @@ struct TapRange {
 LGFAST_HOST_DEVICE TapRange tap_range(int i, int in, int out) {
   if (in == out) return {i, i + 1};
   const int low = (2 * i - 1) * out - in, high = (2 * i + 3) * out - in;  // source positions, times 2 * in
-  const int end = high / (2 * in) + 1;
-  return {low > 0 ? (low + 2 * in - 1) / (2 * in) : 0, end < out ? end : out};
+  const uint32_t unit = 2 * in;  // unsigned numbers are divided by fewer instructions
+  const int end = uint32_t(high) / unit + 1;
+  return {low > 0 ? int((low + unit - 1) / unit) : 0, end < out ? end : out};
 }
 
 }  // namespace lgfast

@@ -137,20 +137,17 @@ struct PlainColumn {
         slots(smem_address(ring + 16 * thread_index())),
         memory(ring + 16 * thread_index()) {}
 
-  // The next row, to a slot.
-  __device__ __forceinline__ void start_row(int slot, bool exists) {
-    if constexpr (kVector > 1) {
-      cp_async_16(slots + slot * 16 * block_size(), from, exists);
-      from += stride;
-    }
-  }
-  __device__ __forceinline__ Raw<T, kVector> take_row(int slot) {
+  // Starts the copy of the row `ahead` of the walk's to the slot of its number.
+  __device__ __forceinline__ void start_row(int ahead, bool exists) {
     if constexpr (kVector > 1)
-      return load_raw<T, kVector>(reinterpret_cast<const T*>(memory + slot * 16 * block_size()));
-    const Raw<T, kVector> values = load_raw<T, kVector>(from);
-    from += stride;
-    return values;
+      cp_async_16(slots + ahead % kFeatureMseSlots * 16 * block_size(), from + ahead * stride, exists);
   }
+  __device__ __forceinline__ Raw<T, kVector> take_row(int ahead) const {
+    if constexpr (kVector > 1)
+      return load_raw<T, kVector>(reinterpret_cast<const T*>(memory + ahead * 16 * block_size()));
+    return load_raw<T, kVector>(from + ahead * stride);
+  }
+  __device__ __forceinline__ void move_down() { from += kFeatureMseSlots * stride; }
 };
 
 // A thread on its way down a grid column: differences, the sum of their squares, and the gradient. Where the student is
@@ -168,7 +165,6 @@ struct ColumnWalk {
   int y, end;  // rows of the grid: those that read the block's student rows
   PlainColumn<T, kVector> own, other;
   T* grad;
-  const Acc grad_scale;
   Acc squares = 0;
 
   __device__ __forceinline__ ColumnWalk(const FeatureMsePair& p, const FeatureMseBlock<T, kVector>& block, int item)
@@ -183,19 +179,18 @@ struct ColumnWalk {
         end(kResizesStudent ? tap_range(block.end_row - 1, p.student_h, p.grid_h).end : block.end_row),
         own(student_map(p, block), block.student_slots, y, x, c),
         other(teacher_map(p, block), block.teacher_slots, y, x, c),
-        grad(static_cast<T*>(p.grad)),
-        grad_scale(static_cast<Acc>(p.grad_scale)) {
+        grad(static_cast<T*>(p.grad)) {
     if (!kResizesStudent && grad != nullptr) {
       grad += block.image * p.student_h * p.student_w * p.channels +
               static_cast<int64_t>(y * p.student_w + x) * p.channels + block.first_channel + c;
     }
 #pragma unroll
-    for (int slot = 0; slot < kSlots - 1; ++slot) start_row(slot, y + slot);
+    for (int ahead = 0; ahead < kSlots - 1; ++ahead) start_row(ahead);
   }
 
-  __device__ __forceinline__ void start_row(int slot, int row) {
-    if constexpr (!kResizesStudent) own.start_row(slot, row < end);
-    if constexpr (!kResizesTeacher) other.start_row(slot, row < end);
+  __device__ __forceinline__ void start_row(int ahead) {
+    if constexpr (!kResizesStudent) own.start_row(ahead, y + ahead < end);
+    if constexpr (!kResizesTeacher) other.start_row(ahead, y + ahead < end);
     cp_async_commit();
   }
 
@@ -217,7 +212,7 @@ struct ColumnWalk {
       const auto to = block.sums_of(student_row, p.grid_w);
       if (is_own) to.store(place, sums.low);
       sync_threads();
-      gathered.write_row(to, block.groups_log2, p.student_w * p.channels, grad_scale);
+      gathered.write_row(to, block.groups_log2, p.student_w * p.channels, block.grad_scale);
     };
 #pragma unroll 1
     for (; y < end; y += kSlots) {
@@ -251,7 +246,7 @@ struct ColumnWalk {
         } else {
           unpack<T>(other.take_row(k), theirs);
         }
-        start_row((k + kSlots - 1) % kSlots, y + k + kSlots - 1);
+        start_row(k + kSlots - 1);
 #pragma unroll
         for (int i = 0; i < kVector; ++i) difference[i] -= theirs[i];
         if (!kResizesStudent || is_own_row()) {  // else another block's
@@ -261,10 +256,12 @@ struct ColumnWalk {
         if constexpr (kResizesStudent) {
           sums.add(difference, weight);
         } else if (grad != nullptr) {
-          if (is_own) store_scaled<T>(grad, difference, grad_scale);
-          grad += p.student_w * p.channels;
+          if (is_own) store_scaled<T>(grad + k * p.student_w * p.channels, difference, block.grad_scale);
         }
       }
+      own.move_down();
+      other.move_down();
+      if (!kResizesStudent && grad != nullptr) grad += kSlots * p.student_w * p.channels;
     }
     if constexpr (kResizesStudent) finish_row();
     cp_async_wait<0>();

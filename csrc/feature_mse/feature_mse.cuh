@@ -7,14 +7,43 @@
 // sums they meet in shared memory, where the columns that a pixel contributed to are gathered. A student that is the
 // grid gets its gradient at once.
 //
-// Numerics: float (double for double maps), rounded once. No atomics: partial sums have a place per block and are
-// added in order by a second kernel, so two runs agree bit for bit.
+// Numerics: float (double for double maps), rounded once. Each block writes its part of the loss to a place of its own;
+// the last block to end adds the parts in the order of their places, so two runs agree bit for bit.
 #pragma once
 
+#include "common/last_block.cuh"
 #include "common/reduce.cuh"
 #include "feature_mse/column_walk.cuh"
 
 namespace lgfast {
+
+struct alignas(16) Partials {
+  double first, second;
+};
+
+// Adds the parts of the loss in a fixed order, and writes the results. The threads of a block call it together.
+template <typename Loss>
+__device__ __forceinline__ void add_partials(const double* partials,  // [n, rounded up to a multiple of 2]
+                                             int n, const FeatureMseScalars& scalars, double* scratch) {
+  constexpr int kAtOnce = 12, kSums = 4;  // loads on their way; additions that do not wait for one another
+  const Loss weight = scalars.weight != nullptr ? *static_cast<const Loss*>(scalars.weight) : Loss(1);
+  double sums[kSums] = {};
+  for (int first = 2 * thread_index(); first < n; first += 2 * kAtOnce * block_size()) {
+    Partials parts[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = first + 2 * k * block_size();
+      parts[k] = i < n ? *reinterpret_cast<const Partials*>(partials + i) : Partials{};
+      if (i + 1 >= n) parts[k].second = 0.0;
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) sums[k % kSums] += parts[k].first + parts[k].second;
+  }
+  const double sum = block_sum((sums[0] + sums[1]) + (sums[2] + sums[3]), scratch);
+  if (thread_index() != 0) return;
+  *static_cast<Loss*>(scalars.loss) = static_cast<Loss>(sum);
+  if (scalars.weighted != nullptr) *static_cast<Loss*>(scalars.weighted) = weight * static_cast<Loss>(sum);
+}
 
 template <typename T, int kVector>
 __global__ void __launch_bounds__(kFeatureMseMostThreads,
@@ -41,30 +70,21 @@ __global__ void __launch_bounds__(kFeatureMseMostThreads,
     squares = teacher_changes ? walk_columns<T, kVector, false, true>(p, block)
                               : walk_columns<T, kVector, false, false>(p, block);
   }
-  const Acc sum = block_sum(squares, block.warp_sums);
+  const Acc sum = block_sum(squares, reinterpret_cast<Acc*>(block.warp_sums));
   if (thread_index() == 0)
     params.partials[block_index_y() * params.batch + block_index()] = static_cast<double>(sum) * p.loss_scale;
+  if (params.counter == nullptr) return;
+  const int blocks = params.first_unit[params.num_pairs] * params.batch;
+  if (is_last_block(params.counter, blocks, block.is_last))
+    add_partials<Acc>(params.partials, blocks, params.scalars, reinterpret_cast<double*>(block.warp_sums));
 }
 
-// Adds the partial losses in a fixed order.
+// The same by a kernel of its own: where no block ran, or the launch has no counter.
 template <typename Loss>
 __global__ void __launch_bounds__(kFeatureMseSumThreads)
     feature_mse_sum_kernel(const double* __restrict__ partials,  // [n]
-                           int n, Loss* __restrict__ loss) {
-  double sum = 0;
-  constexpr int kAtOnce = 8;  // loads on their way
-  for (int first = thread_index(); first < n; first += kAtOnce * kFeatureMseSumThreads) {
-    double values[kAtOnce];
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      const int i = first + k * kFeatureMseSumThreads;
-      values[k] = i < n ? partials[i] : 0.0;
-    }
-#pragma unroll
-    for (double value : values) sum += value;
-  }
-  sum = block_sum(sum, reinterpret_cast<double*>(dynamic_smem()));
-  if (thread_index() == 0) *loss = static_cast<Loss>(sum);
+                           int n, const __grid_constant__ FeatureMseScalars scalars) {
+  add_partials<Loss>(partials, n, scalars, reinterpret_cast<double*>(dynamic_smem()));
 }
 
 // out = grad * dloss * scale; both on 16-byte boundaries.
@@ -87,7 +107,7 @@ __global__ void __launch_bounds__(kFeatureMseSumThreads)
 }
 
 template <typename T>
-const char* launch_feature_mse_fwd(const FeatureMseParams& params, void* loss, void* stream) {
+const char* launch_feature_mse_fwd(const FeatureMseParams& params, void* stream) {
   using Acc = typename Accumulate<T>::type;
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   const int blocks = static_cast<int>(feature_mse_blocks(params));
@@ -96,10 +116,10 @@ const char* launch_feature_mse_fwd(const FeatureMseParams& params, void* loss, v
   if (blocks > 0)
     error = launch(kernel, Grid{params.batch, params.first_unit[params.num_pairs]}, params.threads, params.smem_bytes,
                    stream, params);
-  if (error) return error;
+  if (error || (blocks > 0 && params.counter != nullptr)) return error;
   const int smem_bytes = kFeatureMseSumThreads / kWarpSize * static_cast<int>(sizeof(double));
   return launch(feature_mse_sum_kernel<Acc>, Grid{}, kFeatureMseSumThreads, smem_bytes, stream,
-                static_cast<const double*>(params.partials), blocks, static_cast<Acc*>(loss));
+                static_cast<const double*>(params.partials), blocks, params.scalars);
 }
 
 template <typename T>

@@ -23,7 +23,7 @@ struct FeatureMsePair {
   int64_t teacher_image_stride, teacher_row_stride, teacher_column_stride;
   double student_scale_h, student_scale_w, teacher_scale_h, teacher_scale_w;  // sides of the map over the grid's
   double loss_scale;                                                          // 1 / (B * C * grid_h * grid_w)
-  double grad_scale;  // of the stored gradient: 2 * loss_scale * the caller's grad_scale
+  double grad_scale;  // of the stored gradient: 2 * loss_scale * the caller's grad_scale; the weight comes to it
 };
 
 // Grid and scales of a pair whose sizes are set. An empty batch gives loss 0.
@@ -40,10 +40,10 @@ inline void complete_feature_mse_pair(FeatureMsePair& p, int64_t batch, double g
 
 constexpr int kFeatureMseMaxPairs = 16;         // kernel parameters hold them all
 constexpr int kFeatureMseMaxSmem = 227 * 1024;  // bytes a block of sm_90 can have
-constexpr int kFeatureMseFewestThreads = 64, kFeatureMseMostThreads = 320;
-constexpr int kFeatureMseThreadsAtOnce = 640;  // of a multiprocessor: 96 registers each
+constexpr int kFeatureMseFewestThreads = 64, kFeatureMseMostThreads = 384;
+constexpr int kFeatureMseThreadsAtOnce = 768;  // of a multiprocessor: 80 registers each
 constexpr int kFeatureMseSumThreads = 256;
-constexpr int kFeatureMseSlots = 6;      // rows of a map on their way, and the one at work
+constexpr int kFeatureMseSlots = 5;      // rows of a map on their way, and the one at work
 constexpr int kFeatureMseGridRows = 32;  // that a block walks, about; a student row that is resized counts as two
 constexpr int kFeatureMseHaloRows = 2;   // student rows that a part reads before and after its own, at most
 constexpr int kFeatureMsePadding = 64;   // bytes between planes of sums, which spread them over the banks
@@ -52,7 +52,7 @@ constexpr int kFeatureMsePadding = 64;   // bytes between planes of sums, which 
 // two student rows of sums of the gradient along grid columns, and tables of positions.
 struct FeatureMseLayout {
   int student, teacher, student_slots, teacher_slots, sums, student_rows, teacher_rows, column_ranges, column_weights,
-      warp_sums;
+      warp_sums, is_last;
 };
 
 // How a pair is cut into blocks, one an image, slab of channels and part of the student's rows.
@@ -66,6 +66,14 @@ struct FeatureMseCut {
   int64_t num_bytes;
 };
 
+// Scalars on the device, of the loss's type: float, or double for double maps. weight and weighted: nullptr where the
+// caller gives no weight.
+struct FeatureMseScalars {
+  const void* weight;  // factor of the stored gradient; the kernel reads it, so a captured graph follows its changes
+  void* loss;
+  void* weighted;  // weight * loss
+};
+
 // Everything the kernel reads, passed by value.
 struct FeatureMseParams {
   FeatureMsePair pairs[kFeatureMseMaxPairs];
@@ -76,7 +84,9 @@ struct FeatureMseParams {
   int threads;      // of a block
   int smem_bytes;   // of the largest block
   int batch;
-  double* partials;  // [units, batch] loss of each block
+  double* partials;   // [units, batch] loss of each block
+  uint32_t* counter;  // of blocks that have ended, for the last to add up; 0 between launches. nullptr: a second kernel
+  FeatureMseScalars scalars;
 };
 static_assert(sizeof(FeatureMseParams) <= 4096, "kernel parameters of GPUs before sm_70 and drivers before 12.1");
 
@@ -102,7 +112,7 @@ inline FeatureMseCut feature_mse_cut(const FeatureMsePair& p, int slab_log2, int
   cut.slabs = ceil_div(p.channels, 1 << slab_log2);
   cut.part_rows = ceil_div(p.student_h, ceil_div(p.grid_h + (resizes ? 2 * p.student_h : 0), kFeatureMseGridRows));
   cut.parts = ceil_div(p.student_h, cut.part_rows);
-  const int copied_rows = smaller(p.student_h, cut.part_rows + 2 * kFeatureMseHaloRows);
+  const int copied_rows = smaller(p.student_h, cut.part_rows + smaller(cut.parts - 1, 2) * kFeatureMseHaloRows);
   for (int x = 0; resizes && x < p.student_w; ++x) {
     const TapRange range = tap_range(x, p.student_w, p.grid_w);
     if (range.end - range.begin > cut.column_taps) cut.column_taps = range.end - range.begin;
@@ -116,7 +126,8 @@ inline FeatureMseCut feature_mse_cut(const FeatureMsePair& p, int slab_log2, int
   cut.layout.teacher_rows = place(int64_t{2} * p.grid_h * acc_bytes);
   cut.layout.column_ranges = place(resizes ? int64_t{8} * p.student_w : 0);
   cut.layout.column_weights = place(int64_t{p.student_w} * cut.column_taps * acc_bytes);
-  cut.layout.warp_sums = place(kFeatureMseMostThreads / 32 * acc_bytes);
+  cut.layout.warp_sums = place(kFeatureMseMostThreads / 32 * int64_t{sizeof(double)});
+  cut.layout.is_last = place(sizeof(int));
   return cut;
 }
 
@@ -194,9 +205,8 @@ inline int64_t feature_mse_blocks(const FeatureMseParams& params) {
 }
 
 // T: float, double, fp16, bf16. Both return nullptr or the text of the launch error.
-// loss: one element on the device, float (double for double maps).
 template <typename T>
-const char* launch_feature_mse_fwd(const FeatureMseParams& params, void* loss, void* stream);
+const char* launch_feature_mse_fwd(const FeatureMseParams& params, void* stream);
 // out[i] = grad[i] * dloss * scale, n elements; dloss has the type of loss.
 template <typename T>
 const char* launch_feature_mse_bwd(const void* grad, const void* dloss, void* out, int64_t n, double scale,

@@ -34,9 +34,11 @@ struct FeatureMseBlock {
   Acc* sums;                                     // two student rows of Planes
   Position<Acc>*student_rows, *teacher_rows;
   int column_taps;
-  Acc* column_weights;      // [student_w, column_taps] of those grid columns
-  TapRange* column_ranges;  // of each student column the grid columns that read it
-  Acc* warp_sums;
+  Acc* column_weights;       // [student_w, column_taps] of those grid columns
+  TapRange* column_ranges;   // of each student column the grid columns that read it
+  unsigned char* warp_sums;  // a double or an Acc of each warp
+  int* is_last;
+  Acc grad_scale;  // of the stored gradient, weight included
 
   // Sums of a student row along the grid columns; the row after the next has the same place.
   __device__ __forceinline__ Planes<kVector, Acc> sums_of(int row, int grid_w) const {
@@ -75,7 +77,10 @@ __device__ __forceinline__ FeatureMseBlock<T, kVector> feature_mse_block(const F
   block.column_taps = cut.column_taps;
   block.column_weights = reinterpret_cast<Acc*>(memory + layout.column_weights);
   block.column_ranges = reinterpret_cast<TapRange*>(memory + layout.column_ranges);
-  block.warp_sums = reinterpret_cast<Acc*>(memory + layout.warp_sums);
+  block.warp_sums = memory + layout.warp_sums;
+  block.is_last = reinterpret_cast<int*>(memory + layout.is_last);
+  const auto* weight = static_cast<const Acc*>(params.scalars.weight);
+  block.grad_scale = static_cast<Acc>(p.grad_scale) * (weight != nullptr ? *weight : Acc(1));
   return block;
 }
 
@@ -129,14 +134,17 @@ __device__ __forceinline__ void start_copy(const FeatureMseBlock<T, kVector>& bl
 template <typename T, int kVector>
 __device__ __forceinline__ void fill_tables(const FeatureMsePair& p, const FeatureMseBlock<T, kVector>& block) {
   using Acc = typename Accumulate<T>::type;
+#pragma unroll 1  // few steps, whose number takes a division to find
   for (int y = thread_index(); resizes_teacher(p) && y < p.grid_h; y += block_size()) {
     block.teacher_rows[y] = position_of<Acc>(y, p.teacher_h, p.teacher_scale_h);
   }
   if (!resizes_student(p)) return;
+#pragma unroll 1
   for (int y = thread_index(); y < p.grid_h; y += block_size()) {
     block.student_rows[y] = position_of<Acc>(y, p.student_h, p.student_scale_h);
   }
   const Acc scale = static_cast<Acc>(p.student_scale_w);
+#pragma unroll 1
   for (int column = thread_index(); column < p.student_w; column += block_size()) {
     const TapRange xs = tap_range(column, p.student_w, p.grid_w);
     block.column_ranges[column] = xs;

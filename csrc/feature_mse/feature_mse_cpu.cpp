@@ -130,14 +130,25 @@ void feature_mse_images(const FeatureMsePair& p, int64_t begin, int64_t end, dou
   }
 }
 
-std::tuple<Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher,
-                                           const std::vector<int64_t>& grids, double grad_scale) {
-  using torch::headeronly::ScalarType;
-  FeatureMseInputs in = feature_mse_inputs(student, teacher, grids, grad_scale);
-  const ScalarType dtype = student[0].scalar_type();
+double scalar(const Tensor& tensor) {
+  double value = 0;
+  dispatch_float("feature_mse", tensor.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    value = Accumulate<T>::load(*static_cast<const T*>(tensor.const_data_ptr()));
+  });
+  return value;
+}
+
+std::tuple<Tensor, Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& student,
+                                                   const std::vector<Tensor>& teacher,
+                                                   const std::vector<int64_t>& grids, double grad_scale,
+                                                   const std::optional<Tensor>& weight) {
+  FeatureMseInputs in = feature_mse_inputs(student, teacher, grids, grad_scale, weight);
+  const double factor = weight ? scalar(*weight) : 1.0;
+  for (FeatureMsePair& pair : in.pairs) pair.grad_scale *= factor;
   const int64_t units = in.batch * static_cast<int64_t>(in.pairs.size());
   std::vector<double> partial(units);
-  dispatch_float("feature_mse", dtype, [&](auto zero) {
+  dispatch_float("feature_mse", student[0].scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     torch::stable::parallel_for(0, in.batch, 1, [&](int64_t begin, int64_t end) {
       for (size_t k = 0; k < in.pairs.size(); ++k)
@@ -146,9 +157,9 @@ std::tuple<Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& student, c
   });
   double loss = 0;
   for (int64_t u = 0; u < units; ++u) loss += partial[u] * in.pairs[u / in.batch].loss_scale;
-  Tensor out = torch::stable::new_empty(student[0], {}, dtype == ScalarType::Double ? dtype : ScalarType::Float);
-  torch::stable::fill_(out, loss);
-  return {out, in.grad};
+  torch::stable::fill_(in.loss, loss);
+  if (weight) torch::stable::fill_(in.weighted, factor * loss);
+  return {in.loss, in.grad, in.weighted};
 }
 
 // dloss * scale * grad, the product of scalars taken before it meets the stored gradient.
@@ -156,11 +167,7 @@ Tensor feature_mse_bwd(const Tensor& dloss, const Tensor& grad, double scale) {
   LGFAST_CHECK(dloss.numel() == 1, "feature_mse", "dloss must be a scalar, got ", shape(dloss));
   LGFAST_CHECK(grad.is_contiguous(), "feature_mse", "grad must be contiguous");
   Tensor out = torch::stable::empty_like(grad);
-  double factor = scale;
-  dispatch_float("feature_mse", dloss.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    factor *= Accumulate<T>::load(*static_cast<const T*>(dloss.const_data_ptr()));
-  });
+  const double factor = scale * scalar(dloss);
   dispatch_float("feature_mse", grad.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using Acc = typename Accumulate<T>::type;

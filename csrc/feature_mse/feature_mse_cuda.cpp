@@ -9,6 +9,7 @@
 #include "common/dispatch.h"
 #include "common/gpu.h"
 #include "common/packed.h"
+#include "common/switches.h"
 #include "feature_mse/feature_mse_inputs.h"
 
 namespace lgfast {
@@ -31,22 +32,26 @@ FeatureMseParams feature_mse_params(const FeatureMseInputs& in, int element_byte
   return params;
 }
 
-std::tuple<Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher,
-                                           const std::vector<int64_t>& grids, double grad_scale) {
+std::tuple<Tensor, Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& student,
+                                                   const std::vector<Tensor>& teacher,
+                                                   const std::vector<int64_t>& grids, double grad_scale,
+                                                   const std::optional<Tensor>& weight) {
   LGFAST_CHECK(!student.empty(), "feature_mse", "student must list at least one map");
   const int32_t device = student[0].get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const FeatureMseInputs in = feature_mse_inputs(student, teacher, grids, grad_scale);
-  const bool is_double = student[0].scalar_type() == ScalarType::Double;
+  const FeatureMseInputs in = feature_mse_inputs(student, teacher, grids, grad_scale, weight);
+  void* const stream = current_cuda_stream(device);
   FeatureMseParams params = feature_mse_params(in, static_cast<int>(student[0].element_size()));
-  Tensor loss = torch::stable::new_empty(student[0], {}, is_double ? ScalarType::Double : ScalarType::Float);
-  Tensor partials = torch::stable::new_empty(student[0], {feature_mse_blocks(params)}, ScalarType::Double);
+  const int64_t num_partials = round_up(feature_mse_blocks(params), 2);
+  Tensor partials = torch::stable::new_empty(student[0], {num_partials}, ScalarType::Double);
   params.partials = static_cast<double*>(partials.mutable_data_ptr());
-  const char* error = dispatch_float("feature_mse", student[0].scalar_type(), [&](auto zero) {
-    return launch_feature_mse_fwd<decltype(zero)>(params, loss.mutable_data_ptr(), current_cuda_stream(device));
-  });
+  if (!is_switched_off("feature_mse_last_block")) params.counter = launch_counter(stream);
+  params.scalars = {weight ? weight->const_data_ptr() : nullptr, in.loss.mutable_data_ptr(),
+                    weight ? in.weighted.mutable_data_ptr() : nullptr};
+  const char* error = dispatch_float("feature_mse", student[0].scalar_type(),
+                                     [&](auto zero) { return launch_feature_mse_fwd<decltype(zero)>(params, stream); });
   LGFAST_CHECK(!error, "feature_mse", error);
-  return {loss, in.grad};
+  return {in.loss, in.grad, in.weighted};
 }
 
 Tensor feature_mse_bwd(const Tensor& dloss, const Tensor& grad, double scale) {

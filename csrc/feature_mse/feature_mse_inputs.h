@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
 #include <vector>
 
 #include "common/check.h"
@@ -15,6 +16,7 @@ struct FeatureMseInputs {
   std::vector<FeatureMsePair> pairs;
   std::vector<torch::stable::Tensor> kept;  // tensors the pairs point into
   torch::stable::Tensor grad;               // flat; empty where no gradient is wanted
+  torch::stable::Tensor loss, weighted;     // scalars; weighted is empty where there is no weight
   int64_t batch = 0;
 };
 
@@ -58,11 +60,13 @@ inline FeatureMsePair feature_mse_pair(const torch::stable::Tensor& student, con
   return p;
 }
 
-// Checks every argument, makes channels contiguous where they are not, allocates the flat gradient.
+// Checks every argument, makes channels contiguous where they are not, allocates the results.
 inline FeatureMseInputs feature_mse_inputs(const std::vector<torch::stable::Tensor>& student,
                                            const std::vector<torch::stable::Tensor>& teacher,
-                                           const std::vector<int64_t>& grids, double grad_scale) {
+                                           const std::vector<int64_t>& grids, double grad_scale,
+                                           const std::optional<torch::stable::Tensor>& weight) {
   using torch::headeronly::MemoryFormat;
+  using torch::headeronly::ScalarType;
   LGFAST_CHECK(!student.empty() && student.size() == teacher.size() && grids.size() == 2 * student.size(),
                "feature_mse", "student, teacher and grids must list the same pairs, at least one, got ", student.size(),
                ", ", teacher.size(), " and ", grids.size(), " / 2");
@@ -83,6 +87,16 @@ inline FeatureMseInputs feature_mse_inputs(const std::vector<torch::stable::Tens
   for (size_t k = 0; k < student.size() && grad_scale != 0.0; ++k) {
     in.pairs[k].grad = grad;
     grad += student[k].numel() * student[k].element_size();
+  }
+  const ScalarType loss_type = student[0].scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  in.loss = torch::stable::new_empty(student[0], {}, loss_type);
+  const std::vector<int64_t> one, none{0};
+  in.weighted = torch::stable::new_empty(student[0], weight ? one : none, loss_type);
+  if (weight) {
+    LGFAST_CHECK(weight->numel() == 1 && weight->scalar_type() == loss_type, "feature_mse",
+                 "weight must be a scalar of the loss's dtype, ", toString(loss_type), ", got ", shape(*weight), " ",
+                 toString(weight->scalar_type()));
+    check_same_device("feature_mse", "weight", *weight, "student[0]", student[0]);
   }
   return in;
 }

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from lgfast.guidance.learned_taps import LearnedTaps
 from lgfast.guidance.transforms import TRANSFORMS, transformed_mse
-from lgfast.ops import feature_mse
+from lgfast.ops import feature_mse, weighted_feature_mse
+from lgfast.ops.feature_mse import WeightedLoss
 
 
 class Guidance(nn.Module):
-    """Sum over guided pairs of MSE(resize(P(student)), resize(teacher)), not yet weighted.
+    """Sum over guided pairs of MSE(resize(P(student)), resize(teacher)).
 
     P is a learned 1x1 convolution with bias. On token-major maps it is a linear layer, with the same default
     initialisation. It is applied before the resize: a 1x1 convolution commutes with bilinear interpolation, whose
@@ -47,19 +48,30 @@ class Guidance(nn.Module):
         pairs = zip(student_channels, teacher_channels, strict=True) if transform == "linear" else ()
         self.projections = nn.ModuleList([nn.Linear(source, target) for source, target in pairs])
 
-    def forward(self, student_maps: Sequence[tuple[Tensor, tuple[int, int]]], teacher_maps: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self,
+        student_maps: Sequence[tuple[Tensor, tuple[int, int]]],
+        teacher_maps: Sequence[Tensor],
+        weight: Tensor | None = None,
+    ) -> WeightedLoss:
         """
         Args:
             student_maps: per pair the tokens [B, h*w, C] and their grid (h, w); with `taps`, of every tapped block.
             teacher_maps: per pair [B, C', h', w'], treated as constant.
+            weight: scalar on the device, a constant; None: both results are the loss, with gradients.
         Returns:
-            Scalar, accumulated in float32 (float64 for float64 input).
+            Scalars, accumulated in float32 (float64 for float64 input).
         """
         if self.taps is not None:
             student_maps = self.taps(student_maps)
         if self.transform != "linear":
             pairs = zip(student_maps, teacher_maps, strict=True)
-            return reduce(torch.add, (transformed_mse(*student, teacher, self.transform) for student, teacher in pairs))
+            loss = reduce(torch.add, (transformed_mse(*student, teacher, self.transform) for student, teacher in pairs))
+            return WeightedLoss(loss, loss) if weight is None else WeightedLoss(weight * loss, loss.detach())
         projected = [project(tokens) for project, (tokens, _) in zip(self.projections, student_maps, strict=True)]
         teacher_maps = [teacher.to(tokens.dtype) for teacher, tokens in zip(teacher_maps, projected, strict=True)]
-        return feature_mse(projected, teacher_maps, [grid for _, grid in student_maps])
+        grids = [grid for _, grid in student_maps]
+        if weight is not None:
+            return weighted_feature_mse(projected, teacher_maps, grids, weight=weight)
+        loss = feature_mse(projected, teacher_maps, grids)
+        return WeightedLoss(loss, loss)

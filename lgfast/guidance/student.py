@@ -11,6 +11,7 @@ from lgfast.guidance.loss import Guidance
 from lgfast.guidance.teacher import TeacherTargets
 from lgfast.models.layer_groups import freeze
 from lgfast.models.taps import FeatureTaps, tap_shapes
+from lgfast.ops.feature_mse import WeightedLoss
 from lgfast.runtime.compilation import compile_once
 
 
@@ -79,14 +80,15 @@ class GuidedStudent(nn.Module):
             self.guidance.requires_grad_(False)
 
     def forward(
-        self, images: Tensor, targets: TeacherTargets | None = None
-    ) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None]:
+        self, images: Tensor, targets: TeacherTargets | None = None, weight: Tensor | None = None
+    ) -> tuple[Tensor | tuple[Tensor, Tensor], WeightedLoss | None]:
         """
         Args:
             images: [B, C, H, W].
             targets: what `Teacher.start` returned for the same batch; None for no guidance.
+            weight: factor of the guidance loss, a scalar on the device; None: 1.
         Returns:
-            The logits of `call_model`, [B, K] each, and the unweighted guidance loss (None without targets).
+            The logits of `call_model`, [B, K] each, and the guidance loss (None without targets).
         """
         if self._taps is not None:
             self._taps.clear()  # an evaluation leaves some, for which a compiled model would be compiled anew
@@ -94,7 +96,7 @@ class GuidedStudent(nn.Module):
         student_maps = self._taps.take() if self._taps is not None else None
         if targets is None or self.guidance is None or not self.is_guided:
             return logits, None
-        return logits, self.guidance(student_maps, targets.wait().maps)
+        return logits, self.guidance(student_maps, targets.wait().maps, weight)
 
 
 def call_model(model: nn.Module, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:

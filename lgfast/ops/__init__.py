@@ -11,7 +11,7 @@ from lgfast import _extension
 from lgfast.ops.add_layer_norm import add_layer_norm, add_layer_norm_unsupported_reason
 from lgfast.ops.augment import augment, augment_plan, eval_plan
 from lgfast.ops.bias_gelu import bias_gelu, bias_gelu_unsupported_reason
-from lgfast.ops.feature_mse import feature_mse
+from lgfast.ops.feature_mse import feature_mse, weighted_feature_mse
 from lgfast.ops.flat_adamw import flat_adamw
 from lgfast.ops.mix import mix_images, mix_labels, mix_plan
 from lgfast.ops.short_attention import (
@@ -19,6 +19,7 @@ from lgfast.ops.short_attention import (
     short_attention_qkvpacked,
     short_attention_unsupported_reason,
 )
+from lgfast.ops.unit_gradient import unit_gradient
 from lgfast.spec.augment import AugmentSpec
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "short_attention",
     "short_attention_qkvpacked",
     "short_attention_unsupported_reason",
+    "unit_gradient",
+    "weighted_feature_mse",
 ]
 
 _RENAMED = {"unsupported_reason": "short_attention_unsupported_reason"}  # names of 0.1, until 0.2

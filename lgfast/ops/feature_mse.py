@@ -1,6 +1,7 @@
 """feature_mse: the locality-guidance loss of all guided pairs, forward and gradient in one launch."""
 
 import functools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,14 @@ from lgfast import _extension
 from lgfast.ops import reference
 from lgfast.ops.inputs import check_floating, is_autocast
 from lgfast.ops.transforms import is_transformed, needs_composition, register_vmap_loop
+from lgfast.ops.unit_gradient import is_unit_gradient
+
+
+class WeightedLoss(NamedTuple):
+    """A loss times its weight, which has gradients, and the loss itself, which has none."""
+
+    weighted: Tensor
+    loss: Tensor
 
 
 def feature_mse(
@@ -39,6 +48,46 @@ def feature_mse(
     >>> loss.item(), tokens.grad.shape
     (1.0, torch.Size([2, 16, 16]))
     """
+    return _feature_mse(student_maps, teacher_maps, student_grids, None)[0]
+
+
+def weighted_feature_mse(
+    student_maps: list[Tensor],
+    teacher_maps: list[Tensor],
+    student_grids: list[tuple[int, int]] | None = None,
+    *,
+    weight: Tensor,
+) -> WeightedLoss:
+    """`feature_mse` times a weight that lies on the device, so that a captured CUDA graph follows its changes.
+
+    The gradients are stored as `weighted` has them. A backward pass that hands on `unit_gradient` unchanged, as one of
+    `total = other + weighted` does, takes them as they are; any other scales them first, as float16's always are.
+
+    Args:
+        weight: scalar on the maps' device, a constant; it receives no gradient.
+        Others as `feature_mse` has them.
+    Raises:
+        ValueError: as `feature_mse`; or weight is no scalar there, or wants a gradient.
+
+    >>> tokens = torch.ones(2, 4 * 4, 16, requires_grad=True)
+    >>> found = weighted_feature_mse([tokens], [torch.zeros(2, 16, 8, 8)], weight=torch.tensor(2.5))
+    >>> found.weighted.item(), found.loss.item()
+    (2.5, 1.0)
+    """
+    check_floating("feature_mse", weight=weight)
+    if weight.numel() != 1 or weight.requires_grad:
+        got = f"{list(weight.shape)}{' that wants a gradient' if weight.requires_grad else ''}"
+        raise ValueError(f"feature_mse: weight must be a constant scalar, got {got}; multiply feature_mse's loss by it")
+    return _feature_mse(student_maps, teacher_maps, student_grids, weight)
+
+
+def _feature_mse(
+    student_maps: list[Tensor],
+    teacher_maps: list[Tensor],
+    student_grids: list[tuple[int, int]] | None,
+    weight: Tensor | None,
+) -> WeightedLoss:
+    """Without a weight both are the loss, which has gradients."""
     _check_lists(student_maps, teacher_maps, student_grids)
     check_floating("feature_mse", student_maps=student_maps[0])
     if is_autocast(student_maps[0]):
@@ -46,15 +95,30 @@ def feature_mse(
     grids = student_grids or [_square_grid(student) for student in student_maps]
     for k, (student, teacher, grid) in enumerate(zip(student_maps, teacher_maps, grids, strict=True)):
         _check_pair(k, student, teacher, grid, student_maps[0])
+    if weight is not None:
+        weight = _loss_weight(weight, student_maps[0])
     if needs_composition():
-        return reference.feature_mse(student_maps, [teacher.detach() for teacher in teacher_maps], grids)
+        loss = reference.feature_mse(student_maps, [teacher.detach() for teacher in teacher_maps], grids)
+        return WeightedLoss(loss, loss) if weight is None else WeightedLoss(weight * loss, loss.detach())
     hides_leaves = is_transformed()  # torch.vmap: its tensors do not say who wants a gradient
     wants_grad = torch.is_grad_enabled() and (hides_leaves or any(student.requires_grad for student in student_maps))
     flat_grids = [size for grid in grids for size in grid]
     grad_scale = _grad_scale(student_maps, teacher_maps, grids) if wants_grad else 0.0
     if wants_grad and not torch.compiler.is_compiling() and not hides_leaves:
-        return _EagerFeatureMse.apply(teacher_maps, flat_grids, grad_scale, *student_maps)
-    return torch.ops.lgfast.feature_mse_fwd(student_maps, teacher_maps, flat_grids, grad_scale)[0]
+        found = _EagerFeatureMse.apply(teacher_maps, flat_grids, grad_scale, weight, *student_maps)
+        return WeightedLoss(found, found) if weight is None else WeightedLoss(*found)
+    loss, _, weighted = torch.ops.lgfast.feature_mse_fwd(student_maps, teacher_maps, flat_grids, grad_scale, weight)
+    return WeightedLoss(loss if weight is None else weighted, loss)
+
+
+def _loss_dtype(maps: Tensor) -> torch.dtype:
+    return torch.float64 if maps.dtype == torch.float64 else torch.float32
+
+
+def _loss_weight(weight: Tensor, maps: Tensor) -> Tensor:
+    if weight.device != maps.device:
+        raise ValueError(f"feature_mse: weight must be on {maps.device}, got {weight.device}; move it")
+    return weight.to(_loss_dtype(maps)).reshape(())
 
 
 def _check_lists(student_maps, teacher_maps, student_grids) -> None:
@@ -118,7 +182,9 @@ def _check_pair(k: int, student: Tensor, teacher: Tensor, grid: tuple[int, int],
 
 
 def _grad_scale(student_maps, teacher_maps, grids) -> float:
-    """numel / 2, which keeps the stored gradient as large as the differences, so that float16 does not lose it."""
+    """1; of float16 numel / 2, which keeps the stored gradient as large as the differences: it would lose it."""
+    if student_maps[0].dtype != torch.float16:
+        return 1.0
     numels = [
         student.shape[0] * student.shape[2] * max(grid[0], teacher.shape[2]) * max(grid[1], teacher.shape[3])
         for student, teacher, grid in zip(student_maps, teacher_maps, grids, strict=True)
@@ -127,10 +193,14 @@ def _grad_scale(student_maps, teacher_maps, grids) -> float:
 
 
 @torch.library.register_fake("lgfast::feature_mse_fwd")
-def _(student, teacher, grids, grad_scale):
-    loss_dtype = torch.float64 if student[0].dtype == torch.float64 else torch.float32
+def _(student, teacher, grids, grad_scale, weight=None):
     numel = sum(maps.numel() for maps in student) if grad_scale != 0 else 0
-    return student[0].new_empty((), dtype=loss_dtype), student[0].new_empty(numel)
+    loss, weighted = (student[0].new_empty(shape, dtype=_loss_dtype(student[0])) for shape in ((), _shape(weight)))
+    return loss, student[0].new_empty(numel), weighted
+
+
+def _shape(weight: Tensor | None) -> tuple[int, ...]:
+    return (0,) if weight is None else ()
 
 
 @torch.library.register_fake("lgfast::feature_mse_bwd")
@@ -147,21 +217,27 @@ def _keep(ctx, student, teacher, grad_scale, grad) -> None:
 
 
 def _setup_context(ctx, inputs, output):
-    student, teacher, _, grad_scale = inputs
-    _keep(ctx, student, teacher, grad_scale, output[1])
-    ctx.mark_non_differentiable(output[1])
+    student, teacher, _, grad_scale, weight = inputs
+    loss, grad, weighted = output
+    _keep(ctx, student, teacher, grad_scale, grad)
+    ctx.is_weighted = weight is not None
+    ctx.mark_non_differentiable(grad, loss if ctx.is_weighted else weighted)
 
 
-def _backward(ctx, dloss, _):
+def _backward(ctx, dloss, _, dweighted):
+    return _gradients(ctx, dweighted if ctx.is_weighted else dloss), [None] * ctx.num_teachers, None, None, None
+
+
+def _gradients(ctx, dloss: Tensor) -> list[Tensor]:
     if torch.is_grad_enabled():
         raise RuntimeError("feature_mse has no second derivative; call backward without create_graph=True")
     if ctx.grad_scale == 0:
         raise RuntimeError("feature_mse: the forward pass ran without gradients (grad_scale=0)")
     (grad,) = ctx.saved_tensors
-    flat = torch.ops.lgfast.feature_mse_bwd(dloss, grad, 1 / ctx.grad_scale)
+    is_final = ctx.grad_scale == 1 and not torch.compiler.is_compiling() and is_unit_gradient(dloss)
+    flat = grad if is_final else torch.ops.lgfast.feature_mse_bwd(dloss, grad, 1 / ctx.grad_scale)
     parts = flat.split([shape.numel() for shape in ctx.shapes])
-    grads = [part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True)]
-    return grads, [None] * ctx.num_teachers, None, None
+    return [part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True)]
 
 
 torch.library.register_autograd("lgfast::feature_mse_fwd", _backward, setup_context=_setup_context)
@@ -172,23 +248,29 @@ class _EagerFeatureMse(torch.autograd.Function):
     and backward at DeiT-Ti's shapes, B = 32, on two CPU cores went from 2.8x to 3.2x the speed of the composition."""
 
     @staticmethod
-    def forward(ctx, teacher_maps, grids, grad_scale, *student_maps):
-        loss, grad = torch.ops.lgfast.feature_mse_fwd(student_maps, teacher_maps, grids, grad_scale)
+    def forward(ctx: Any, teacher_maps, grids, grad_scale, weight, *student_maps):
+        loss, grad, weighted = torch.ops.lgfast.feature_mse_fwd(student_maps, teacher_maps, grids, grad_scale, weight)
         _keep(ctx, student_maps, teacher_maps, grad_scale, grad)
-        return loss
+        if weight is None:
+            return loss
+        ctx.set_materialize_grads(False)  # zeros for the loss would be a launch
+        ctx.mark_non_differentiable(loss)
+        return weighted, loss
 
     @staticmethod
-    def backward(ctx, dloss):
-        return None, None, None, *_backward(ctx, dloss, None)[0]
+    def backward(ctx: Any, dloss, *_):
+        return None, None, None, None, *_gradients(ctx, dloss)
 
 
-def _reference_fwd(student, teacher, grids, grad_scale):
+def _reference_fwd(student, teacher, grids, grad_scale, weight=None):
     pairs = list(zip(grids[::2], grids[1::2], strict=True))
     loss = reference.feature_mse(student, teacher, pairs)
+    weighted = loss.new_empty(0) if weight is None else weight * loss
     if grad_scale == 0:
-        return loss, student[0].new_empty(0)
-    grads = [(grad * grad_scale).flatten() for grad in reference.feature_mse_grads(student, teacher, pairs)]
-    return loss, torch.cat(grads).to(student[0].dtype)
+        return loss, student[0].new_empty(0), weighted
+    factor = grad_scale if weight is None else grad_scale * weight
+    grads = [(grad * factor).flatten() for grad in reference.feature_mse_grads(student, teacher, pairs)]
+    return loss, torch.cat(grads).to(student[0].dtype), weighted
 
 
 def _reference_bwd(dloss, grad, scale):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lgfast.config import DistillConfig
 from lgfast.guidance.distillation import distillation_loss
 from lgfast.guidance.teacher import TeacherTargets
+from lgfast.ops.feature_mse import WeightedLoss
 
 
 class Losses(NamedTuple):
@@ -66,14 +67,14 @@ class Objective:
     def __call__(
         self,
         outputs: Tensor | tuple[Tensor, Tensor],
-        guidance: Tensor | None,
+        guidance: WeightedLoss | None,
         labels: Tensor,
         targets: TeacherTargets | None,
     ) -> tuple[Losses, Tensor]:
         """
         Args:
             outputs: the student's logits [B, K]; of both heads where a distillation token is trained.
-            guidance: its guidance loss, None where there is none.
+            guidance: its guidance loss, weighted by `guidance_weight`; None where there is none.
             labels: [B] class indices, or [B, K] probabilities; of `multi_label` [B, K] shares, 0 to 1 each.
             targets: the teacher's, which are read where its logits are distilled.
         Returns:
@@ -89,8 +90,8 @@ class Objective:
             )
             total = how.cross_entropy_weight * cls + how.weight * distill
         if guidance is not None:
-            total = total + self.guidance_weight * guidance
-        return Losses(total, cls, guidance, distill), logits
+            total = total + guidance.weighted
+        return Losses(total, cls, None if guidance is None else guidance.loss, distill), logits
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Average the cross entropy over the batch; class weights do not renormalise it."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lgfast.ops import unit_gradient
 from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.runtime import ranks
 
@@ -43,7 +44,7 @@ class Float32:
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients to those of this update."""
-        loss.backward()
+        loss.backward(unit_gradient(loss))
 
     def update(self) -> None:
         """One optimizer step on the gradients."""
@@ -142,7 +143,7 @@ class BFloat16Copy(Float32):
         return functional_call(self.student, stand_ins | self.constants, (images.to(self.dtype), *args))
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        loss.backward(unit_gradient(loss))
         if self.feeds_masters:
             self.collect()
 

@@ -112,7 +112,7 @@ class TrainStep:
 
     def forward_backward(self, images: Tensor, labels: Tensor, targets: TeacherTargets | None) -> tuple[Losses, Tensor]:
         """Compute losses and logits of one part of the batch, and add its gradients."""
-        outputs, guidance = self.precision(images, targets)
+        outputs, guidance = self.precision(images, targets, self.objective.guidance_weight)
         losses, logits = self.objective(outputs, guidance, labels, targets)
         count = self.options.accumulate
         self.precision.backward(losses.total if count == 1 else losses.total / count)

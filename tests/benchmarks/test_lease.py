@@ -159,7 +159,9 @@ def test_a_lease_measures_in_order_of_worth_within_its_time():
         assert len(unlimited) <= 1 and unlimited == [
             c.key for c in commands[-1:] if not c.limit
         ]  # the last takes the rest
-    assert lease.VARIANTS == ["short_attention_bwd_streamed", "short_attention_bwd_resident"]
+    assert lease.VARIANTS == [
+        "feature_mse_two_launches", "feature_mse", "short_attention_bwd_streamed", "short_attention_bwd_resident",
+    ]  # fmt: skip
 
 
 def test_one_kernel_runs_once(monkeypatch, capsys):

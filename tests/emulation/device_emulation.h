@@ -116,6 +116,12 @@ inline uint32_t smem_address(const void* pointer) {
   return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) - emulation::smem());
 }
 inline void atomic_add(uint32_t* counter, uint32_t value) { *counter += value; }  // fibers switch at collectives only
+inline uint32_t take_turn(uint32_t* counter, uint32_t count) {
+  if (*counter >= count) emulation::fail("take_turn: the counter is %u of %u: another launch uses it", *counter, count);
+  const uint32_t before = *counter;
+  *counter = before + 1 == count ? 0 : before + 1;
+  return before;
+}
 
 inline void sync_threads(LGFAST_SITE_ARGUMENTS) { emulation::block_barrier(LGFAST_SITE); }
 inline void sync_warp(LGFAST_SITE_ARGUMENTS) {

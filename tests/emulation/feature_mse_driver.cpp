@@ -1,7 +1,11 @@
 // Runs one case of feature_mse in the emulation; see driver.h.
 //
 // Request: the Header, the PairHeaders, then for each pair the elements of student and of teacher. Result: the loss,
-// then the flat gradient, both before and after the backward kernel has multiplied it by dloss * scale.
+// the weighted loss, then the flat gradient, both before and after the backward kernel has multiplied it by dloss *
+// scale. Launches that count their blocks run twice with one counter, as a captured graph does.
+#include <algorithm>
+#include <memory>
+
 #include "driver.h"
 #include "feature_mse/feature_mse.cuh"
 
@@ -12,7 +16,8 @@ using namespace lgfast::emulation;
 
 struct Header {
   int64_t batch, num_pairs, seeds, dtype;
-  double grad_scale, dloss, scale;
+  int64_t counter;  // at first; -1: the launch has none
+  double grad_scale, dloss, scale, weight;
 };
 
 struct PairHeader {
@@ -71,15 +76,23 @@ std::vector<Bytes> run(const Case<T>& c) {
   using Acc = typename Accumulate<T>::type;
   int64_t grad_numel = 0;
   for (const PairHeader& pair : c.pairs) grad_numel += c.grad_numel(pair);
-  Bytes loss = poisoned(sizeof(Acc)), grad = poisoned(grad_numel * int64_t(sizeof(T))), scaled = grad;
+  Bytes loss = poisoned(sizeof(Acc)), weighted = loss, grad = poisoned(grad_numel * int64_t(sizeof(T))), scaled = grad;
   FeatureMseParams params = make_params(c, grad);
   if (!plan_feature_mse(params, c.header.batch, sizeof(T), max_smem_bytes())) stop("no plan");
-  Bytes partials = poisoned(feature_mse_blocks(params) * int64_t(sizeof(double)));
-  params.partials = data_of<double>(partials);
-  check(launch_feature_mse_fwd<T>(params, loss.data(), nullptr));
+  const auto weight = std::make_unique<Acc>(Acc(c.header.weight));
+  const auto counter = std::make_unique<uint32_t>(uint32_t(c.header.counter));
+  params.scalars = {weight.get(), loss.data(), weighted.data()};
+  if (c.header.counter >= 0) params.counter = counter.get();
+  for (int run = 0; run < (params.counter == nullptr ? 1 : 2); ++run) {
+    for (Bytes* result : {&loss, &weighted, &grad}) std::fill(result->begin(), result->end(), 0xff);
+    Bytes partials = poisoned(round_up(feature_mse_blocks(params), 2) * int64_t(sizeof(double)));
+    params.partials = data_of<double>(partials);
+    check(launch_feature_mse_fwd<T>(params, nullptr));
+    if (params.counter != nullptr && *counter != 0) stop("the counter is not 0 after the launch");
+  }
   const Acc dloss(c.header.dloss);
   check(launch_feature_mse_bwd<T>(grad.data(), &dloss, scaled.data(), grad_numel, c.header.scale, nullptr));
-  return {loss, grad, scaled};
+  return {loss, weighted, grad, scaled};
 }
 
 }  // namespace

@@ -5,7 +5,9 @@
 #include <cstdlib>
 #include <string>
 
+#include "common/counter_places.h"
 #include "common/device.cuh"
+#include "common/last_block.cuh"
 
 namespace {
 
@@ -37,6 +39,29 @@ __global__ void divergent_shuffle_kernel(float* out) {
 __global__ void partial_barrier_kernel(float* out) {
   if (thread_index() < 40) sync_threads();
   out[thread_index()] = 1.0f;
+}
+
+enum class Fault { kNone, kTurnBeforePart, kNoBarrier };
+
+// Every block writes a part, the last to end their sum to every value of `out`.
+template <Fault kFault>
+__global__ void last_block_kernel(float* parts, uint32_t* counter, float* out, int blocks) {
+  int* flag = reinterpret_cast<int*>(dynamic_smem());
+  const auto write_part = [&] {
+    if (thread_index() == 0) parts[block_index()] = float(block_index() + 1);
+  };
+  if (kFault != Fault::kTurnBeforePart) write_part();
+  bool is_last;
+  if (kFault == Fault::kNoBarrier) {
+    if (thread_index() == 0) *flag = take_turn(counter, uint32_t(blocks)) == uint32_t(blocks) - 1;
+    is_last = *flag != 0;
+  } else {
+    is_last = is_last_block(counter, blocks, flag);
+  }
+  float sum = 0.0f;
+  for (int block = 0; is_last && block < blocks; ++block) sum += parts[block];
+  if (is_last) out[thread_index()] = sum;
+  if (kFault == Fault::kTurnBeforePart) write_part();
 }
 
 // Thread i reads what thread i copied; without the wait it reads whatever was there before.
@@ -80,6 +105,34 @@ void run(const char* name, int block, int smem_bytes, void (*kernel)(Args...), A
   }
 }
 
+// Two launches with one counter, of 4 blocks each.
+template <Fault kFault>
+void run_last_block(const char* name, float* out) {
+  uint32_t* counter = new uint32_t(0);
+  for (int launch_number = 0; launch_number < 2; ++launch_number) {
+    float* parts = new float[4]{NAN, NAN, NAN, NAN};
+    const char* error =
+        launch(last_block_kernel<kFault>, Grid{4, 1}, 64, int(sizeof(int)), nullptr, parts, counter, out, 4);
+    if (error != nullptr || *counter != 0) {
+      std::fprintf(stderr, "%s: %s\n", name, error != nullptr ? error : "the counter is not 0 again");
+      std::exit(1);
+    }
+    delete[] parts;
+  }
+  delete counter;
+}
+
+// Places for launches of streams 7, 9 and 7, captures from 7 and 7, streams 9 and 11, and where none is left 13 and 7.
+void print_places() {
+  CounterPlaces places(5);
+  struct {
+    int stream;
+    bool is_captured;
+  } launches[] = {{7, false}, {9, false},  {7, false},  {7, true}, {7, true},
+                  {9, false}, {11, false}, {13, false}, {7, false}};
+  for (const auto& one : launches) std::printf("%d ", places.take(uint64_t(one.stream), one.is_captured));
+}
+
 void print_conversions() {
   for (int bits = 0; bits < 0x10000; ++bits) {
     const bf16 b{uint16_t(bits)};
@@ -97,6 +150,7 @@ int main(int argc, char** argv) {
   const std::string name = argv[1];
   emulation::set_seed(std::strtoull(argv[2], nullptr, 10));
   if (name == "conversions") return print_conversions(), 0;
+  if (name == "places") return print_places(), 0;
 
   constexpr int kOut = 128;
   float* in = new float[512];
@@ -116,6 +170,9 @@ int main(int argc, char** argv) {
   const float* b = in + 256;
   if (name == "matmul") run(argv[1], 32, 768, matmul_kernel<false>, a, b, out);
   if (name == "matmul_trans") run(argv[1], 32, 768, matmul_kernel<true>, a, b, out);
+  if (name == "last_block") run_last_block<Fault::kNone>(argv[1], out);
+  if (name == "turn_before_part") run_last_block<Fault::kTurnBeforePart>(argv[1], out);
+  if (name == "no_barrier_before_flag") run_last_block<Fault::kNoBarrier>(argv[1], out);
   if (name == "bad_block") run(argv[1], 33, 0, divergent_shuffle_kernel, out);
   for (int i = 0; i < kOut; ++i) std::printf("%.9g\n", double(out[i]));
   std::printf("%d %d\n", int(emulation::bank_conflicts().ldmatrix), int(emulation::bank_conflicts().copies));

@@ -76,6 +76,28 @@ def test_missing_barrier_is_caught(program):
     assert np.isnan(outputs).any()  # shared memory that nobody wrote yet
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_last_block_to_end_finds_the_parts_of_all(program, seed):
+    out = values(program, "last_block", seed)
+    assert (out[:64] == 1 + 2 + 3 + 4).all() and (out[64:] == -1).all()
+
+
+@pytest.mark.parametrize("case", ["turn_before_part", "no_barrier_before_flag"])
+def test_a_last_block_that_reads_too_early_is_caught(program, case):
+    results = [run(program, case, seed) for seed in range(5)]
+    right = [str(sum(range(5)))] * 64 + ["-1"] * 64
+    assert any(result.stdout.splitlines()[:OUT] != right for result in results)
+
+
+def test_launches_that_may_run_at_the_same_time_share_no_counter(program):
+    stream, other, again, captured, captured_again, other_again, third, too_many, first = map(
+        int, run(program, "places").stdout.split()
+    )
+    assert stream == again == first and other == other_again
+    assert sorted({stream, other, captured, captured_again, third}) == list(range(5))
+    assert too_many == -1
+
+
 def test_missing_wait_for_an_async_copy_is_caught(program):
     assert np.isnan(values(program, "missing_wait")[:64]).any()
 

@@ -14,7 +14,7 @@ from tests.ops.feature_mse_cases import STUDENT_SIDES, assert_matches_reference,
 
 pytestmark = pytest.mark.slow
 
-DLOSS, SCALE, SEEDS = 2.5, 0.5, 3
+DLOSS, SCALE, SEEDS, WEIGHT = 2.5, 0.5, 5, 1.75
 
 
 @pytest.fixture(scope="module")
@@ -24,22 +24,24 @@ def driver():
 
 @pytest.fixture
 def run(driver, tmp_path):
-    """Runs the kernels: (loss, gradients, gradients times DLOSS * SCALE)."""
+    """Runs the kernels: (loss, gradients, gradients times DLOSS * SCALE); the gradients without WEIGHT."""
 
-    def call(student, teacher, grids, grad_scale=1.0):
+    def call(student, teacher, grids, grad_scale=1.0, counter=0):
         dtype = student[0].dtype
         grads = [(maps.shape, dtype) for maps in student] if grad_scale else []
-        results = [((), torch.float64 if dtype == torch.float64 else torch.float32), *grads, *grads]
-        (loss, *rest), _ = run_driver(driver, tmp_path, [request(student, teacher, grids, grad_scale)], results)
+        scalar = ((), torch.float64 if dtype == torch.float64 else torch.float32)
+        asked = [request(student, teacher, grids, grad_scale / WEIGHT, counter)]
+        (loss, weighted, *rest), _ = run_driver(driver, tmp_path, asked, [scalar, scalar, *grads, *grads])
+        assert torch.equal(weighted, WEIGHT * loss)
         return loss, rest[: len(grads)], rest[len(grads) :]
 
     return call
 
 
-def request(student, teacher, grids, grad_scale) -> bytes:
+def request(student, teacher, grids, grad_scale, counter) -> bytes:
     dtype, batch = student[0].dtype, student[0].shape[0]
-    head = struct.pack("<4q", batch, len(student), SEEDS, DTYPES.index(dtype))
-    head += struct.pack("<3d", grad_scale, DLOSS, SCALE)
+    head = struct.pack("<5q", batch, len(student), SEEDS, DTYPES.index(dtype), counter)
+    head += struct.pack("<4d", grad_scale, DLOSS, SCALE, WEIGHT)
     body = b""
     for s, t, grid in zip(student, teacher, grids, strict=True):
         assert s.stride(2) == 1 and t.stride(1) == 1
@@ -114,6 +116,21 @@ def test_backward_kernel_multiplies_by_two_scalars(run):
     _, grads, scaled = run(student, teacher, [(14, 14)] * 3)
     for grad, product in zip(grads, scaled, strict=True):
         torch.testing.assert_close(product, grad * (DLOSS * SCALE), rtol=1e-6, atol=0)
+
+
+def test_a_second_kernel_adds_the_losses_where_the_launch_has_no_counter(run):
+    student, teacher = make_maps((14, 14, 14), batch=3)
+    expected, grads, _ = run(student, teacher, [(14, 14)] * 3)
+    loss, others, _ = run(student, teacher, [(14, 14)] * 3, counter=-1)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)  # other sums
+    assert all(torch.equal(a, b) for a, b in zip(grads, others, strict=True))
+
+
+@pytest.mark.parametrize(("counter", "complaint"), [(1, "is not 0 after the launch"), (9999, "another launch uses it")])
+def test_a_counter_that_another_launch_uses_is_found(run, counter, complaint):
+    student, teacher = make_maps((14, 14, 14), batch=1)
+    with pytest.raises(AssertionError, match=complaint):
+        run(student, teacher, [(14, 14)] * 3, counter=counter)
 
 
 def test_no_gradient_where_none_is_wanted(run):

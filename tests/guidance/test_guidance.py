@@ -200,7 +200,7 @@ def test_variants_match_their_definitions(transform, plain):
     guidance = Guidance((48, 48), (16, 64), transform)
     tokens = [torch.randn(3, 16, 48, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     teachers = [torch.randn(3, 16, 8, 8, dtype=torch.float64), torch.randn(3, 64, 2, 2, dtype=torch.float64)]
-    loss = guidance([(x, (4, 4)) for x in tokens], teachers)
+    loss = guidance([(x, (4, 4)) for x in tokens], teachers).weighted
     maps = [x.transpose(1, 2).reshape(3, 48, 4, 4) for x in tokens]
     expected = sum(
         (plain(resized(a, side)) - plain(resized(b, side))).square().mean()

@@ -59,7 +59,7 @@ def loss_of(student, teacher, image_set):
     targets = None if teacher is None else teacher.start(batch)
     logits, guidance = student(batch.images, targets)
     loss = F.cross_entropy(logits, batch.labels)
-    return (loss if guidance is None else loss + 2.5 * guidance).item()
+    return (loss if guidance is None else loss + 2.5 * guidance.loss).item()
 
 
 def guided(name, teacher_name):

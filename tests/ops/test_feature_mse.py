@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lgfast import _extension
-from lgfast.ops import feature_mse
+from lgfast.ops import feature_mse, unit_gradient, weighted_feature_mse
 from tests.ops.feature_mse_cases import (
     STUDENT_SIDES,
     TEACHER_MAPS,
@@ -105,6 +105,110 @@ def test_loss_weight_scales_the_gradient():
         torch.testing.assert_close(other, 2.5 * grad, rtol=1e-6, atol=0)
 
 
+def calls_of_backward(run):
+    """How often the gradients are scaled while `run` runs."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    return sum(event.count for event in profile.key_averages() if event.key == "lgfast::feature_mse_bwd")
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_weighted_loss_has_the_gradients_of_the_product(dtype):
+    student, teacher = make_maps((14, 14, 14), dtype=dtype)
+    grids = [(14, 14)] * 3
+    found, grads = loss_and_grads(lambda s: weighted_feature_mse(s, teacher, weight=torch.tensor(2.5))[0], student)
+    exact, exact_grads = loss_and_grads(
+        lambda s: 2.5 * feature_mse(s, [t.double() for t in teacher], grids),
+        [s.detach().double().requires_grad_() for s in student],
+    )
+    loss = weighted_feature_mse(student, teacher, weight=torch.tensor(2.5)).loss
+    assert loss.dtype == found.dtype and not loss.requires_grad
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(2.5 * loss.double(), exact, rtol=1e-5, atol=0)
+    for grad, true in zip(grads, exact_grads, strict=True):
+        bound = 2 * torch.finfo(dtype).eps + 32 * torch.finfo(loss.dtype).eps  # rounded once or twice; sums of up to 32
+        assert (grad.double() - true).abs().max() <= bound * true.abs().max()
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_known_unit_gradient_needs_no_pass_over_the_gradients(is_weighted):
+    student, teacher = make_maps((14, 14, 14), dtype=torch.bfloat16)
+    other = torch.randn((), requires_grad=True)
+
+    def backward(gradient):
+        for leaf in (*student, other):
+            leaf.grad = None
+        weight = torch.tensor(2.5)
+        loss = (
+            weighted_feature_mse(student, teacher, weight=weight)[0] if is_weighted else feature_mse(student, teacher)
+        )
+        total = other + loss
+        total.backward(unit_gradient(total) if gradient is None else gradient)
+        return [leaf.grad for leaf in student]
+
+    known, usual = [], []
+    assert calls_of_backward(lambda: known.extend(backward(None))) == 0
+    assert calls_of_backward(lambda: usual.extend(backward(torch.ones(())))) == 1
+    tripled = backward(torch.tensor(3.0))
+    for a, b, c in zip(known, usual, tripled, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(c, 3 * a, rtol=2**-7, atol=0)
+    assert unit_gradient(other) == 1
+
+
+def test_gradients_that_are_not_final_are_scaled_whatever_the_gradient():
+    student, teacher = make_maps((14, 14, 14), dtype=torch.float16)
+
+    def step():
+        loss = weighted_feature_mse(student, teacher, weight=torch.tensor(2.5)).weighted
+        loss.backward(unit_gradient(loss))
+
+    assert calls_of_backward(step) == 1  # float16 stores them as large as the differences
+
+
+def test_changed_unit_gradient_is_no_longer_known():
+    student, teacher = make_maps((14, 14, 14), dtype=torch.float64)
+    loss = feature_mse(student, teacher)
+    one = unit_gradient(loss)
+    expected = [2 * grad for grad in torch.autograd.grad(loss, student, retain_graph=True)]
+    try:
+        one.mul_(2)
+        found = torch.autograd.grad(loss, student, one)
+    finally:
+        importlib.import_module("lgfast.ops.unit_gradient")._known.clear()
+    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(found, expected, strict=True))
+
+
+def test_weight_of_zero_gives_zero_gradients():
+    student, teacher = make_maps((14, 14, 14))
+    weight = torch.tensor(0.0)
+    _, grads = loss_and_grads(lambda s: 7 * weighted_feature_mse(s, teacher, weight=weight).weighted, student)
+    assert not any(grad.any() for grad in grads)
+
+
+def test_stored_gradients_that_were_changed_are_not_given_out_again():
+    student, teacher = make_maps((14, 14, 14))
+    loss = feature_mse(student, teacher)
+    loss.backward(unit_gradient(loss), retain_graph=True)
+    student[0].grad.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward(unit_gradient(loss))
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.ones(2), r"weight must be a constant scalar, got \[2\]; multiply feature_mse's loss by it"),
+        (torch.ones((), requires_grad=True), r"got \[\] that wants a gradient; multiply"),
+        (torch.ones((), dtype=torch.int64), "weight must be float32, .*, got torch.int64; cast it"),
+        (torch.ones((), device="meta"), "weight must be on cpu, got meta; move it"),
+    ],
+)
+def test_weight_that_does_not_fit_is_rejected(weight, message):
+    with pytest.raises(ValueError, match=message):
+        weighted_feature_mse(*make_maps((14, 14, 14)), weight=weight)
+
+
 def test_float16_gradient_survives_a_large_batch_under_loss_scaling():
     student, teacher = make_maps((14, 14, 14), batch=64, dtype=torch.float16)
     scale = 2.0**16  # GradScaler's first; the gradient itself is below the smallest float16
@@ -127,8 +231,8 @@ def test_no_gradient_is_computed_where_none_is_wanted():
     expected = feature_mse(student, teacher)
     with torch.no_grad():
         assert torch.equal(feature_mse(student, teacher), expected)
-    _, grad = torch.ops.lgfast.feature_mse_fwd([s.detach() for s in student], teacher, [14] * 6, 0.0)
-    assert grad.numel() == 0
+    _, grad, weighted = torch.ops.lgfast.feature_mse_fwd([s.detach() for s in student], teacher, [14] * 6, 0.0)
+    assert grad.numel() == 0 and weighted.numel() == 0
 
 
 def test_second_derivative_is_refused():
@@ -154,15 +258,21 @@ def test_opcheck(dtype):
     torch.library.opcheck(torch.ops.lgfast.feature_mse_fwd, (student, teacher, [14] * 6, 4.0))
     torch.library.opcheck(torch.ops.lgfast.feature_mse_fwd, ([s.detach() for s in student], teacher, [14] * 6, 0.0))
     scalar = torch.tensor(2.0, dtype=loss_dtype)
+    torch.library.opcheck(torch.ops.lgfast.feature_mse_fwd, (student, teacher, [14] * 6, 4.0, scalar))
     torch.library.opcheck(torch.ops.lgfast.feature_mse_bwd, (scalar, torch.randn(10, dtype=dtype), 0.5))
 
 
+def weighted(student, teacher):
+    return weighted_feature_mse(student, teacher, weight=torch.tensor(2.5)).weighted
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiles_fullgraph_with_equal_bits(dynamic):
-    compiled = torch.compile(feature_mse, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+@pytest.mark.parametrize("function", [feature_mse, weighted])
+def test_compiles_fullgraph_with_equal_bits(function, dynamic):
+    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for batch in (2, 3):
         student, teacher = make_maps((14, 14, 14), batch=batch)
-        expected, expected_grads = loss_and_grads(feature_mse, student, teacher)
+        expected, expected_grads = loss_and_grads(function, student, teacher)
         loss, grads = loss_and_grads(compiled, student, teacher)
         assert torch.equal(loss, expected)
         assert all(torch.equal(a, b) for a, b in zip(grads, expected_grads, strict=True))
@@ -227,7 +337,7 @@ def test_cuda_plan_refuses_maps_to_resize_that_are_larger_than_a_block():
     assert cuda_plan(16, 160, 161)["smem_bytes"] <= 227 * 1024
     assert cuda_plan(16, 400, 160)["channels_per_block"] == 1  # the whole teacher's map
     with pytest.raises(ValueError, match="exceeds a block"):
-        cuda_plan(16, 300, 321)  # a thread a column of a student that is resized
+        cuda_plan(16, 300, 385)  # a thread a column of a student that is resized
     with pytest.raises(ValueError, match="exceeds a block"):
         cuda_plan(16, 400, 300)  # the whole teacher's map
     small = 99 * 1024  # of a block of sm_89 and sm_120

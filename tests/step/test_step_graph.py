@@ -350,8 +350,8 @@ def test_an_error_in_a_capture_is_the_one_that_is_seen(cuda, monkeypatch):
 def test_a_step_that_cannot_be_captured_says_why(cuda, monkeypatch):
     step, forward = build(graph="on"), GuidedStudent.forward
 
-    def reads_back(student, images, targets):
-        return forward(student, images * images.max().item(), targets)
+    def reads_back(student, images, targets, weight):
+        return forward(student, images * images.max().item(), targets, weight)
 
     monkeypatch.setattr(GuidedStudent, "forward", reads_back)
     train(step, 3)

@@ -59,6 +59,7 @@ inline int grid_size_z() { return 1; }
 inline unsigned char* dynamic_smem() { return nullptr; }
 inline uint32_t smem_address(const void*) { return 0; }
 inline void atomic_add(uint32_t*, uint32_t) {}
+inline uint32_t take_turn(uint32_t*, uint32_t) { return 0; }
 inline void sync_threads() {}
 inline void sync_warp() {}
 template <typename T>

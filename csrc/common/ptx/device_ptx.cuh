@@ -22,6 +22,15 @@ __device__ __forceinline__ unsigned char* dynamic_smem() {
 
 __device__ __forceinline__ void atomic_add(uint32_t* counter, uint32_t value) { atomicAdd(counter, value); }
 
+__device__ __forceinline__ uint32_t take_turn(uint32_t* counter, uint32_t count) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(__cvta_generic_to_global(counter)), "r"(count - 1)
+               : "memory");
+  return before;
+}
+
 // The barrier of __syncthreads(), without its rule that all threads meet at one place of the code: the instruction
 // counts warps, whichever place they come from.
 __device__ __forceinline__ void sync_threads() { asm volatile("bar.sync 0;" ::: "memory"); }
