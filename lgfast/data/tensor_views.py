@@ -28,7 +28,7 @@ def make_views(pictures: Sequence[Tensor], plan: Tensor, spec: AugmentSpec) -> t
     columns = dict(zip(spec.plan_columns, plan.unbind(1), strict=True))
     rows = [dict(zip(spec.plan_columns, row, strict=True)) for row in plan.tolist()]
     images = torch.stack([cropped(picture, row, spec) for picture, row in zip(pictures, rows, strict=True)])
-    images = flipped(images, columns["flip"].long().to(images.device))
+    flip(images, columns["flip"].long())
     for slot in range(spec.num_slots):
         operate(images, columns[f"op_{slot}"].long(), columns[f"arg_{slot}"], spec)
     mean, std = (images.new_tensor(values)[:, None, None] for values in (spec.mean, spec.std))
@@ -64,10 +64,15 @@ def nearest(side: int, size: int) -> Tensor:
     return steps.cumsum(0).long()
 
 
-def flipped(images: Tensor, flips: Tensor) -> Tensor:
-    """Mirror images whose first bit is set, and turn those upside down whose second is."""
-    images = torch.where((flips & 1).bool()[:, None, None, None], images.flip(3), images)
-    return torch.where((flips & 2).bool()[:, None, None, None], images.flip(2), images)
+def flip(images: Tensor, flips: Tensor) -> None:
+    """Mirror images whose first bit is set, and turn those upside down whose second is, in place.
+
+    Args:
+        flips: (B,) int64 on CPU.
+    """
+    for bit, axis in ((1, 3), (2, 2)):
+        chosen = (flips & bit).nonzero().flatten().to(images.device)
+        images[chosen] = images[chosen].flip(axis)
 
 
 def operate(images: Tensor, ops: Tensor, arguments: Tensor, spec: AugmentSpec) -> None:
@@ -86,24 +91,35 @@ def operate(images: Tensor, ops: Tensor, arguments: Tensor, spec: AugmentSpec) -
 
 def erase(images: Tensor, rows: Sequence[dict[str, float]], mode: str) -> None:
     """Overwrite the plan's rectangle of normalised images, in place."""
-    for image, row in zip(images, rows, strict=True):
-        top, left, height, width = (int(row[f"erase_{name}"]) for name in ("top", "left", "height", "width"))
-        if height == 0 or width == 0:
-            continue
-        rectangle = image[:, top : top + height, left : left + width]
-        if mode == "const":
+    boxes = [tuple(int(row[f"erase_{name}"]) for name in ("top", "left", "height", "width")) for row in rows]
+    chosen = [index for index, (_, _, height, width) in enumerate(boxes) if height and width]
+    if not chosen:
+        return
+    keys = torch.tensor([[int(rows[index][f"noise_key_{word}"]) for word in (0, 1)] for index in chosen])
+    areas = [boxes[index][2] * boxes[index][3] if mode == "pixel" else 1 for index in chosen]
+    channels = images.shape[1]
+    noise = None if mode == "const" else erase_noise(keys, areas, channels, images.device).split(areas)
+    for number, index in enumerate(chosen):
+        top, left, height, width = boxes[index]
+        rectangle = images[index, :, top : top + height, left : left + width]
+        if noise is None:
             rectangle.zero_()
-            continue
-        sides = (height, width) if mode == "pixel" else (1, 1)
-        key = torch.tensor([int(row["noise_key_0"]), int(row["noise_key_1"])], device=image.device)
-        noise = erase_noise(key, sides[0] * sides[1], len(image))
-        rectangle.copy_(noise.T.reshape(len(image), *sides))
+        else:
+            sides = (height, width) if mode == "pixel" else (1, 1)
+            rectangle.copy_(noise[number].T.reshape(channels, *sides))
 
 
-def erase_noise(key: Tensor, num_pixels: int, channels: int) -> Tensor:
-    """Return normal noise (num_pixels, channels) float32; for up to three channels that of the reference."""
+def erase_noise(keys: Tensor, counts: Sequence[int], channels: int, device: torch.device) -> Tensor:
+    """Return normal noise (n, channels) float32 for n = sum(counts) pixels; of up to three channels the reference's.
+
+    Args:
+        keys: (E, 2) int64 on CPU, the keys of E rectangles.
+        counts: pixels of each.
+    """
     num_blocks = -(-channels // 4)
-    counter = torch.zeros(num_pixels, num_blocks, 4, dtype=torch.int64, device=key.device)
-    counter[..., 0] = torch.arange(num_pixels, device=key.device)[:, None]
-    counter[..., 1] = torch.arange(num_blocks, device=key.device)
-    return normal_deviates(philox_4x32(counter, key)).flatten(1)[:, :channels]
+    pixel = torch.cat([torch.arange(count) for count in counts]).to(device)
+    key = keys.repeat_interleave(torch.tensor(counts), dim=0).to(device)
+    counter = torch.zeros(len(pixel), num_blocks, 4, dtype=torch.int64, device=device)
+    counter[..., 0] = pixel[:, None]
+    counter[..., 1] = torch.arange(num_blocks, device=device)
+    return normal_deviates(philox_4x32(counter, key[:, None])).flatten(1)[:, :channels]

@@ -93,6 +93,7 @@ def inspect_dataset(
         yield from check_broken(survey)
         yield from check_sizes(survey, OFFICIAL.get(name))
         yield from check_orientation(survey)
+        yield from check_depth(survey)
         yield from check_repeats(survey, is_published=name in OFFICIAL)
     if len(surveys) == len(SPLITS):
         train, test = surveys
@@ -173,6 +174,15 @@ def check_orientation(survey: Survey) -> Iterator[Finding]:
             f"{survey.split}: {len(turned)} of {len(survey.looks)} images are turned by their EXIF tag: {some(turned)}"
         )
         yield Finding("note", text, "--data.exif-orientation, as in the recipe photos, has them upright in training")
+
+
+def check_depth(survey: Survey) -> Iterator[Finding]:
+    deep = [name for name, look in zip(survey.image_names, survey.looks, strict=True) if look.is_deep]
+    if deep:
+        text = (
+            f"{survey.split}: {len(deep)} of {len(survey.looks)} images have 16 bits, of which 8 are used: {some(deep)}"
+        )
+        yield Finding("note", text, "--data.pixels stored keeps all in training, where images are of one kind")
 
 
 def check_broken(survey: Survey) -> Iterator[Finding]:

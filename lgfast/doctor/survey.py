@@ -29,6 +29,7 @@ class Look(NamedTuple):
     error: str = ""
     is_unreadable: bool = False  # it could not be read, and may be sound
     is_turned: bool = False  # its EXIF tag asks viewers to turn it
+    is_deep: bool = False  # it holds 16 bits, of which RGB keeps 8
     format: PixelFormat = RGB
     moments: Moments | None = None  # of its pixels
 
@@ -98,20 +99,23 @@ def look_at_all(images: Iterable[Path] | np.ndarray, decoding: Decoding) -> Iter
 
 def look_at(image: Path | np.ndarray, decoding: Decoding = AS_STORED) -> Look:
     try:
-        pixels, is_turned = (
-            (decode_image(image, decoding), is_lying(image)) if isinstance(image, Path) else (image, False)
-        )
+        pixels = decode_image(image, decoding) if isinstance(image, Path) else image
+        is_turned, is_deep = header(image) if isinstance(image, Path) else (False, False)
     except (ValueError, UnreadableError) as error:
         return Look(None, (0, 0), str(error), is_unreadable=isinstance(error, UnreadableError))
     (height, width, _), format = pixels.shape, format_of(pixels)
     kind = f"{height}x{width}" + ("" if format == RGB else f" {format}")
     digest = hashlib.blake2b(kind.encode() + np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
-    return Look(digest, (height, width), is_turned=is_turned, format=format, moments=moments(pixels))
+    return Look(
+        digest, (height, width), is_turned=is_turned, is_deep=is_deep and format == RGB, format=format,
+        moments=moments(pixels),
+    )  # fmt: skip
 
 
-def is_lying(path: Path) -> bool:
-    """Whether viewers turn an image that can be decoded before they show it."""
+def header(path: Path) -> tuple[bool, bool]:
+    """Whether viewers turn an image that can be decoded before they show it, and whether it is grey of 16 bits."""
     if path.suffix.lower() == ARRAY_SUFFIX:
-        return False
+        return False, False
     with Image.open(path, formats=formats()) as image:
-        return image.format != "TIFF" and exif_orientation(image) != 1  # Pillow turns a TIFF itself
+        is_turned = image.format != "TIFF" and exif_orientation(image) != 1  # Pillow turns a TIFF itself
+        return is_turned, image.mode.startswith("I")

@@ -264,3 +264,11 @@ def test_the_labels_of_a_table_are_checked(tmp_path, capsys):
     assert main(["--data", str(tmp_path), "--labels", "none.csv"]) == 1
     assert "data.labels: no table at" in capsys.readouterr().out
     assert main(["--label-separator", ";"]) == 2
+
+
+def test_images_that_lose_bits_are_told(tree):
+    deep = np.full((6, 9), 300, np.uint16)
+    Image.fromarray(deep).save(tree / "train" / "cat" / "deep.png")
+    (note,) = (one for one in inspect_dataset("folder", tree) if "16 bits" in one.text)
+    assert note.level == "note" and "train: 1 of 7 images have 16 bits, of which 8 are used" in note.text
+    assert "deep.png" in note.text and "--data.pixels stored" in note.fix
