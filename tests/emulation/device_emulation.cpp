@@ -2,6 +2,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdarg>
 #include <memory>
 #include <numeric>
@@ -115,25 +116,24 @@ void perform(const Copy& copy) {
 }
 
 // Returns the turns beyond the first that 16-byte accesses of up to eight lanes take. Equal addresses are one access.
-int extra_turns(std::vector<const void*> rows) {
-  std::sort(rows.begin(), rows.end());
-  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+int extra_turns(const std::array<const void*, 8>& rows, size_t count = 8) {
   int in_group[8] = {}, turns = 1;
-  for (const void* row : rows) {
-    turns = std::max(turns, ++in_group[(static_cast<const unsigned char*>(row) - smem_block) / 16 % 8]);
+  for (size_t i = 0; i < count; ++i) {
+    if (std::find(rows.begin(), rows.begin() + i, rows[i]) != rows.begin() + i) continue;
+    turns = std::max(turns, ++in_group[(static_cast<const unsigned char*>(rows[i]) - smem_block) / 16 % 8]);
   }
   return turns - 1;
 }
 
 void count_copy_conflicts() {
   for (int first = 0; first < block_threads; first += 8) {
-    for (size_t n = 0, more = 1; more; ++n) {
-      std::vector<const void*> rows;
+    for (size_t n = 0, count = 1; count > 0; ++n) {
+      std::array<const void*, 8> rows;
+      count = 0;
       for (int i = first; i < first + 8; ++i) {
-        if (n < threads[i]->copied.size()) rows.push_back(threads[i]->copied[n]);
+        if (n < threads[i]->copied.size()) rows[count++] = threads[i]->copied[n];
       }
-      more = !rows.empty();
-      conflicts.copies += extra_turns(rows);
+      conflicts.copies += extra_turns(rows, count);
     }
   }
 }
@@ -257,10 +257,10 @@ template <bool kTrans>
 void ldmatrix(void* const* lanes) {
   for (int matrix = 0; matrix < 4; ++matrix) {
     uint16_t values[8][8];
-    std::vector<const void*> rows;
-    for (int row = 0; row < 8; ++row) {
-      rows.push_back(static_cast<LdmatrixLane*>(lanes[8 * matrix + row])->row);
-      std::memcpy(values[row], rows.back(), 16);
+    std::array<const void*, 8> rows;
+    for (size_t row = 0; row < 8; ++row) {
+      rows[row] = static_cast<LdmatrixLane*>(lanes[8 * size_t(matrix) + row])->row;
+      std::memcpy(values[row], rows[row], 16);
     }
     conflicts.ldmatrix += extra_turns(rows);
     for (int lane = 0; lane < kWarpSize; ++lane) {
