@@ -375,7 +375,7 @@ def test_nothing_is_measured_that_is_not_built(tmp_path, monkeypatch, capsys):
     suite = gpu_suite.Suite(options, time.monotonic())
     monkeypatch.setattr(suite, "execute", lambda *arguments: runner.Record("failed", reason="exit code 1: no nvcc"))
     assert [outcome.part for outcome in suite.run()] == ["build"]
-    assert "the other parts need what was not built" in capsys.readouterr().out
+    assert "the other parts need the libraries, which were not built" in capsys.readouterr().out
 
 
 def test_state_is_readable_json(suite, tmp_path):

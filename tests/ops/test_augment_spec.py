@@ -74,7 +74,7 @@ def test_infinite_deviation_means_uniform():
         ({"interpolation": "cubic"}, "interpolation: expected one of"),
         ({"erase_mode": "noise"}, "erase_mode: expected one of"),
         ({"flip_prob": 1.5}, "flip_prob: expected 0 to 1"),
-        ({"std": (1.0, 0.0, 1.0)}, "std: expected 0.001 to 1000 for each item"),
+        ({"std": (1.0, 0.0, 1.0)}, "std: expected 1e-06 to 1000 for each item"),
         ({"rand_augment": "rand-m9-w1"}, 'unknown section "w1"'),
         ({"rand_augment": "auto"}, "expected"),
         ({"rand_augment": "rand-n9"}, "at most n8"),
