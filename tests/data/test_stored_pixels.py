@@ -203,3 +203,13 @@ def test_pictures_are_rendered_as_they_say():
     assert how_rendered("uint16x1").endswith("show their channel, from the 1st to the 99th percentile of each.")
     assert how_rendered("float32x2").startswith("Pixels are float32x2: pictures show their first channel, from")
     assert rendered(np.zeros((2, 2, 1), np.float32)).max() == 0
+
+
+def test_a_table_of_labels_may_name_arrays(folder):
+    names = [f"{name}/{i}.npy" for name in "ab" for i in range(5)]
+    rows = "".join(f"{name},{'odd' if i % 2 else 'even'}\n" for i, name in enumerate(names))
+    (folder / "labels.csv").write_text(f"file,label\n{rows}")
+    options = {"cache_dir": folder.parent / "cache", "labels": "labels.csv", "test_fraction": 0, "decoding": STORED}
+    images = load_dataset("folder", folder, "train", **options)
+    assert str(images.format) == "uint16x6" and images.class_counts().tolist() == [5, 5]
+    assert all(np.array_equal(images.image(index), np.load(path)) for index, path in enumerate(images.paths))
