@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["lgfast.train", "lgfast.sweep.command"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["lgfast.train", "lgfast.sweep.command"])
 
 
 def _main(arguments: tuple[str, ...], out: Path, err: Path) -> None:
@@ -31,7 +31,7 @@ class TrainProcess:
         number = len(list(folder.glob("process-*.out")))
         self.out, self.err = (folder / f"process-{number}.{name}" for name in ("out", "err"))
         self.out.touch()
-        self._process = _context.Process(target=_main, args=(arguments, self.out, self.err))
+        self._process = context.Process(target=_main, args=(arguments, self.out, self.err))
         self._process.start()
 
     def poll(self) -> int | None:
