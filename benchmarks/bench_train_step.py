@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--batch", type=harness.counts, help="sizes, comma-separated; default 128,256,512 on CUDA, 8 on CPU"
     )
     harness.add_names(parser, "--guidance", ("on", "off"))
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 where the device has it")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 where it is faster on the device")
     parser.add_argument("--no-stages", action="store_true", help="whole steps only")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)

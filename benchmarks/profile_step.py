@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__, rounds=1)
     parser.add_argument("--shape", default="deit_tiny_224", choices=SHAPES)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 where the device has it")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 where it is faster on the device")
     parser.add_argument("--top", type=int, default=40, help="rows of each kind")
     options = parser.parse_args(argv)
     device = harness.chosen_device(options)

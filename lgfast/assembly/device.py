@@ -36,7 +36,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(config: Config) -> Config:
-    """Resolve `precision=auto`: bf16 where the configured device has instructions for it, else fp32. A run keeps it."""
+    """Resolve `precision=auto`: bf16 where it is faster on the configured device, else fp32. A run keeps it."""
     if config.precision != "auto":
         return config
     return dataclasses.replace(config, precision=auto_precision(resolve_device(config.device)))

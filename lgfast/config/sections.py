@@ -284,7 +284,7 @@ class Config(Section):
     max_steps: Count = 0  # stop after this many steps; 0: no limit
     seed: Seed = 1  # decides the initial weights and what training draws; data.seed can decide order and views instead
     device: Device = "auto"  # auto, cpu, cuda, cuda:1
-    precision: Literal["auto", "fp32", "bf16", "fp16-amp"] = "auto"  # auto: bf16 where the device has it, else fp32
+    precision: Literal["auto", "fp32", "bf16", "fp16-amp"] = "auto"  # auto: bf16 where that is faster, else fp32
     run_dir: PathText = ""  # "": runs/<name>-<date>-<time>
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentSpec = field(default_factory=AugmentSpec)
