@@ -5,6 +5,7 @@ LGFAST_TEST_SEED (default 0) is the seed: with another one, what is random in a 
 
 import functools
 import gc
+import multiprocessing
 import os
 
 import pytest
@@ -67,6 +68,14 @@ def fixed_seed():
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True  # ways of running a step are compared bit for bit
+
+
+@pytest.fixture
+def forked_at_once(monkeypatch):
+    """Processes come from a server that has imported torch, whatever way of starting them is asked for."""
+    from tests.processes import context
+
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: context)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from lgfast.reports.compare import compare
 from lgfast.reports.runs import find_runs, group, read_run
 from lgfast.reproduce import PAPER_ROWS, Cell, main
 from lgfast.runtime.interrupt import Interrupted, InterruptFlag
-from tests import processes
 from tests.runs import TINY, teacher
 
 # README of the paper's code, CIFAR-100 top-1 (%), base and guided.
@@ -41,12 +40,12 @@ def test_unknown_row_is_named():
 
 
 @pytest.mark.slow
-def test_table_is_made_from_the_runs_and_made_again_from_disk(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(multiprocessing, "get_context", lambda _: processes.context)  # which has imported torch
+def test_table_is_made_from_the_runs_and_made_again_from_disk(forked_at_once, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     changes = {k: v for k, v in TINY.items() if k not in ("epochs", "guidance.student_layers", "model.depth")}
     changes |= {"teacher.cache": tmp_path / "cache", "teacher.recipe": teacher(tmp_path), "log.report": "false"}
-    command = ["--rows", "digits", "--seeds", "3", "4", "--epochs", "1", "--out", str(tmp_path / "out")]
+    options = "--rows digits --seeds 3 4 --workers 2 --epochs 1 --out"
+    command = [*options.split(), str(tmp_path / "out")]
     command += [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
     assert main(command) == 0
     table = table_lines(capsys.readouterr().out)

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 PROVIDERS = ["paper", "amp", "bare", "loop", "lgfast"]
 
 
-def test_rows_of_providers_in_processes_of_their_own():
+def test_rows_of_providers_in_processes_of_their_own(forked_at_once):
     rows = list(bench.bench("digits", ["amp", "lgfast"], 2, True, "fp32", CPU, rounds=2, limits=Ceilings(10, 1)))
     assert [row["provider"] for row in rows] == ["amp", "lgfast"]
     assert all(row["median_ms"] > 0 and row["cpu_ms"] > 0 and row["host_syncs"] == 0 for row in rows)
@@ -26,7 +26,7 @@ def test_rows_of_providers_in_processes_of_their_own():
     assert multiprocessing.active_children() == []
 
 
-def test_a_process_tells_what_its_call_raises():
+def test_a_process_tells_what_its_call_raises(forked_at_once):
     call = RemoteCall(partial(make_alone, "lgfast", ("digits", 3, True, CPU), "fp32"))
     call()
     call.close()
