@@ -65,11 +65,11 @@ def postgres(password: str = "") -> Iterator[str]:
         yield f"postgresql+psycopg://lgfast@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)  # a fast shutdown, without waiting for clients to leave
-        server.communicate(timeout=60)
+        server.communicate(timeout=300)
         shutil.rmtree(folder)
 
 
-def wait_for_server(server: subprocess.Popen, place: str, password: str, timeout: float = 60) -> None:
+def wait_for_server(server: subprocess.Popen, place: str, password: str, timeout: float = 300) -> None:
     import psycopg
 
     deadline = time.monotonic() + timeout

@@ -21,7 +21,7 @@ def run_cmake(folder: Path, script: str, **environment: str) -> str:
     includes = "".join(f"include({path})\n" for path in sorted((ROOT / "cmake").glob("[ae]*.cmake")))
     (folder / "script.cmake").write_text(f"cmake_minimum_required(VERSION 3.24)\n{includes}{script}")
     command = [CMAKE, "-P", str(folder / "script.cmake")]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

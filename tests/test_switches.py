@@ -19,7 +19,7 @@ needs_cuda_kernels = pytest.mark.skipif(not _extension.has_cuda_kernels(), reaso
 def run(script: str, disabled: str) -> subprocess.CompletedProcess:
     environment = {"LGFAST_DISABLE": disabled, "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", script]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @needs_cuda_kernels

@@ -235,9 +235,9 @@ def test_two_processes_starting_at_once_decode_once(tree, tmp_path, monkeypatch)
     processes = [context.Process(target=load) for _ in range(2)]
     for process in processes:
         process.start()
-    got = {hashes.get(timeout=60) for _ in processes}
+    got = {hashes.get(timeout=300) for _ in processes}
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=300)
     assert got == {load_dataset("folder", tree).content_hash}
     assert log.read_text() == "built\n"
 
@@ -256,7 +256,7 @@ def test_killed_writer_neither_blocks_nor_corrupts(tree, tmp_path, monkeypatch):
         patch.setattr(cache, "decode_image", decode_until_killed)
         process = context.Process(target=load_dataset, args=("folder", tree))
         process.start()
-        assert reached.wait(timeout=60)
+        assert reached.wait(timeout=300)
         process.kill()
         process.join()
     assert [path.suffix for path in (tree / ".lgfast_cache").iterdir() if path.suffix == ".lgfast"] == []

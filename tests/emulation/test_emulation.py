@@ -17,7 +17,7 @@ def program():
 
 
 def run(program, case, seed=1):
-    return subprocess.run([str(program), case, str(seed)], capture_output=True, text=True, timeout=60)
+    return subprocess.run([str(program), case, str(seed)], capture_output=True, text=True, timeout=300)
 
 
 def values(program, case, seed=1):

@@ -35,7 +35,7 @@ def test_two_ranks_normalise_as_one_with_the_whole_batch(tmp_path):
         process.start()
     by_rank = dict(results.get(timeout=200) for _ in processes)
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=300)
     whole = teacher("batch").features(images())
     for stage, expected in enumerate(whole):
         for rank in range(2):

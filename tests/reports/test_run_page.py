@@ -227,7 +227,7 @@ def test_a_browser_loads_it_without_a_request_and_sorts(run, tmp_path):
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
     done = subprocess.run(
         [*command, "--virtual-time-budget=2000", "--dump-dom", f"file://{tmp_path}/page.html"],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     seen = json.loads(re.search(r'\{"before".*\}', done.stdout).group())
     numbers = [float(text) for text in seen["recall"]]

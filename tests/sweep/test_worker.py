@@ -174,7 +174,7 @@ def test_epochs_that_are_not_judged_are_told_too(study, tmp_path, monkeypatch):
     seen = []
 
     def look():
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while study.heartbeat.epochs and time.monotonic() < deadline:
             epochs = [run.epoch for run in read_runs(study)]
             if epochs == [study.heartbeat.epochs.get(str(number), 0) for number in range(2)]:
