@@ -64,8 +64,8 @@ LGFAST_HOST_DEVICE double cubic(double v0, double v1, double v2, double v3, doub
   return v1 + d * (p2 + d * (p3 + d * p4));
 }
 
-// The same for four pixels in the bytes of a word, the first one lowest: whole numbers, so that p3 and -p4 may be added
-// up in another order.
+// The same for four pixels in the bytes of a word, the first one lowest. They are whole numbers, so the order in which
+// p3 and -p4 are added up does not matter.
 LGFAST_HOST_DEVICE double cubic_of_word(uint32_t taps, double d) {
   const int v0 = byte_of(taps, 0), v1 = byte_of(taps, 1), v2 = byte_of(taps, 2), v3 = byte_of(taps, 3);
   const int fall = v0 - v1, bend = fall + v2 - v3;
@@ -170,8 +170,8 @@ struct SourceLine {
   }
 };
 
-// kCount neighbouring output pixels from (x, y): their source points once, then the pixels of each plane by make().
-// `fill` where the source point lies outside.
+// Makes kCount neighbouring output pixels from (x, y): computes their source points once, then calls make() for the
+// pixels of each plane. A pixel whose source point lies outside gets `fill`.
 
 // Nearest and bilinear sampling.
 template <int kCount>
@@ -238,8 +238,8 @@ struct BicubicPixels {
   }
 };
 
-// The same where the rows stay (kIsRow) or the columns: the other coordinate is a whole number, and there the second
-// cubic changes nothing. Four taps instead of sixteen, same result.
+// The same where rows stay rows (kIsRow), or columns stay columns. The other coordinate is then a whole number, at
+// which the second cubic changes nothing: four taps give the result of sixteen.
 template <bool kIsRow, int kCount>
 struct BicubicLinePixels {
   SourceLine<kCount> line;

@@ -1,4 +1,4 @@
-// augment_plan and augment on the CPU: threads share the images of a batch; one image is one thread's.
+// augment_plan and augment on the CPU. Threads share the images of a batch; one thread makes the whole of an image.
 //
 // The file is compiled without contraction of a * b + c, as Pillow is: all levels give the same bytes.
 #include <torch/csrc/stable/library.h>
@@ -64,7 +64,7 @@ void augment_images(const AugmentParams& params, AugmentDtype dtype, unsigned ch
   }
 }
 
-// Asks for 2 MiB pages behind a fresh allocation, or does nothing: page by page, the kernel takes 0.3 ms an image.
+// Asks the system for 2 MiB pages behind a fresh allocation; without them it takes 0.3 ms an image to map small ones.
 void advise_huge_pages(void* data, int64_t num_bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kHugePage = 2 << 20;

@@ -12,7 +12,7 @@
 
 namespace lgfast {
 
-// Row b of the batch. A crop that does not fit into the working memory gives NaN: a GPU cannot raise.
+// Makes row b of the batch. A crop that does not fit into the working memory gives NaN, since a GPU cannot raise.
 template <typename T, class Team>
 LGFAST_TEAM void augment_image(WorkingImage<Team>& image, int64_t b) {
   const AugmentParams& p = image.params;

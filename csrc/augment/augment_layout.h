@@ -41,7 +41,7 @@ LGFAST_HOST_DEVICE AugmentLayout augment_layout(int size) {
   return l;
 }
 
-// Whether one output row's source rows fit into the spare, and one output pixel's weights into memory.
+// Whether the source rows of one output row fit into the spare, and the weights of one output pixel into memory.
 LGFAST_HOST_DEVICE bool crop_fits(const AugmentLayout& layout, Resample resample, int height, int width) {
   const int down = ResizeAxis{resample, height, layout.size}.max_taps();
   const int across = ResizeAxis{resample, width, layout.size}.max_taps();

@@ -20,7 +20,7 @@ LGFAST_HOST_DEVICE Box draw_box(double area, const double (&log_ratio)[2], uint3
   return {int64_t(rint(sqrt(area * ratio))), int64_t(rint(sqrt(area / ratio)))};
 }
 
-// Random resized crop: ten tries, then the largest centred crop within the ratio bounds.
+// Draws the random resized crop: ten tries, then the largest centred crop within the ratio bounds.
 LGFAST_HOST_DEVICE void draw_crop(const AugmentPlanParams& p, const SampleKey& key, int64_t height, int64_t width,
                                   double* row) {
   const double log_ratio[2] = {log(p.crop_ratio[0]), log(p.crop_ratio[1])};
@@ -50,7 +50,7 @@ LGFAST_HOST_DEVICE void draw_crop(const AugmentPlanParams& p, const SampleKey& k
   row[kCropWidth] = double(crop_width);
 }
 
-// Random erasing: ten tries, else nothing.
+// Draws the rectangle to erase: ten tries; where all fail, nothing is erased.
 LGFAST_HOST_DEVICE void draw_erase(const AugmentPlanParams& p, const SampleKey& key, double chance, double* row) {
   constexpr double kArea[2] = {0.02, 1.0 / 3.0};  // of the output, timm's defaults
   const double log_ratio[2] = {log(0.3), log(1.0 / 0.3)};
@@ -70,7 +70,7 @@ LGFAST_HOST_DEVICE void draw_erase(const AugmentPlanParams& p, const SampleKey& 
   }
 }
 
-// Row b of the plan.
+// Draws row b of the plan.
 LGFAST_HOST_DEVICE void draw_plan_row(const AugmentPlanParams& p, int64_t b) {
   const SampleKey key = {p.counter[0], p.counter[1], p.indices[b]};
   double* row = p.plan + b * p.num_columns;

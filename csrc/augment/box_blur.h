@@ -23,7 +23,7 @@ LGFAST_HOST_DEVICE BoxFilter box_of(float gaussian_radius) {
   return {int(radius), inner, ((1u << 24) - (int(radius) * 2 + 1) * inner) / 2};
 }
 
-// A place that three planes of `size` rows lie in.
+// Memory that holds three planes of `size` rows.
 struct BytePlanes {
   uint8_t* bytes;
   int size, pitch;
@@ -72,7 +72,7 @@ LGFAST_TEAM void gaussian_blur(WorkingImage<Team>& image, float radius) {
   const BytePlanes planes = {image.plane(0), image.size, image.pitch};
   const BytePlanes moved = {image.moved_pixel(0, 0, 0), image.size, image.size};
   LGFAST_NO_UNROLL
-  for (int pass = 0; pass < 6; pass += 2) {  // to and fro
+  for (int pass = 0; pass < 6; pass += 2) {  // forth and back between the two places
     box_blur(image, box, pass < 3, planes, moved);
     box_blur(image, box, pass + 1 < 3, moved, planes);
   }

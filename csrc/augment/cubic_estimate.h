@@ -6,9 +6,8 @@
 //   fused operations, rounded in one direction, of results below 2^11 err by at most 3 * 2^-13 together; d, rounded to
 //   float, by 2^-25, moves it by at most 3315 * 2^-25. Together less than 0.00047.
 // - The four weights of the rows are at most 1.5 in sum of their amounts, so their errors come to 0.0007. Rows lie
-// within
-//   -64 ... 319: differences of them round by less than 0.00025, three fused operations of results below 2^12 by
-//   3 * 2^-12, d by 4979 * 2^-25. Together less than 0.0019.
+//   within -64 ... 319, so their differences round by less than 0.00025, three fused operations of results below 2^12
+//   by 3 * 2^-12, d by 4979 * 2^-25. Together less than 0.0019.
 // The double arithmetic itself errs by less than 1e-11.
 #pragma once
 
@@ -25,7 +24,8 @@ LGFAST_HOST_DEVICE bool estimate_pixels(const uint32_t (&)[kRows][kCount], const
 #else
 constexpr float kMargin = 0x1p-9f;  // 0.00195
 
-// The sum of four bytes, weighed, as a float: added to the bits of 1.5 * 2^23, whose last ones count in ones.
+// Returns the weighed sum of four bytes as a float. The sum is added to the bits of 1.5 * 2^23, whose last bits count
+// in ones.
 LGFAST_HOST_DEVICE float weighed(uint32_t bytes, uint32_t weights) {
   constexpr float kOnes = 0x1.8p23f;
   return bit_cast<float>(uint32_t(dot_bytes(bytes, weights, int(bit_cast<uint32_t>(kOnes))))) - kOnes;
@@ -41,15 +41,15 @@ LGFAST_HOST_DEVICE float estimate_cubic(float v0, float v1, float v2, float v3, 
   return fma_down(d, fma_down(d, fma_down(d, -fall - rise, fall + fall + rise), v2 - v0), v1);
 }
 
-// The largest whole number not above the value; false where the value is too near to one.
+// Gives the largest whole number not above the value. Returns false where the value is too near to a whole number.
 LGFAST_HOST_DEVICE bool certain_floor(float value, int& whole) {
   const float shifted = fma_down(value, 1.0f, 0x1.8p23f), rest = value - (shifted - 0x1.8p23f);
   whole = int(bit_cast<uint32_t>(shifted)) - int(bit_cast<uint32_t>(0x1.8p23f));
   return rest > kMargin && rest < 1.0f - kMargin;
 }
 
-// Pixels from the neighbours of each: of one row, or of four, which `down` weighs; `fill` where a pixel is not inside.
-// False, and nothing written, where one is not certain. Pixels whose neighbours are all alike are that.
+// Makes pixels from the neighbours of each: from one row, or from four rows, which `down` weighs. A pixel outside gets
+// `fill`. Returns false, and writes nothing, where a pixel is not certain; one whose neighbours are all alike is not.
 template <int kRows, int kCount>
 LGFAST_HOST_DEVICE bool estimate_pixels(const uint32_t (&taps)[kRows][kCount], const double (&across)[kCount],
                                         const double (&down)[kCount], const int (&inside)[kCount], int fill,

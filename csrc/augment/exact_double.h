@@ -1,4 +1,5 @@
-// Between whole numbers and doubles, and bytes of a word: what a GPU does faster in another way, with the same results.
+// Conversions between whole numbers and doubles, and to bytes of a word, which a GPU does faster in another way with
+// the same results.
 //
 // A GPU adds doubles at four times the rate at which it converts them: there, conversions are additions to a double so
 // large that its last bits are whole numbers.
@@ -18,7 +19,7 @@ namespace lgfast {
 #if !defined(LGFAST_DEVICE)
 // pixel + 0.5
 LGFAST_HOST_DEVICE double center_of(int pixel) { return pixel + 0.5; }
-// The largest whole number not above value, and what is left.
+// Splits value into the largest whole number not above it, and the rest.
 LGFAST_HOST_DEVICE int floor_and_rest(double value, double& rest) {
   const double low = floor(value);
   rest = value - low;

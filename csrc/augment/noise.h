@@ -23,7 +23,7 @@ struct SineCosine {
   float sine, cosine;
 };
 
-// Of 2 pi bits / 2^32: the quadrant nearest to the angle, and Taylor series within +-pi/4 of it.
+// Sine and cosine of the angle 2 pi bits / 2^32, by the nearest quadrant and Taylor series within +-pi/4 of it.
 LGFAST_HOST_DEVICE SineCosine sine_cosine_turn(uint32_t bits) {
   const uint32_t quadrant = (bits + 0x20000000u) >> 30;
   const float angle = float(int32_t(bits - (quadrant << 30))) * (6.2831853f * 0x1p-32f);

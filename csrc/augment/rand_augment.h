@@ -1,5 +1,5 @@
-// The second part of augment: one operation on the planes. Those that look at one value only leave a
-// pending table, those that look at neighbours write where the view will be and take it back (working_image.h).
+// The second part of augment: one operation on the planes. An operation that looks at one value only leaves a pending
+// table. One that looks at neighbours writes where the view will be, and copies back from there (working_image.h).
 #pragma once
 
 #include "augment/affine.h"
@@ -29,7 +29,8 @@ LGFAST_TEAM int mean_luma(WorkingImage<Team>& image) {
   return int(double(*image.total) / (double(image.size) * image.size) + 0.5);
 }
 
-// Of every value of every channel the number of darker pixels; fills image.ranges. In the memory of the weights.
+// Counts, for every value of every channel, the darker pixels, and fills image.ranges. The counts lie in the memory of
+// the weights.
 template <class Team>
 LGFAST_TEAM const uint32_t* scan_histogram(WorkingImage<Team>& image) {
   constexpr int kGroup = 16;  // values added up at once: every thread adds at most two times 15 numbers
@@ -127,8 +128,8 @@ LGFAST_TEAM void sharpen(WorkingImage<Team>& image, float factor) {
   image.take_moved();
 }
 
-// Rotates, shears or translates. Pixels: of kAffinePixels neighbours, a strip, or on the GPU one pixel, so that
-// neighbouring threads read neighbouring bytes; a thread makes kStrip pixels of a row, which share what follows from y.
+// Rotates, shears or translates. A thread makes kStrip pixels of a row, which share what follows from y, kAffinePixels
+// at a time: a strip, or on the GPU one pixel, so that neighbouring threads read neighbouring bytes.
 template <typename Pixels, class Team>
 LGFAST_TEAM void move_pixels(WorkingImage<Team>& image, const Affine& a) {
   constexpr int kPixels = Team::kAffinePixels;

@@ -41,7 +41,7 @@ LGFAST_HOST_DEVICE double resize_filter(Resample resample, double x) {
 
 LGFAST_HOST_DEVICE int to_fixed(double weight) { return int((weight < 0 ? -0.5 : 0.5) + weight * (1 << kWeightBits)); }
 
-// Input pixels that output pixel `position` is made of.
+// Returns which input pixels output pixel `position` is made of.
 LGFAST_HOST_DEVICE TapSpan resize_range(const ResizeAxis& axis, int position) {
   if (axis.resample == Resample::kNearest) {
     double source = axis.scale() * 0.5;  // Pillow steps along the axis, and its rounding errors add up
@@ -82,7 +82,7 @@ LGFAST_HOST_DEVICE TapSpan resize_taps(const ResizeAxis& axis, int position, int
   return range;
 }
 
-// A sum of weighed pixels to a pixel; it starts at kFixedHalf.
+// Turns a sum of weighed pixels, which starts at kFixedHalf, into a pixel.
 LGFAST_HOST_DEVICE uint8_t from_fixed(int sum) { return uint8_t(clamp(sum >> kWeightBits, 0, 255)); }
 constexpr int kFixedHalf = 1 << (kWeightBits - 1);
 

@@ -22,7 +22,7 @@ LGFAST_TEAM TapSpan* row_taps(const WorkingImage<Team>& image) {
   return image.taps + image.size;
 }
 
-// Output rows whose source rows fit into the spare, and their weights into memory; at least 1.
+// Returns how many output rows fit at a time: their source rows into the spare, their weights into memory; at least 1.
 template <class Team>
 LGFAST_TEAM int band_rows(const WorkingImage<Team>& image, const ResizeAxis& vertical) {
   const int size = image.size;
@@ -48,7 +48,7 @@ LGFAST_TEAM void weigh(const WorkingImage<Team>& image, const ResizeAxis& horizo
   });
 }
 
-// num_rows rows of the crop, their output columns left ... right - 1, into the spare: [3, spare_rows, pitch].
+// Writes num_rows rows of the crop, in their output columns left ... right - 1, into the spare: [3, spare_rows, pitch].
 template <class Team>
 LGFAST_TEAM void resize_rows(const WorkingImage<Team>& image, const ResizeAxis& axis, int left, int right,
                              const uint8_t* crop, int64_t width, int num_rows) {
@@ -105,7 +105,7 @@ LGFAST_TEAM void enlarge_columns(const WorkingImage<Team>& image, int low, int n
   });
 }
 
-// Resized rows low ... high - 1 from the spare, whose first row is the crop's row `first`.
+// Makes the resized rows low ... high - 1 from the spare, whose first row is the crop's row `first`.
 template <class Team>
 LGFAST_TEAM void resize_columns(const WorkingImage<Team>& image, const ResizeAxis& axis, int low, int high, int first,
                                 int shift) {

@@ -1,14 +1,16 @@
 // How the algorithm of augment_image.h is written for one CPU thread and for one CUDA block: against a Team.
 //
-// A Team has
-//   kStrip             neighbouring pixels of a row that are one item of work: a SIMD loop, or one 4-byte access
-//   Read<Strip>        how a strip is read: copied, or in place
-//   kSplitsChannels    whether the three channels of a strip are items of their own; else an item shares what they
-//   share kHeldRows          rows of a strip that a thread makes from source rows that it keeps; 0: none kAffinePixels
-//   neighbouring pixels whose source points are found together each(n, f)         f(i) for every item grid(rows,
-//   columns, f)                               f(y, x) likewise add(counter, value), add_to_total(counter, value)    of
-//   any item, or of any thread once pack(sums, strip), write(out, f)                     a strip from sums in fixed
-//   point, or of results f(l)
+// A Team has:
+// - kStrip: how many neighbouring pixels of a row are one item of work: a SIMD loop, or one 4-byte access.
+// - Read<Strip>: how a strip is read: copied, or in place.
+// - kSplitsChannels: whether each channel of a strip is an item of its own. Otherwise an item is a strip of all three
+//   channels, and computes once what they share.
+// - kHeldRows: how many rows of a strip a thread makes from source rows that it keeps; 0: none.
+// - kAffinePixels: how many neighbouring pixels have their source points computed together.
+// - each(n, f) calls f(i) for every item; grid(rows, columns, f) calls f(y, x).
+// - add(counter, value) adds for an item; add_to_total(counter, value) adds once for each thread.
+// - pack(sums, strip) makes a strip from sums in fixed point; write(out, f) stores a strip of results f(l).
+//
 // each, grid and add_to_total end with a barrier of the team.
 #pragma once
 
@@ -30,7 +32,7 @@ struct alignas(kSize) ByteStrip {
   uint8_t value[kSize];
 };
 
-// The first `count` bytes, or all if there are fewer.
+// Copies the first `count` bytes, or all where the strip is shorter.
 template <int kSize>
 LGFAST_TEAM void copy_first(const uint8_t (&bytes)[kSize], int count, uint8_t* out) {
   if (count >= kSize) {

@@ -16,7 +16,7 @@ LGFAST_TEAM float source_coordinate(int position, float scale) {
 // With weight 0 b plays no part, so a coordinate that is a whole number copies.
 LGFAST_TEAM float mix(float a, float b, float weight) { return weight == 0 ? a : (1 - weight) * a + weight * b; }
 
-// The planes, normalised; a pending table and the normalisation are one table.
+// Writes the planes, normalised. A pending table and the normalisation are applied as one table.
 template <typename T, class Team>
 LGFAST_TEAM void write_view(const WorkingImage<Team>& image, T* view) {
   constexpr int kStrip = Team::kStrip;
@@ -41,7 +41,7 @@ LGFAST_TEAM void write_view(const WorkingImage<Team>& image, T* view) {
   });
 }
 
-// Noise, or zeros, in the rectangle of the plan.
+// Writes noise, or zeros, into the rectangle of the plan.
 template <typename T, class Team>
 LGFAST_TEAM void erase(const WorkingImage<Team>& image, T* view) {
   constexpr int kStrip = Team::kStrip;

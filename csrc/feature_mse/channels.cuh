@@ -13,7 +13,7 @@ struct alignas(kVector * sizeof(T)) Channels {
   T values[kVector];
 };
 
-// The same on their way to where they are needed: whole words, which the compiler does not take apart before.
+// The same values on their way to where they are needed, as whole words, which the compiler leaves whole until then.
 template <typename T, int kVector>
 using Raw = std::conditional_t<kVector == 1, Channels<T, 1>, Vector16>;
 
@@ -43,7 +43,7 @@ __device__ __forceinline__ void load_channels(const T* __restrict__ from, Acc (&
   unpack<T>(load_raw<T, kVector>(from), to);
 }
 
-// Factor times the values, rounded once.
+// Returns factor times the values, rounded once.
 template <typename T, int kVector, typename Acc>
 __device__ __forceinline__ void store_scaled(T* to, const Acc (&values)[kVector], Acc factor) {
   Channels<T, kVector> out;

@@ -39,7 +39,7 @@ struct ResizedColumn {
     read(low, value);
     take_next(low);
   }
-  // To the row after the last.
+  // Goes on to the row after the last one.
   __device__ __forceinline__ void advance(int low) {
 #pragma unroll
     for (int i = 0; i < kVector; ++i) value[i] += step[i];
@@ -47,7 +47,7 @@ struct ResizedColumn {
   }
 };
 
-// The sums of a thread along its grid column: of the student rows `row` and row + 1.
+// A thread's sums along its grid column, for the student rows `row` and row + 1.
 template <int kVector, typename Acc>
 struct ColumnSums {
   Acc low[kVector] = {}, high[kVector] = {};
@@ -102,7 +102,7 @@ struct GatheredGradient {
     }
   }
 
-  // Of the next row, whose sums are given.
+  // Adds the next row, whose sums are given.
   __device__ __forceinline__ void write_row(const Sums& sums, int groups_log2, int row_stride, Acc scale) {
 #pragma unroll
     for (Piece& piece : pieces) {
@@ -137,7 +137,7 @@ struct PlainColumn {
         slots(smem_address(ring + 16 * thread_index())),
         memory(ring + 16 * thread_index()) {}
 
-  // Starts the copy of the row `ahead` of the walk's to the slot of its number.
+  // Starts copying the row that lies `ahead` rows below the walk's, into the slot of that row's number.
   __device__ __forceinline__ void start_row(int ahead, bool exists) {
     if constexpr (kVector > 1)
       cp_async_16(slots + ahead % kFeatureMseSlots * 16 * block_size(), from + ahead * stride, exists);
@@ -151,8 +151,8 @@ struct PlainColumn {
 };
 
 // A thread on its way down a grid column: differences, the sum of their squares, and the gradient. Where the student is
-// resized all threads of the block walk together, for its rows are gathered from all columns; a thread without a column
-// walks along another's, and leaves nothing.
+// resized all threads of the block walk together, since its rows are gathered from all columns. A thread without a
+// column walks along another thread's and stores nothing.
 template <typename T, int kVector, bool kResizesStudent, bool kResizesTeacher>
 struct ColumnWalk {
   static constexpr int kSlots = kFeatureMseSlots;
@@ -269,7 +269,7 @@ struct ColumnWalk {
   }
 };
 
-// The columns of a block, as many at a time as it has threads; returns a thread's sum of squares.
+// Walks the columns of a block, as many at a time as it has threads. Returns the thread's sum of squares.
 template <typename T, int kVector, bool kResizesStudent, bool kResizesTeacher>
 __device__ __forceinline__ typename Accumulate<T>::type walk_columns(const FeatureMsePair& p,
                                                                      const FeatureMseBlock<T, kVector>& block) {

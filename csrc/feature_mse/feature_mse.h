@@ -159,8 +159,8 @@ inline int feature_mse_threads(const FeatureMseParams& params) {
   return smaller(threads, kFeatureMseMostThreads);
 }
 
-// As many channels as the threads own, and as leave room for other blocks, but not for their sake fewer than two
-// vectors. False where not even one vector has room, or a student is resized to more columns than there are threads.
+// Chooses the channels of a block: as many as its threads own and as leave room for other blocks, but at least two
+// vectors. Returns false where not even one vector has room, or where a student has more grid columns than threads.
 inline bool cut_feature_mse(FeatureMseCut& cut, const FeatureMseParams& params, const FeatureMsePair& p,
                             int element_bytes, int max_smem) {
   const int good_smem = max_smem / (kFeatureMseThreadsAtOnce / params.threads) - 1024;

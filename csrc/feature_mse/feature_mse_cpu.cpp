@@ -70,7 +70,7 @@ class WideMap {
   }
 
  private:
-  // The row as it lies in memory where it can be read so, else converted into `out`.
+  // Returns the row in place where its type can be read directly, else converted into `out`.
   const Acc* dense_row(const T* row, int64_t column_stride, Acc* out) const {
     if constexpr (std::is_same_v<T, Acc>)
       if (column_stride == channels_) return row;
@@ -162,7 +162,7 @@ std::tuple<Tensor, Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& st
   return {in.loss, in.grad, in.weighted};
 }
 
-// dloss * scale * grad, the product of scalars taken before it meets the stored gradient.
+// Writes dloss * scale * grad; the two scalars are multiplied first.
 Tensor feature_mse_bwd(const Tensor& dloss, const Tensor& grad, double scale) {
   LGFAST_CHECK(dloss.numel() == 1, "feature_mse", "dloss must be a scalar, got ", shape(dloss));
   LGFAST_CHECK(grad.is_contiguous(), "feature_mse", "grad must be contiguous");

@@ -20,7 +20,8 @@ void expand_columns(const Acc* __restrict__ in, Acc* __restrict__ out, const Tap
   }
 }
 
-// The transpose of expand_columns, times scale: [in_w, C] to [w, C], each value gathered from the columns it went to.
+// The transpose of expand_columns, times scale: [in_w, C] to [w, C]. Each value is gathered from the columns it went
+// into.
 template <typename T, typename Acc>
 void reduce_columns(const Acc* __restrict__ in, T* __restrict__ out, const Tap<Acc>* taps, int in_w, int w,
                     int channels, Acc scale) {
