@@ -40,12 +40,15 @@ def is_switched_off(op_name: str) -> bool:
 
 
 def _check_up_to_date() -> None:
-    """Raise where the library lacks an operation of the sources, which may be newer in a checkout."""
+    """Raise where the library lacks an operation of the sources, which may be newer in a checkout, or has another."""
     for schema in _schemas():
         name = schema.partition("(")[0]
-        if not hasattr(torch.ops.lgfast, name):
+        operation = getattr(torch.ops.lgfast, name, None)
+        expected = torch._C.parse_schema(f"lgfast::{schema}")
+        if operation is None or operation.default._schema != expected:
+            fault = f"has no operation {name}" if operation is None else f"has another operation {name}"
             raise ImportError(
-                f"lgfast._C is older than the sources: it has no operation {name}; build again "
+                f"lgfast._C is older than the sources: it {fault}; build again "
                 "(python setup.py build_ext --inplace, or pip install .)"
             )
 

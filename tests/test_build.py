@@ -114,8 +114,19 @@ def test_build_rejects_an_unknown_architecture(monkeypatch):
 
 
 @needs_native
-def test_a_build_older_than_the_sources_says_so(monkeypatch):
-    newer = [*_extension._schemas(), "not_built_yet(Tensor x) -> Tensor"]
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda schemas: [*schemas, "not_built_yet(Tensor x) -> Tensor"], "it has no operation not_built_yet"),
+        (
+            lambda schemas: [schema.replace("float scale)", "float scale, int more)") for schema in schemas],
+            "it has another operation feature_mse_bwd",
+        ),
+    ],
+    ids=["missing", "other arguments"],
+)
+def test_a_build_older_than_the_sources_says_so(change, fault, monkeypatch):
+    newer = change(_extension._schemas())
     monkeypatch.setattr(_extension, "_schemas", lambda: newer)
-    with pytest.raises(ImportError, match=r"older than the sources: it has no operation not_built_yet; build again"):
+    with pytest.raises(ImportError, match=rf"older than the sources: {fault}; build again"):
         _extension._check_up_to_date()
