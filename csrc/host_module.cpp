@@ -60,18 +60,19 @@ py::dict build_info() {
 }
 
 py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, int head_dim, int max_smem, bool has_bias,
-                              int multiprocessors) {
+                              int multiprocessors, bool has_wgmma) {
   if (const auto refusal = lgfast::short_attention_refusal(num_queries, num_keys, head_dim, max_smem); !refusal.empty())
     throw py::value_error("short_attention: " + refusal);
-  const auto fwd =
-      lgfast::plan_short_attention_fwd(batch_heads, num_queries, num_keys, head_dim, multiprocessors, max_smem);
+  const auto fwd = lgfast::plan_short_attention_fwd(batch_heads, num_queries, num_keys, head_dim, multiprocessors,
+                                                    max_smem, has_wgmma);
   const auto bwd = lgfast::plan_short_attention_bwd(num_queries, num_keys, head_dim, has_bias, max_smem);
   py::dict fwd_plan, bwd_plan, plan;
+  fwd_plan["wgmma"] = fwd.wgmma;
   fwd_plan["row_capacity"] = fwd.row_capacity;
   fwd_plan["warps"] = fwd.warps;
   fwd_plan["rows_per_warp"] = fwd.rows_per_warp;
   fwd_plan["key_rows"] = fwd.key_rows;
-  fwd_plan["blocks"] = batch_heads * fwd.query_splits;
+  fwd_plan["blocks"] = fwd.blocks;
   fwd_plan["smem_bytes"] = fwd.smem_bytes;
   bwd_plan["resident"] = bwd.resident;
   bwd_plan["warps"] = bwd.warps;
@@ -103,9 +104,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "short_attention_plan", &short_attention_plan, py::arg("batch_heads"), py::arg("num_queries"),
       py::arg("num_keys"), py::arg("head_dim"), py::arg("max_smem"), py::arg("has_bias") = false,
-      py::arg("multiprocessors") = 132,
+      py::arg("multiprocessors") = 132, py::arg("has_wgmma") = false,
       "How short_attention's kernels cut a shape on a GPU whose block can have max_smem bytes of shared memory: warps, "
-      "rows in shared memory, blocks, shared memory in bytes. ValueError where no kernel takes it.");
+      "rows in shared memory, blocks, shared memory in bytes. has_wgmma: it multiplies by warpgroups, as 9.0 does. "
+      "ValueError where no kernel takes it.");
   m.def("short_attention_refusal", &lgfast::short_attention_refusal, py::arg("num_queries"), py::arg("num_keys"),
         py::arg("head_dim"), py::arg("max_smem"), "Why no kernel of short_attention takes a shape there, or ''.");
   m.attr("SHORT_ATTENTION_SMEM_FOR_EVERY_SHAPE") = lgfast::short_attention_smem_for_every_shape();

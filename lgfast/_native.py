@@ -8,10 +8,8 @@ without their kernel, or of variants, which another kernel replaces.
 import importlib.util
 import os
 
-VARIANTS = (
-    "short_attention_bwd_resident",
-    "feature_mse_last_block",
-)  # kernels that another one can replace; csrc knows these names
+# Kernels that another one can replace; csrc knows these names.
+VARIANTS = ("short_attention_bwd_resident", "short_attention_fwd_wgmma", "feature_mse_last_block")
 
 
 def switched_off() -> tuple[str, ...]:

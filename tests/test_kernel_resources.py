@@ -32,6 +32,7 @@ COMPILED = ("86", "89")
 ROW_CAPACITIES = [64, 128, 192, 208]  # keys of the longest row that a forward kernel takes; one more takes the rest
 KERNELS = {
     "short_attention_fwd": 2 * len(HEAD_DIMS) * (len(ROW_CAPACITIES) + 1),  # bf16 and fp16
+    "short_attention_fwd_wgmma": 2,  # for D = 64; of sm_90a alone, elsewhere empty
     "short_attention_bwd_resident": 2 * len(HEAD_DIMS),
     "short_attention_bwd_streamed": 2 * len(HEAD_DIMS),
     "add_layer_norm": 3 * 4,  # float32, bf16, fp16

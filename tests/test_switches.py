@@ -69,6 +69,18 @@ def test_the_streamed_backward_steps_in_for_the_resident_one(monkeypatch):
     assert _C.short_attention_plan(768, 197, 197, 64, 227 << 10)["bwd"]["resident"]
 
 
+@needs_native
+def test_products_of_warps_step_in_for_those_of_warpgroups(monkeypatch):
+    from lgfast import _C
+
+    def forward(**options):
+        return _C.short_attention_plan(768, 197, 197, 64, 227 << 10, **options)["fwd"]
+
+    assert forward(has_wgmma=True)["wgmma"] and not forward()["wgmma"]
+    monkeypatch.setenv("LGFAST_DISABLE", "short_attention_fwd_wgmma")
+    assert forward(has_wgmma=True) == forward()
+
+
 def test_the_names_of_variants_are_those_that_the_sources_ask_for():
     sources = [path.read_text() for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cuh", ".cpp", ".cu")]
     asked = {name for source in sources for name in re.findall(r'is_switched_off\("(\w+)"\)', source)}

@@ -33,7 +33,10 @@ KERNELS = {
     "bias_gelu_bwd": Kernel("bias_gelu_bwd"),
     "add_layer_norm_fwd": Kernel("add_layer_norm_fwd"),
     "add_layer_norm_bwd": Kernel("add_layer_norm_bwd"),
-    "short_attention_fwd": Kernel("short_attention_fwd"),
+    "short_attention_fwd": Kernel("short_attention_fwd", disabled="short_attention_fwd_wgmma"),
+    "short_attention_fwd_wgmma": Kernel(
+        "short_attention_fwd_wgmma", fallback="short_attention_fwd", whole="short_attention_fwd"
+    ),
     "short_attention_bwd_streamed": Kernel(disabled="short_attention_bwd_resident"),
     "short_attention_bwd_resident": Kernel(
         "short_attention_bwd_resident", fallback="short_attention_bwd_streamed", whole="short_attention_bwd"

@@ -290,6 +290,7 @@ TRIALS: dict[str, tuple[Callable[..., Trial], dict, dict]] = {
     "add_layer_norm_fwd": (norm_forward, *LAYERS),
     "add_layer_norm_bwd": (norm_backward, *LAYERS),
     "short_attention_fwd": (attention_forward, *ATTENTION),
+    "short_attention_fwd_wgmma": (attention_forward, *ATTENTION),
     "short_attention_bwd_streamed": (attention_backward, FEW_TOKENS, DEIT_TINY_HEADS),
     "short_attention_bwd_resident": (attention_backward, *ATTENTION),
 }

@@ -15,13 +15,18 @@ LATENCY = {
     "LDS": 30, "LDSM": 33, "SHFL": 24, "MUFU": 20, "S2R": 25, "S2UR": 25, "LDC": 35, "ULDC": 35, "LDCU": 35,  # [V] [H]
     "I2F": 20, "F2I": 20, "F2F": 20, "FRND": 20, "I2FP": 12, "VOTE": 12, "VOTEU": 12, "R2UR": 12, "REDUX": 20,  # [V]
     "DADD": 16, "DMUL": 16, "DFMA": 16, "DSETP": 16, "ATOMS": 60, "STS": 20, "STG": 20, "STL": 20, "LDL": 40,  # [V] [A]
-    "HMMA": 33, "REDG": 20, "FLO": 14, "UFLO": 14, "FCHK": 14,  # [H]
+    "HMMA": 33, "HGMMA": 33, "REDG": 20, "FLO": 14, "UFLO": 14, "FCHK": 14,  # [H]
 }  # fmt: skip
 DEFAULT_LATENCY = 30  # [A]
 HOLD = {"MEMBAR": 500}  # clocks until a warp may go on, which no scoreboard says [A]
 OPERANDS_READ = 12  # clocks until the scoreboard of the operands is released [A]
-# Clocks of work that may wait in the queue of a shared pipe; beyond that, warps cannot issue to the pipe [A]
-QUEUE = {"shared": 64.0, "cache": 512.0, "dram": 1536.0}
+# Clocks of work that may wait in the queue of a shared pipe; beyond that, warps cannot issue to the pipe [A].
+# `products`: of warpgroups, in a quarter's tensor core
+QUEUE = {"shared": 64.0, "cache": 512.0, "dram": 1536.0, "products": 512.0}
+# A product of a warpgroup, m64nNk16, takes N / 2 clocks of the four tensor cores: 4,096 dense FLOP of 16 bits a clock
+# and multiprocessor [D]. Its operands in shared memory are read beside that, at 128 bytes a clock [G]. A warp goes on
+# once it has issued one: FlashAttention-3 (arXiv 2407.08608) forms probabilities beside the warp's own products.
+WARPGROUP_CLOCKS_PER_COLUMN = 0.5
 LAUNCH_US = 2.0  # from the end of one kernel to the first block of the next, and for its last block to leave [A]
 
 HALF = {  # integers and selection, on a quarter's pipe of 16 lanes [G]
@@ -100,7 +105,7 @@ def pipe_of(name: str, modifiers: list[str]) -> str:
         return "half"
     if name in MULTIPLY:
         return "multiply"
-    if name == "HMMA":
+    if name in ("HMMA", "HGMMA"):
         return "tensor"
     if name == "MUFU":
         return "special"

@@ -117,22 +117,10 @@ def jump_to_register(i: Instruction) -> Action:
     return act
 
 
-def barrier(i: Instruction) -> Action:
-    """BAR.SYNC number, threads."""
-    number, *count = i.operands
-
-    def act(b: Block, mask: np.ndarray) -> None:
-        which = int(np.asarray(integer(b, number)).reshape(-1)[mask.argmax() if integer(b, number).ndim else 0])
-        threads = int(np.asarray(integer(b, count[0])).reshape(-1)[-1]) if count and count[0].kind != "predicate" else 0
-        b.hold(mask, which, threads)
-
-    return act
-
-
 def end(i: Instruction) -> Action:
     def act(b: Block, mask: np.ndarray) -> None:
         b.places[mask] = ENDED
-        waiting = b.held >= 0  # a barrier does not wait for threads that have ended
+        waiting = b.held == 0  # the block's barrier does not wait for threads that have ended
         if waiting.any() and waiting.sum() >= (b.places != ENDED).sum():
             b.held[waiting] = -1
 

@@ -7,6 +7,7 @@ except for the last bits of approximations (operations.py); tests compare them. 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -58,7 +59,8 @@ class Trace:
         instructions: of every step, the index of its instruction.
         warps: of every step, a bool for each warp: whether it took part.
         costs: step -> [warps, 2]. Global memory: sectors of 32 bytes that a warp asked for, and those of them that the
-            block had not asked for before. Shared memory: wavefronts, and 0. A barrier: see Block.hold.
+            block had not asked for before. Shared memory: wavefronts, and 0. A barrier: its number + 256 times its
+            warps (0: all of the block), and 1 for a warp that has not arrived: some of its threads are on their way.
     """
 
     instructions: list[int] = field(default_factory=list)
@@ -105,6 +107,8 @@ class Block:
         self.point_to(np.frombuffer(bytearray(kernel.initialised), np.uint8))
         self.places = np.zeros(threads, np.int64)  # index of the instruction that each thread runs next
         self.held = np.full(threads, -1)  # number of the barrier that holds a thread
+        self.arrived: Counter = Counter()  # barrier -> threads of whole warps that have come and do not wait
+        self.passing: dict[int, np.ndarray] = {}  # barrier -> threads that have come, of warps that have not whole
         self.index = {instruction.address: i for i, instruction in enumerate(kernel.instructions)}
         self.trace, self.touched = Trace(), set()
         self.unmodelled: set[str] = set()
@@ -163,18 +167,31 @@ class Block:
         self.held[:] = -1
         return True
 
-    def hold(self, mask: np.ndarray, number: int, count: int) -> None:
-        """Hold the threads that come to a barrier, and free all of them when the last of its count has come.
+    def meet(self, mask: np.ndarray, number: int, count: int, waits: bool) -> np.ndarray:
+        """Let threads come to a barrier: hold them if they wait there, and free all once the last of its count came.
 
-        The step's cost is [0, 1] for a warp that has not arrived: some of its threads are still on their way.
+        Args:
+            count: of threads, those that do not wait included; 0: all that have not ended.
+        Returns:
+            For each warp, whether some of its threads are still on their way.
         """
-        self.held[mask] = number
-        waiting, running = self.held == number, self.places != ENDED
-        late = (running & ~waiting).reshape(-1, WARP).any(1) & mask.reshape(-1, WARP).any(1)
-        self.cost = np.stack([np.zeros(len(late), np.int64), late.astype(np.int64)], 1)
-        expected = count or int(running.sum())
-        if int(waiting.sum()) >= expected:
+        running = self.places != ENDED
+        if waits:
+            self.held[mask] = number
+            came = self.held == number
+        else:
+            came = self.passing.setdefault(number, np.zeros(self.threads, bool))
+            came |= mask
+        late = (running & ~came).reshape(-1, WARP).any(1) & mask.reshape(-1, WARP).any(1)
+        if not waits:
+            whole = np.repeat(mask.reshape(-1, WARP).any(1) & ~late, WARP) & came
+            self.arrived[number] += int(whole.sum())
+            came &= ~whole
+        waiting = self.held == number
+        if int(waiting.sum()) + self.arrived[number] >= (count or int(running.sum())):
             self.held[waiting] = -1
+            self.arrived[number] = 0
+        return late
 
     # ---- operands ----------------------------------------------------------------------------------------------------
 

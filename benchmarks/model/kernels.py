@@ -80,7 +80,13 @@ def one_view(*operations: tuple[int, float]) -> Case:
 ATTENTION = "short_attention/instances/{}_bf16_d64.cu"
 AUGMENT = {"source": "augment/instances/augment_bf16.cu", "options": ["--fmad=false"]}
 SUBJECTS: dict[str, Subject] = {
-    "short_attention_fwd": Subject(partial(launches.attention, 256), ATTENTION.format("fwd"), "deit_tiny B=256"),
+    "short_attention_fwd": Subject(
+        partial(launches.attention, 256),
+        ATTENTION.format("fwd"),
+        "deit_tiny B=256",
+        disabled="short_attention_fwd_wgmma",
+    ),
+    "short_attention_fwd_wgmma": Subject(partial(launches.attention, 256), ATTENTION.format("fwd"), "deit_tiny B=256"),
     "short_attention_bwd_resident": Subject(
         partial(launches.attention, 256, is_backward=True), ATTENTION.format("bwd"), "deit_tiny B=256"
     ),
@@ -124,12 +130,12 @@ SUBJECTS: dict[str, Subject] = {
 
 
 @contextmanager
-def planned_for(subject: Subject, multiprocessors: int, smem_bytes: int) -> Iterator[Case]:
+def planned_for(subject: Subject, multiprocessors: int, smem_bytes: int, has_wgmma: bool = False) -> Iterator[Case]:
     """Give the launches of a subject on a GPU with so many multiprocessors and bytes of shared memory a block."""
     before = os.environ.get("LGFAST_DISABLE")
     os.environ["LGFAST_DISABLE"] = subject.disabled
     try:
-        launches.use_gpu(multiprocessors, smem_bytes)
+        launches.use_gpu(multiprocessors, smem_bytes, has_wgmma)
         yield subject.make()
     finally:
         os.environ.pop("LGFAST_DISABLE") if before is None else os.environ.update(LGFAST_DISABLE=before)

@@ -16,7 +16,8 @@ using namespace lgfast;
 
 extern "C" {
 
-void set_gpu(int multiprocessors, int smem_bytes) {
+void set_gpu(int multiprocessors, int smem_bytes, int has_wgmma) {
+  recorder::has_wgmma() = has_wgmma != 0;
   recorder::multiprocessors() = multiprocessors;
   recorder::smem_limit() = smem_bytes;
   recorder::launches().clear();

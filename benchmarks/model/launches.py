@@ -249,6 +249,6 @@ def views(plan: Tensor, images: Tensor) -> Case:
     return a.case(record, images.nbytes + a.tensors["images"].nbytes + a.tensors["teacher"].nbytes)
 
 
-def use_gpu(multiprocessors: int, smem_bytes: int) -> None:
+def use_gpu(multiprocessors: int, smem_bytes: int, has_wgmma: bool = False) -> None:
     """Set the GPU that the planning code plans for from now on."""
-    library().set_gpu(multiprocessors, smem_bytes)
+    library().set_gpu(multiprocessors, smem_bytes, int(has_wgmma))

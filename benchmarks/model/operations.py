@@ -8,7 +8,6 @@ import numpy as np
 
 from benchmarks.model.control import (
     absolute,
-    barrier,
     branch,
     end,
     jump_to_register,
@@ -62,10 +61,11 @@ from benchmarks.model.transfers import (
     store,
 )
 from benchmarks.model.values import Action, integer
+from benchmarks.model.warpgroups import barrier, registers_granted, warpgroup_product, warpgroup_sync
 
 NOTHING = {
     "BSSY", "BSYNC", "NOP", "WARPSYNC", "YIELD", "DEPBAR", "LDGDEPBAR", "ENDCOLLECTIVE", "BREAK", "ERRBAR", "CCTL",
-    "MEMBAR", "FENCE", "BMOV", "NANOSLEEP", "PREEXIT", "ACQBULK", "UCGABAR_WAIT", "BPT", "LEPC", "BAR.ARV",
+    "MEMBAR", "FENCE", "BMOV", "NANOSLEEP", "PREEXIT", "ACQBULK", "UCGABAR_WAIT", "BPT", "LEPC",
     "CGAERRBAR",
 }  # fmt: skip
 
@@ -100,7 +100,7 @@ TABLE: dict[str, Callable[[Instruction], Action | None]] = {
     "F2FP": pack_floats, "F2F": float_to_float, "FRND": round_to_whole, "LDGSTS": copy_async, "LDSM": load_matrix,
     "HMMA": matrix_product, "ATOMS": shared_atomic, "REDG": global_atomic, "ATOMG": global_turn, "SHFL": shuffle,
     "P2R": predicates_to_register, "R2P": register_to_predicates, "BAR": barrier, "EXIT": end, "IABS": absolute,
-    "FCHK": no_trouble,
+    "FCHK": no_trouble, "HGMMA": warpgroup_product, "WARPGROUP": warpgroup_sync, "USETMAXREG": registers_granted,
 }  # fmt: skip
 
 

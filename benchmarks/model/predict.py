@@ -43,7 +43,7 @@ def predict(subject: Subject, gpu: Gpu, kernels: dict[str, Kernel]) -> Predictio
         KeyError: a kernel is not among `kernels`.
         RuntimeError: a launch does not fit the GPU, or the library was built from other sources.
     """
-    with planned_for(subject, gpu.multiprocessors, gpu.block_smem) as case:
+    with planned_for(subject, gpu.multiprocessors, gpu.block_smem, gpu.number == 90) as case:
         found = Prediction(num_bytes=case.num_bytes)
         found.floor_us = found.num_bytes / gpu.bandwidth * 1e6
         for number, launch in enumerate(case.launches):

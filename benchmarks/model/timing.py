@@ -25,11 +25,13 @@ from benchmarks.model.assumptions import (
     LOCAL,
     OPERANDS_READ,
     QUEUE,
+    WARPGROUP_CLOCKS_PER_COLUMN,
     Gpu,
     pipe_of,
 )
 from benchmarks.model.interpreter import Trace
 from benchmarks.model.sass import Instruction
+from benchmarks.model.warpgroups import width_of_product
 
 QUARTERS = 4
 SECTOR = 32
@@ -40,9 +42,9 @@ class Step:
     """One instruction of one warp.
 
     Attributes:
-        amount: wavefronts of shared memory, or sectors of global memory.
-        fresh: sectors that the block had not touched before. At a barrier: 1 if some threads of the warp are still on
-            their way to it.
+        amount: wavefronts of shared memory, or sectors of global memory, or the barrier (see Trace.costs).
+        fresh: sectors that the block had not touched before. At a barrier: 1 if the warp does not come to it, or not
+            with all its threads yet.
     """
 
     instruction: Instruction
@@ -62,6 +64,7 @@ class Warp:
     scoreboards: list[float] = field(default_factory=lambda: [0.0] * 6)
     copies: float = 0.0  # when the last asynchronous copy so far arrives
     groups: list[float] = field(default_factory=list)
+    products: list[float] = field(default_factory=list)  # when the groups of products of warpgroups are done
     idle: float = 0.0  # clocks at barriers
     arrived: float = 0.0
     ended: float = 0.0
@@ -77,11 +80,15 @@ class Result:
     counts: Counter
 
 
+def comes_to_barrier(i: Instruction) -> bool:
+    return i.name == "BAR" or (i.name == "WARPGROUP" and "ARRIVE" in i.modifiers)
+
+
 def steps_of(trace: Trace, code: Sequence[Instruction]) -> list[list[Step]]:
     """Return for each warp what it ran."""
     pipes = [pipe_of(i.name, i.modifiers) for i in code]
     warps = np.array(trace.warps)
-    plain = [Step(i, pipe) for i, pipe in zip(code, pipes, strict=True)]
+    plain = [Step(i, pipe, fresh=int(comes_to_barrier(i))) for i, pipe in zip(code, pipes, strict=True)]
     found = []
     for warp in range(warps.shape[1]):
         steps = []
@@ -104,11 +111,14 @@ class Traits:
     Attributes:
         place: a pipe of a quarter, or what the multiprocessor shares: `shared` or `memory`.
         waits: scoreboards that it waits for.
-        pending: if it waits for groups of copies, how many groups may still be on their way.
+        pending: if it waits for groups of copies or products, how many groups may still be on their way.
         rate: clocks that it keeps its pipe busy.
         latency: clocks until its result is there.
         stall, write, read: see sass.Instruction.
-        copies, commits, meets: whether it starts a copy, ends a group of copies, or is a barrier.
+        copies, commits: whether it starts a copy, or ends a group of copies or products.
+        meets: whether it comes to a barrier; `arrives`: without waiting there.
+        products: whether it is a product of a warpgroup.
+        multiplies: whether it is one, or waits for some.
     """
 
     place: str
@@ -122,24 +132,32 @@ class Traits:
     copies: bool
     commits: bool
     meets: bool
+    arrives: bool
+    products: bool
+    multiplies: bool
 
 
 def traits_of(i: Instruction, pipe: str, gpu: Gpu) -> Traits:
     is_shared = pipe == "shared" or i.name in LOCAL
     place = "shared" if is_shared else "memory" if i.name in GLOBAL else pipe
-    numbers = (int(o.value) for o in i.operands if o.kind == "number") if i.name == "DEPBAR" else ()
+    waits_for_groups = i.name == "DEPBAR" or (i.name == "WARPGROUP" and "DEPBAR" in i.modifiers)
+    numbers = (int(o.value) for o in i.operands if o.kind == "number") if waits_for_groups else ()
+    is_product = i.name == "HGMMA"
     return Traits(
         place=place,
         waits=tuple(k for k in range(6) if i.wait >> k & 1),
-        pending=next(iter(numbers), 0) if i.name == "DEPBAR" else None,
-        rate=gpu.rates.get(pipe, 0),
+        pending=next(iter(numbers), 0) if waits_for_groups else None,
+        rate=width_of_product(i) * WARPGROUP_CLOCKS_PER_COLUMN if is_product else gpu.rates.get(pipe, 0),
         latency=LATENCY.get(i.name, DEFAULT_LATENCY),
         stall=max(1, i.stall, HOLD.get(i.name, 0)),
         write=i.write,
         read=i.read,
         copies=i.name == "LDGSTS",
-        commits=i.name == "LDGDEPBAR",
-        meets=i.name == "BAR" and "SYNC" in i.modifiers,
+        commits=i.name == "LDGDEPBAR" or (is_product and any(o.text.startswith("gsb") for o in i.operands)),
+        meets=comes_to_barrier(i),
+        arrives="ARV" in i.modifiers,
+        products=is_product,
+        multiplies=i.name in ("HGMMA", "WARPGROUP"),
     )
 
 
@@ -158,7 +176,8 @@ class Multiprocessor:
         # When each pipe is free again, and how long it was busy: of each quarter, then of what all quarters share
         self.free: list[dict[str, float]] = [defaultdict(float) for _ in range(QUARTERS + 1)]
         self.busy: list[dict[str, float]] = [defaultdict(float) for _ in range(QUARTERS + 1)]
-        self.waiting: dict[int, list[int]] = defaultdict(list)  # block -> warps that wait at its barrier
+        self.waiting: dict[tuple[int, int], list[int]] = defaultdict(list)  # block, barrier -> warps that wait at it
+        self.arrived: Counter = Counter()  # block, barrier -> warps that have come and do not wait
         self.counts: Counter = Counter()
         self.known: dict[int, Traits] = {}  # by the id of an instruction; its step keeps it alive
 
@@ -188,9 +207,16 @@ class Multiprocessor:
                 if self.running[warp.block] == 0 and backlog:
                     for member in backlog.pop():
                         heapq.heappush(queue, (now + 1, member))
-            if later is None or ends:
-                for member in self.met(warp, order, now, later is None):
+            comes = traits.meets and not step.fresh
+            if comes or ends:
+                barrier = warp.block, step.amount if comes else 0
+                for member in self.met(barrier, order if later is None else None, now):
                     heapq.heappush(queue, (now + 1, member))
+        return self.result()
+
+    def result(self) -> Result:
+        if any(warp.next < len(warp.steps) for warp in self.warps):
+            raise RuntimeError("warps wait at a barrier to which others do not come")
         busy: dict[str, float] = defaultdict(float)
         for pipes in self.busy:
             for pipe, value in pipes.items():
@@ -204,12 +230,15 @@ class Multiprocessor:
         start = max(now, free["issue"])
         for k in traits.waits:
             start = max(start, warp.scoreboards[k])
-        if traits.pending is not None and len(warp.groups) > traits.pending:
-            start = max(start, warp.groups[-1 - traits.pending])
+        groups = warp.products if traits.multiplies else warp.groups
+        if traits.pending is not None and len(groups) > traits.pending:
+            start = max(start, groups[-1 - traits.pending])
         if traits.place == "shared":
             return max(start, common["shared"] - QUEUE["shared"])
         if traits.place == "memory":
             return max(start, common["dram"] - QUEUE["dram"], common["cache"] - QUEUE["cache"])
+        if traits.products:
+            return max(start, free[traits.place] - QUEUE["products"])
         return max(start, free[traits.place])
 
     def take(self, quarter: int, pipe: str, now: float, clocks: float) -> float:
@@ -230,9 +259,11 @@ class Multiprocessor:
         else:
             self.take(warp.quarter, traits.place, now, traits.rate)
             done = now + traits.latency
+        if traits.products:
+            done = self.product(warp, step, traits, now)
         if traits.copies:
             warp.copies = max(warp.copies, done)
-        elif traits.commits:
+        elif traits.commits and not traits.multiplies:
             warp.groups.append(warp.copies)
         if traits.write < 6:
             warp.scoreboards[traits.write] = max(warp.scoreboards[traits.write], done)
@@ -240,10 +271,18 @@ class Multiprocessor:
             warp.scoreboards[traits.read] = max(warp.scoreboards[traits.read], now + OPERANDS_READ)
         warp.next += 1
         warp.ended = now + 1
-        if traits.meets and not step.fresh:
+        if traits.meets and not traits.arrives and not step.fresh:
             warp.arrived = now
             return None
         return now + traits.stall
+
+    def product(self, warp: Warp, step: Step, traits: Traits, now: float) -> float:
+        """Return when a product of a warpgroup is done: its operands are read and its tensor core is through."""
+        read = self.take(-1, "shared", now, step.amount)
+        done = max(read, self.free[warp.quarter][traits.place]) + traits.latency
+        if traits.commits:
+            warp.products.append(done)
+        return done
 
     def global_memory(self, step: Step, now: float) -> float:
         """Return when the data arrives: sectors that the block touches first come from DRAM, others from a cache."""
@@ -256,16 +295,24 @@ class Multiprocessor:
             done = max(done, moved + gpu.dram_latency)
         return done
 
-    def met(self, warp: Warp, order: int, now: float, waits: bool) -> list[int]:
-        """Return the warps of a block that may go on: all, once the last running one has come to the barrier."""
-        group = self.waiting[warp.block]
-        if waits:
+    def met(self, barrier: tuple[int, int], order: int | None, now: float) -> list[int]:
+        """Return the warps that a barrier frees: all that wait there, once the last one has come.
+
+        Args:
+            barrier: its block, and its number with the number of warps (see Trace.costs).
+            order: of the warp that waits there; None: a warp has come that does not wait, or has ended.
+        """
+        group = self.waiting[barrier]
+        block, warps = barrier[0], barrier[1] >> 8
+        if order is not None:
             group.append(order)
-        if not group or len(group) < self.running[warp.block]:
+        elif warps:
+            self.arrived[barrier] += 1
+        if not group or len(group) + self.arrived[barrier] < (warps or self.running[block]):
             return []
         for member in group:
             self.warps[member].idle += now - self.warps[member].arrived
-        self.waiting[warp.block] = []
+        self.waiting[barrier], self.arrived[barrier] = [], 0
         return group
 
 

@@ -10,25 +10,42 @@
 //
 // Indices       thread_index() block_size() lane_index() warp_index() num_warps() block_index() block_index_y()
 //               block_index_z() grid_size() grid_size_z()
-// Memory        dynamic_smem() -> unsigned char*, 128-byte aligned; smem_address(pointer into it) -> uint32_t, which
+// Memory        dynamic_smem() -> unsigned char*, 1,024-byte aligned; smem_address(pointer into it) -> uint32_t, which
 //               copies and ldmatrix take; store_smem_16(smem, words): 16 bytes as one access; store_smem_4(smem, word);
 //               atomic_add(counter, value), uint32_t; take_turn(counter, count): how many calls came before; after
 //               the last of `count` calls the counter is 0 again; what a caller wrote before is there for later callers
 // Registers     opaque(value): returns the int, and hides from the compiler how it was computed
-// Barriers      sync_threads() sync_warp()
+// Barriers      sync_threads() sync_warp(); barrier_sync(barrier, threads) waits at one of 16 barriers until so many
+//               threads of the block have come, whole warps; barrier_arrive(barrier, threads) comes and does not wait.
+//               Barrier 0 is that of sync_threads()
 // Warp          shfl(value, lane) shfl_xor(value, mask) shfl_down(value, delta) any_lane(predicate); 4-byte types
 // Async copy    cp_async_16(smem, global, valid): 16 bytes, zeros where !valid (then global is not read);
 //               cp_async_commit() cp_async_wait<pending>()
 // Matrices      ldmatrix_x4(r, row) ldmatrix_x4_trans(r, row): four 8x8 matrices of 16-bit values; lane i names the
 //               16-byte row i % 8 of matrix i / 8. mma_m16n8k16<T>(acc, a, b0, b1): T is bf16 or fp16, float32 sums
+// Warpgroups    four warps, from a multiple of 128 threads on, that multiply together while their threads go on; on
+//               sm_90a alone (kHasWarpgroups). All 128 threads call these functions, with the same descriptors:
+//               warpgroup_abt<T>(sums, a, b, adds): [64][16] times [8 kBlocks][16]^T, both described in shared memory;
+//               warpgroup_ab<T>(sums, a, b, adds): [64][16], of which warp i has rows 16 i to 16 i + 15 in registers as
+//               the A operand of mma_m16n8k16, times [16][64] in shared memory. Without adds, sums are overwritten;
+//               sums[j] holds columns 8 j to 8 j + 7 of a warp's 16 rows, as the sums of mma_m16n8k16.
+//               warpgroup_descriptor(address), below, describes a matrix; `+ bytes / 16` describes one further on.
+//               A group of products begins with warpgroup_fence() and ends with warpgroup_commit().
+//               warpgroup_wait<pending>(sums): all but the newest `pending` groups are done; sums are theirs. Before
+//               that, nobody touches their sums, their A registers or their operands in shared memory.
+//               fence_async_proxy(): the calling thread's writes to shared memory, its copies that it has waited for
+//               included, become visible to products that follow a barrier.
+//               lower_registers<count>() raise_registers<count>(): of each thread of the warpgroup, a multiple of 8
 // Bytes         saturate_bytes(v0, v1, v2, v3): each clamped to 0 ... 255, v0 in the lowest byte; select_byte(word, k)
 //               dot_bytes(bytes, weights, start): start + four products of bytes 0 ... 255 and weights -128 ... 127
 // Directed      add_down(a, b): the sum of doubles, rounded once, towards minus infinity;
 //               fma_down(a, b, c): a * b + c of floats, rounded likewise
 // Arithmetic    fast_exp2(x) fast_log2(x) fast_reciprocal(x): the hardware's approximations
 // Launch        launch(kernel, Grid{x, y, z}, block, smem_bytes, stream, args...) -> nullptr or the error's text
-// Host          num_multiprocessors() of the current GPU; max_smem_bytes() that one of its blocks can have. By default
-//               the emulation has one multiprocessor, and sm_90's bytes
+// Host          num_multiprocessors() of the current GPU; max_smem_bytes() that one of its blocks can have;
+// has_wgmma():
+//               whether it multiplies by warpgroups and the library's code for it does. By default the emulation has
+//               one multiprocessor, sm_90's bytes, and warpgroups
 #pragma once
 
 #include "common/float16.h"
@@ -62,5 +79,13 @@ namespace lgfast {
 __device__ __forceinline__ int lane_index() { return uint32_t(thread_index()) % kWarpSize; }
 __device__ __forceinline__ int warp_index() { return uint32_t(thread_index()) / kWarpSize; }
 __device__ __forceinline__ int num_warps() { return block_size() / kWarpSize; }
+
+// Describes rows of 128 bytes in shared memory to a product of warpgroups. The 16-byte chunks of a row are exchanged,
+// chunk ^= row % 8 (the 128-byte swizzle), where rows count from a multiple of 1,024 bytes. Fields (PTX ISA, matrix
+// descriptor): address / 16; from bit 16 and from bit 32, bytes / 16 to the next eight rows; from bit 62, the swizzle.
+__device__ __forceinline__ uint64_t warpgroup_descriptor(uint32_t address) {
+  constexpr uint64_t kEightRows = 8 * 128 / 16, kSwizzle128 = 1;
+  return kSwizzle128 << 62 | kEightRows << 32 | kEightRows << 16 | (address & 0x3ffff) >> 4;
+}
 
 }  // namespace lgfast

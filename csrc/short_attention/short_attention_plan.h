@@ -72,13 +72,25 @@ constexpr int fwd_max_warps(int capacity, int head_dim) {
   return capacity == kAnyLength && head_dim == 32 ? 6 : kFwdWarps;
 }
 
+// The kernel of sm_90a that multiplies by warpgroups takes rows of 193 to 208 keys, and as many queries, with D = 64.
+constexpr int kWarpgroupWarps = 4;
+constexpr int kWarpgroupRows = kWarpgroupWarps * kTileRows;        // queries of one product
+constexpr int kWgmmaGroups = 2;                                    // warpgroups of a block
+constexpr int kWgmmaStages = 2;                                    // heads of a block in shared memory
+constexpr int kWgmmaWarps = (kWgmmaGroups + 1) * kWarpgroupWarps;  // the last warpgroup copies
+constexpr int kWgmmaKeys = 208;
+constexpr int kWgmmaTiles = kWgmmaKeys / kWarpgroupRows;  // of a head; a warp takes the queries that are left
+
 struct ShortAttentionFwdPlan {
+  bool wgmma;         // blocks stay and multiply by warpgroups
   int row_capacity;   // keys of the longest row the kernel takes, or kAnyLength
   int warps;          // of a block
   int rows_per_warp;  // queries one warp holds at a time
-  int key_rows;       // keys in shared memory at a time
-  int query_splits;   // blocks that share one (batch, head)
-  int smem_bytes;     // K, V, and a buffer of queries for each warp; if the GPU has less, no kernel takes the shape
+  int key_rows;       // keys in shared memory at a time; wgmma: of each of two heads
+  int query_rows;     // wgmma: queries of each of two heads in shared memory
+  int blocks;
+  int query_splits;  // blocks that share one (batch, head)
+  int smem_bytes;    // K, V, and a buffer of queries for each warp; if the GPU has less, no kernel takes the shape
 };
 
 constexpr int fwd_smem_bytes(int head_dim, int key_rows, int warps) {
@@ -109,12 +121,33 @@ inline int fwd_chunk_rows(int num_keys, int head_dim, int warps, int smem_bytes)
   return round_up(ceil_div(padded, ceil_div(padded, most)), kTileRows);
 }
 
+// Returns false where that kernel does not take the shape.
+inline bool plan_fwd_wgmma(ShortAttentionFwdPlan& plan, int batch_heads, int num_queries, int num_keys, int head_dim,
+                           int multiprocessors, int max_smem) {
+  const int key_rows = round_up(num_keys, kTileRows), query_rows = round_up(num_queries, kTileRows);
+  if (head_dim != 64 || key_rows != kWgmmaKeys || query_rows != kWgmmaKeys) return false;
+  plan.wgmma = true;
+  plan.row_capacity = kWgmmaKeys;
+  plan.warps = kWgmmaWarps;
+  plan.rows_per_warp = kTileRows;
+  plan.key_rows = key_rows;
+  plan.query_rows = query_rows;
+  plan.blocks = std::min(batch_heads, multiprocessors);
+  plan.query_splits = 1;
+  plan.smem_bytes = kWgmmaStages * smem_row_bytes(head_dim) * (2 * key_rows + query_rows);
+  return plan.smem_bytes <= max_smem;
+}
+
 // A kernel with a capacity has all keys in shared memory. The loop holds as many keys at a time as let two blocks fit
 // on a multiprocessor, so that one computes while the other waits for keys. Otherwise the plan
-// is for one block.
+// is for one block. has_wgmma: whether the GPU, and the code that was compiled for it, multiplies by warpgroups.
 inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_queries, int num_keys, int head_dim,
-                                                      int multiprocessors, int max_smem) {
+                                                      int multiprocessors, int max_smem, bool has_wgmma) {
   ShortAttentionFwdPlan plan{};
+  if (has_wgmma && !is_switched_off("short_attention_fwd_wgmma") &&
+      plan_fwd_wgmma(plan, batch_heads, num_queries, num_keys, head_dim, multiprocessors, max_smem))
+    return plan;
+  plan = {};
   plan.rows_per_warp = kFwdWarpRows;
   plan.row_capacity = row_capacity(num_keys);
   plan.key_rows = round_up(num_keys, kTileRows);
@@ -132,6 +165,7 @@ inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_q
   plan.smem_bytes = fwd_smem_bytes(head_dim, plan.key_rows, plan.warps);
   const int blocks = std::min(fwd_blocks(plan.row_capacity, head_dim), blocks_in_smem(plan.smem_bytes, max_smem));
   plan.query_splits = fwd_query_splits(plan, batch_heads, num_queries, multiprocessors * std::max(blocks, 1));
+  plan.blocks = batch_heads * plan.query_splits;
   return plan;
 }
 
@@ -213,7 +247,7 @@ inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_k
 // The least shared memory that a block must be able to have for a shape: enough for the forward loop with one slab of
 // keys at a time, and for the streamed backward.
 inline int short_attention_needed_smem(int num_queries, int num_keys, int head_dim) {
-  const auto fwd = plan_short_attention_fwd(1, num_queries, num_keys, head_dim, 1, 0);
+  const auto fwd = plan_short_attention_fwd(1, num_queries, num_keys, head_dim, 1, 0, false);
   const auto bwd = plan_streamed_bwd(num_queries, num_keys, head_dim, true);
   return std::max(fwd.smem_bytes, bwd.smem_bytes);
 }

@@ -160,7 +160,8 @@ def test_a_lease_measures_in_order_of_worth_within_its_time():
             c.key for c in commands[-1:] if not c.limit
         ]  # the last takes the rest
     assert lease.VARIANTS == [
-        "feature_mse_two_launches", "feature_mse", "short_attention_bwd_streamed", "short_attention_bwd_resident",
+        "feature_mse_two_launches", "feature_mse", "short_attention_fwd", "short_attention_fwd_wgmma",
+        "short_attention_bwd_streamed", "short_attention_bwd_resident",
     ]  # fmt: skip
 
 

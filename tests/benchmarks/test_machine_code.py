@@ -141,6 +141,18 @@ def test_short_attention_is_right_in_its_machine_code(code, is_backward):
 
 
 @readable
+def test_attention_by_warpgroups_is_right_in_its_machine_code(code):
+    launches.use_gpu(1, 227 * 1024, has_wgmma=True)
+    case = launches.attention(1, heads=3)  # one block takes all: a stage serves two heads
+    assert [launch.blocks for launch in case.launches] == [1] and "wgmma" in case.launches[0].kernel
+    q, k, v = (x.double() for x in case.tensors["qkv"].unbind(2))
+    exact = attention_truth.attention(q, k, v, case.tensors["dout"].double(), 0.125)
+    tensors = run(case, code)
+    assert_near(tensors["out"], exact["out"])
+    assert_near(tensors["lse"], exact["lse"], torch.float32)
+
+
+@readable
 @pytest.mark.parametrize("operations", [(), ((3, 17.0),)], ids=["plain", "rotated"])
 def test_augment_gives_the_bytes_of_the_cpu_in_its_machine_code(code, operations):
     case = one_view(*operations)
@@ -308,6 +320,30 @@ def test_a_warp_comes_to_a_barrier_once_all_its_threads_have():
     parted = [early, *rest, meet, *work, meet, *rest]
     whole = [*rest, meet, *work, meet, *rest]
     assert clocks(parted, whole) == pytest.approx(clocks(whole, whole), rel=0.05)
+
+
+def barrier_step(text: str, number: int, warps: int) -> timing.Step:
+    return timing.Step(instruction(text), "control", amount=number | warps << 8)
+
+
+def test_a_warp_that_arrives_at_a_barrier_goes_on():
+    """One warp makes two things, after 1,000 clocks each, for another one that needs 10 for each."""
+    make, take = steps("FFMA R0, R0, R0, R0", 1000), steps("FFMA R0, R0, R0, R0", 10)
+    made, awaited = barrier_step("BAR.ARV R0, 0x40", 3, 2), barrier_step("BAR.SYNC R0, 0x40", 3, 2)
+    assert clocks([*make, made, *make, made], [awaited, *take, awaited, *take]) == pytest.approx(2010, rel=0.02)
+    with pytest.raises(RuntimeError, match="others do not come"):
+        clocks([*make, made], [awaited, *take, awaited, *take])
+
+
+def test_a_product_of_a_warpgroup_takes_its_columns_and_its_warps_go_on():
+    product = instruction("HGMMA.64x104x16.F32.BF16 R24, gdesc[UR8], R24, gsb0")
+    assert timing.pipe_of(product.name, product.modifiers) == "tensor"
+    group = [timing.Step(product, "tensor", 11)] * 20
+    wait = [timing.Step(instruction("WARPGROUP.DEPBAR.LE gsb0, 0x0"), "control")]
+    busy = 20 * 104 / 2  # 64 x 104 x 16 products at 1,024 a quarter and clock
+    assert clocks(*[group + wait] * 4) == pytest.approx(busy + timing.LATENCY["HGMMA"], rel=0.05)
+    beside = steps("FFMA R0, R0, R0, R0", int(0.8 * busy))
+    assert clocks(*[group[:9] + beside + group[9:] + wait] * 4) < 1.5 * busy  # one after the other: 1.8
 
 
 def test_blocks_that_do_not_fit_at_once_follow_one_another():

@@ -20,7 +20,8 @@ FLAGS = [
 def build(name: str, sources: list[str]) -> Path:
     """Build the executable `name` from `sources` (relative to the repository) and the emulation; return its path."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    sources = [ROOT / source for source in [*sources, "tests/emulation/device_emulation.cpp"]]
+    emulation = [f"tests/emulation/{name}.cpp" for name in ("device_emulation", "warpgroup_emulation")]
+    sources = [ROOT / source for source in [*sources, *emulation]]
     program = BUILD / name
     with open(BUILD / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may ask at once

@@ -18,6 +18,12 @@ namespace {
 constexpr int kMaxBlock = 1024;
 
 enum class State { kRunnable, kAtWarp, kAtBlock, kDone };
+constexpr int kNamedBarriers = 16;
+
+struct NamedBarrier {
+  int expected = 0, arrived = 0;
+  std::vector<int> waiting;
+};
 
 struct Copy {
   void* smem;
@@ -41,7 +47,8 @@ struct Thread {
 uint64_t random_state = 1;
 std::vector<std::unique_ptr<Thread>> threads;  // kept from one launch to the next
 std::vector<int> runnable;
-std::vector<int> warp_waiting;
+std::vector<int> warp_waiting, warpgroup_waiting;
+NamedBarrier barriers[kNamedBarriers];
 int block_threads, block_waiting, finished;
 Thread* current;
 Fiber main_fiber;
@@ -160,6 +167,9 @@ void run_block(Grid grid, int block, int index) {
   block_threads = block;
   block_waiting = finished = 0;
   warp_waiting.assign(size_t(block) / kWarpSize, 0);
+  warpgroup_waiting.assign(size_t(block) / kWarpgroupSize, 0);
+  for (NamedBarrier& barrier : barriers) barrier = {};
+  begin_warpgroups(block, smem_block_bytes);
   runnable.resize(size_t(block));
   std::iota(runnable.begin(), runnable.end(), 0);
   for (int i = 0; i < block; ++i) {
@@ -173,7 +183,25 @@ void run_block(Grid grid, int block, int index) {
   runnable.pop_back();
   current = threads[size_t(block) - 1].get();
   switch_fiber(main_fiber, current->fiber);
+  end_warpgroups();
   count_copy_conflicts();
+}
+
+// Waits for the `count` threads around this one; the last to arrive runs `execute` for all.
+void collective(std::vector<int>& waiting, int count, const char* complaint, Site site, void* arguments,
+                void (*execute)(void* const*)) {
+  Thread& self = *current;
+  const int group = self.position.thread / count, first = group * count;
+  self.site = site;
+  self.arguments = arguments;
+  self.state = State::kAtWarp;
+  if (++waiting[size_t(group)] < count) return switch_to_next(false);
+  check_same_site(first, count, complaint);
+  void* lanes[kWarpgroupSize];
+  for (int i = 0; i < count; ++i) lanes[i] = threads[size_t(first + i)]->arguments;
+  execute(lanes);
+  waiting[size_t(group)] = 0;
+  wake(first, count);
 }
 
 }  // namespace
@@ -209,19 +237,45 @@ void block_barrier(Site site) {
 }
 
 void warp_collective(Site site, void* arguments, void (*execute)(void* const*)) {
+  collective(warp_waiting, kWarpSize, "divergent warp: its lanes wait at different instructions", site, arguments,
+             execute);
+}
+
+void warpgroup_collective(Site site, void* arguments, void (*execute)(void* const*)) {
+  if (current->position.thread / kWarpgroupSize >= int(warpgroup_waiting.size()))
+    fail("%s: thread %d is not in four warps from a multiple of 128 threads on", site.function,
+         current->position.thread);
+  collective(warpgroup_waiting, kWarpgroupSize, "divergent warpgroup: its threads wait at different instructions", site,
+             arguments, execute);
+}
+
+void named_barrier(Site site, int number, int expected, bool waits) {
   Thread& self = *current;
-  const int warp = self.position.thread / kWarpSize;
-  const int first = warp * kWarpSize;
+  if (number < 0 || number >= kNamedBarriers) fail("%s: there is no barrier %d", site.function, number);
+  NamedBarrier& barrier = barriers[number];
+  if (expected % kWarpSize != 0 || expected > block_threads)
+    fail("%s: %d threads are not whole warps of the block's %d threads", site.function, expected, block_threads);
+  if (barrier.arrived > 0 && barrier.expected != expected)
+    fail("%s: barrier %d waits for %d threads, not %d", site.function, number, barrier.expected, expected);
+  barrier.expected = expected;
+  ++barrier.arrived;
   self.site = site;
-  self.arguments = arguments;
-  self.state = State::kAtWarp;
-  if (++warp_waiting[size_t(warp)] < kWarpSize) return switch_to_next(false);
-  check_same_site(first, kWarpSize, "divergent warp: its lanes wait at different instructions");
-  void* lanes[kWarpSize];
-  for (int i = 0; i < kWarpSize; ++i) lanes[i] = threads[size_t(first + i)]->arguments;
-  execute(lanes);
-  warp_waiting[size_t(warp)] = 0;
-  wake(first, kWarpSize);
+  if (barrier.arrived == expected) {
+    for (const int i : barrier.waiting) wake(i, 1);
+    barrier.waiting.clear();
+    barrier.arrived = 0;
+  } else if (waits) {
+    barrier.waiting.push_back(self.position.thread);
+    self.state = State::kAtBlock;
+    switch_to_next(false);
+  }
+}
+
+int smem_bytes() { return smem_block_bytes; }
+
+bool is_being_copied(uint32_t address) {
+  const void* row = smem_block + address / 16 * 16;
+  return std::any_of(current->copies.begin(), current->copies.end(), [&](const Copy& c) { return c.smem == row; });
 }
 
 unsigned char* smem_row(uint32_t address, const char* function) {
@@ -236,6 +290,7 @@ unsigned char* smem_row(uint32_t address, const char* function) {
 // The seed decides whether the copy happens now or at the wait, so code that forgets to wait gives different results.
 void copy_async(uint32_t smem, const void* global, bool valid) {
   unsigned char* row = smem_row(smem, "cp_async_16");
+  note_smem_write(smem);
   if (valid && reinterpret_cast<uintptr_t>(global) % 16 != 0) fail("cp_async_16: global address not a multiple of 16");
   const Copy copy{row, global, valid, current->group};
   if (next_random() % 4 == 0) perform(copy);
@@ -319,7 +374,7 @@ const char* launch_blocks(const std::function<void()>& kernel, Grid grid, int bl
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[size_t(next_random() % i)]);
   for (const int index : order) {
     void* memory = nullptr;
-    if (posix_memalign(&memory, 128, size_t(smem_bytes)) != 0) return "out of memory";
+    if (posix_memalign(&memory, 1024, size_t(smem_bytes)) != 0) return "out of memory";
     smem_block = static_cast<unsigned char*>(memory);
     smem_block_bytes = smem_bytes;
     std::memset(smem_block, 0xff, size_t(smem_bytes));

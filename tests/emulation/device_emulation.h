@@ -53,10 +53,16 @@ const BankConflicts& bank_conflicts();  // since the program began
 const ThreadPosition& position();
 unsigned char* smem();
 void block_barrier(Site site);
+void named_barrier(Site site, int barrier, int threads, bool waits);
+constexpr int kWarpgroupSize = 4 * kWarpSize;
 // Runs `execute` once, with the `arguments` of the 32 lanes in lane order, when all lanes have arrived.
 void warp_collective(Site site, void* arguments, void (*execute)(void* const* lanes));
+void warpgroup_collective(Site site, void* arguments, void (*execute)(void* const* lanes));  // of 128 threads
 unsigned char* smem_row(uint32_t address, const char* function);  // of 16 bytes, after a check of the address
+int smem_bytes();
+void note_smem_write(uint32_t address);  // of 16 bytes or fewer, by this thread
 void copy_async(uint32_t smem, const void* global, bool valid);
+bool is_being_copied(uint32_t address);  // to 16 bytes, by this thread
 void commit_copies();
 void wait_copies(int pending_groups);
 const char* launch_blocks(const std::function<void()>& kernel, Grid grid, int block, int smem_bytes);
@@ -153,11 +159,20 @@ inline bool any_lane(bool predicate, LGFAST_SITE_ARGUMENTS) {
   return lane.predicate;
 }
 
+inline void barrier_sync(int barrier, int threads, LGFAST_SITE_ARGUMENTS) {
+  emulation::named_barrier(LGFAST_SITE, barrier, threads, true);
+}
+inline void barrier_arrive(int barrier, int threads, LGFAST_SITE_ARGUMENTS) {
+  emulation::named_barrier(LGFAST_SITE, barrier, threads, false);
+}
+
 inline int opaque(int value) { return value; }
 inline void store_smem_16(uint32_t smem, const Vector16& value) {
+  emulation::note_smem_write(smem);
   std::memcpy(emulation::smem_row(smem, __func__), &value, sizeof(value));
 }
 inline void store_smem_4(uint32_t smem, uint32_t value) {
+  emulation::note_smem_write(smem);
   std::memcpy(emulation::smem_row(smem / 16 * 16, __func__) + smem % 16, &value, sizeof(value));
 }
 inline void cp_async_16(uint32_t smem, const void* global, bool valid) { emulation::copy_async(smem, global, valid); }
@@ -222,9 +237,17 @@ inline int max_smem_bytes() {
   return text == nullptr ? 227 * 1024 : std::atoi(text);
 }
 
+// Whether kernels for warpgroups run; a test may ask for a GPU without.
+inline bool has_wgmma() {
+  const char* text = std::getenv("LGFAST_EMULATED_WGMMA");
+  return text == nullptr || std::atoi(text) != 0;
+}
+
 template <typename... Params, typename... Args>
 const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_bytes, void* /*stream*/, Args... args) {
   return emulation::launch_blocks([&] { kernel(args...); }, grid, block, smem_bytes);
 }
 
 }  // namespace lgfast
+
+#include "warpgroup_emulation.h"

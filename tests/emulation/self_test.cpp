@@ -96,6 +96,104 @@ __global__ void matmul_kernel(const float* a, const float* b, float* out) {
   for (int i = 0; i < 4; ++i) out[8 * (lane / 4 + 8 * (i / 2)) + 2 * (lane % 4) + i % 2] = acc[i];
 }
 
+// What is wrong in a product of a warpgroup, if anything.
+enum class ProductFault {
+  kNone,
+  kEarlySums,
+  kEarlyA,
+  kOverwritten,
+  kOverwrittenByCopy,
+  kNoProxyFence,
+  kFenceBeforeTheCopy,
+  kNoGroupFence,
+  kNoWait,
+  kBeyondMemory,
+  kMisaligned,
+  kOtherSwizzle,
+  kHalfAWarpgroup,
+  kOtherOperands
+};
+
+__device__ void fill_rows(uint32_t tile, const float* rows, int count) {
+  for (int i = thread_index(); i < count * 8; i += 128) {
+    const int row = i / 8, chunk = i % 8;
+    Vector16 words;
+    for (int k = 0; k < 4; ++k) {
+      const float* pair = rows + (row * 64 + 8 * chunk + 2 * k) % 256;
+      words.words[k] = pack2<bf16>(pair[0], pair[1]);
+    }
+    store_smem_16(tile + row * 128 + 16 * (chunk ^ row % 8), words);
+  }
+}
+
+// out[row][n] of rows 0 and 40: [64][16] times [64][16]^T, twice, over columns 16 to 31 of 64, from shared memory; or
+// [64][16] in registers times [16][64], the first rows of the second tile.
+template <ProductFault kFault, bool kFromRegisters>
+__global__ void warpgroup_kernel(const float* in, float* out) {
+  if (kFault == ProductFault::kHalfAWarpgroup && thread_index() >= 64) return;
+  const uint32_t a_tile = smem_address(dynamic_smem()), b_tile = a_tile + 64 * 128;
+  fill_rows(a_tile, in, 64);
+  if (kFault == ProductFault::kFenceBeforeTheCopy) {
+    cp_async_16(a_tile + 16 * thread_index(), in, true);
+    cp_async_commit();
+  }
+  fill_rows(b_tile, in + 100, 64);
+  if (kFault != ProductFault::kNoProxyFence) fence_async_proxy();
+  cp_async_wait<0>();
+  if (kFault != ProductFault::kHalfAWarpgroup) barrier_sync(3, 128);
+  float sums[8][4] = {};
+  uint32_t a[4];
+  const int row = warp_index() * 16 + lane_index() / 4, column = 2 * (lane_index() % 4);
+  for (int k = 0; k < 4; ++k) {
+    const float* pair = in + ((row + k % 2 * 8) * 64 + column + k / 2 * 8) % 256;
+    a[k] = pack2<bf16>(pair[0], pair[1]);
+  }
+  uint64_t first = warpgroup_descriptor(a_tile) + 2, second = warpgroup_descriptor(b_tile) + (kFromRegisters ? 0 : 2);
+  if (kFault == ProductFault::kBeyondMemory) second += 8 * 128 / 16 * 2;
+  if (kFault == ProductFault::kMisaligned) second += 128 / 16;
+  if (kFault == ProductFault::kOtherSwizzle) second ^= uint64_t{3} << 62;
+  if (kFault == ProductFault::kOtherOperands && thread_index() == 70) second += 2;
+  if (kFault != ProductFault::kNoGroupFence) warpgroup_fence();
+  if constexpr (kFromRegisters) {
+    warpgroup_ab<bf16>(sums, a, second, false);
+  } else {
+    warpgroup_abt<bf16>(sums, first, second, false);
+    warpgroup_abt<bf16>(sums, first, second, true);
+  }
+  warpgroup_commit();
+  if (kFault == ProductFault::kOverwritten && thread_index() == 9) store_smem_4(a_tile + 32, 0);
+  if (kFault == ProductFault::kOverwrittenByCopy && thread_index() == 9) cp_async_16(a_tile + 32, in, true);
+  if (kFault == ProductFault::kEarlySums) out[0] = sums[0][0];
+  if (kFault == ProductFault::kEarlyA) a[1] = 0;
+  if (kFault != ProductFault::kNoWait) warpgroup_wait<0>(sums);
+  if (kFault == ProductFault::kNoWait) return;
+  cp_async_wait<0>();
+  if (lane_index() >= 4 || (warp_index() != 0 && warp_index() != 2)) return;
+  for (int i = 0; i < 32; ++i) {  // rows 0 and 40
+    const int half = i / 2 % 2, n = i / 4 * 8 + column + i % 2;
+    if (half == (warp_index() == 2)) out[64 * half + n] = sums[i / 4][i % 4];
+  }
+}
+
+// A warp that passes a barrier tells another one, which waits there, that its number is in shared memory.
+template <bool kSameCount>
+__global__ void named_barrier_kernel(float* out) {
+  float* number = reinterpret_cast<float*>(dynamic_smem());
+  if (warp_index() == 0) {
+    for (int i = 0; i < 3; ++i) {
+      if (i > 0) barrier_sync(2, 64);
+      if (lane_index() == 0) *number = float(i);
+      barrier_arrive(1, kSameCount ? 64 : 32);
+    }
+  } else {
+    for (int i = 0; i < 3; ++i) {
+      barrier_sync(1, 64);
+      out[32 * i + lane_index()] = *number;
+      if (i < 2) barrier_arrive(2, 64);
+    }
+  }
+}
+
 template <typename... Args>
 void run(const char* name, int block, int smem_bytes, void (*kernel)(Args...), Args... args) {
   const char* error = launch(kernel, Grid{1, 1}, block, smem_bytes, nullptr, args...);
@@ -173,6 +271,27 @@ int main(int argc, char** argv) {
   if (name == "last_block") run_last_block<Fault::kNone>(argv[1], out);
   if (name == "turn_before_part") run_last_block<Fault::kTurnBeforePart>(argv[1], out);
   if (name == "no_barrier_before_flag") run_last_block<Fault::kNoBarrier>(argv[1], out);
+  constexpr int kTiles = 2 * 64 * 128;
+  const auto warpgroup = [&](const char* fault, auto kernel) {
+    if (name == fault) run(argv[1], name == "half_a_warpgroup" ? 64 : 128, kTiles, kernel, a, out);
+  };
+  warpgroup("warpgroup_abt", warpgroup_kernel<ProductFault::kNone, false>);
+  warpgroup("warpgroup_ab", warpgroup_kernel<ProductFault::kNone, true>);
+  warpgroup("early_sums", warpgroup_kernel<ProductFault::kEarlySums, false>);
+  warpgroup("early_a", warpgroup_kernel<ProductFault::kEarlyA, true>);
+  warpgroup("overwritten", warpgroup_kernel<ProductFault::kOverwritten, false>);
+  warpgroup("overwritten_by_copy", warpgroup_kernel<ProductFault::kOverwrittenByCopy, false>);
+  warpgroup("no_proxy_fence", warpgroup_kernel<ProductFault::kNoProxyFence, false>);
+  warpgroup("fence_before_the_copy", warpgroup_kernel<ProductFault::kFenceBeforeTheCopy, false>);
+  warpgroup("no_group_fence", warpgroup_kernel<ProductFault::kNoGroupFence, false>);
+  warpgroup("no_wait", warpgroup_kernel<ProductFault::kNoWait, false>);
+  warpgroup("beyond_memory", warpgroup_kernel<ProductFault::kBeyondMemory, false>);
+  warpgroup("misaligned", warpgroup_kernel<ProductFault::kMisaligned, false>);
+  warpgroup("other_swizzle", warpgroup_kernel<ProductFault::kOtherSwizzle, false>);
+  warpgroup("half_a_warpgroup", warpgroup_kernel<ProductFault::kHalfAWarpgroup, false>);
+  warpgroup("other_operands", warpgroup_kernel<ProductFault::kOtherOperands, false>);
+  if (name == "named_barrier") run(argv[1], 64, 4, named_barrier_kernel<true>, out);
+  if (name == "other_count") run(argv[1], 64, 4, named_barrier_kernel<false>, out);
   if (name == "bad_block") run(argv[1], 33, 0, divergent_shuffle_kernel, out);
   for (int i = 0; i < kOut; ++i) std::printf("%.9g\n", double(out[i]));
   std::printf("%d %d\n", int(emulation::bank_conflicts().ldmatrix), int(emulation::bank_conflicts().copies));

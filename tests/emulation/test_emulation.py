@@ -115,6 +115,48 @@ def test_barrier_that_some_threads_skip_is_a_reported_deadlock(program):
     assert "deadlock" in result.stderr and "threads 0-39: waits at sync_threads" in result.stderr
 
 
+@pytest.mark.parametrize("case", ["warpgroup_abt", "warpgroup_ab"])
+def test_product_of_a_warpgroup_matches_numpy(program, case):
+    i = np.arange(512)
+    numbers = (i % 13 - 6) + 0.25 * (i % 3)  # as in self_test.cpp; exact in bf16
+    rows = numbers[(np.arange(64)[:, None] * 64 + np.arange(64)) % 256]
+    others = numbers[100 + (np.arange(64)[:, None] * 64 + np.arange(64)) % 256]
+    if case == "warpgroup_ab":
+        expected = rows[[0, 40], :16] @ others[:16]
+    else:
+        expected = 2 * rows[[0, 40], 16:32] @ others[:64, 16:32].T
+    np.testing.assert_allclose(values(program, case).reshape(2, 64), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case, complaint",
+    [
+        ("early_sums", "use-after-poison"),
+        ("early_a", "use-after-poison"),
+        ("overwritten", "is written before the product that reads it was waited for"),
+        ("overwritten_by_copy", "is written before the product that reads it was waited for"),
+        ("no_proxy_fence", "without fence_async_proxy()"),
+        ("fence_before_the_copy", "without fence_async_proxy()"),
+        ("no_group_fence", "does not begin with warpgroup_fence()"),
+        ("no_wait", "products that nobody waited for"),
+        ("beyond_memory", "is outside the block's"),
+        ("misaligned", "does not begin eight rows"),
+        ("other_swizzle", "the swizzle is 2"),
+        ("half_a_warpgroup", "is not in four warps"),
+        ("other_operands", "different operands"),
+        ("other_count", "waits for"),
+    ],
+)
+def test_wrong_use_of_warpgroups_is_caught(program, case, complaint):
+    result = run(program, case)
+    assert result.returncode != 0 and complaint in result.stderr
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_warp_that_does_not_wait_at_a_barrier_frees_those_that_do(program, seed):
+    np.testing.assert_array_equal(values(program, "named_barrier", seed)[:96], np.repeat([0.0, 1.0, 2.0], 32))
+
+
 def test_impossible_launch_returns_an_error(program):
     assert "invalid block size" in run(program, "bad_block").stderr
 

@@ -89,6 +89,18 @@ def test_blocks_take_head_after_head(n, m, dim, multiprocessors, tmp_path, monke
     run_plain_case(n, m, dim, torch.bfloat16, tmp_path, batch=3, heads=5, has_bias=True)
 
 
+@pytest.mark.parametrize("n, m", [(193, 208), (208, 193)])
+def test_a_block_of_warpgroups_takes_head_after_head(n, m, tmp_path):
+    """Four heads: each of the two stages of shared memory serves two."""
+    run_plain_case(n, m, 64, torch.float16, tmp_path, heads=4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gpu_without_products_of_warpgroups_matches_float64(dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv("LGFAST_EMULATED_WGMMA", "0")
+    run_plain_case(197, 197, 64, DTYPES[dtype], tmp_path)
+
+
 def cut(kb, n, m, dim):
     """Return how the kernels split a shape on a GPU that gives a block so many KB of shared memory."""
     plan = importlib.import_module("lgfast._C").short_attention_plan(1, n, m, dim, kb << 10, has_bias=True)

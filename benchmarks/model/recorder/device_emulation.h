@@ -39,6 +39,10 @@ inline int& smem_limit() {
   static int bytes = 227 * 1024;
   return bytes;
 }
+inline bool& has_wgmma() {
+  static bool has = false;
+  return has;
+}
 
 template <typename T>
 void append(std::vector<unsigned char>& bytes, const T& value) {
@@ -62,6 +66,8 @@ inline void atomic_add(uint32_t*, uint32_t) {}
 inline uint32_t take_turn(uint32_t*, uint32_t) { return 0; }
 inline void sync_threads() {}
 inline void sync_warp() {}
+inline void barrier_sync(int, int) {}
+inline void barrier_arrive(int, int) {}
 template <typename T>
 T shfl(T value, int) {
   return value;
@@ -86,6 +92,20 @@ inline void ldmatrix_x4(uint32_t (&)[4], uint32_t) {}
 inline void ldmatrix_x4_trans(uint32_t (&)[4], uint32_t) {}
 template <typename T>
 void mma_m16n8k16(float (&)[4], const uint32_t (&)[4], uint32_t, uint32_t) {}
+constexpr bool kHasWarpgroups = true;
+inline void fence_async_proxy() {}
+inline void warpgroup_fence() {}
+inline void warpgroup_commit() {}
+template <int kPending, int kBlocks>
+void warpgroup_wait(float (&)[kBlocks][4]) {}
+template <typename T, int kBlocks>
+void warpgroup_abt(float (&)[kBlocks][4], uint64_t, uint64_t, bool) {}
+template <typename T>
+void warpgroup_ab(float (&)[8][4], const uint32_t (&)[4], uint64_t, bool) {}
+template <int kCount>
+void lower_registers() {}
+template <int kCount>
+void raise_registers() {}
 inline uint32_t saturate_bytes(int, int, int, int) { return 0; }
 inline int select_byte(uint32_t, int) { return 0; }
 inline double add_down(double a, double) { return a; }
@@ -96,6 +116,7 @@ inline float fast_log2(float x) { return x; }
 inline float fast_reciprocal(float x) { return x; }
 inline int num_multiprocessors() { return recorder::multiprocessors(); }
 inline int max_smem_bytes() { return recorder::smem_limit(); }
+inline bool has_wgmma() { return recorder::has_wgmma(); }
 
 template <typename... Params, typename... Args>
 const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_bytes, void* /*stream*/, Args... args) {

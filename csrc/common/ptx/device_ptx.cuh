@@ -16,7 +16,7 @@ __device__ __forceinline__ int grid_size() { return gridDim.x; }
 __device__ __forceinline__ int grid_size_z() { return gridDim.z; }
 
 __device__ __forceinline__ unsigned char* dynamic_smem() {
-  extern __shared__ __align__(128) unsigned char lgfast_dynamic_smem[];
+  extern __shared__ __align__(1024) unsigned char lgfast_dynamic_smem[];
   return lgfast_dynamic_smem;
 }
 
@@ -35,6 +35,12 @@ __device__ __forceinline__ uint32_t take_turn(uint32_t* counter, uint32_t count)
 // counts warps, whichever place they come from.
 __device__ __forceinline__ void sync_threads() { asm volatile("bar.sync 0;" ::: "memory"); }
 __device__ __forceinline__ void sync_warp() { __syncwarp(); }
+__device__ __forceinline__ void barrier_sync(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(int barrier, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
@@ -158,6 +164,16 @@ inline int device_attribute(cudaDeviceAttr attribute, int otherwise) {  // an er
 inline int num_multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount, 1); }
 inline int max_smem_bytes() { return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, 48 * 1024); }
 
+// Whether the GPU multiplies by warpgroups, and the library has code for it that does. CMake knows the latter.
+inline bool has_wgmma() {
+#if defined(LGFAST_COMPILED_FOR_SM90A)
+  return device_attribute(cudaDevAttrComputeCapabilityMajor, 0) == 9 &&
+         device_attribute(cudaDevAttrComputeCapabilityMinor, 0) == 0;
+#else
+  return false;
+#endif
+}
+
 // Returns the text of a launch error. Where the library has no code for the GPU, the text says how to get it.
 inline const char* describe_launch_error(cudaError_t error) {
   cudaGetLastError();  // else the next launch would report it again
@@ -195,3 +211,5 @@ const char* launch(void (*kernel)(Params...), Grid grid, int block, int smem_byt
 }
 
 }  // namespace lgfast
+
+#include "warpgroup_ptx.cuh"

@@ -1,0 +1,87 @@
+// Products of warpgroups on the GPU, instructions of sm_90a. See ../device.cuh for the contract.
+#pragma once
+
+namespace lgfast {
+
+// Whether the code is compiled for a GPU that has them.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
+constexpr bool kHasWarpgroups = true;
+#else
+constexpr bool kHasWarpgroups = false;
+#endif
+
+__device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+__device__ __forceinline__ void warpgroup_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending, int kBlocks>
+__device__ __forceinline__ void warpgroup_wait(float (&sums)[kBlocks][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+#pragma unroll
+  for (int i = 0; i < 4 * kBlocks; ++i) asm volatile("" : "+f"(sums[i / 4][i % 4])::"memory");  // not read before
+}
+
+template <int kCount>
+__device__ __forceinline__ void lower_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void raise_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
+// Text of the instructions. Operands: the sums of each block of eight columns, then the others.
+#define LGFAST_SUMS_8(s) LGFAST_SUMS_4(s, 0), LGFAST_SUMS_4(s, 4)
+#define LGFAST_SUMS_13(s) LGFAST_SUMS_8(s), LGFAST_SUMS_4(s, 8), LGFAST_SUMS_1(s, 12)
+#define LGFAST_SUMS_4(s, j) \
+  LGFAST_SUMS_1(s, j), LGFAST_SUMS_1(s, j + 1), LGFAST_SUMS_1(s, j + 2), LGFAST_SUMS_1(s, j + 3)
+#define LGFAST_SUMS_1(s, j) "+f"(s[j][0]), "+f"(s[j][1]), "+f"(s[j][2]), "+f"(s[j][3])
+
+template <typename T, int kBlocks>
+__device__ __forceinline__ void warpgroup_abt(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds);
+template <typename T>
+__device__ __forceinline__ void warpgroup_ab(float (&sums)[8][4], const uint32_t (&a)[4], uint64_t b, bool adds);
+
+template <>
+__device__ __forceinline__ void warpgroup_abt<bf16>(float (&sums)[13][4], uint64_t a, uint64_t b, bool adds) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %54, 0; wgmma.mma_async.sync.aligned.m64n104k16.f32.bf16.bf16 {%0, "
+      "%1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, "
+      "%41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51}, %52, %53, p, 1, 1, 0, 0;} "
+      : LGFAST_SUMS_13(sums)
+      : "l"(a), "l"(b), "r"(int(adds)));
+}
+
+template <>
+__device__ __forceinline__ void warpgroup_ab<bf16>(float (&sums)[8][4], const uint32_t (&a)[4], uint64_t b, bool adds) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, "
+      "%1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;} "
+      : LGFAST_SUMS_8(sums)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds)));
+}
+
+template <>
+__device__ __forceinline__ void warpgroup_abt<fp16>(float (&sums)[13][4], uint64_t a, uint64_t b, bool adds) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %54, 0; wgmma.mma_async.sync.aligned.m64n104k16.f32.f16.f16 {%0, "
+      "%1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, "
+      "%41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51}, %52, %53, p, 1, 1, 0, 0;} "
+      : LGFAST_SUMS_13(sums)
+      : "l"(a), "l"(b), "r"(int(adds)));
+}
+
+template <>
+__device__ __forceinline__ void warpgroup_ab<fp16>(float (&sums)[8][4], const uint32_t (&a)[4], uint64_t b, bool adds) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0, "
+      "%1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;} "
+      : LGFAST_SUMS_8(sums)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds)));
+}
+
+}  // namespace lgfast
