@@ -139,6 +139,15 @@ double scalar(const Tensor& tensor) {
   return value;
 }
 
+// Rounds the value to the scalar tensor's type; beyond its range it becomes infinite, which fill_ would refuse.
+void store_scalar(Tensor& tensor, double value) {
+  dispatch_float("feature_mse", tensor.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using Acc = typename Accumulate<T>::type;
+    *static_cast<T*>(tensor.mutable_data_ptr()) = Accumulate<T>::store(static_cast<Acc>(value));
+  });
+}
+
 std::tuple<Tensor, Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& student,
                                                    const std::vector<Tensor>& teacher,
                                                    const std::vector<int64_t>& grids, double grad_scale,
@@ -157,8 +166,8 @@ std::tuple<Tensor, Tensor, Tensor> feature_mse_fwd(const std::vector<Tensor>& st
   });
   double loss = 0;
   for (int64_t u = 0; u < units; ++u) loss += partial[u] * in.pairs[u / in.batch].loss_scale;
-  torch::stable::fill_(in.loss, loss);
-  if (weight) torch::stable::fill_(in.weighted, factor * loss);
+  store_scalar(in.loss, loss);
+  if (weight) store_scalar(in.weighted, factor * loss);
   return {in.loss, in.grad, in.weighted};
 }
 

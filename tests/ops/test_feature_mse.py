@@ -1,6 +1,7 @@
 """feature_mse against its plain PyTorch definition."""
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -128,6 +129,14 @@ def test_weighted_loss_has_the_gradients_of_the_product(dtype):
     for grad, true in zip(grads, exact_grads, strict=True):
         bound = 2 * torch.finfo(dtype).eps + 32 * torch.finfo(loss.dtype).eps  # rounded once or twice; sums of up to 32
         assert (grad.double() - true).abs().max() <= bound * true.abs().max()
+
+
+def test_losses_beyond_float32_are_infinite():
+    maps = [torch.full((1, 4, 8), 1e30)], [torch.zeros(1, 8, 2, 2)]
+    assert feature_mse(*maps).item() == math.inf
+    student, teacher = make_maps((14, 14, 14))
+    found = weighted_feature_mse(student, teacher, weight=torch.tensor(3e38))
+    assert found.weighted.item() == math.inf and 1 < found.loss.item() < math.inf
 
 
 @pytest.mark.parametrize("is_weighted", [False, True])
