@@ -168,21 +168,20 @@ def check_kinds(survey: Survey) -> Iterator[Finding]:
 
 
 def check_orientation(survey: Survey) -> Iterator[Finding]:
-    turned = [name for name, look in zip(survey.image_names, survey.looks, strict=True) if look.is_turned]
-    if turned:
-        text = (
-            f"{survey.split}: {len(turned)} of {len(survey.looks)} images are turned by their EXIF tag: {some(turned)}"
-        )
-        yield Finding("note", text, "--data.exif-orientation, as in the recipe photos, has them upright in training")
+    advice = "--data.exif-orientation, as in the recipe photos, has them upright in training"
+    yield from note(survey, [look.is_turned for look in survey.looks], "are turned by their EXIF tag", advice)
 
 
 def check_depth(survey: Survey) -> Iterator[Finding]:
-    deep = [name for name, look in zip(survey.image_names, survey.looks, strict=True) if look.is_deep]
-    if deep:
-        text = (
-            f"{survey.split}: {len(deep)} of {len(survey.looks)} images have 16 bits, of which 8 are used: {some(deep)}"
-        )
-        yield Finding("note", text, "--data.pixels stored keeps all in training, where images are of one kind")
+    advice = "--data.pixels stored keeps all in training, where images are of one kind"
+    yield from note(survey, [look.is_deep for look in survey.looks], "have 16 bits, of which 8 are used", advice)
+
+
+def note(survey: Survey, concerned: Sequence[bool], what: str, advice: str) -> Iterator[Finding]:
+    """Count and name the images that something is to be said of, if there are any."""
+    names = [name for name, is_one in zip(survey.image_names, concerned, strict=True) if is_one]
+    if names:
+        yield Finding("note", f"{survey.split}: {len(names)} of {len(concerned)} images {what}: {some(names)}", advice)
 
 
 def check_broken(survey: Survey) -> Iterator[Finding]:

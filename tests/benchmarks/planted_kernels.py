@@ -41,8 +41,9 @@ def examine(name: str, shape: str, device: str) -> dict[str, object]:
         return GOOD
     if name == "hanging":
         time.sleep(600)
-    if name == "missing":  # as torch raises it of an operation without a kernel
-        raise NotImplementedError("Could not run 'lgfast::missing' with arguments from the 'CUDA' backend.\nmore")
+    if name == "missing":
+        message = "Could not run 'lgfast::missing' with arguments from the 'CUDA' backend.\nmore"
+        raise NotImplementedError(message)  # planted: as torch raises it of an operation without a kernel
     if name == "ending":
         os.kill(os.getpid(), 11)
     if name in PLANTED:
