@@ -3,10 +3,11 @@
     python -m benchmarks.guidance_methods --data DATA --seeds 1,2,3 [--methods guided,muon] [--out runs/methods]
 
 The student of cifar100-cpu-guided learns from 5,000 images for 15 epochs and is judged on 1,000 others, the validation
-images; no run touches the test images. Seeds are paired: the runs of one seed see the same views in the same order, and
-one ResNet-8 teaches all. Methods that may share batches and teacher train side by side in one process. Ctrl-C saves;
-the same command goes on. Every finished run leaves its curve beside its folder. Move the curves into
-benchmarks/results/DATE_HARDWARE_methods, and `python benchmarks/tables.py` puts them into docs/guidance.md.
+images; no run touches the test images. Seeds are paired: the runs of one seed see the same views in the same order,
+except where the method is other views, and one ResNet-8 teaches all. Methods that may share batches and teacher train
+side by side in one process. Ctrl-C saves; the same command goes on. Every finished run leaves its curve beside its
+folder. Move the curves into benchmarks/results/DATE_HARDWARE_methods, and `python benchmarks/tables.py` puts them into
+docs/guidance.md.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "mimetic": MIMETIC,
     "impulse": IMPULSE,
     "ema": AVERAGED,
+    "taps": {"guidance.taps": "learned"},
+    "label-smoothing": {"optim.label_smoothing": 0.1},
+    "onecycle": {"optim.schedule": "onecycle"},
+    "wsd": {"optim.schedule": "wsd"},
+    "trivial-augment": {"augment.policy": "trivial_augment"},
+    "three-augment": {"augment.policy": "three_augment"},
+    "color-jitter": {"augment.color_jitter": "0.3,0.3,0.3,0"},
     "muon": MUON,
     "muon-relative": MUON | RELATIVE,
     "muon-distill": MUON | STANDARDISED,
@@ -62,7 +70,7 @@ SETTING = {
 
 
 def method_configs(methods: Sequence[str], seed: int, out: Path, changes: dict[str, Any]) -> list[Config]:
-    """Return a configuration for each method; all methods see the same views."""
+    """Return a configuration for each method. Methods that do not change the views see the same ones."""
     base = replace(load_recipe("cifar100-cpu-guided"), SETTING | {"seed": seed, "data.seed": seed} | changes)
     return [
         replace(base, METHODS[name] | {"name": name, "run_dir": str(out / f"{name}-seed{seed}")}) for name in methods
