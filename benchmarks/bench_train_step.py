@@ -39,7 +39,7 @@ from torch.nn import functional as F
 
 from benchmarks import ceilings, harness, row_file
 from benchmarks.cuda_calls import captured
-from benchmarks.peers import GUIDANCE_WEIGHT, PEERS
+from benchmarks.peers import PEERS
 from benchmarks.remote import RemoteCall
 from benchmarks.step_calls import PROVIDERS, check, make_alone, make_call
 from benchmarks.step_counts import count, count_flops
@@ -58,13 +58,13 @@ def stage_calls(setup: Setup, precision: str) -> dict[str, Callable[[], object]]
     targets = None if step.teacher is None else TeacherTargets(step.teacher.start(batch).wait())
 
     def forward():
-        logits, guidance = student(batch.images, targets)
+        logits, guidance = student(batch.images, targets, step.objective.guidance_weight)
         loss = F.cross_entropy(logits.float(), batch.labels)
-        return loss if guidance is None else loss + GUIDANCE_WEIGHT * guidance.weighted
+        return loss if guidance is None else loss + guidance.weighted
 
     def forward_backward():
         step.optimizer.zero_grad()
-        forward().backward()
+        student.backward(forward())
 
     def make_update():
         forward_backward()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from benchmarks.peers import GUIDANCE_WEIGHT, PEERS
+from benchmarks.peers import PEERS
 from benchmarks.train_setup import Setup
 from lgfast.config import Config, LogConfig, replace
 from lgfast.data.batch import Batch
@@ -27,14 +27,15 @@ def bare_call(setup: Setup, precision: str) -> Callable[[], object]:
     """Return a call that does TrainStep's arithmetic inline."""
     step = setup.train_step(precision)
     student, teacher, optimizer, batch = step.precision, step.teacher, step.optimizer, setup.batch
+    weight = step.objective.guidance_weight
 
     def call():
         targets = None if teacher is None else teacher.start(batch)
         optimizer.zero_grad()
-        logits, guidance = student(batch.images, targets)
+        logits, guidance = student(batch.images, targets, weight)
         loss = F.cross_entropy(logits.float(), batch.labels)
-        loss = loss if guidance is None else loss + GUIDANCE_WEIGHT * guidance.weighted
-        loss.backward()
+        loss = loss if guidance is None else loss + guidance.weighted
+        student.backward(loss)
         optimizer.step()
         return loss.detach()
 
