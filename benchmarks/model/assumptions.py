@@ -15,7 +15,7 @@ LATENCY = {
     "LDS": 30, "LDSM": 33, "SHFL": 24, "MUFU": 20, "S2R": 25, "S2UR": 25, "LDC": 35, "ULDC": 35, "LDCU": 35,  # [V] [H]
     "I2F": 20, "F2I": 20, "F2F": 20, "FRND": 20, "I2FP": 12, "VOTE": 12, "VOTEU": 12, "R2UR": 12, "REDUX": 20,  # [V]
     "DADD": 16, "DMUL": 16, "DFMA": 16, "DSETP": 16, "ATOMS": 60, "STS": 20, "STG": 20, "STL": 20, "LDL": 40,  # [V] [A]
-    "HMMA": 33, "HGMMA": 33, "REDG": 20, "FLO": 14, "UFLO": 14, "FCHK": 14,  # [H]
+    "STSM": 20, "HMMA": 33, "HGMMA": 33, "REDG": 20, "FLO": 14, "UFLO": 14, "FCHK": 14,  # [H]
 }  # fmt: skip
 DEFAULT_LATENCY = 30  # [A]
 HOLD = {"MEMBAR": 500}  # clocks until a warp may go on, which no scoreboard says [A]
@@ -37,7 +37,7 @@ MULTIPLY = {"IMAD"}
 FLOAT = {"FFMA", "FADD", "FMUL", "HFMA2", "HADD2", "MOV", "CS2R"}
 DOUBLE = {"DADD", "DMUL", "DFMA", "DSETP"}
 CONVERT = {"I2F", "F2I", "F2F", "FRND"}
-SHARED = {"LDS", "STS", "LDSM", "ATOMS"}
+SHARED = {"LDS", "STS", "LDSM", "STSM", "ATOMS"}
 GLOBAL = {"LDG", "STG", "LDGSTS", "REDG", "ATOMG", "LD", "ST"}
 LOCAL = {"LDL", "STL"}
 

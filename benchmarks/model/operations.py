@@ -59,6 +59,7 @@ from benchmarks.model.transfers import (
     matrix_product,
     shared_atomic,
     store,
+    store_matrix,
 )
 from benchmarks.model.values import Action, integer
 from benchmarks.model.warpgroups import barrier, registers_granted, warpgroup_product, warpgroup_sync
@@ -98,7 +99,8 @@ TABLE: dict[str, Callable[[Instruction], Action | None]] = {
     **dict.fromkeys(("FMNMX", "FMNMX3"), float_extreme),
     "IDP": dot, "I2IP": pack_bytes, "MUFU": special_function, "F2I": to_integer, "UF2I": to_integer,
     "F2FP": pack_floats, "F2F": float_to_float, "FRND": round_to_whole, "LDGSTS": copy_async, "LDSM": load_matrix,
-    "HMMA": matrix_product, "ATOMS": shared_atomic, "REDG": global_atomic, "ATOMG": global_turn, "SHFL": shuffle,
+    "STSM": store_matrix, "HMMA": matrix_product,
+    "ATOMS": shared_atomic, "REDG": global_atomic, "ATOMG": global_turn, "SHFL": shuffle,
     "P2R": predicates_to_register, "R2P": register_to_predicates, "BAR": barrier, "EXIT": end, "IABS": absolute,
     "FCHK": no_trouble, "HGMMA": warpgroup_product, "WARPGROUP": warpgroup_sync, "USETMAXREG": registers_granted,
 }  # fmt: skip

@@ -171,6 +171,25 @@ def load_matrix(i: Instruction) -> Action:
     return act
 
 
+def store_matrix(i: Instruction) -> Action:
+    """STSM: stores up to four 8x8 matrices of 16-bit values, as LDSM loads them."""
+    target, source = i.operands
+    count = int(i.modifiers[-1]) if i.modifiers[-1].isdigit() else 1
+    transposed = "MT88" in i.modifiers
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        places = place_of(b, target, False)
+        words = words_of(b, source, count).reshape(count, -1, WARP)
+        matrices = np.ascontiguousarray(words.swapaxes(0, 1)).view(np.uint16).reshape(-1, count, 8, 8)
+        rows = np.zeros((b.threads // WARP, 4, 8, 8), np.uint16)
+        rows[:, :count] = matrices.swapaxes(2, 3) if transposed else matrices
+        named = mask & (np.arange(b.threads) % WARP < 8 * count)
+        b.shared[places[named][:, None] + np.arange(16)] = rows.reshape(-1, 8)[named].view(np.uint8)
+        b.cost = wavefronts(b, named, places, 16)
+
+    return act
+
+
 def words_of(b: Block, o: Operand, count: int) -> np.ndarray:
     """Return [count, threads]: registers that follow one another."""
     return np.stack([np.broadcast_to(b.bits(o, word), (b.threads,)) for word in range(count)])

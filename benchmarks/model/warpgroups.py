@@ -56,7 +56,8 @@ def warpgroup_product(i: Instruction) -> Action:
     left = sources.pop(0) if sources[0].kind == "register" else None
     places, sums = sources[0].text, sources[1]
     adds = not any(o.kind == "uniform_predicate" and o.negative and o.index == TRUE for o in sources)
-    columns, is_bfloat16, is_transposed = width_of_product(i), "BF16" in i.modifiers, "tnspB" in places
+    columns, is_bfloat16 = width_of_product(i), "BF16" in i.modifiers
+    is_transposed, is_left_transposed = "tnspB" in places, "tnspA" in places
     from_shared = (columns + (0 if left else ROWS)) * DEPTH * 2
 
     def act(b: Block, mask: np.ndarray) -> None:
@@ -71,8 +72,11 @@ def warpgroup_product(i: Instruction) -> Action:
             if left:
                 rows = fragment(b, left, warp, is_bfloat16)
             else:
-                first = descriptor(b, places, warp, 0) + warp % GROUP * 16 * ROW_BYTES
-                rows = matrix(b, first, 16, DEPTH, is_bfloat16)
+                first, own_rows = descriptor(b, places, warp, 0), slice(warp % GROUP * 16, warp % GROUP * 16 + 16)
+                if is_left_transposed:
+                    rows = matrix(b, first, DEPTH, ROWS, is_bfloat16).T[own_rows]
+                else:
+                    rows = matrix(b, first, ROWS, DEPTH, is_bfloat16)[own_rows]
             product = rows @ (right if is_transposed else right.T)
             for word in range(columns // 2):
                 place = (row + 8 * (word // 2 % 2), column + word // 4 * 8 + word % 2)

@@ -12,6 +12,7 @@
 //               block_index_z() grid_size() grid_size_z()
 // Memory        dynamic_smem() -> unsigned char*, 1,024-byte aligned; smem_address(pointer into it) -> uint32_t, which
 //               copies and ldmatrix take; store_smem_16(smem, words): 16 bytes as one access; store_smem_4(smem, word);
+//               load_smem_16(smem); store_global_16(pointer, words), where the compiler might make four accesses;
 //               atomic_add(counter, value), uint32_t; take_turn(counter, count): how many calls came before; after
 //               the last of `count` calls the counter is 0 again; what a caller wrote before is there for later callers
 // Registers     opaque(value): returns the int, and hides from the compiler how it was computed
@@ -26,6 +27,7 @@
 // Warpgroups    four warps, from a multiple of 128 threads on, that multiply together while their threads go on; on
 //               sm_90a alone (kHasWarpgroups). All 128 threads call these functions, with the same descriptors:
 //               warpgroup_abt<T>(sums, a, b, adds): [64][16] times [8 kBlocks][16]^T, both described in shared memory;
+//               warpgroup_atbt<T>(sums, a, b, adds): [16][64]^T times [8 kBlocks][16]^T, likewise;
 //               warpgroup_ab<T>(sums, a, b, adds): [64][16], of which warp i has rows 16 i to 16 i + 15 in registers as
 //               the A operand of mma_m16n8k16, times [16][64] in shared memory. Without adds, sums are overwritten;
 //               sums[j] holds columns 8 j to 8 j + 7 of a warp's 16 rows, as the sums of mma_m16n8k16.
@@ -33,6 +35,9 @@
 //               A group of products begins with warpgroup_fence() and ends with warpgroup_commit().
 //               warpgroup_wait<pending>(sums): all but the newest `pending` groups are done; sums are theirs. Before
 //               that, nobody touches their sums, their A registers or their operands in shared memory.
+//               stmatrix_x4(row, r) stmatrix_x4_trans(row, r): of one warp; writes to shared memory what ldmatrix_x4
+//               and ldmatrix_x4_trans read; stmatrix_x2_trans(row, r0, r1): two matrices, whose rows lanes 0 to 15
+//               name.
 //               fence_async_proxy(): the calling thread's writes to shared memory, its copies that it has waited for
 //               included, become visible to products that follow a barrier.
 //               lower_registers<count>() raise_registers<count>(): of each thread of the warpgroup, a multiple of 8

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -267,6 +268,22 @@ def test_a_selection_of_64_bits_writes_both_registers():
     block = Block(kernel, 90, Memory(), (1, 1, 1), 32, 0, b"")
     block.run(action)
     assert [set(block.registers[k].tolist()) for k in (2, 3, 4, 5)] == [{0x2000}, {0}, {0}, {0}]
+
+
+@pytest.mark.parametrize("order, count", [("M88", 4), ("MT88", 4), ("MT88", 2)])
+def test_stored_matrices_are_read_again(order, count):
+    texts = (f"STSM.16.{order}.{count} [R2], R4", "LDSM.16.M88.4 R8, [R2]", "EXIT")
+    code = [replace(instruction(text), address=16 * k) for k, text in enumerate(texts)]
+    block = Block(objects.Kernel("made_up", code, 16, 0, {}), 90, Memory(), (1, 1, 1), 32, 512, b"")
+    block.registers[2] = 16 * np.arange(32)
+    values = np.arange(4 * 64, dtype=np.uint16).reshape(4, 8, 8)
+    block.registers[4:8] = values.reshape(4, 64).view(np.uint32)
+    block.run(action)
+    values[count:] = 0
+    expected = values.swapaxes(1, 2) if order == "MT88" else values
+    np.testing.assert_array_equal(block.registers[8:12].view(np.uint16).reshape(4, 8, 8), expected)
+    (cost,) = [costs for step, costs in block.trace.costs.items() if block.trace.instructions[step] == 0]
+    assert cost[0, 0] == count  # a wavefront for each matrix
 
 
 # ---- timing, on made-up instructions ---------------------------------------------------------------------------------

@@ -329,6 +329,30 @@ void ldmatrix(void* const* lanes) {
 template void ldmatrix<false>(void* const*);
 template void ldmatrix<true>(void* const*);
 
+// Lane 4 g + c gives values 2c and 2c + 1 of row g of each matrix, or, transposed, of its column g.
+template <bool kTrans, int kMatrices>
+void stmatrix(void* const* lanes) {
+  for (size_t matrix = 0; matrix < kMatrices; ++matrix) {
+    uint16_t values[8][8];
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+      const int g = lane / 4, c = 2 * (lane % 4);
+      const uint32_t pair = static_cast<StmatrixLane*>(lanes[lane])->r[matrix];
+      (kTrans ? values[c][g] : values[g][c]) = uint16_t(pair);
+      (kTrans ? values[c + 1][g] : values[g][c + 1]) = uint16_t(pair >> 16);
+    }
+    std::array<const void*, 8> rows;
+    for (size_t row = 0; row < 8; ++row) {
+      unsigned char* to = smem_row(static_cast<StmatrixLane*>(lanes[8 * matrix + row])->row, "stmatrix");
+      std::memcpy(to, values[row], 16);
+      rows[row] = to;
+    }
+    conflicts.ldmatrix += extra_turns(rows);
+  }
+}
+template void stmatrix<false, 4>(void* const*);
+template void stmatrix<true, 4>(void* const*);
+template void stmatrix<true, 2>(void* const*);
+
 // acc[16][8] += a[16][16] b[16][8]. It touches only the lanes' registers, so sanitizers skip it, for speed.
 template <typename T>
 __attribute__((no_sanitize("address", "undefined"))) void mma(void* const* lanes) {

@@ -42,8 +42,8 @@ struct ThreadPosition {
 // Shared memory answers 16 bytes of each of 8 lanes in one turn if they lie in 8 different groups of four banks. These
 // count the turns that it needs beyond the first.
 struct BankConflicts {
-  int64_t ldmatrix = 0;
-  int64_t copies = 0;  // of cp_async_16; the n-th call of each lane of a warp counts as one instruction
+  int64_t ldmatrix = 0;  // and stmatrix
+  int64_t copies = 0;    // of cp_async_16; the n-th call of each lane of a warp counts as one instruction
 };
 
 void set_seed(uint64_t seed);
@@ -76,8 +76,14 @@ struct MmaLane {
   const uint32_t* a;
   uint32_t b[2];
 };
+struct StmatrixLane {
+  uint32_t row;
+  const uint32_t* r;
+};
 template <bool kTrans>
 void ldmatrix(void* const* lanes);
+template <bool kTrans, int kMatrices>
+void stmatrix(void* const* lanes);
 template <typename T>
 void mma(void* const* lanes);
 
@@ -175,6 +181,16 @@ inline void store_smem_4(uint32_t smem, uint32_t value) {
   emulation::note_smem_write(smem);
   std::memcpy(emulation::smem_row(smem / 16 * 16, __func__) + smem % 16, &value, sizeof(value));
 }
+inline Vector16 load_smem_16(uint32_t smem) {
+  Vector16 value;
+  std::memcpy(&value, emulation::smem_row(smem, __func__), sizeof(value));
+  return value;
+}
+inline void store_global_16(void* global, const Vector16& value) {
+  if (reinterpret_cast<uintptr_t>(global) % 16 != 0)
+    emulation::fail("%s: the address is not a multiple of 16", __func__);
+  std::memcpy(global, &value, sizeof(value));
+}
 inline void cp_async_16(uint32_t smem, const void* global, bool valid) { emulation::copy_async(smem, global, valid); }
 inline void cp_async_commit() { emulation::commit_copies(); }
 template <int kPending>
@@ -189,6 +205,23 @@ inline void ldmatrix_x4(uint32_t (&r)[4], uint32_t row, LGFAST_SITE_ARGUMENTS) {
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t row, LGFAST_SITE_ARGUMENTS) {
   emulation::LdmatrixLane lane{emulation::smem_row(row, __func__), r};
   emulation::warp_collective(LGFAST_SITE, &lane, emulation::ldmatrix<true>);
+}
+
+inline void stmatrix_x4(uint32_t row, const uint32_t (&r)[4], LGFAST_SITE_ARGUMENTS) {
+  emulation::note_smem_write(row);
+  emulation::StmatrixLane lane{row, r};
+  emulation::warp_collective(LGFAST_SITE, &lane, emulation::stmatrix<false, 4>);
+}
+inline void stmatrix_x4_trans(uint32_t row, const uint32_t (&r)[4], LGFAST_SITE_ARGUMENTS) {
+  emulation::note_smem_write(row);
+  emulation::StmatrixLane lane{row, r};
+  emulation::warp_collective(LGFAST_SITE, &lane, emulation::stmatrix<true, 4>);
+}
+inline void stmatrix_x2_trans(uint32_t row, uint32_t r0, uint32_t r1, LGFAST_SITE_ARGUMENTS) {
+  const uint32_t r[2] = {r0, r1};
+  if (thread_index() % kWarpSize < 16) emulation::note_smem_write(row);
+  emulation::StmatrixLane lane{row, r};
+  emulation::warp_collective(LGFAST_SITE, &lane, emulation::stmatrix<true, 2>);
 }
 
 template <typename T>

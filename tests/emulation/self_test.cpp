@@ -111,7 +111,9 @@ enum class ProductFault {
   kMisaligned,
   kOtherSwizzle,
   kHalfAWarpgroup,
-  kOtherOperands
+  kOtherOperands,
+  kOverwrittenByMatrix,
+  kNoFenceAfterMatrix,
 };
 
 __device__ void fill_rows(uint32_t tile, const float* rows, int count) {
@@ -173,6 +175,50 @@ __global__ void warpgroup_kernel(const float* in, float* out) {
     const int half = i / 2 % 2, n = i / 4 * 8 + column + i % 2;
     if (half == (warp_index() == 2)) out[64 * half + n] = sums[i / 4][i % 4];
   }
+}
+
+// out[64][2]: columns 0 and 1 of [16][64]^T times [8][16]^T. Each of four matrices of the left operand is stored by
+// stmatrix, from registers that hold it as it is, or transposed.
+template <ProductFault kFault, bool kTransposed>
+__global__ void stored_matrix_kernel(const float* in, float* out) {
+  const uint32_t a_tile = smem_address(dynamic_smem()), b_tile = a_tile + 16 * 128;
+  const int lane = lane_index(), row = lane % 8 + 8 * (lane / 8 % 2), chunk = 2 * warp_index() + lane / 16;
+  uint32_t r[4];
+  for (int k = 0; k < 4; ++k) {  // matrix k: rows 8 (k % 2) to + 7, columns 16 warp + 8 (k / 2) to + 7
+    const int down = lane / 4, across = 2 * (lane % 4);
+    const auto value = [&](int i, int j) {
+      return in[((8 * (k % 2) + i) * 64 + 16 * warp_index() + 8 * (k / 2) + j) % 256];
+    };
+    r[k] = kTransposed ? pack2<bf16>(value(across, down), value(across + 1, down))
+                       : pack2<bf16>(value(down, across), value(down, across + 1));
+  }
+  fill_rows(b_tile, in + 100, 8);
+  fence_async_proxy();
+  const uint32_t to = a_tile + row * 128 + 16 * (chunk ^ row % 8);
+  if constexpr (kTransposed) {
+    stmatrix_x4_trans(to, r);
+  } else {
+    stmatrix_x4(to, r);
+  }
+  if (kFault != ProductFault::kNoFenceAfterMatrix) fence_async_proxy();
+  barrier_sync(3, 128);
+  float sums[1][4];
+  warpgroup_fence();
+  warpgroup_atbt<bf16>(sums, warpgroup_descriptor(a_tile), warpgroup_descriptor(b_tile), false);
+  warpgroup_commit();
+  if (kFault == ProductFault::kOverwrittenByMatrix) stmatrix_x2_trans(to, r[0], r[1]);
+  warpgroup_wait<0>(sums);
+  if (lane % 4 != 0) return;
+  for (int i = 0; i < 4; ++i) out[2 * (16 * warp_index() + lane / 4 + 8 * (i / 2)) + i % 2] = sums[0][i];
+}
+
+// Stores two matrices transposed; lane i writes row i.
+__global__ void store_two_matrices_kernel(const float* in, float* out) {
+  const int lane = lane_index();
+  bf16* tile = reinterpret_cast<bf16*>(dynamic_smem());
+  stmatrix_x2_trans(smem_address(tile + 8 * (lane % 16)), pack2<bf16>(in[2 * lane], in[2 * lane + 1]),
+                    pack2<bf16>(in[64 + 2 * lane], in[64 + 2 * lane + 1]));
+  for (int i = lane; i < 128; i += 32) out[i] = to_float(tile[i]);
 }
 
 // A warp that passes a barrier tells another one, which waits there, that its number is in shared memory.
@@ -290,6 +336,14 @@ int main(int argc, char** argv) {
   warpgroup("other_swizzle", warpgroup_kernel<ProductFault::kOtherSwizzle, false>);
   warpgroup("half_a_warpgroup", warpgroup_kernel<ProductFault::kHalfAWarpgroup, false>);
   warpgroup("other_operands", warpgroup_kernel<ProductFault::kOtherOperands, false>);
+  const auto stored_matrix = [&](const char* fault, auto kernel) {
+    if (name == fault) run(argv[1], 128, 24 * 128, kernel, a, out);
+  };
+  stored_matrix("stmatrix", stored_matrix_kernel<ProductFault::kNone, false>);
+  stored_matrix("stmatrix_trans", stored_matrix_kernel<ProductFault::kNone, true>);
+  stored_matrix("no_fence_after_matrix", stored_matrix_kernel<ProductFault::kNoFenceAfterMatrix, false>);
+  stored_matrix("overwritten_by_matrix", stored_matrix_kernel<ProductFault::kOverwrittenByMatrix, false>);
+  if (name == "stmatrix_x2") run(argv[1], 32, 256, store_two_matrices_kernel, a, out);
   if (name == "named_barrier") run(argv[1], 64, 4, named_barrier_kernel<true>, out);
   if (name == "other_count") run(argv[1], 64, 4, named_barrier_kernel<false>, out);
   if (name == "bad_block") run(argv[1], 33, 0, divergent_shuffle_kernel, out);

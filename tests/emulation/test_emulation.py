@@ -128,6 +128,23 @@ def test_product_of_a_warpgroup_matches_numpy(program, case):
     np.testing.assert_allclose(values(program, case).reshape(2, 64), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("case", ["stmatrix", "stmatrix_trans"])
+def test_product_of_a_transposed_matrix_that_registers_stored_matches_numpy(program, case):
+    i = np.arange(512)
+    numbers = (i % 13 - 6) + 0.25 * (i % 3)  # as in self_test.cpp; exact in bf16
+    left = numbers[(np.arange(16)[:, None] * 64 + np.arange(64)) % 256]
+    right = numbers[100 + (np.arange(8)[:, None] * 64 + np.arange(64)) % 256]
+    expected = left.T @ right[:2, :16].T
+    np.testing.assert_allclose(values(program, case).reshape(64, 2), expected, rtol=1e-6)
+    assert conflicts(program, case)[0] == 0
+
+
+def test_two_matrices_are_stored_transposed(program):
+    i = np.arange(128)
+    numbers = ((i % 13 - 6) + 0.25 * (i % 3)).reshape(2, 8, 8)
+    np.testing.assert_array_equal(values(program, "stmatrix_x2").reshape(2, 8, 8), numbers.swapaxes(1, 2))
+
+
 @pytest.mark.parametrize(
     "case, complaint",
     [
@@ -135,7 +152,9 @@ def test_product_of_a_warpgroup_matches_numpy(program, case):
         ("early_a", "use-after-poison"),
         ("overwritten", "is written before the product that reads it was waited for"),
         ("overwritten_by_copy", "is written before the product that reads it was waited for"),
+        ("overwritten_by_matrix", "is written before the product that reads it was waited for"),
         ("no_proxy_fence", "without fence_async_proxy()"),
+        ("no_fence_after_matrix", "without fence_async_proxy()"),
         ("fence_before_the_copy", "without fence_async_proxy()"),
         ("no_group_fence", "does not begin with warpgroup_fence()"),
         ("no_wait", "products that nobody waited for"),

@@ -102,7 +102,10 @@ float to_number(uint16_t bits, bool is_fp16) { return is_fp16 ? to_float(fp16{bi
 std::vector<float> left_rows(const Product& product) {
   const bool is_fp16 = product.lanes[0].is_fp16;
   std::vector<float> a(kRows * kDepth);
-  for (size_t i = 0; i < product.a.values.size(); ++i) a[i] = to_number(product.a.values[i], is_fp16);
+  for (size_t i = 0; i < product.a.values.size(); ++i) {
+    const size_t place = product.lanes[0].is_a_transposed ? i % kRows * kDepth + i / kRows : i;
+    a[place] = to_number(product.a.values[i], is_fp16);
+  }
   for (int thread = 0; thread < kWarpgroupSize && product.lanes[0].a != nullptr; ++thread) {
     const int row = thread / kWarpSize * 16 + thread % kWarpSize / 4, column = thread % 4 * 2;
     for (int word = 0; word < 4; ++word) {
@@ -193,7 +196,9 @@ void issue_product(void* const* lanes) {
     if (lane.a_descriptor != any.a_descriptor || lane.b_descriptor != any.b_descriptor || lane.adds != any.adds)
       fail("the threads of a warpgroup name different operands");
   }
-  if (any.a == nullptr) product.a = operand_of(any.a_descriptor, kRows, kDepth);
+  if (any.a == nullptr)
+    product.a =
+        any.is_a_transposed ? operand_of(any.a_descriptor, kDepth, kRows) : operand_of(any.a_descriptor, kRows, kDepth);
   product.b = any.is_transposed ? operand_of(any.b_descriptor, kDepth, any.blocks * 8)
                                 : operand_of(any.b_descriptor, any.blocks * 8, kDepth);
   for (const ProductLane& lane : product.lanes) refuse_registers(lane, true);

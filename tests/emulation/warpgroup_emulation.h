@@ -24,8 +24,9 @@ struct ProductLane {
   const uint32_t* a;  // [4], or nullptr: in shared memory
   uint64_t a_descriptor, b_descriptor;
   bool adds;
-  int blocks;  // of eight columns
-  bool is_fp16, is_transposed;
+  int blocks;                   // of eight columns
+  bool is_fp16, is_transposed;  // is_transposed: the right operand, whose rows are the depth
+  bool is_a_transposed;
 };
 
 void issue_product(void* const* lanes);
@@ -56,12 +57,17 @@ void warpgroup_wait(float (&)[kBlocks][4], LGFAST_SITE_ARGUMENTS) {
 }
 template <typename T, int kBlocks>
 void warpgroup_abt(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds, LGFAST_SITE_ARGUMENTS) {
-  emulation::ProductLane lane{&sums[0][0], nullptr, a, b, adds, kBlocks, !std::is_same_v<T, bf16>, false};
+  emulation::ProductLane lane{&sums[0][0], nullptr, a, b, adds, kBlocks, !std::is_same_v<T, bf16>, false, false};
   emulation::warpgroup_collective(LGFAST_SITE, &lane, emulation::issue_product);
 }
 template <typename T>
 void warpgroup_ab(float (&sums)[8][4], const uint32_t (&a)[4], uint64_t b, bool adds, LGFAST_SITE_ARGUMENTS) {
-  emulation::ProductLane lane{&sums[0][0], a, 0, b, adds, 8, !std::is_same_v<T, bf16>, true};
+  emulation::ProductLane lane{&sums[0][0], a, 0, b, adds, 8, !std::is_same_v<T, bf16>, true, false};
+  emulation::warpgroup_collective(LGFAST_SITE, &lane, emulation::issue_product);
+}
+template <typename T, int kBlocks>
+void warpgroup_atbt(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds, LGFAST_SITE_ARGUMENTS) {
+  emulation::ProductLane lane{&sums[0][0], nullptr, a, b, adds, kBlocks, !std::is_same_v<T, bf16>, false, true};
   emulation::warpgroup_collective(LGFAST_SITE, &lane, emulation::issue_product);
 }
 template <int kCount>

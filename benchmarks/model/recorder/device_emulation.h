@@ -84,6 +84,8 @@ inline bool any_lane(bool predicate) { return predicate; }
 inline int opaque(int value) { return value; }
 inline void store_smem_16(uint32_t, const Vector16&) {}
 inline void store_smem_4(uint32_t, uint32_t) {}
+inline Vector16 load_smem_16(uint32_t) { return {}; }
+inline void store_global_16(void*, const Vector16&) {}
 inline void cp_async_16(uint32_t, const void*, bool) {}
 inline void cp_async_commit() {}
 template <int kPending>
@@ -102,6 +104,11 @@ template <typename T, int kBlocks>
 void warpgroup_abt(float (&)[kBlocks][4], uint64_t, uint64_t, bool) {}
 template <typename T>
 void warpgroup_ab(float (&)[8][4], const uint32_t (&)[4], uint64_t, bool) {}
+template <typename T, int kBlocks>
+void warpgroup_atbt(float (&)[kBlocks][4], uint64_t, uint64_t, bool) {}
+inline void stmatrix_x4(uint32_t, const uint32_t (&)[4]) {}
+inline void stmatrix_x2_trans(uint32_t, uint32_t, uint32_t) {}
+inline void stmatrix_x4_trans(uint32_t, const uint32_t (&)[4]) {}
 template <int kCount>
 void lower_registers() {}
 template <int kCount>

@@ -77,6 +77,21 @@ __device__ __forceinline__ void store_smem_4(uint32_t smem, uint32_t value) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(smem), "r"(value) : "memory");
 }
 
+__device__ __forceinline__ Vector16 load_smem_16(uint32_t smem) {
+  Vector16 value;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.words[0]), "=r"(value.words[1]), "=r"(value.words[2]), "=r"(value.words[3])
+               : "r"(smem)
+               : "memory");
+  return value;
+}
+
+__device__ __forceinline__ void store_global_16(void* global, const Vector16& value) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(global), "r"(value.words[0]), "r"(value.words[1]),
+               "r"(value.words[2]), "r"(value.words[3])
+               : "memory");
+}
+
 __device__ __forceinline__ void cp_async_16(uint32_t smem, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem), "l"(global), "r"(valid ? 16 : 0)
                : "memory");

@@ -30,6 +30,21 @@ __device__ __forceinline__ void raise_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
+__device__ __forceinline__ void stmatrix_x4(uint32_t row, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]), "r"(r[1]),
+               "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+__device__ __forceinline__ void stmatrix_x2_trans(uint32_t row, uint32_t r0, uint32_t r1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(row), "r"(r0), "r"(r1)
+               : "memory");
+}
+__device__ __forceinline__ void stmatrix_x4_trans(uint32_t row, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]),
+               "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+
 // Text of the instructions. Operands: the sums of each block of eight columns, then the others.
 #define LGFAST_SUMS_8(s) LGFAST_SUMS_4(s, 0), LGFAST_SUMS_4(s, 4)
 #define LGFAST_SUMS_13(s) LGFAST_SUMS_8(s), LGFAST_SUMS_4(s, 8), LGFAST_SUMS_1(s, 12)
@@ -41,6 +56,9 @@ template <typename T, int kBlocks>
 __device__ __forceinline__ void warpgroup_abt(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds);
 template <typename T>
 __device__ __forceinline__ void warpgroup_ab(float (&sums)[8][4], const uint32_t (&a)[4], uint64_t b, bool adds);
+
+template <typename T, int kBlocks>
+__device__ __forceinline__ void warpgroup_atbt(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds);
 
 template <>
 __device__ __forceinline__ void warpgroup_abt<bf16>(float (&sums)[13][4], uint64_t a, uint64_t b, bool adds) {
@@ -83,5 +101,21 @@ __device__ __forceinline__ void warpgroup_ab<fp16>(float (&sums)[8][4], const ui
       : LGFAST_SUMS_8(sums)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds)));
 }
+
+// Products of two matrices in shared memory whose result has eight columns. `order`: of a, then of b, "1" where its
+// rows are the depth.
+#define LGFAST_PRODUCT_8(function, T, type, order)                                                               \
+  template <>                                                                                                    \
+  __device__ __forceinline__ void function<T>(float (&sums)[1][4], uint64_t a, uint64_t b, bool adds) {          \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %6, 0; wgmma.mma_async.sync.aligned.m64n8k16.f32." type "." type \
+                 " {%0, %1, %2, %3}, %4, %5, p, 1, 1, " order ";} "                                              \
+                 : LGFAST_SUMS_1(sums, 0)                                                                        \
+                 : "l"(a), "l"(b), "r"(int(adds)));                                                              \
+  }
+
+LGFAST_PRODUCT_8(warpgroup_abt, bf16, "bf16", "0, 0")
+LGFAST_PRODUCT_8(warpgroup_abt, fp16, "f16", "0, 0")
+LGFAST_PRODUCT_8(warpgroup_atbt, bf16, "bf16", "1, 0")
+LGFAST_PRODUCT_8(warpgroup_atbt, fp16, "f16", "1, 0")
 
 }  // namespace lgfast
