@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,7 @@ class Trace:
         costs: step -> [warps, 2]. Global memory: sectors of 32 bytes that a warp asked for, and those of them that the
             block had not asked for before. Shared memory: wavefronts, and 0. A barrier: its number + 256 times its
             warps (0: all of the block), and 1 for a warp that has not arrived: some of its threads are on their way.
+            A barrier in shared memory: see phases.py.
     """
 
     instructions: list[int] = field(default_factory=list)
@@ -108,6 +110,7 @@ class Block:
         self.places = np.zeros(threads, np.int64)  # index of the instruction that each thread runs next
         self.held = np.full(threads, -1)  # number of the barrier that holds a thread
         self.arrived: Counter = Counter()  # barrier -> threads of whole warps that have come and do not wait
+        self.phases: dict[int, Any] = {}  # address -> barrier in shared memory (phases.py)
         self.passing: dict[int, np.ndarray] = {}  # barrier -> threads that have come, of warps that have not whole
         self.index = {instruction.address: i for i, instruction in enumerate(kernel.instructions)}
         self.trace, self.touched = Trace(), set()

@@ -48,6 +48,7 @@ from benchmarks.model.integers import (
     shifted_add,
     smaller_or_larger,
 )
+from benchmarks.model.phases import phase_barrier
 from benchmarks.model.sass import Instruction
 from benchmarks.model.transfers import (
     copy_async,
@@ -103,6 +104,7 @@ TABLE: dict[str, Callable[[Instruction], Action | None]] = {
     "ATOMS": shared_atomic, "REDG": global_atomic, "ATOMG": global_turn, "SHFL": shuffle,
     "P2R": predicates_to_register, "R2P": register_to_predicates, "BAR": barrier, "EXIT": end, "IABS": absolute,
     "FCHK": no_trouble, "HGMMA": warpgroup_product, "WARPGROUP": warpgroup_sync, "USETMAXREG": registers_granted,
+    "SYNCS": phase_barrier,
 }  # fmt: skip
 
 

@@ -119,6 +119,7 @@ class Traits:
         meets: whether it comes to a barrier; `arrives`: without waiting there.
         products: whether it is a product of a warpgroup.
         multiplies: whether it is one, or waits for some.
+        phase: what it does at a barrier in shared memory: `arrive`, `wait`, or nothing.
     """
 
     place: str
@@ -135,6 +136,7 @@ class Traits:
     arrives: bool
     products: bool
     multiplies: bool
+    phase: str
 
 
 def traits_of(i: Instruction, pipe: str, gpu: Gpu) -> Traits:
@@ -158,7 +160,35 @@ def traits_of(i: Instruction, pipe: str, gpu: Gpu) -> Traits:
         arrives="ARV" in i.modifiers,
         products=is_product,
         multiplies=i.name in ("HGMMA", "WARPGROUP"),
+        phase="" if i.name != "SYNCS" else {"ARRIVE": "arrive", "PHASECHK": "wait"}.get(i.modifiers[0], ""),
     )
+
+
+class Phases:
+    """The barriers in shared memory of all blocks (phases.py): arrivals so far, and the warps that wait."""
+
+    def __init__(self) -> None:
+        self.arrivals: Counter = Counter()  # block, address
+        self.waiting: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)  # arrivals that they need, warp
+        self.counts: dict[tuple[int, int], int] = {}
+
+    def holds(self, warp: Warp, step: Step, order: int, now: float) -> bool:
+        """Whether a warp must wait for a phase to end; if so, it is freed by an arrival."""
+        key = warp.block, step.amount
+        if step.fresh == 0 or self.arrivals[key] >= step.fresh * self.counts.get(key, 1 << 30):
+            return False
+        self.waiting[key].append((step.fresh, order))
+        warp.arrived = now
+        return True
+
+    def arrive(self, block: int, step: Step) -> list[int]:
+        """Count the arrivals of a warp; return the warps whose phase ends."""
+        key = block, step.amount & 0xFFFFF
+        self.counts[key] = count = step.amount >> 20
+        self.arrivals[key] += step.fresh
+        ended, waiting = self.arrivals[key] // count, self.waiting[key]
+        self.waiting[key] = [one for one in waiting if one[0] > ended]
+        return [order for needed, order in waiting if needed <= ended]
 
 
 class Multiprocessor:
@@ -178,6 +208,7 @@ class Multiprocessor:
         self.busy: list[dict[str, float]] = [defaultdict(float) for _ in range(QUARTERS + 1)]
         self.waiting: dict[tuple[int, int], list[int]] = defaultdict(list)  # block, barrier -> warps that wait at it
         self.arrived: Counter = Counter()  # block, barrier -> warps that have come and do not wait
+        self.phases = Phases()
         self.counts: Counter = Counter()
         self.known: dict[int, Traits] = {}  # by the id of an instruction; its step keeps it alive
 
@@ -196,6 +227,9 @@ class Multiprocessor:
             if start > now:
                 heapq.heapreplace(queue, (start, order))
                 continue
+            if traits.phase == "wait" and self.phases.holds(warp, step, order, now):
+                heapq.heappop(queue)
+                continue
             later = self.issue(warp, step, traits, now)
             ends = warp.next == len(warp.steps)
             if later is None or ends:
@@ -207,11 +241,8 @@ class Multiprocessor:
                 if self.running[warp.block] == 0 and backlog:
                     for member in backlog.pop():
                         heapq.heappush(queue, (now + 1, member))
-            comes = traits.meets and not step.fresh
-            if comes or ends:
-                barrier = warp.block, step.amount if comes else 0
-                for member in self.met(barrier, order if later is None else None, now):
-                    heapq.heappush(queue, (now + 1, member))
+            for member in self.freed(warp, step, traits, order if later is None else None, now):
+                heapq.heappush(queue, (now + 1, member))
         return self.result()
 
     def result(self) -> Result:
@@ -294,6 +325,18 @@ class Multiprocessor:
             moved = self.take(-1, "dram", now, step.fresh * SECTOR / self.bytes_per_clock)
             done = max(done, moved + gpu.dram_latency)
         return done
+
+    def freed(self, warp: Warp, step: Step, traits: Traits, order: int | None, now: float) -> list[int]:
+        """Return the warps that a step frees, which a barrier held; order: see `met`."""
+        if traits.phase == "arrive":
+            members = self.phases.arrive(warp.block, step)
+            for member in members:
+                self.warps[member].idle += now - self.warps[member].arrived
+            return members
+        comes = traits.meets and not step.fresh
+        if comes or warp.next == len(warp.steps):
+            return self.met((warp.block, step.amount if comes else 0), order, now)
+        return []
 
     def met(self, barrier: tuple[int, int], order: int | None, now: float) -> list[int]:
         """Return the warps that a barrier frees: all that wait there, once the last one has come.

@@ -18,7 +18,10 @@
 // Registers     opaque(value): returns the int, and hides from the compiler how it was computed
 // Barriers      sync_threads() sync_warp(); barrier_sync(barrier, threads) waits at one of 16 barriers until so many
 //               threads of the block have come, whole warps; barrier_arrive(barrier, threads) comes and does not wait.
-//               Barrier 0 is that of sync_threads()
+//               Barrier 0 is that of sync_threads(). On sm_90 and later (kHasWarpgroups), barriers of phases, 8 bytes
+//               of shared memory each: mbarrier_init(smem, count), once, by one thread, then sync_threads();
+//               mbarrier_arrive(smem): a phase ends with its `count`-th arrival; mbarrier_wait(smem, parity): phase 0
+//               has parity 0, the next 1, then 0 again; the calling thread knows which of them it waits for
 // Warp          shfl(value, lane) shfl_xor(value, mask) shfl_down(value, delta) any_lane(predicate); 4-byte types
 // Async copy    cp_async_16(smem, global, valid): 16 bytes, zeros where !valid (then global is not read);
 //               cp_async_commit() cp_async_wait<pending>()

@@ -77,9 +77,16 @@ constexpr int kWarpgroupWarps = 4;
 constexpr int kWarpgroupRows = kWarpgroupWarps * kTileRows;        // queries of one product
 constexpr int kWgmmaGroups = 2;                                    // warpgroups of a block
 constexpr int kWgmmaStages = 2;                                    // heads of a block in shared memory
-constexpr int kWgmmaWarps = (kWgmmaGroups + 1) * kWarpgroupWarps;  // the last warpgroup copies
+constexpr int kWgmmaWarps = (kWgmmaGroups + 2) * kWarpgroupWarps;  // one more copies, one takes the last queries
 constexpr int kWgmmaKeys = 208;
-constexpr int kWgmmaTiles = kWgmmaKeys / kWarpgroupRows;  // of a head; a warp takes the queries that are left
+constexpr int kWgmmaTiles = kWgmmaKeys / kWarpgroupRows;  // of a head; the queries that are left go eight by eight
+constexpr int kLastQueries = 8, kLastKeyTiles = 4;
+// Bytes of shared memory: of the stages; of results on their way to memory; of the last queries' probabilities and
+// results, their maxima and sums.
+constexpr int kWgmmaStageBytes = 3 * kWgmmaKeys * 128;
+constexpr int kWgmmaStoreBytes = kWgmmaGroups * kWarpgroupRows * 128;
+constexpr int kWgmmaLastBytes = (kLastKeyTiles + 1) * kLastQueries * 128 + 2 * kWarpgroupWarps * kLastQueries * 4;
+constexpr int kWgmmaSmemBytes = kWgmmaStages * kWgmmaStageBytes + kWgmmaStoreBytes + kWgmmaLastBytes;
 
 struct ShortAttentionFwdPlan {
   bool wgmma;         // blocks stay and multiply by warpgroups
@@ -134,7 +141,7 @@ inline bool plan_fwd_wgmma(ShortAttentionFwdPlan& plan, int batch_heads, int num
   plan.query_rows = query_rows;
   plan.blocks = std::min(batch_heads, multiprocessors);
   plan.query_splits = 1;
-  plan.smem_bytes = kWgmmaStages * smem_row_bytes(head_dim) * (2 * key_rows + query_rows);
+  plan.smem_bytes = kWgmmaSmemBytes;
   return plan.smem_bytes <= max_smem;
 }
 

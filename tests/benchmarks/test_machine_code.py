@@ -352,6 +352,43 @@ def test_a_warp_that_arrives_at_a_barrier_goes_on():
         clocks([*make, made], [awaited, *take, awaited, *take])
 
 
+def test_a_warp_waits_until_a_phase_has_ended():
+    """One warp makes two things, after 1,000 clocks each, for another one that needs 10 for each."""
+    make, take = steps("FFMA R0, R0, R0, R0", 1000), steps("FFMA R0, R0, R0, R0", 10)
+    arrival = instruction("SYNCS.ARRIVE.TRANS64.A1T0 RZ, [R0+URZ], RZ")
+    made = timing.Step(arrival, "control", amount=64 | 2 << 20, fresh=2)  # two arrivals end a phase
+    late = timing.Step(arrival, "control", amount=64 | 2 << 20, fresh=1)
+    check = instruction("SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR6], R0")
+    first, second = (timing.Step(check, "control", amount=64, fresh=phase) for phase in (1, 2))
+    assert clocks([*make, made, *make, made], [first, *take, second, *take]) == pytest.approx(2010, rel=0.03)
+    assert clocks([*make, made, *make, made], [*make, *make, *make, first, second]) == pytest.approx(3000, rel=0.03)
+    with pytest.raises(RuntimeError, match="others do not come"):
+        clocks([*make, made, *make, late], [first, *take, second, *take])
+
+
+def test_threads_wait_for_a_phase_and_arrive_at_it():
+    """Warp 0 begins a barrier of 32 arrivals; warp 1 waits for its first phase, at a lower place than the arrivals."""
+    texts = (
+        "@P1 SYNCS.EXCH.64 URZ, [UR6], UR4",
+        "BAR.SYNC 0x0",
+        "@P0 BRA 0x50",
+        "SYNCS.PHASECHK.TRANS64.TRYWAIT P2, [UR6], R2",
+        "@!P2 BRA 0x30",
+        "@P0 SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR6], RZ",
+        "EXIT",
+    )
+    code = [sass.instruction(16 * k, text, 1) for k, text in enumerate(texts)]
+    block = Block(objects.Kernel("made_up", code, 8, 0, {}), 90, Memory(), (1, 1, 1), 64, 128, b"")
+    block.uniforms[6], block.uniforms[4] = 64, (0x100000 - 32) << 1
+    block.predicates[0, :32], block.predicates[1, 0] = True, True
+    trace = block.run(action)
+    assert block.phases[64].ended == 1 and block.phases[64].left == 32
+    ran = [(index, warps.tolist()) for index, warps in zip(trace.instructions, trace.warps, strict=True)]
+    assert [step for step in ran if step[0] == 3] == [(3, [False, False]), (3, [False, True])]  # held, then passed
+    costs = {trace.instructions[step]: cost.tolist() for step, cost in trace.costs.items()}
+    assert costs[5][0] == [64 | 32 << 20, 32] and costs[3][1] == [64, 1]
+
+
 def test_a_product_of_a_warpgroup_takes_its_columns_and_its_warps_go_on():
     product = instruction("HGMMA.64x104x16.F32.BF16 R24, gdesc[UR8], R24, gsb0")
     assert timing.pipe_of(product.name, product.modifiers) == "tensor"

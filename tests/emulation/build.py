@@ -20,7 +20,9 @@ FLAGS = [
 def build(name: str, sources: list[str]) -> Path:
     """Build the executable `name` from `sources` (relative to the repository) and the emulation; return its path."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    emulation = [f"tests/emulation/{name}.cpp" for name in ("device_emulation", "warpgroup_emulation")]
+    emulation = [
+        f"tests/emulation/{name}.cpp" for name in ("device_emulation", "warpgroup_emulation", "phase_barriers")
+    ]
     sources = [ROOT / source for source in [*sources, *emulation]]
     program = BUILD / name
     with open(BUILD / "lock", "w") as lock:

@@ -170,6 +170,7 @@ void run_block(Grid grid, int block, int index) {
   warpgroup_waiting.assign(size_t(block) / kWarpgroupSize, 0);
   for (NamedBarrier& barrier : barriers) barrier = {};
   begin_warpgroups(block, smem_block_bytes);
+  forget_phase_barriers();
   runnable.resize(size_t(block));
   std::iota(runnable.begin(), runnable.end(), 0);
   for (int i = 0; i < block; ++i) {
@@ -233,6 +234,7 @@ void block_barrier(Site site) {
   if (++block_waiting < block_threads) return switch_to_next(false);
   check_same_site(0, block_threads, "threads of a block wait at different barriers");
   block_waiting = 0;
+  publish_phase_barriers();
   wake(0, block_threads);
 }
 
@@ -270,6 +272,13 @@ void named_barrier(Site site, int number, int expected, bool waits) {
     switch_to_next(false);
   }
 }
+
+void wait_until_woken(Site site) {
+  current->site = site;
+  current->state = State::kAtBlock;
+  switch_to_next(false);
+}
+void wake_thread(int thread) { wake(thread, 1); }
 
 int smem_bytes() { return smem_block_bytes; }
 

@@ -54,6 +54,15 @@ const ThreadPosition& position();
 unsigned char* smem();
 void block_barrier(Site site);
 void named_barrier(Site site, int barrier, int threads, bool waits);
+// The current thread waits until another one wakes it.
+void wait_until_woken(Site site);
+void wake_thread(int thread);
+// Barriers of mbarrier_init. Those that no barrier of the block followed yet are known to the thread that began them.
+void begin_phase_barrier(Site site, uint32_t address, int count);
+void arrive_at_phase_barrier(Site site, uint32_t address);
+void wait_at_phase_barrier(Site site, uint32_t address, int parity);
+void publish_phase_barriers();
+void forget_phase_barriers();
 constexpr int kWarpgroupSize = 4 * kWarpSize;
 // Runs `execute` once, with the `arguments` of the 32 lanes in lane order, when all lanes have arrived.
 void warp_collective(Site site, void* arguments, void (*execute)(void* const* lanes));
@@ -170,6 +179,15 @@ inline void barrier_sync(int barrier, int threads, LGFAST_SITE_ARGUMENTS) {
 }
 inline void barrier_arrive(int barrier, int threads, LGFAST_SITE_ARGUMENTS) {
   emulation::named_barrier(LGFAST_SITE, barrier, threads, false);
+}
+inline void mbarrier_init(uint32_t barrier, int count, LGFAST_SITE_ARGUMENTS) {
+  emulation::begin_phase_barrier(LGFAST_SITE, barrier, count);
+}
+inline void mbarrier_arrive(uint32_t barrier, LGFAST_SITE_ARGUMENTS) {
+  emulation::arrive_at_phase_barrier(LGFAST_SITE, barrier);
+}
+inline void mbarrier_wait(uint32_t barrier, int parity, LGFAST_SITE_ARGUMENTS) {
+  emulation::wait_at_phase_barrier(LGFAST_SITE, barrier, parity);
 }
 
 inline int opaque(int value) { return value; }

@@ -240,6 +240,37 @@ __global__ void named_barrier_kernel(float* out) {
   }
 }
 
+enum class PhaseFault { kNone, kNoSync, kTwice, kOtherCount, kNotBegun, kOtherParity };
+
+// A warp hands four numbers, one after the other, to another one, which gives each place back.
+template <PhaseFault kFault>
+__global__ void phase_barrier_kernel(float* out) {
+  float* number = reinterpret_cast<float*>(dynamic_smem());
+  const uint32_t full = smem_address(dynamic_smem()) + 16, empty = full + 8;
+  if (thread_index() == 0) {
+    mbarrier_init(full, 1);
+    mbarrier_init(empty, kFault == PhaseFault::kOtherCount ? 33 : 32);
+  }
+  if (kFault == PhaseFault::kNoSync) {
+    if (warp_index() == 1) return;
+    sync_warp();
+    if (lane_index() == 1) mbarrier_arrive(full);
+  }
+  sync_threads();
+  for (int i = 0; i < 4; ++i) {
+    if (warp_index() == 0) {
+      if (i > 0 && lane_index() == 0) mbarrier_wait(empty, (i + 1) % 2);
+      if (lane_index() == 0) *number = float(i);
+      if (lane_index() == 0) mbarrier_arrive(full);
+      if (kFault == PhaseFault::kTwice && lane_index() < 1 && i == 0) mbarrier_arrive(empty), mbarrier_arrive(empty);
+    } else {
+      mbarrier_wait(kFault == PhaseFault::kNotBegun ? full + 16 : full, (i + (kFault == PhaseFault::kOtherParity)) % 2);
+      out[32 * i + lane_index()] = *number;
+      mbarrier_arrive(empty);
+    }
+  }
+}
+
 template <typename... Args>
 void run(const char* name, int block, int smem_bytes, void (*kernel)(Args...), Args... args) {
   const char* error = launch(kernel, Grid{1, 1}, block, smem_bytes, nullptr, args...);
@@ -346,6 +377,12 @@ int main(int argc, char** argv) {
   if (name == "stmatrix_x2") run(argv[1], 32, 256, store_two_matrices_kernel, a, out);
   if (name == "named_barrier") run(argv[1], 64, 4, named_barrier_kernel<true>, out);
   if (name == "other_count") run(argv[1], 64, 4, named_barrier_kernel<false>, out);
+  if (name == "phases") run(argv[1], 64, 64, phase_barrier_kernel<PhaseFault::kNone>, out);
+  if (name == "no_sync_after_init") run(argv[1], 64, 64, phase_barrier_kernel<PhaseFault::kNoSync>, out);
+  if (name == "arrives_twice") run(argv[1], 64, 64, phase_barrier_kernel<PhaseFault::kTwice>, out);
+  if (name == "too_few_arrive") run(argv[1], 64, 64, phase_barrier_kernel<PhaseFault::kOtherCount>, out);
+  if (name == "not_begun") run(argv[1], 64, 64, phase_barrier_kernel<PhaseFault::kNotBegun>, out);
+  if (name == "other_parity") run(argv[1], 64, 64, phase_barrier_kernel<PhaseFault::kOtherParity>, out);
   if (name == "bad_block") run(argv[1], 33, 0, divergent_shuffle_kernel, out);
   for (int i = 0; i < kOut; ++i) std::printf("%.9g\n", double(out[i]));
   std::printf("%d %d\n", int(emulation::bank_conflicts().ldmatrix), int(emulation::bank_conflicts().copies));

@@ -176,6 +176,31 @@ def test_a_warp_that_does_not_wait_at_a_barrier_frees_those_that_do(program, see
     np.testing.assert_array_equal(values(program, "named_barrier", seed)[:96], np.repeat([0.0, 1.0, 2.0], 32))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_warp_waits_for_the_phases_of_a_barrier(program, seed):
+    np.testing.assert_array_equal(values(program, "phases", seed), np.repeat(np.arange(4.0), 32))
+
+
+@pytest.mark.parametrize(
+    "case, complaint",
+    [
+        ("no_sync_after_init", "with no sync_threads() since"),
+        ("arrives_twice", "arrives twice in a phase"),
+        ("too_few_arrive", "deadlock, no thread can go on"),
+        ("not_begun", "no barrier begins at byte offset"),
+    ],
+)
+def test_wrong_use_of_a_barrier_of_phases_is_caught(program, case, complaint):
+    result = run(program, case)
+    assert result.returncode == 70 and complaint in result.stderr
+
+
+def test_a_wait_for_the_other_phase_is_caught(program):
+    """It goes on before the number is there: the numbers differ, or nobody waits for the last phase."""
+    right = list(map(str, np.repeat(np.arange(4), 32)))
+    assert all(run(program, "other_parity", seed).stdout.splitlines()[:OUT] != right for seed in range(5))
+
+
 def test_impossible_launch_returns_an_error(program):
     assert "invalid block size" in run(program, "bad_block").stderr
 

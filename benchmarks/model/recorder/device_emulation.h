@@ -68,6 +68,9 @@ inline void sync_threads() {}
 inline void sync_warp() {}
 inline void barrier_sync(int, int) {}
 inline void barrier_arrive(int, int) {}
+inline void mbarrier_init(uint32_t, int) {}
+inline void mbarrier_arrive(uint32_t) {}
+inline void mbarrier_wait(uint32_t, int) {}
 template <typename T>
 T shfl(T value, int) {
   return value;

@@ -10,6 +10,14 @@ constexpr bool kHasWarpgroups = true;
 constexpr bool kHasWarpgroups = false;
 #endif
 
+__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, int parity) {
+  asm volatile(
+      "{.reg .pred ended; again: mbarrier.try_wait.parity.shared.b64 ended, [%0], %1; @!ended bra again;}" ::"r"(
+          barrier),
+      "r"(parity)
+      : "memory");
+}
+
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 __device__ __forceinline__ void warpgroup_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
