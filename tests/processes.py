@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,25 +15,44 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["lgfast.train", "lgfast.sweep.command"])
 
 
-def _main(arguments: tuple[str, ...], out: Path, err: Path) -> None:
-    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
-        with path.open("w") as file:
-            os.dup2(file.fileno(), stream.fileno())
-    torch.set_num_threads(1)
+def train(arguments: Sequence[str]) -> None:
+    """`python -m lgfast.train ARGUMENTS` in this process."""
     from lgfast.train import main
 
     sys.exit(main(list(arguments)))
 
 
-class TrainProcess:
-    """`python -m lgfast.train ARGUMENTS` with one thread, its output kept in `folder`."""
+def torchrun(arguments: Sequence[str]) -> None:
+    """`torchrun --standalone ARGUMENTS` in this process, the last `-m lgfast.train ...`; it forks the ranks."""
+    from torch.distributed import run
+    from torch.distributed.launcher.api import elastic_launch
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    standalone = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    config, _, words = run.config_from_args(run.parse_args([*standalone, "--start-method", "fork", *arguments]))
+    elastic_launch(config, train)(words[words.index("lgfast.train") + 1 :])
+
+
+def _main(command: Callable[[Sequence[str]], None], arguments: Sequence[str], out: Path, err: Path) -> None:
+    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
+        with path.open("w") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    torch.set_num_threads(1)
+    command(arguments)
+
+
+class TrainProcess:
+    """`python -m lgfast.train ARGUMENTS`, or another command, with one thread, its output kept in `folder`."""
+
+    def __init__(self, folder: Path, *arguments: str, command: Callable[[Sequence[str]], None] = train) -> None:
         number = len(list(folder.glob("process-*.out")))
         self.out, self.err = (folder / f"process-{number}.{name}" for name in ("out", "err"))
         self.out.touch()
-        self._process = context.Process(target=_main, args=(arguments, self.out, self.err))
+        self._process = context.Process(target=_main, args=(command, arguments, self.out, self.err))
         self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def poll(self) -> int | None:
         """Exit code, or None while it runs."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from types import NoneType
+from collections.abc import Mapping
+from types import MappingProxyType, NoneType
 from typing import Any, Literal, TypeGuard, get_args, get_origin
 
 from lgfast.config.sections import Config
@@ -18,15 +20,16 @@ GONE = ("log.save_every_epochs",)  # in files that runs and teachers left earlie
 FREE_ON_RESUME = ("device", "run_dir", "name", "data.root", "data.workers", "data.download", "log.", "teacher.cache")
 
 
-def valid_keys(cls: type = Config, prefix: str = "") -> dict[str, Any]:
+@functools.cache
+def valid_keys(cls: type = Config, prefix: str = "") -> Mapping[str, Any]:
     """Return every dotted key of the configuration with its type."""
     keys: dict[str, Any] = {}
     for name, hint in field_types(cls).items():
         if is_section(hint):
-            keys |= valid_keys(hint, f"{prefix}{name}.")
+            keys.update(valid_keys(hint, f"{prefix}{name}."))
         else:
             keys[f"{prefix}{name}"] = hint
-    return keys
+    return MappingProxyType(keys)
 
 
 def is_section(hint: Any) -> TypeGuard[type]:

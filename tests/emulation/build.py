@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "emulation"
 FLAGS = [
-    *("-std=c++17", "-O1", "-g1", "-DLGFAST_EMULATION", f"-I{ROOT / 'csrc'}"),
+    *("-std=c++17", "-Og", "-g1", "-DLGFAST_EMULATION", f"-I{ROOT / 'csrc'}"),
     *(f"-I{HERE}", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 ]

@@ -1,12 +1,11 @@
 """Teacher statistics over all ranks, with two real gloo processes."""
 
-import multiprocessing
-
 import torch
 from torch import distributed as dist
 
 from lgfast.guidance import Teacher
 from lgfast.models import create_model
+from tests.processes import context
 
 
 def images():
@@ -27,7 +26,6 @@ def run_rank(rank, rendezvous, results):
 
 
 def test_two_ranks_normalise_as_one_with_the_whole_batch(tmp_path):
-    context = multiprocessing.get_context("spawn")
     results = context.Queue()
     rendezvous = f"file://{tmp_path}/rendezvous"
     processes = [context.Process(target=run_rank, args=(rank, rendezvous, results)) for rank in range(2)]

@@ -20,6 +20,7 @@ from lgfast.records.checkpoint import CheckpointStore, read_weights
 from lgfast.records.result import read_result
 from lgfast.runtime import ranks
 from lgfast.step import TrainMeter, TrainStep
+from tests.processes import TrainProcess, torchrun
 from tests.runs import metrics, tiny_config, wait_for_step
 
 CHANGES = {
@@ -34,14 +35,11 @@ CHANGES = {
 }
 
 
-def torchrun(config, folder: Path, *arguments: str) -> subprocess.Popen:
-    """Two ranks with one thread each."""
+def two_of(config, folder: Path) -> list[str]:
+    """torchrun's arguments for two ranks."""
     file = folder / f"{Path(config.run_dir).name}.yaml"
     file.write_text(dump_yaml(config))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    command += ["-m", "lgfast.train", "--config", str(file)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return ["--nproc-per-node", "2", "-m", "lgfast.train", "--config", str(file)]
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +51,11 @@ def folder(tmp_path_factory):
 def two_ranks(folder):
     """A finished run of two ranks."""
     config = replace(tiny_config(folder, run_dir=str(folder / "two")), CHANGES | {"teacher.bn": "running"})
-    process = torchrun(config, folder)
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
-    return config, out
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *two_of(config, folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
+    assert done.returncode == 0, done.stderr
+    return config, done.stdout
 
 
 @pytest.mark.slow
@@ -82,12 +81,12 @@ def test_two_ranks_equal_one_with_the_same_global_batch(two_ranks, folder):
 def test_a_killed_rank_is_restarted_from_the_last_checkpoint(two_ranks, folder):
     config, _ = two_ranks
     killed = replace(config, {"run_dir": str(folder / "killed")})
-    process = torchrun(killed, folder, "--max-restarts", "1")
+    process = TrainProcess(folder, "--max-restarts", "1", *two_of(killed, folder), command=torchrun)
     wait_for_step(Path(killed.run_dir), 6, process, timeout=300)
     pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(pids[0]), signal.SIGKILL)  # the writer
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
+    code, out, err = process.finish(timeout=400)
+    assert code == 0, err
     assert f"continuing {killed.run_dir} after step" in out
     assert metrics(killed.run_dir) == metrics(config.run_dir)
     for name in ("best.safetensors", "last.safetensors"):
