@@ -63,6 +63,11 @@ def test_notebook(tmp_path, environment, monkeypatch):
     for name, value in (environment | {"EPOCHS": "1"}).items():
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(EXAMPLES / "digits.ipynb", as_version=4)
+    (tmp_path / "teacher.yaml").write_text("base: digits-resnet8\nepochs: 1\n")
+    (training,) = (cell for cell in notebook.cells if "lgfast.train(" in cell.source)
+    quick = training.source.replace('"epochs": EPOCHS', '"epochs": EPOCHS, "teacher.recipe": "teacher.yaml"')
+    assert quick != training.source
+    training.source = quick
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     pictures = [output for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
     assert sum("image/png" in output["data"] for output in pictures) == 3

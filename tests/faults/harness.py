@@ -239,12 +239,14 @@ def main(arguments: Sequence[str]) -> int:
 
     import lgfast.assembly.run
     import lgfast.train  # noqa: F401  once, for all that are forked
+    from lgfast.records.events import EventFile
 
     torch.set_num_threads(1)
     began, wrong = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="lgfast-faults-") as name:
         place = Path(name).resolve()
         os.environ["LGFAST_CACHE"] = str(place / "cache")
+        EventFile(place / "events")  # imports what every run would
         expected, calls = undisturbed(place / "undisturbed")
         faults = attempts(calls, options)
         for fault, said in run_all(faults, options.jobs, place, expected):
