@@ -183,6 +183,8 @@ class Phases:
 
     def arrive(self, block: int, step: Step) -> list[int]:
         """Count the arrivals of a warp; return the warps whose phase ends."""
+        if step.fresh == 0:  # its predicate is false in all lanes
+            return []
         key = block, step.amount & 0xFFFFF
         self.counts[key] = count = step.amount >> 20
         self.arrivals[key] += step.fresh

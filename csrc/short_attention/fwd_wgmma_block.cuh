@@ -8,49 +8,64 @@ namespace lgfast {
 template <typename T>
 struct ShortAttentionFwdWgmmaTraits {
   using Element = T;
-  static constexpr int kGroups = kWgmmaGroups, kStages = kWgmmaStages, kThreads = kWgmmaWarps * kWarpSize;
+  static constexpr int kGroups = kWgmmaGroups, kThreads = kWgmmaWarps * kWarpSize;
   static constexpr int kBlocks = kWgmmaKeys / 2 / 8;     // of eight keys, in half the scores
   static constexpr int kSteps = kWgmmaKeys / kTileRows;  // of 16 keys in the products with v
   static constexpr int kFirstSteps = kBlocks / 2;        // that the first half of the scores covers
   static constexpr int kRegisters = 192, kLastRegisters = 80, kCopyRegisters = 48;  // of a thread; 128 of 512 threads
 };
 
-// Barriers of the hardware. A stage has two parts, q with k, and v, which arrive and are given back one after the
-// other. Three warpgroups read them: two that take tiles, and that of the last queries, which waits for both at once.
-struct FwdWgmmaBarriers {
-  static constexpr int kGroupThreads = kWarpgroupWarps * kWarpSize;
-  static constexpr int kEmptyThreads = (kWgmmaGroups + 1) * kGroupThreads + kWarpSize;  // users, the warp that copies
-  static constexpr int kFullThreads = kGroupThreads + kWarpSize, kFullLastThreads = kGroupThreads + 2 * kWarpSize;
-  static constexpr int kFullLast = 2 * kWgmmaStages * kWgmmaGroups, kEmpty = kFullLast + kWgmmaStages;
-  static constexpr int kAmongLast = kEmpty + 2 * kWgmmaStages;  // of the warpgroup of the last queries
-  static __device__ __forceinline__ int full(int stage, bool is_v, int group) {
-    return (2 * stage + is_v) * kWgmmaGroups + group;
+// The parts of a head, in the order in which they are copied.
+enum FwdPart { kKeysPart, kQueriesPart, kValuesPart, kParts };
+
+// The parts of one head after the other come to places of shared memory by turns. n is the number of a head in the
+// block. A warp that copies tells three warpgroups that a part has arrived; each of their warps gives its place back,
+// which the part comes to that is kWgmmaPlaces further on. Two barriers for each place count that.
+struct FwdPlaces {
+  static constexpr int kReaders = (kWgmmaGroups + 1) * kWarpgroupWarps;
+  uint32_t first, barriers;
+
+  __device__ __forceinline__ FwdPlaces()
+      : first(smem_address(dynamic_smem())), barriers(first + kWgmmaSmemBytes - kWgmmaBarrierBytes) {}
+
+  static __device__ __forceinline__ uint32_t turn(int n, FwdPart part) { return kParts * n + part; }
+  __device__ __forceinline__ SmemTile<64> tile(int n, FwdPart part) const {
+    return {first + turn(n, part) % kWgmmaPlaces * kWgmmaPlaceBytes};
   }
-  static __device__ __forceinline__ int full_last(int stage) { return kFullLast + stage; }
-  static __device__ __forceinline__ int empty(int stage, bool is_v) { return kEmpty + 2 * stage + is_v; }
+  __device__ __forceinline__ uint32_t arrival(uint32_t turn) const { return barriers + turn % kWgmmaPlaces * 8; }
+  __device__ __forceinline__ uint32_t return_of(uint32_t turn) const { return arrival(turn) + 8 * kWgmmaPlaces; }
+
+  // By one thread, before all others go on.
+  __device__ __forceinline__ void begin() const {
+    for (int place = 0; place < kWgmmaPlaces; ++place) {
+      mbarrier_init(arrival(place), 1);
+      mbarrier_init(return_of(place), kReaders);
+    }
+  }
+  __device__ __forceinline__ void await(int n, FwdPart part) const {
+    mbarrier_wait(arrival(turn(n, part)), turn(n, part) / kWgmmaPlaces % 2);
+  }
+  __device__ __forceinline__ void await_place(int n, FwdPart part) const {
+    const uint32_t before = turn(n, part) - kWgmmaPlaces;
+    if (int(before) >= 0) mbarrier_wait(return_of(before), before / kWgmmaPlaces % 2);
+  }
+  // By all lanes of the warp whose copies have arrived.
+  __device__ __forceinline__ void hand_over(int n, FwdPart part) const {
+    fence_async_proxy();
+    sync_warp();
+    if (lane_index() == 0) mbarrier_arrive(arrival(turn(n, part)));
+  }
+  // By all lanes of a warp that reads the part no more.
+  __device__ __forceinline__ void give_back(int n, FwdPart part) const {
+    if (lane_index() == 0) mbarrier_arrive(return_of(turn(n, part)));
+  }
+
+  // 1 KB for the results of a warp, eight rows at a time.
+  __device__ __forceinline__ SmemTile<64> results(int group, int warp) const {
+    const SmemTile<64> first_results{first + kWgmmaPlaces * kWgmmaPlaceBytes};
+    return first_results.below((group * kWarpgroupWarps + warp) * 8);
+  }
 };
-
-// Comes to a barrier if `comes`. The compiler would move the arrival behind the arithmetic that follows, but not a
-// loop.
-__device__ __forceinline__ void arrive_here(bool comes, int barrier, int threads) {
-#pragma unroll 1
-  for (int left = opaque(comes); left > 0; --left) barrier_arrive(barrier, threads);
-}
-
-struct FwdWgmmaStage {
-  SmemTile<64> queries, keys, values;
-};
-
-__device__ __forceinline__ FwdWgmmaStage stage_tiles(int stage) {
-  const SmemTile<64> first{smem_address(dynamic_smem()) + stage * kWgmmaStageBytes};
-  return {first.below(2 * kWgmmaKeys), first, first.below(kWgmmaKeys)};
-}
-
-// 2 KB for the results of a warp's 16 queries.
-__device__ __forceinline__ SmemTile<64> store_tile(int group, int warp) {
-  const SmemTile<64> first{smem_address(dynamic_smem()) + kWgmmaStages * kWgmmaStageBytes};
-  return first.below((group * kWarpgroupWarps + warp) * kTileRows);
-}
 
 // The heads of a block, one after the other: b is params.batch or more after the last.
 struct FwdHeads {
@@ -68,9 +83,11 @@ struct FwdHeads {
   }
 };
 
-template <typename Traits>
-__device__ __forceinline__ FwdHeads heads_of_stage(const ShortAttentionFwdParams& params, int stage) {
-  return {params.heads, block_index() + stage * grid_size(), Traits::kStages * grid_size()};
+__device__ __forceinline__ FwdHeads own_heads(const ShortAttentionFwdParams& params) {
+  return {params.heads, block_index(), grid_size()};
+}
+__device__ __forceinline__ int count_heads(const ShortAttentionFwdParams& params) {
+  return ceil_div(params.batch * params.heads - block_index(), grid_size());
 }
 
 }  // namespace lgfast

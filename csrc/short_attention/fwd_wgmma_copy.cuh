@@ -22,44 +22,22 @@ __device__ __forceinline__ void load_rows_by_warp(SmemTile<64> tile, const T* he
   }
 }
 
-// Tells the users of a part that it has arrived.
-__device__ __forceinline__ void hand_over(int stage, bool is_v) {
-  using Barriers = FwdWgmmaBarriers;
-  fence_async_proxy();
-#pragma unroll
-  for (int group = 0; group < kWgmmaGroups; ++group)
-    barrier_arrive(Barriers::full(stage, is_v, group), Barriers::kFullThreads);
-  barrier_arrive(Barriers::full_last(stage), Barriers::kFullLastThreads);
-}
-
-// Copies one part of the heads of one stage, with one warp.
-template <typename Traits>
-__device__ __forceinline__ void copy_heads(const ShortAttentionFwdParams& params, int stage, bool is_v) {
-  using T = typename Traits::Element;
-  using Barriers = FwdWgmmaBarriers;
-  const FwdWgmmaStage at = stage_tiles(stage);
-  const int empty = Barriers::empty(stage, is_v);
-  FwdHeads head = heads_of_stage<Traits>(params, stage);
-  if (head.b >= params.batch) return;
-  // The first head goes before the second, and q and k before v. Nobody has begun to use these barriers.
-  if (stage > 0 || is_v) barrier_sync(empty, 2 * kWarpSize);
-  const bool is_followed = !is_v || (stage == 0 && heads_of_stage<Traits>(params, 1).b < params.batch);
-  for (bool is_first = true; head.b < params.batch; head.advance()) {
-    if (!is_first) barrier_sync(empty, Barriers::kEmptyThreads);
-    if (is_v) {
-      load_rows_by_warp(at.values, head_rows<T>(params.v, head.b, head.h), params.v.token_stride, kWgmmaKeys,
-                        params.num_keys);
-    } else {
-      load_rows_by_warp(at.queries, head_rows<T>(params.q, head.b, head.h), params.q.token_stride, kWgmmaKeys,
-                        params.num_queries);
-      load_rows_by_warp(at.keys, head_rows<T>(params.k, head.b, head.h), params.k.token_stride, kWgmmaKeys,
-                        params.num_keys);
-    }
+// Copies one part of all heads, with one warp. At the start, the warps begin one after the other, so that no part waits
+// for one that is needed later.
+template <typename T, FwdPart kPart>
+__device__ __forceinline__ void copy_part(const ShortAttentionFwdParams& params, const FwdPlaces& places) {
+  constexpr int kAfterFirst = 1;  // number of the barrier between the first two warps
+  const HeadsInput& from = kPart == kKeysPart ? params.k : kPart == kQueriesPart ? params.q : params.v;
+  const int rows = kPart == kQueriesPart ? params.num_queries : params.num_keys, count = count_heads(params);
+  FwdHeads head = own_heads(params);
+  if (kPart > 0) barrier_sync(kAfterFirst + kPart - 1, 2 * kWarpSize);
+  for (int n = 0; n < count; ++n, head.advance()) {
+    places.await_place(n, kPart);
+    load_rows_by_warp(places.tile(n, kPart), head_rows<T>(from, head.b, head.h), from.token_stride, kWgmmaKeys, rows);
     cp_async_commit();
-    if (is_first && is_followed) barrier_arrive(empty + 1, 2 * kWarpSize);
-    is_first = false;
+    if (n == 0 && kPart + 1 < kParts) barrier_arrive(kAfterFirst + kPart, 2 * kWarpSize);
     cp_async_wait<0>();
-    hand_over(stage, is_v);
+    places.hand_over(n, kPart);
   }
 }
 

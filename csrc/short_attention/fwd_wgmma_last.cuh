@@ -8,6 +8,7 @@ namespace lgfast {
 
 // Shared memory of the warpgroup, behind that of the stages: eight rows of probabilities for every 64 keys, eight rows
 // of results, and of each warp the maximum and the sum of each query.
+constexpr int kAmongLast = 7;  // number of the barrier of its warps
 struct FwdLastMemory {
   SmemTile<64> probabilities, results;
   float *maxima, *sums;
@@ -15,7 +16,7 @@ struct FwdLastMemory {
 
 __device__ __forceinline__ FwdLastMemory last_memory() {
   constexpr int kRows = kLastKeyTiles * kLastQueries;
-  unsigned char* first = dynamic_smem() + kWgmmaSmemBytes - kWgmmaLastBytes;
+  unsigned char* first = dynamic_smem() + kWgmmaSmemBytes - kWgmmaBarrierBytes - kWgmmaLastBytes;
   const SmemTile<64> probabilities{smem_address(first)};
   float* numbers = reinterpret_cast<float*>(first + (kRows + kLastQueries) * probabilities.kRowBytes);
   return {probabilities, probabilities.below(kRows), numbers, numbers + kWarpgroupWarps * kLastQueries};
@@ -67,7 +68,7 @@ __device__ __forceinline__ void find_last_maxima(float (&maximum)[2], const FwdL
     for (int step = 4; step < kWarpSize; step *= 2) value = fmaxf(value, shfl_xor(value, step));
     if (lane_index() < 4) maxima[kLastQueries * warp_of_group() + query + i] = value;
   }
-  barrier_sync(FwdWgmmaBarriers::kAmongLast, FwdWgmmaBarriers::kGroupThreads);
+  barrier_sync(kAmongLast, kWarpgroupWarps * kWarpSize);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     maximum[i] = maxima[query + i];
@@ -106,7 +107,7 @@ __device__ __forceinline__ void write_last_probabilities(const FwdLastMemory& me
     if (lane_index() < 4) memory.sums[kLastQueries * warp + 2 * (lane_index() % 4) + i] = sum[i];
   }
   fence_async_proxy();
-  barrier_sync(FwdWgmmaBarriers::kAmongLast, FwdWgmmaBarriers::kGroupThreads);
+  barrier_sync(kAmongLast, kWarpgroupWarps * kWarpSize);
 }
 
 // out[8][64]^T: warp w has columns 16 w to 16 w + 15.
@@ -143,7 +144,7 @@ __device__ __forceinline__ void store_last_rows(const float (&out)[1][4], const 
   stmatrix_x2_trans(memory.results.at(lane_index() % 8, 2 * warp + lane_index() / 8 % 2),
                     pack2<T>(out[0][0] * inverse[0], out[0][1] * inverse[1]),
                     pack2<T>(out[0][2] * inverse[0], out[0][3] * inverse[1]));
-  barrier_sync(FwdWgmmaBarriers::kAmongLast, FwdWgmmaBarriers::kGroupThreads);
+  barrier_sync(kAmongLast, kWarpgroupWarps * kWarpSize);
   const int row = 4 * warp + lane_index() / 8, chunk = lane_index() % 8;
   if (row >= kLastQueries || first + row >= params.num_queries) return;
   store_global_16(head_rows<T>(params.out, head.b, head.h) + (first + row) * params.out.token_stride + 8 * chunk,
@@ -152,33 +153,35 @@ __device__ __forceinline__ void store_last_rows(const float (&out)[1][4], const 
 
 // Computes the last queries of all heads, with one warpgroup.
 template <typename Traits>
-__device__ __forceinline__ void take_last_queries(const ShortAttentionFwdParams& params) {
+__device__ __forceinline__ void take_last_queries(const ShortAttentionFwdParams& params, const FwdPlaces& places) {
   using T = typename Traits::Element;
-  using Barriers = FwdWgmmaBarriers;
   constexpr int kFirst = kWgmmaTiles * kWarpgroupRows;
-  const FwdLastMemory memory = last_memory();
+  const FwdLastMemory own = last_memory();
   const float scale_log2 = params.softmax_scale * kLog2E;
-  const int count = ceil_div(params.batch * params.heads - block_index(), grid_size());
-  FwdHeads head(params.heads, block_index(), grid_size());
+  const int count = count_heads(params);
+  FwdHeads head = own_heads(params);
   // One loop over heads and eights: of two, the compiler would keep a head's descriptors in registers through the
   // inner.
 #pragma unroll 1
   for (int n = 0, first = kFirst; n < count;) {
-    const int stage = n % Traits::kStages;
-    const bool ends = first + kLastQueries >= params.num_queries, gives_back = ends && n + Traits::kStages < count;
-    const FwdWgmmaStage at = stage_tiles(stage);
-    if (first == kFirst) barrier_sync(Barriers::full_last(stage), Barriers::kFullLastThreads);
+    const bool ends = first + kLastQueries >= params.num_queries;
+    places.await(n, kKeysPart);
+    places.await(n, kQueriesPart);
     FwdLastScores scores;
-    multiply_last_queries<T>(scores, at.queries.below(first), at.keys);
-    if (gives_back) barrier_arrive(Barriers::empty(stage, false), Barriers::kEmptyThreads);
+    multiply_last_queries<T>(scores, places.tile(n, kQueriesPart).below(first), places.tile(n, kKeysPart));
+    if (ends) {
+      places.give_back(n, kKeysPart);
+      places.give_back(n, kQueriesPart);
+    }
     mask_repeated_keys(scores, params.num_keys);
     float maximum[2], out[1][4];
-    find_last_maxima(maximum, scores, memory.maxima);
+    find_last_maxima(maximum, scores, own.maxima);
     for (float& value : maximum) value *= scale_log2;
-    write_last_probabilities<T>(memory, scores, maximum, scale_log2);
-    multiply_last_values<T, Traits::kSteps>(out, at.values, memory.probabilities);
-    if (gives_back) barrier_arrive(Barriers::empty(stage, true), Barriers::kEmptyThreads);
-    store_last_rows<T>(out, maximum, memory, params, head, first);
+    write_last_probabilities<T>(own, scores, maximum, scale_log2);
+    places.await(n, kValuesPart);
+    multiply_last_values<T, Traits::kSteps>(out, places.tile(n, kValuesPart), own.probabilities);
+    if (ends) places.give_back(n, kValuesPart);
+    store_last_rows<T>(out, maximum, own, params, head, first);
     first = ends ? kFirst : first + kLastQueries;
     if (ends) head.advance();
     n += ends;

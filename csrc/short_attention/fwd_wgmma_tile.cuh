@@ -75,19 +75,25 @@ struct FwdWgmmaRows {
   float maximum[2], sum[2], out[8][4];
 };
 
-// Takes 64 queries. Calls have_values() before values are read, and have_read_keys() after queries and keys were.
-template <typename Traits, typename F, typename G>
-__device__ __forceinline__ void take_tile(FwdWgmmaRows& rows, SmemTile<64> queries, const FwdWgmmaStage& at,
-                                          int num_keys, float scale_log2, const F& have_values,
-                                          const G& have_read_keys) {
+// Takes tile `tile` of the block's n-th head. If it is the warpgroup's last of the head, gives the rows back.
+template <typename Traits>
+__device__ __forceinline__ void take_tile(FwdWgmmaRows& rows, const FwdPlaces& places, int n, int tile, bool is_last,
+                                          int num_keys, float scale_log2) {
+  const SmemTile<64> queries = places.tile(n, kQueriesPart).below(tile * kWarpgroupRows);
   FwdWgmmaScores<Traits> scores;
-  multiply_keys<Traits>(scores[0], queries, at.keys);
-  multiply_keys<Traits>(scores[1], queries, at.keys.below(Traits::kBlocks * 8));
+  const SmemTile<64> keys = places.tile(n, kKeysPart);
+  multiply_keys<Traits>(scores[0], queries, keys);
+  multiply_keys<Traits>(scores[1], queries, keys.below(Traits::kBlocks * 8));
   float maximum[2] = {negative_infinity(), negative_infinity()};
   warpgroup_wait<1>(scores[0]);
   raise_maximum(maximum, scores[0]);
   warpgroup_wait<0>(scores[1]);
-  have_read_keys();
+  // The compiler would move an arrival behind the arithmetic that follows, but not a loop, of one pass or none.
+#pragma unroll 1
+  for (int left = opaque(is_last); left > 0; --left) {
+    places.give_back(n, kKeysPart);
+    places.give_back(n, kQueriesPart);
+  }
   mask_last_scores<Traits>(scores, num_keys);
   raise_maximum(maximum, scores[1]);
 #pragma unroll
@@ -99,48 +105,46 @@ __device__ __forceinline__ void take_tile(FwdWgmmaRows& rows, SmemTile<64> queri
   }
   uint32_t p[Traits::kSteps][4];
   form_probabilities<Traits, 0, Traits::kFirstSteps>(p, rows.sum, scores, maximum, scale_log2);
-  have_values();
-  multiply_values<Traits, 0, Traits::kFirstSteps>(rows.out, p, at.values);
+  places.await(n, kValuesPart);
+  multiply_values<Traits, 0, Traits::kFirstSteps>(rows.out, p, places.tile(n, kValuesPart));
   form_probabilities<Traits, Traits::kFirstSteps, Traits::kSteps>(p, rows.sum, scores, maximum, scale_log2);
-  multiply_values<Traits, Traits::kFirstSteps, Traits::kSteps>(rows.out, p, at.values);
+  multiply_values<Traits, Traits::kFirstSteps, Traits::kSteps>(rows.out, p, places.tile(n, kValuesPart));
   warpgroup_wait<0>(rows.out);
+  if (is_last) places.give_back(n, kValuesPart);
 }
 
-// Stores out and lse of a warp's 16 queries from `first` on, all of which there are. `rows` is 2 KB of the warp's own,
-// through which whole rows of 128 bytes go to memory.
+// Stores out and lse of a warp's 16 queries from `first` on, all of which there are. Eight at a time, they go through
+// `rows`, 1 KB of the warp's own, so that whole rows of 128 bytes go to memory.
 template <typename T>
 __device__ __forceinline__ void store_whole_rows(const FwdWgmmaRows& results, SmemTile<64> rows,
                                                  const ShortAttentionFwdParams& params, int b, int h, int first) {
   float* lse = params.lse + (int64_t(b) * params.heads + h) * params.num_queries + first;
   const int lane = fresh_lane();
-  float inverse[2];
+  T* out = head_rows<T>(params.out, b, h) + (first + lane / 8) * params.out.token_stride + 8 * (lane % 8);
+  const uint32_t to = rows.at(lane % 8, lane / 8);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float total = results.sum[half];
     total += shfl_xor(total, 1);
     total += shfl_xor(total, 2);
-    inverse[half] = fast_reciprocal(total);
+    const float inverse = fast_reciprocal(total);
     if (lane % 4 == 0) lse[lane / 4 + 8 * half] = (results.maximum[half] + fast_log2(total)) * kLn2;
-  }
-  const uint32_t to = rows.at(lane % 16, lane / 16);
 #pragma unroll
-  for (int j = 0; j < 8; j += 2) {
-    uint32_t words[4];
+    for (int j = 0; j < 8; j += 4) {
+      uint32_t words[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* pair = &results.out[j + i / 2][i % 2 * 2];
-      words[i] = pack2<T>(pair[0] * inverse[i % 2], pair[1] * inverse[i % 2]);
+      for (int i = 0; i < 4; ++i)
+        words[i] = pack2<T>(results.out[j + i][2 * half] * inverse, results.out[j + i][2 * half + 1] * inverse);
+      stmatrix_x4(rows.advance(to, j), words);
     }
-    stmatrix_x4(rows.advance(to, j), words);
-  }
-  sync_warp();
-  T* out = head_rows<T>(params.out, b, h) + (first + lane / 8) * params.out.token_stride + 8 * (lane % 8);
+    sync_warp();
 #pragma unroll
-  for (int row = 0; row < kTileRows; row += 4) {
-    store_global_16(out, load_smem_16(rows.at(row + lane / 8, lane % 8)));
-    out += 4 * params.out.token_stride;
+    for (int row = 0; row < 8; row += 4) {
+      store_global_16(out, load_smem_16(rows.at(row + lane / 8, lane % 8)));
+      out += 4 * params.out.token_stride;
+    }
+    sync_warp();
   }
-  sync_warp();
 }
 
 }  // namespace lgfast

@@ -7,9 +7,9 @@
 // the first is formed beside the products of the second; likewise the first half of the probabilities is multiplied
 // while the second is formed.
 //
-// Each of two heads has a stage of shared memory. Each of four warps of another warpgroup copies one part of a stage, q
-// with k or v, so the rows of the next head are on their way while the block works on this one, and the rows of the
-// one after next follow as soon as the last reader of a part has gone. A fourth warpgroup takes the last queries.
+// Shared memory has eight places for q, k or v of a head, to which they come by turns: those of almost three heads.
+// Each of three warps copies one of the three, so the next rows are on their way while the block works, and rows follow
+// as soon as the last reader of a place has gone. A third warpgroup takes the last queries.
 //
 // Numerics: as short_attention_fwd.cuh; the maximum of the first 192 queries is that of the whole row. Deterministic.
 // Follows FlashAttention-3 (arXiv 2407.08608) in warps that copy and warpgroups that take turns.
@@ -25,35 +25,20 @@ namespace lgfast {
 __device__ __forceinline__ int fresh_warp() { return opaque(warp_index()) % uint32_t(kWarpgroupWarps); }
 
 template <typename Traits>
-__device__ __forceinline__ void take_heads(const ShortAttentionFwdParams& params, int group) {
-  using Barriers = FwdWgmmaBarriers;
-  constexpr int kGroups = Traits::kGroups, kStages = Traits::kStages;
+__device__ __forceinline__ void take_heads(const ShortAttentionFwdParams& params, const FwdPlaces& places, int group) {
   const float scale_log2 = params.softmax_scale * kLog2E;
-  const int count = ceil_div(params.batch * params.heads - block_index(), grid_size());
-  FwdHeads head(params.heads, block_index(), grid_size());
-  int tile = kGroups - 1 - group;
+  const int count = count_heads(params);
+  FwdHeads head = own_heads(params);
+  int tile = kWgmmaGroups - 1 - group;
   for (int n = 0; n < count; ++n, tile -= kWgmmaTiles) {
-    const int stage = n % kStages;
-    const bool goes_on = n + kStages < count;  // another head comes to this stage
-    const FwdWgmmaStage at = stage_tiles(stage);
-    barrier_sync(Barriers::full(stage, false, group), Barriers::kFullThreads);
-    bool has_values = false;
+    places.await(n, kKeysPart);
+    places.await(n, kQueriesPart);
 #pragma unroll 1
-    for (; tile < kWgmmaTiles; tile += kGroups) {
-      const bool is_last = tile + kGroups >= kWgmmaTiles;
+    for (; tile < kWgmmaTiles; tile += kWgmmaGroups) {
       FwdWgmmaRows rows;
-      take_tile<Traits>(
-          rows, at.queries.below(tile * kWarpgroupRows), at, params.num_keys, scale_log2,
-          [&] {
-#pragma unroll 1
-            for (int left = opaque(!has_values); left > 0; --left)
-              barrier_sync(Barriers::full(stage, true, group), Barriers::kFullThreads);
-            has_values = true;
-          },
-          [&] { arrive_here(is_last && goes_on, Barriers::empty(stage, false), Barriers::kEmptyThreads); });
-      if (is_last && goes_on) barrier_arrive(Barriers::empty(stage, true), Barriers::kEmptyThreads);
-      const int first = tile * kWarpgroupRows + fresh_warp() * kTileRows;
-      store_whole_rows<typename Traits::Element>(rows, store_tile(group, fresh_warp()), params, head.b, head.h, first);
+      take_tile<Traits>(rows, places, n, tile, tile + kWgmmaGroups >= kWgmmaTiles, params.num_keys, scale_log2);
+      store_whole_rows<typename Traits::Element>(rows, places.results(group, fresh_warp()), params, head.b, head.h,
+                                                 tile * kWarpgroupRows + fresh_warp() * kTileRows);
     }
     head.advance();
   }
@@ -63,16 +48,22 @@ template <typename Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     short_attention_fwd_wgmma_kernel(const ShortAttentionFwdParams params) {
   if constexpr (kHasWarpgroups) {
-    const int warp = shfl(warp_index(), 0), group = warp / kWarpgroupWarps;
-    if (group == 0) {
-      lower_registers<Traits::kCopyRegisters>();
-      copy_heads<Traits>(params, warp / 2, warp % 2 != 0);
-    } else if (group == 1) {
-      lower_registers<Traits::kLastRegisters>();
-      take_last_queries<Traits>(params);
-    } else {
+    using T = typename Traits::Element;
+    const int warp = shfl(warp_index(), 0), group = warp / kWarpgroupWarps, part = warp % kWarpgroupWarps;
+    const FwdPlaces places;
+    if (thread_index() == 0) places.begin();
+    sync_threads();
+    if (group < kWgmmaGroups) {
       raise_registers<Traits::kRegisters>();
-      take_heads<Traits>(params, group - 2);
+      take_heads<Traits>(params, places, group);
+    } else if (group == kWgmmaGroups) {
+      lower_registers<Traits::kLastRegisters>();
+      take_last_queries<Traits>(params, places);
+    } else {
+      lower_registers<Traits::kCopyRegisters>();
+      if (part == kKeysPart) copy_part<T, kKeysPart>(params, places);
+      if (part == kQueriesPart) copy_part<T, kQueriesPart>(params, places);
+      if (part == kValuesPart) copy_part<T, kValuesPart>(params, places);
     }
   }
 }

@@ -76,17 +76,19 @@ constexpr int fwd_max_warps(int capacity, int head_dim) {
 constexpr int kWarpgroupWarps = 4;
 constexpr int kWarpgroupRows = kWarpgroupWarps * kTileRows;        // queries of one product
 constexpr int kWgmmaGroups = 2;                                    // warpgroups of a block
-constexpr int kWgmmaStages = 2;                                    // heads of a block in shared memory
+constexpr int kWgmmaPlaces = 8;                                    // of q, k or v of a head in shared memory
 constexpr int kWgmmaWarps = (kWgmmaGroups + 2) * kWarpgroupWarps;  // one more copies, one takes the last queries
 constexpr int kWgmmaKeys = 208;
 constexpr int kWgmmaTiles = kWgmmaKeys / kWarpgroupRows;  // of a head; the queries that are left go eight by eight
 constexpr int kLastQueries = 8, kLastKeyTiles = 4;
-// Bytes of shared memory: of the stages; of results on their way to memory; of the last queries' probabilities and
-// results, their maxima and sums.
-constexpr int kWgmmaStageBytes = 3 * kWgmmaKeys * 128;
-constexpr int kWgmmaStoreBytes = kWgmmaGroups * kWarpgroupRows * 128;
+// Bytes of shared memory: of a place; of results on their way to memory; of the last queries'
+// probabilities and results, their maxima and sums; of barriers.
+constexpr int kWgmmaPlaceBytes = kWgmmaKeys * 128;
+constexpr int kWgmmaStoreBytes = kWgmmaGroups * kWarpgroupWarps * 8 * 128;
 constexpr int kWgmmaLastBytes = (kLastKeyTiles + 1) * kLastQueries * 128 + 2 * kWarpgroupWarps * kLastQueries * 4;
-constexpr int kWgmmaSmemBytes = kWgmmaStages * kWgmmaStageBytes + kWgmmaStoreBytes + kWgmmaLastBytes;
+constexpr int kWgmmaBarrierBytes = 2 * kWgmmaPlaces * 8;
+constexpr int kWgmmaSmemBytes =
+    kWgmmaPlaces * kWgmmaPlaceBytes + kWgmmaStoreBytes + kWgmmaLastBytes + kWgmmaBarrierBytes;
 
 struct ShortAttentionFwdPlan {
   bool wgmma;         // blocks stay and multiply by warpgroups
