@@ -10,6 +10,7 @@ from benchmarks.peers import GUIDANCE_WEIGHT, LR, WEIGHT_DECAY
 from lgfast.config import StepConfig
 from lgfast.data.batch import Batch
 from lgfast.fusion import fuse, fuse_layers
+from lgfast.fusion.layers import fused_layers_pay
 from lgfast.guidance import GuidedStudent, Teacher
 from lgfast.models import create_model
 from lgfast.optim.build import param_groups
@@ -80,7 +81,9 @@ class Setup:
     def train_step(self, precision: str, **options) -> TrainStep:
         """Make a step on fresh networks; options are those of StepConfig."""
         compiled = options.get("compile") == "on"
-        student = self.fresh_student(compiled, options.get("fused_layers") == "on")
+        pays = precision == "fp32" and fused_layers_pay(self.device, torch.float32)
+        choice = options.get("fused_layers", "auto")
+        student = self.fresh_student(compiled, choice == "on" or (choice == "auto" and pays))
         optimizer = FlatAdamW(param_groups(student.named_parameters(), WEIGHT_DECAY), lr=LR)
         return TrainStep(
             student,

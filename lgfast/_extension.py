@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lgfast._native import VARIANTS, missing_reason, switched_off
+from lgfast._native import CPU_ONLY, VARIANTS, missing_reason, switched_off
 
 FIRST_CAPABILITY = (7, 5)  # the oldest GPUs that csrc/ compiles for
 _PACKAGE = Path(__file__).parent
@@ -28,8 +28,14 @@ def _names(op_name: str) -> tuple[str, str]:
     return name, name.removesuffix("_fwd").removesuffix("_bwd")
 
 
+def cuda_op_names() -> list[str]:
+    """Return the schemas' names of the operations that have CUDA kernels."""
+    names = [schema.partition("(")[0] for schema in _schemas()]
+    return [name for name in names if set(_names(name)).isdisjoint(CPU_ONLY)]
+
+
 def _check_switches() -> None:
-    known = {name for schema in _schemas() for name in _names(schema.partition("(")[0])} | set(VARIANTS)
+    known = {name for op_name in cuda_op_names() for name in _names(op_name)} | set(VARIANTS)
     if unknown := sorted(set(switched_off()) - known):
         raise ValueError(f"LGFAST_DISABLE: unknown kernel {unknown[0]!r}; known: {', '.join(sorted(known))}")
 

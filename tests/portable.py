@@ -21,7 +21,8 @@ RUNS = [
 ]
 SEEDS = 3  # 1 to 3 in turn; `make test` has seed 0
 OPS = [
-    f"tests/ops/test_{op}.py" for op in ["add_layer_norm", "bias_gelu", "feature_mse", "flat_adamw", "short_attention"]
+    f"tests/ops/test_{op}.py"
+    for op in ["add_layer_norm", "bias_gelu", "feature_mse", "flat_adamw", "short_attention", "vit_block"]
 ]
 MODELS = [
     "tests/fusion/test_fusion.py",

@@ -12,7 +12,7 @@ import lgfast.ops
 
 MODULES = (
     "ops.add_layer_norm", "ops.augment", "ops.bias_gelu", "ops.feature_mse", "ops.flat_adamw", "ops.mix",
-    "ops.short_attention", "ops.unit_gradient", "spec.augment",
+    "ops.short_attention", "ops.unit_gradient", "ops.vit_block", "spec.augment",
     "fusion.attention", "fusion.layers", "optim.flat_adamw", "optim.schedule",
     "ops.reference.augment_plan", "models.factory", "guidance.stopping", "guidance.distillation", "config.keys",
     "config.recipes",

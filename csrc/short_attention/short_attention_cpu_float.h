@@ -161,7 +161,7 @@ void add_rows(Rows<Acc> from, int rows, int columns, float* __restrict__ sums) {
 // c [rows, columns] (+)= a [rows, depth] b [depth, columns].
 template <typename Acc>
 void product(LeftFactor<Acc> a, Rows<const Acc> b, int rows, int depth, int columns, Rows<Acc> c, bool add = false) {
-  matmul_at_level<Acc>(a, b.data, b.stride, rows, depth, columns, c.data, c.stride, add);
+  matmul_at_level<Acc>(a, b.data, b.stride, rows, depth, columns, c.data, c.stride, {add ? c.data : nullptr, c.stride});
 }
 
 template <typename T>

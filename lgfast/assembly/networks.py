@@ -16,6 +16,7 @@ from lgfast.assembly.initial import start_model
 from lgfast.config import Config, from_dict, to_dict
 from lgfast.data.image_set import LabelledImages
 from lgfast.fusion import fuse, fuse_layers
+from lgfast.fusion.layers import fused_layers_pay
 from lgfast.guidance import GuidedStudent
 from lgfast.guidance.teacher import TargetSource
 from lgfast.models import create_model
@@ -101,6 +102,8 @@ def build_trained_part(
     said = start_model(student.model, config, images.class_names) if is_new else ""
     student.freeze(config.optim.freeze)
     student.to(device)
+    if config.step.fused_layers == "auto" and config.precision == "fp32" and fused_layers_pay(device, torch.float32):
+        fuse_layers(student.model)
     scales = layer_scales(student.model, config.optim.layer_decay) if config.optim.layer_decay < 1 else {}
     optimizer = build_optimizer(
         student.named_parameters(),

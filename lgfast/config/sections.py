@@ -239,8 +239,9 @@ class StepConfig(Section):
     graph: Literal["auto", "on", "off"] = "auto"  # replay the step as one CUDA graph; auto: where it can be captured
     streams: Literal["on", "off"] = "on"  # the teacher runs beside the student (CUDA)
     compile: Literal["on", "off"] = "off"  # run student and teacher under torch.compile
-    # run the student's residual + LayerNorm and bias + GELU by add_layer_norm and bias_gelu (lgfast.fuse_layers)
-    fused_layers: Literal["on", "off"] = "off"
+    # run the student's blocks by vit_block, or their parts by add_layer_norm and bias_gelu (lgfast.fuse_layers); auto:
+    # where that is known to be faster, which is whole blocks in float32 on a CPU
+    fused_layers: Literal["auto", "on", "off"] = "auto"
     accumulate: CountFromOne = 1  # forward and backward passes per step, each over an equal part of the batch
     ema_decay: Decay = 0.0  # decay of a moving average of the weights, which is then judged and kept; 0: no average
     ema_warmup: bool = False  # after t steps the decay is at most (1 + t) / (10 + t)

@@ -94,10 +94,10 @@ def _refusal(module: nn.Module) -> str | None:
         return f"head dim must be 32, 48 or 64, got {_head_dim(module)}"
     if _dropout(module) > 0:
         return f"attention dropout {_dropout(module)} needs the probabilities, which the kernels do not keep"
-    return _switch_reason(module)
+    return switch_reason(module)
 
 
-def _switch_reason(module: nn.Module) -> str | None:
+def switch_reason(module: nn.Module) -> str | None:
     """Why a module's own switches keep the kernels from it, or None."""
     if not getattr(module, "fused_attn", True):
         return "its fused_attn is off"
@@ -134,7 +134,7 @@ def _dropout(module: nn.Module) -> float:
 
 def _allows_kernels(module: nn.Module) -> bool:
     """Whether the module's switches leave this call to the kernels; where they do not, warn once."""
-    reason = _switch_reason(module)
+    reason = switch_reason(module)
     if reason is not None:
         warn_of_original(module, reason)
     return reason is None

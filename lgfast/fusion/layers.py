@@ -9,22 +9,30 @@ second norm become `ops.add_layer_norm`; in an MLP the first bias and the activa
 inner modules (drop_path1, norm2, fc1, act) are more than plain ones, as with hooks, pruned, parametrized or replaced by
 an adapter, before fusing or after, they run as they are. A convolution whose windows tile its map (patch embeddings,
 the key reduction of PVT) becomes one matrix product on CUDA.
+
+On a CPU in float32 PyTorch's own operations are faster than these, and a whole block is faster than both: after `fuse`,
+a block of plain modules without dropout, layer scale and stochastic depth becomes `ops.vit_block` there, and all else
+runs unfused.
 """
 
 import lgfast.models  # noqa: F401  before timm, for what it says where torchvision does not fit torch
 
 # isort: split
+import torch
 import torch.nn.functional as F
 from timm.layers import GELU, DropPath, Mlp
 from timm.models import pvt_v2, vision_transformer
 from torch import Tensor, nn
 
+from lgfast._extension import has_native
+from lgfast.fusion.block import is_whole_block, run_whole_block
 from lgfast.fusion.class_swap import ClassSwap, FuseReport
 from lgfast.fusion.plain import not_plain_reason, warn_of_original
 from lgfast.models import cvt, pvt
 from lgfast.ops import add_layer_norm, bias_gelu
 from lgfast.ops.add_layer_norm import add_layer_norm_channels_reason
 from lgfast.ops.bias_gelu import bias_gelu_channels_reason
+from lgfast.ops.short_attention import compute_dtype
 
 
 def fuse_layers(model: nn.Module) -> FuseReport:
@@ -48,6 +56,16 @@ def unfuse_layers(model: nn.Module) -> None:
     True
     """
     _swap.undo(model)
+
+
+def fused_layers_pay(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `fuse_layers` is known to make training faster there: where it runs whole blocks."""
+    return device.type == "cpu" and dtype == torch.float32 and has_native()
+
+
+def _is_wide_on_cpu(x: Tensor) -> bool:
+    """Whether PyTorch's own operations compute x faster than add_layer_norm and bias_gelu."""
+    return x.device.type == "cpu" and compute_dtype(x) in (torch.float32, torch.float64)
 
 
 def _looks_like_block(module: nn.Module) -> bool:
@@ -115,6 +133,7 @@ def _add_and_normalise(block: nn.Module, branch: Tensor, x: Tensor) -> tuple[Ten
     norm, reason = block.norm2, _block_refusal(block)
     if reason is not None:
         warn_of_original(block, reason)
+    if reason is not None or _is_wide_on_cpu(x):
         x = x + block.drop_path1(branch)
         return x, norm(x)
     return add_layer_norm(branch, x, norm.weight, norm.bias, norm.eps, drop_scale(block.drop_path1, branch))
@@ -125,6 +144,8 @@ class FusedVitBlock(vision_transformer.Block):
     """Pre-norm block of timm's Vision Transformer family: ViT, DeiT, PiT, T2T."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if attn_mask is None and not is_causal and is_whole_block(self, x, (Mlp, FusedMlp)):
+            return run_whole_block(self, x)
         branch = self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal))
         x, normed = _add_and_normalise(self, branch, x)
         return x + self.drop_path2(self.ls2(self.mlp(normed)))
@@ -163,6 +184,7 @@ class FusedMlp(Mlp):
         reason = _mlp_refusal(self)
         if reason is not None:
             warn_of_original(self, reason)
+        if reason is not None or _is_wide_on_cpu(x):
             return super().forward(x)
         x = bias_gelu(F.linear(x, self.fc1.weight), self.fc1.bias)
         return self.drop2(self.fc2(self.norm(self.drop1(x))))

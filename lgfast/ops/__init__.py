@@ -20,10 +20,12 @@ from lgfast.ops.short_attention import (
     short_attention_unsupported_reason,
 )
 from lgfast.ops.unit_gradient import unit_gradient
+from lgfast.ops.vit_block import BlockParameters, vit_block, vit_block_unsupported_reason
 from lgfast.spec.augment import AugmentSpec
 
 __all__ = [
     "AugmentSpec",
+    "BlockParameters",
     "add_layer_norm",
     "add_layer_norm_unsupported_reason",
     "augment",
@@ -40,6 +42,8 @@ __all__ = [
     "short_attention_qkvpacked",
     "short_attention_unsupported_reason",
     "unit_gradient",
+    "vit_block",
+    "vit_block_unsupported_reason",
     "weighted_feature_mse",
 ]
 

@@ -64,7 +64,7 @@ def test_a_kernel_that_passes_alone_leaves_nothing_switched_off(tmp_path, capsys
 
 
 def test_the_table_names_the_switches_that_there_are():
-    known = {name for schema in _extension._schemas() for name in _extension._names(schema.partition("(")[0])}
+    known = {name for op_name in _extension.cuda_op_names() for name in _extension._names(op_name)}
     switches = {name for k in table.KERNELS.values() for name in (k.switch, k.whole, k.disabled) if name}
     assert switches <= known | set(VARIANTS)
     assert set(VARIANTS) <= switches  # every variant is tried
@@ -75,7 +75,7 @@ def test_the_table_names_the_switches_that_there_are():
 
 
 def test_every_operation_with_a_kernel_is_tried():
-    ops = {schema.partition("(")[0].replace("_qkvpacked", "") for schema in _extension._schemas()}
+    ops = {op_name.replace("_qkvpacked", "") for op_name in _extension.cuda_op_names()}
     switches = {name for k in table.KERNELS.values() for name in (k.switch, k.whole)}
     assert not [op for op in ops if switches.isdisjoint(_extension._names(op))]
 
