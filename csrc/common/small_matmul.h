@@ -53,6 +53,9 @@ LGFAST_INLINE void matmul_tile(const LeftFactor<T> a, const T* b, int64_t b_stri
   for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < kVectors; ++v)
       sums[r][v] = start.data ? reinterpret_cast<const V*>(start.data + r * start.stride)[v] : V{};
+  if (start.data != c)  // fetch what will be written while the products are summed
+    for (int r = 0; r < kRows; ++r)
+      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(reinterpret_cast<V*>(c + r * c_stride) + v, 1);
   for (int k = 0; k < depth; ++k, b += b_stride) {
     for (int r = 0; r < kRows; ++r) {
       const T value = at[r / kReach][r % kReach * a.row_stride];

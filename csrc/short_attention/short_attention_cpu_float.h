@@ -110,36 +110,55 @@ LGFAST_INLINE Acc total(const Lanes<Acc>& parts) {
   return reduced<Acc>(parts, [](Acc a, Acc b) { return a + b; });
 }
 
-// Turns the scores of one query, padded to whole vectors, into softmax(scale * scores). Returns
-// log(sum(exp(scale * scores))).
+// The loops below take a few rows at a time through each of their steps, so that a processor overlaps what is a chain
+// of dependent instructions within a row.
+constexpr int kRowsTogether = 8;
+
+// Turns the scores of queries, padded to whole vectors, into softmax(scale * scores). Gives lse
+// log(sum(exp(scale * scores))), unless it is null.
 template <typename Acc>
-Acc softmax(Acc* __restrict__ row, int keys, int stride, Acc scale) {
-  for (int j = keys; j < stride; ++j) row[j] = -std::numeric_limits<Acc>::infinity();
-  Lanes<Acc> maxima = lanes_at(row), sums = {};
-  for (int j = kLanes; j < stride; j += kLanes) maxima = lanes_at(row + j) > maxima ? lanes_at(row + j) : maxima;
-  const Acc max = reduced<Acc>(maxima, [](Acc a, Acc b) { return a > b ? a : b; }), factor = scale * Acc(kLog2E);
-  for (int j = 0; j < stride; ++j) row[j] = exp2_negative((row[j] - max) * factor);
-  for (int j = 0; j < stride; j += kLanes) sums += lanes_at(row + j);
-  const Acc sum = total<Acc>(sums), share = 1 / sum;
-  for (int j = 0; j < stride; ++j) row[j] *= share;
-  return max * scale + std::log(sum);
+void softmax(Rows<Acc> scores, int rows, int keys, int stride, Acc scale, float* lse) {
+  const Acc factor = scale * Acc(kLog2E);
+  for (int first = 0; first < rows; first += kRowsTogether) {
+    const int count = std::min(kRowsTogether, rows - first);
+    Acc max[kRowsTogether], sum[kRowsTogether];
+    for (int r = 0; r < count; ++r) {
+      Acc* __restrict__ row = scores.from(first + r).data;
+      for (int j = keys; j < stride; ++j) row[j] = -std::numeric_limits<Acc>::infinity();
+      Lanes<Acc> maxima = lanes_at(row);
+      for (int j = kLanes; j < stride; j += kLanes) maxima = lanes_at(row + j) > maxima ? lanes_at(row + j) : maxima;
+      max[r] = reduced<Acc>(maxima, [](Acc a, Acc b) { return a > b ? a : b; });
+    }
+    for (int r = 0; r < count; ++r) {
+      Acc* __restrict__ row = scores.from(first + r).data;
+      for (int j = 0; j < stride; ++j) row[j] = exp2_negative((row[j] - max[r]) * factor);
+    }
+    for (int r = 0; r < count; ++r) {
+      Lanes<Acc> sums = {};
+      for (int j = 0; j < stride; j += kLanes) sums += lanes_at(scores.from(first + r).data + j);
+      sum[r] = total<Acc>(sums);
+    }
+    for (int r = 0; r < count; ++r) {
+      Acc* __restrict__ row = scores.from(first + r).data;
+      const Acc share = 1 / sum[r];
+      for (int j = 0; j < stride; ++j) row[j] *= share;
+      if (lse) lse[first + r] = float(max[r] * scale + std::log(sum[r]));
+    }
+  }
 }
 
 // The same from the saved log-sum-exp. That is float32, so double computes its own.
 template <typename Acc>
-void softmax_again(Acc* __restrict__ row, int keys, int stride, Acc scale, float lse) {
+void softmax_again(Rows<Acc> scores, int rows, int keys, int stride, Acc scale, const float* lse) {
   if constexpr (std::is_same_v<Acc, float>) {
-    const float factor = scale * float(kLog2E), offset = lse * float(kLog2E);
-    for (int j = 0; j < stride; ++j) row[j] = exp2_negative(row[j] * factor - offset);
+    for (int r = 0; r < rows; ++r) {
+      float* __restrict__ row = scores.from(r).data;
+      const float factor = scale * float(kLog2E), offset = lse[r] * float(kLog2E);
+      for (int j = 0; j < stride; ++j) row[j] = exp2_negative(row[j] * factor - offset);
+    }
   } else {
-    softmax(row, keys, stride, scale);
+    softmax<Acc>(scores, rows, keys, stride, scale, nullptr);
   }
-}
-
-// Turns the gradients of the probabilities into those of the scores: scale * p * (dp - delta).
-template <typename Acc>
-void score_gradients(const Acc* __restrict__ p, Acc* __restrict__ dp, int stride, Acc delta, Acc scale) {
-  for (int j = 0; j < stride; ++j) dp[j] = scale * p[j] * (dp[j] - delta);
 }
 
 template <typename Acc>
@@ -147,6 +166,22 @@ Acc dot(const Acc* __restrict__ a, const Acc* __restrict__ b, int n) {
   Lanes<Acc> sums = {};
   for (int i = 0; i < n; i += kLanes) sums += lanes_at(a + i) * lanes_at(b + i);
   return total<Acc>(sums);
+}
+
+// Turns the gradients of the probabilities into those of the scores: scale * p * (dp - dot(out, dout)).
+template <typename Acc>
+void score_gradients(Rows<Acc> probs, Rows<Acc> dprobs, Rows<const Acc> out, Rows<const Acc> dout, int rows, int dim,
+                     int stride, Acc scale) {
+  for (int first = 0; first < rows; first += kRowsTogether) {
+    const int count = std::min(kRowsTogether, rows - first);
+    Acc delta[kRowsTogether];
+    for (int r = 0; r < count; ++r) delta[r] = dot<Acc>(out.from(first + r).data, dout.from(first + r).data, dim);
+    for (int r = 0; r < count; ++r) {
+      const Acc* __restrict__ p = probs.from(first + r).data;
+      Acc* __restrict__ dp = dprobs.from(first + r).data;
+      for (int j = 0; j < stride; ++j) dp[j] = scale * p[j] * (dp[j] - delta[r]);
+    }
+  }
 }
 
 // sums [columns] += the sum of the rows.
@@ -196,8 +231,7 @@ struct Forward {
     const Rows<T> to = head_rows<T>(p.out, batch, head).from(first);
     const Rows<Acc> out = target<T, Acc>(to, dim, out_room);
     product<Acc>(left(q), k_turned.rows(), rows, dim, padded_keys, scores.rows());
-    for (int r = 0; r < rows; ++r)
-      lse[r] = float(at_level<softmax<Acc>>(scores.rows().from(r).data, p.num_keys, padded_keys, Acc(p.softmax_scale)));
+    at_level<softmax<Acc>>(scores.rows(), rows, p.num_keys, padded_keys, Acc(p.softmax_scale), lse);
     product<Acc>(left(scores.rows()), v, rows, p.num_keys, padded_dim, out);
     write<T, Acc>(out, rows, dim, to);
   }
@@ -258,12 +292,8 @@ struct Backward {
     const Acc scale = Acc(p.softmax_scale);
     product<Acc>(left(q), k_turned.rows(), rows, dim, padded_keys, probs.rows());
     product<Acc>(left(dout), v_turned.rows(), rows, dim, padded_keys, dscores.rows());
-    for (int r = 0; r < rows; ++r) {
-      Acc *prob = probs.rows().from(r).data, *dscore = dscores.rows().from(r).data;
-      at_level<softmax_again<Acc>>(prob, p.num_keys, padded_keys, scale, lse[r]);
-      const Acc delta = at_level<dot<Acc>>(out.from(r).data, dout.from(r).data, padded_dim);
-      at_level<score_gradients<Acc>>(prob, dscore, padded_keys, delta, scale);
-    }
+    at_level<softmax_again<Acc>>(probs.rows(), rows, p.num_keys, padded_keys, scale, lse);
+    at_level<score_gradients<Acc>>(probs.rows(), dscores.rows(), out, dout, rows, padded_dim, padded_keys, scale);
     product<Acc>(turned(probs.rows()), dout, p.num_keys, rows, padded_dim, dv, first > 0);
     product<Acc>(turned(dscores.rows()), q, p.num_keys, rows, padded_dim, dk, first > 0);
     product<Acc>(left(dscores.rows()), keys, rows, p.num_keys, padded_dim, dq);
