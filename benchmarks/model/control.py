@@ -118,7 +118,12 @@ def jump_to_register(i: Instruction) -> Action:
 
 
 def end(i: Instruction) -> Action:
+    """EXIT; a predicate among its operands is a further condition."""
+    conditions = [o for o in i.operands if o.kind.endswith("predicate")]
+
     def act(b: Block, mask: np.ndarray) -> None:
+        for o in conditions:
+            mask = mask & b.predicate(o)
         b.places[mask] = ENDED
         waiting = b.held == 0  # the block's barrier does not wait for threads that have ended
         if waiting.any() and waiting.sum() >= (b.places != ENDED).sum():

@@ -278,6 +278,14 @@ def test_stored_matrices_are_read_again(order, count):
     assert cost[0, 0] == count  # a wavefront for each matrix
 
 
+def test_an_exit_has_conditions_of_its_own():
+    texts = ("EXIT !PT", "MOV R3, 0x2", "EXIT PT", "MOV R3, 0x5", "EXIT")
+    code = [replace(instruction(text), address=16 * k) for k, text in enumerate(texts)]
+    block = Block(objects.Kernel("made_up", code, 8, 0, {}), 90, Memory(), (1, 1, 1), 32, 0, b"")
+    block.run(action)
+    assert set(block.registers[3].tolist()) == {2}
+
+
 # ---- timing, on made-up instructions ---------------------------------------------------------------------------------
 
 
