@@ -6,9 +6,10 @@
 
 namespace lgfast {
 
-// Shared memory of the warpgroup, behind that of the stages: eight rows of probabilities for every 64 keys, eight rows
-// of results, and of each warp the maximum and the sum of each query.
-constexpr int kAmongLast = 7;  // number of the barrier of its warps
+constexpr int kAmongLast = 7;  // number of the barrier of the warpgroup
+
+// Shared memory of the warpgroup, near the end of the block's: eight rows of probabilities for every 64 keys, eight
+// rows of results, and of each warp the maximum and the sum of each query.
 struct FwdLastMemory {
   SmemTile<64> probabilities, results;
   float *maxima, *sums;
