@@ -40,7 +40,7 @@ KERNELS = {
     "column_sum": 2 * 3,  # of both
     "feature_mse": 4 * 3 + 2,  # also float64; by vectors, by values, scaled; the sum of float and of double
     "flat_adamw": 3 * 2 + 1,
-    "augment": 3 * 2,  # an image in shared memory, or in a workspace
+    "augment": 3 * 4,  # an image in shared memory, or in a workspace; of 224 pixels, or of any size
     "augment_plan": 1,
 }
 
@@ -49,9 +49,9 @@ KNOWN_LOCAL = {
     # Made for sm_90a. On 10.0 a warp reads 328 bytes again a tile; on 12.0 the plan takes the streamed kernel always.
     ("short_attention_bwd_resident", "100"): 56,
     ("short_attention_bwd_resident", "120"): 40,
-    # 768 threads leave 80 registers: what a pixel's loops share lies in local memory. 23,000 of the 1.15 million
-    # instructions of warps of a rotated and sheared image, its plane's own included, read or write memory.
-    ("augment", ""): 192,
+    # 768 threads leave 80 registers: what passes over the planes share lies in local memory, as do the registers that
+    # the functions for moved pixels take over. Their loops over pixels read none of it.
+    ("augment", ""): 256,
     # Twelve blocks at once leave 80 registers. Outside the loops a thread keeps a sum in local memory; where both maps
     # are resized, three addresses too, read once a student row.
     ("feature_mse", ""): 16,

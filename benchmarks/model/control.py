@@ -15,7 +15,13 @@ def special_register(i: Instruction) -> Action:
 
     def act(b: Block, mask: np.ndarray) -> None:
         lanes = np.arange(b.threads, dtype=U32)
-        values = {"SR_TID.X": lanes, "SR_LANEID": lanes % WARP, "SR_CTAID.X": b.place[0], "SR_CTAID.Y": b.place[1]}
+        values = {
+            "SR_TID.X": lanes,
+            "SR_LANEID": lanes % WARP,
+            "SR_LTMASK": (1 << lanes % WARP) - 1,
+            "SR_CTAID.X": b.place[0],
+            "SR_CTAID.Y": b.place[1],
+        }
         value = np.broadcast_to(
             np.asarray(values.get(source.text, b.place[2] if "CTAID.Z" in source.text else 0), U32), (b.threads,)
         )

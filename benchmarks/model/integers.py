@@ -246,7 +246,18 @@ def highest_bit(i: Instruction) -> Action:
     def act(b: Block, mask: np.ndarray) -> None:
         value = np.asarray(integer(b, x), U64)
         place = np.where(value == 0, -1, np.floor(np.log2(np.maximum(value, U64(1)).astype(F64))).astype(I64))
-        put(b, to, place.view(U64), mask)
+        put(b, to, (31 - place if "SH" in i.modifiers else place).view(U64), mask)
+
+    return act
+
+
+def count_bits(i: Instruction) -> Action:
+    to, x = i.operands
+
+    def act(b: Block, mask: np.ndarray) -> None:
+        value = np.broadcast_to(np.asarray(integer(b, x), U32), (b.threads,))
+        bits = np.unpackbits(np.ascontiguousarray(value).view(np.uint8).reshape(-1, 4), axis=1)
+        put(b, to, bits.sum(1).astype(U64), mask)
 
     return act
 

@@ -36,6 +36,7 @@ from benchmarks.model.floats import (
 from benchmarks.model.integers import (
     add,
     compare_integers,
+    count_bits,
     dot,
     highest_bit,
     logic,
@@ -98,6 +99,7 @@ TABLE: dict[str, Callable[[Instruction], Action | None]] = {
     **dict.fromkeys(("REDUX", "CREDUX"), warp_sum),
     **dict.fromkeys(("HFMA2", "HADD2"), halves),
     **dict.fromkeys(("FMNMX", "FMNMX3"), float_extreme),
+    **dict.fromkeys(("POPC", "UPOPC"), count_bits),
     "IDP": dot, "I2IP": pack_bytes, "MUFU": special_function, "F2I": to_integer, "UF2I": to_integer,
     "F2FP": pack_floats, "F2F": float_to_float, "FRND": round_to_whole, "LDGSTS": copy_async, "LDSM": load_matrix,
     "STSM": store_matrix, "HMMA": matrix_product,

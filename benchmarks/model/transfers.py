@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.model.interpreter import WARP, Block
-from benchmarks.model.sass import Instruction, Operand
+from benchmarks.model.sass import ZERO, Instruction, Operand
 from benchmarks.model.values import F32, I64, U32, U64, Action, pair
 
 SECTOR, BANKS = 32, 32
@@ -223,16 +223,32 @@ def matrix_product(i: Instruction) -> Action:
     return act
 
 
+def earlier(words: np.ndarray, places: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Add values to words one after the other; return what each found there."""
+    found = np.empty(len(places), U32)
+    for k, (place, value) in enumerate(zip(places, values, strict=True)):
+        found[k] = words[place]
+        words[place] += value
+    return found
+
+
 def shared_atomic(i: Instruction) -> Action:
-    """ATOMS.ADD and .POPC.INC; the value before is not returned."""
+    """ATOMS.ADD and .POPC.INC; the latter does not return the value before."""
+    to = i.operands[0]
     target = next(o for o in i.operands if o.kind == "address")
     source = i.operands[-1]
+    returns = to.kind == "register" and to.index != ZERO
 
     def act(b: Block, mask: np.ndarray) -> None:
         places = place_of(b, target, False)[mask] // 4
-        value = U32(1) if "INC" in i.modifiers else np.broadcast_to(b.bits(source), (b.threads,))[mask]
         words = b.shared[: len(b.shared) // 4 * 4].view(U32)
-        np.add.at(words, places, value)
+        value = np.broadcast_to(U32(1) if "INC" in i.modifiers else b.bits(source), (b.threads,))[mask]
+        if returns:
+            found = np.zeros(b.threads, U32)
+            found[mask] = earlier(words, places, value)
+            b.write(to, found, mask)
+        else:
+            np.add.at(words, places, value)
         b.cost = wavefronts(b, mask, place_of(b, target, False), 4)
 
     return act
@@ -253,18 +269,19 @@ def global_atomic(i: Instruction) -> Action:
 
 
 def global_turn(i: Instruction) -> Action:
-    """ATOMG.INC of 32 bits, which gives back what was there; the counter lies in a cache."""
+    """ATOMG.INC and .ADD of 32 bits, which give back what was there; the counter lies in a cache."""
     _, to, _, source = i.operands
     target = next(o for o in i.operands if o.kind == "address")
+    adds = "ADD" in i.modifiers
 
     def act(b: Block, mask: np.ndarray) -> None:
         places = place_of(b, target, True)
-        found, last = np.zeros(b.threads, U32), np.broadcast_to(b.bits(source), (b.threads,))
+        found, value = np.zeros(b.threads, U32), np.broadcast_to(b.bits(source), (b.threads,))
         for thread in np.flatnonzero(mask):
             for _, array, offsets in b.memory.pieces(places[thread : thread + 1], 4):
                 word = array[offsets[0] : offsets[0] + 4].view(U32)
                 found[thread] = word[0]
-                word[0] = 0 if word[0] >= last[thread] else word[0] + 1
+                word[0] = word[0] + value[thread] if adds else 0 if word[0] >= value[thread] else word[0] + 1
         b.write(to, found, mask)
         b.cost = sectors(b, mask, places, 4) * np.array([1, 0])
 

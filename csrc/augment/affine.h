@@ -3,7 +3,6 @@
 #pragma once
 
 #include "augment/augment.h"
-#include "augment/cubic_estimate.h"
 #include "augment/exact_double.h"
 
 namespace lgfast {
@@ -13,11 +12,17 @@ struct AffineLine {
   LGFAST_HOST_DEVICE double operator()(double x_center, double y_center) const {
     return x * x_center + y * y_center + shift;
   }
+  LGFAST_HOST_DEVICE double range(int size) const { return (fabs(x) + fabs(y)) * size + fabs(shift) + 3; }
 };
 struct Affine {
   AffineLine x, y;
   LGFAST_HOST_DEVICE bool keeps_x() const { return x.x == 1 && x.y == 0 && x.shift == 0; }
   LGFAST_HOST_DEVICE bool keeps_y() const { return y.x == 0 && y.y == 1 && y.shift == 0; }
+  // Source coordinates of a size x size image, minus up to 1.5, are smaller in amount.
+  LGFAST_HOST_DEVICE double range(int size) const {
+    const double of_x = x.range(size), of_y = y.range(size);
+    return of_x > of_y ? of_x : of_y;
+  }
 };
 
 // Python's round(value, 15): nearest multiple of 1e-15, judged on the exact product.
@@ -228,7 +233,6 @@ struct BicubicPixels {
                           across.first, size, pitch, taps[k]);
       }
     }
-    if (estimate_pixels(taps, across.rest, down.rest, inside, fill, out)) return;
     double v[4][kCount], value[kCount];
     for (int k = 0; k < 4; ++k) {
       for (int l = 0; l < kCount; ++l) v[k][l] = cubic_of_word(taps[k][l], across.rest[l]);
@@ -253,7 +257,6 @@ struct BicubicLinePixels {
     double value[kCount];
     gather_taps<kIsRow>([&](int l) { return kIsRow ? plane + y * pitch : plane + x + l; }, line.first, size, pitch,
                         taps[0]);
-    if (estimate_pixels(taps, line.rest, line.rest, line.inside, fill, out)) return;
     for (int l = 0; l < kCount; ++l) value[l] = cubic_of_word(taps[0][l], line.rest[l]);
     to_pixels(value, line.inside, fill, out);
   }

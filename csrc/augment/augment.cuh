@@ -17,7 +17,10 @@
 
 namespace lgfast {
 
+template <bool kInSharedMemory, int kFixedSize>
 struct BlockTeam {
+  static constexpr bool kIsShared = kInSharedMemory;
+  static constexpr int kSize = kFixedSize;
   static constexpr int kStrip = 4;
   static constexpr bool kSplitsChannels = false;
   static constexpr int kHeldRows = 7;
@@ -70,23 +73,27 @@ struct BlockTeam {
 };
 
 // kIsShared: whether an image's working memory is shared memory or part of a workspace; known to the compiler, which
-// then addresses it as what it is.
-template <typename T, bool kIsShared>
+// then addresses it as what it is. kSize: side of the image, or 0: any.
+template <typename T, bool kIsShared, int kSize>
 __global__ void __launch_bounds__(kAugmentThreads)
     augment_kernel(const __grid_constant__ AugmentParams params, const __grid_constant__ AugmentLayout layout,
                    unsigned char* workspace) {
-  const BlockTeam team;
+  using Team = BlockTeam<kIsShared, kSize>;
+  const Team team;
   unsigned char* memory = kIsShared ? dynamic_smem() : workspace + block_index() * layout.num_bytes;
-  WorkingImage<BlockTeam> image(team, params, layout, memory);
+  WorkingImage<Team> image(team, params, layout, memory);
   for (int64_t b = block_index(); b < params.batch; b += grid_size()) augment_image<T>(image, b);
 }
 
 template <typename T>
 const char* launch_augment_kernel(const AugmentParams& params, const AugmentLaunch& plan, int threads, void* workspace,
                                   void* stream) {
-  return launch(workspace ? augment_kernel<T, false> : augment_kernel<T, true>, Grid{plan.blocks, 1}, threads,
-                plan.smem_bytes, stream, params, augment_layout(params.image_size),
-                static_cast<unsigned char*>(workspace));
+  constexpr int kUsual = 224;
+  const auto usual = workspace ? augment_kernel<T, false, kUsual> : augment_kernel<T, true, kUsual>;
+  const auto other = workspace ? augment_kernel<T, false, 0> : augment_kernel<T, true, 0>;
+  const auto kernel = params.image_size == kUsual ? usual : other;
+  return launch(kernel, Grid{plan.blocks, 1}, threads, plan.smem_bytes, stream, params,
+                augment_layout(params.image_size), static_cast<unsigned char*>(workspace));
 }
 
 }  // namespace lgfast

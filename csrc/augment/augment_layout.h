@@ -22,14 +22,21 @@ struct AugmentLayout {
   int64_t planes, spare, weights, taps, histogram, lut, ranges, total, num_bytes;
 };
 
+constexpr int kPlanesOffset = kPlaneAlignment;  // sharpening reads one byte before the first row
+LGFAST_HOST_DEVICE constexpr int pitch_of(int size) { return round_up(size, kPlaneAlignment); }
+LGFAST_HOST_DEVICE constexpr int64_t spare_bytes_of(int size) {
+  const int64_t plane = int64_t(size) * pitch_of(size);
+  return plane > kMinSpareBytes ? plane : kMinSpareBytes;
+}
+LGFAST_HOST_DEVICE constexpr int spare_rows_of(int size) { return int(spare_bytes_of(size) / (3 * pitch_of(size))); }
+
 LGFAST_HOST_DEVICE AugmentLayout augment_layout(int size) {
   AugmentLayout l;
   l.size = size;
-  l.pitch = round_up(size, kPlaneAlignment);
-  const int64_t plane = int64_t(size) * l.pitch;
-  const int64_t spare_bytes = plane > kMinSpareBytes ? plane : kMinSpareBytes;
-  l.spare_rows = int(spare_bytes / (3 * l.pitch));
-  l.planes = kPlaneAlignment;  // sharpening reads one byte before the first row
+  l.pitch = pitch_of(size);
+  const int64_t plane = int64_t(size) * l.pitch, spare_bytes = spare_bytes_of(size);
+  l.spare_rows = spare_rows_of(size);
+  l.planes = kPlanesOffset;
   l.spare = l.planes + 3 * plane;
   l.weights = l.spare + spare_bytes;
   l.taps = l.weights + 2 * kWeightCapacity * sizeof(int);

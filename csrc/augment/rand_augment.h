@@ -5,7 +5,9 @@
 #include "augment/affine.h"
 #include "augment/box_blur.h"
 #include "augment/hue.h"
+#include "augment/line_pass.h"
 #include "augment/pixel_ops.h"
+#include "augment/square_pass.h"
 #include "augment/working_image.h"
 
 namespace lgfast {
@@ -152,10 +154,37 @@ LGFAST_TEAM void move_pixels(WorkingImage<Team>& image, const Affine& a) {
   image.take_moved();
 }
 
+// Returns whether it moved the pixels. On a CPU, arithmetic in double is as fast.
+#if !defined(LGFAST_DEVICE)
+template <class Team>
+LGFAST_TEAM bool move_by_estimates(WorkingImage<Team>&, const Affine&) {
+  return false;
+}
+#else
+template <class Team>
+LGFAST_TEAM bool move_by_estimates(WorkingImage<Team>& image, const Affine& a) {
+  constexpr int kSmallest = 8;  // words of four pixels and their neighbours
+  if (image.size < kSmallest || !(a.range(image.size) < 0x1p20)) return false;
+  image.apply_pending();
+  const int (&fill)[3] = image.params.fill;
+  const bool is_row = a.keeps_y() && a.x.x == 1, is_column = a.keeps_x() && a.y.y == 1;
+  if (is_row) {
+    move_lines<true, Team>(image.memory, image.moved, a, fill[0], fill[1], fill[2], image.size);
+  } else if (is_column) {
+    move_lines<false, Team>(image.memory, image.moved, a, fill[0], fill[1], fill[2], image.size);
+  } else {
+    move_square<Team>(image.memory, image.moved, a, fill[0], fill[1], fill[2], image.size);
+  }
+  image.take_moved();
+  return true;
+}
+#endif
+
 template <class Team>
 LGFAST_TEAM void transform(WorkingImage<Team>& image, const Affine& a) {
   constexpr int kPixels = Team::kAffinePixels;
   if (image.params.resample != Resample::kBicubic) return move_pixels<AffinePixels<kPixels>>(image, a);
+  if (move_by_estimates(image, a)) return;
   if (a.keeps_y()) return move_pixels<BicubicLinePixels<true, kPixels>>(image, a);
   if (a.keeps_x()) return move_pixels<BicubicLinePixels<false, kPixels>>(image, a);
   move_pixels<BicubicPixels<kPixels>>(image, a);

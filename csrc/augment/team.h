@@ -1,6 +1,8 @@
 // How the algorithm of augment_image.h is written for one CPU thread and for one CUDA block: against a Team.
 //
 // A Team has:
+// - kSize: side of the image where the compiler knows it, else 0. kIsShared, on a GPU: whether the image's working
+//   memory is shared memory.
 // - kStrip: how many neighbouring pixels of a row are one item of work: a SIMD loop, or one 4-byte access.
 // - Read<Strip>: how a strip is read: copied, or in place.
 // - kSplitsChannels: whether each channel of a strip is an item of its own. Otherwise an item is a strip of all three
@@ -19,9 +21,11 @@
 
 #if defined(__CUDACC__)
 #define LGFAST_TEAM __device__ __forceinline__
+#define LGFAST_CALLED __device__ __noinline__
 #define LGFAST_NO_UNROLL _Pragma("unroll 1")
 #else
 #define LGFAST_TEAM inline
+#define LGFAST_CALLED inline
 #define LGFAST_NO_UNROLL
 #endif
 

@@ -18,6 +18,7 @@ struct WorkingImage {
   const AugmentParams& params;
   const AugmentLayout& layout;
   const int size, pitch, spare_rows;
+  unsigned char* memory;
   uint8_t* planes;
   int* weights;         // of the output columns, then of the rows
   TapSpan* taps;        // [2, S], likewise
@@ -34,10 +35,11 @@ struct WorkingImage {
       : team(team),
         params(params),
         layout(layout),
-        size(layout.size),
-        pitch(layout.pitch),
-        spare_rows(layout.spare_rows) {
-    planes = memory + layout.planes;
+        size(Team::kSize > 0 ? Team::kSize : layout.size),
+        pitch(Team::kSize > 0 ? pitch_of(Team::kSize) : layout.pitch),
+        spare_rows(Team::kSize > 0 ? spare_rows_of(Team::kSize) : layout.spare_rows),
+        memory(memory) {
+    planes = memory + kPlanesOffset;
     weights = reinterpret_cast<int*>(memory + layout.weights);
     taps = reinterpret_cast<TapSpan*>(memory + layout.taps);
     histogram = reinterpret_cast<uint32_t*>(memory + layout.histogram);

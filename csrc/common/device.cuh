@@ -13,8 +13,9 @@
 // Memory        dynamic_smem() -> unsigned char*, 1,024-byte aligned; smem_address(pointer into it) -> uint32_t, which
 //               copies and ldmatrix take; store_smem_16(smem, words): 16 bytes as one access; store_smem_4(smem, word);
 //               load_smem_16(smem); store_global_16(pointer, words), where the compiler might make four accesses;
-//               atomic_add(counter, value), uint32_t; take_turn(counter, count): how many calls came before; after
-//               the last of `count` calls the counter is 0 again; what a caller wrote before is there for later callers
+//               atomic_add(counter, value), uint32_t; take_slot<is_shared>(counter): adds 1 and returns what was there;
+//               take_turn(counter, count): how many calls came before; after the last of `count` calls the counter is 0
+//               again; what a caller wrote before is there for later callers
 // Registers     opaque(value): returns the int, and hides from the compiler how it was computed
 // Barriers      sync_threads() sync_warp(); barrier_sync(barrier, threads) waits at one of 16 barriers until so many
 //               threads of the block have come, whole warps; barrier_arrive(barrier, threads) comes and does not wait.
@@ -45,9 +46,13 @@
 //               included, become visible to products that follow a barrier.
 //               lower_registers<count>() raise_registers<count>(): of each thread of the warpgroup, a multiple of 8
 // Bytes         saturate_bytes(v0, v1, v2, v3): each clamped to 0 ... 255, v0 in the lowest byte; select_byte(word, k)
-//               dot_bytes(bytes, weights, start): start + four products of bytes 0 ... 255 and weights -128 ... 127
-// Directed      add_down(a, b): the sum of doubles, rounded once, towards minus infinity;
-//               fma_down(a, b, c): a * b + c of floats, rounded likewise
+//               select_bytes(low, high, selector): nibble k of the selector, 0 ... 7, names byte k among those of both;
+//               dot_low_bytes(bytes, weights, start): start + bytes 0 and 1 times two weights of 16 bits, unsigned;
+//               dot_high_bytes(bytes, weights, start): the same of bytes 2 and 3, with signed weights
+// Bits          highest_bit(word): its place, of a word that is not 0; shift_in(bits, word): bits << 1, with the
+// highest
+//               bit of the word in the lowest place
+// Directed      add_down(a, b): the sum of doubles, rounded once, towards minus infinity
 // Arithmetic    fast_exp2(x) fast_log2(x) fast_reciprocal(x): the hardware's approximations
 // Launch        launch(kernel, Grid{x, y, z}, block, smem_bytes, stream, args...) -> nullptr or the error's text
 // Host          num_multiprocessors() of the current GPU; max_smem_bytes() that one of its blocks can have;

@@ -137,6 +137,10 @@ inline uint32_t smem_address(const void* pointer) {
   return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) - emulation::smem());
 }
 inline void atomic_add(uint32_t* counter, uint32_t value) { *counter += value; }  // fibers switch at collectives only
+template <bool kIsShared>
+uint32_t take_slot(uint32_t* counter) {
+  return (*counter)++;
+}
 inline uint32_t take_turn(uint32_t* counter, uint32_t count) {
   if (*counter >= count) emulation::fail("take_turn: the counter is %u of %u: another launch uses it", *counter, count);
   const uint32_t before = *counter;
@@ -255,16 +259,20 @@ inline uint32_t saturate_bytes(int v0, int v1, int v2, int v3) {
 
 inline int select_byte(uint32_t word, int k) { return int((word >> (8 * k)) & 255); }
 
-inline int dot_bytes(uint32_t bytes, uint32_t weights, int start) {
-  int sum = start;
-  for (int k = 0; k < 4; ++k) sum += select_byte(bytes, k) * int8_t(select_byte(weights, k));
-  return sum;
+inline uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  const uint64_t both = uint64_t(high) << 32 | low;
+  uint32_t word = 0;
+  for (int k = 0; k < 4; ++k) word |= uint32_t(both >> (8 * (selector >> (4 * k) & 7)) & 255) << (8 * k);
+  return word;
 }
+inline int highest_bit(uint32_t word) { return 31 - __builtin_clz(word); }
+inline uint32_t shift_in(uint32_t bits, uint32_t word) { return bits << 1 | word >> 31; }
 
-inline float fma_down(float a, float b, float c) {
-  const double exact = double(a) * b + c;  // the product is exact; the sum is rounded to 53 bits
-  const float nearest = float(exact);
-  return nearest > exact ? std::nextafterf(nearest, -INFINITY) : nearest;
+inline int dot_low_bytes(uint32_t bytes, uint32_t weights, int start) {
+  return start + int(select_byte(bytes, 0) * (weights & 0xffff) + select_byte(bytes, 1) * (weights >> 16));
+}
+inline int dot_high_bytes(uint32_t bytes, uint32_t weights, int start) {
+  return start + select_byte(bytes, 2) * int16_t(weights & 0xffff) + select_byte(bytes, 3) * int16_t(weights >> 16);
 }
 
 inline double add_down(double a, double b) {

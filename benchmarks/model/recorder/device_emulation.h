@@ -63,6 +63,10 @@ inline int grid_size_z() { return 1; }
 inline unsigned char* dynamic_smem() { return nullptr; }
 inline uint32_t smem_address(const void*) { return 0; }
 inline void atomic_add(uint32_t*, uint32_t) {}
+template <bool>
+uint32_t take_slot(uint32_t*) {
+  return 0;
+}
 inline uint32_t take_turn(uint32_t*, uint32_t) { return 0; }
 inline void sync_threads() {}
 inline void sync_warp() {}
@@ -119,8 +123,11 @@ void raise_registers() {}
 inline uint32_t saturate_bytes(int, int, int, int) { return 0; }
 inline int select_byte(uint32_t, int) { return 0; }
 inline double add_down(double a, double) { return a; }
-inline float fma_down(float a, float, float) { return a; }
-inline int dot_bytes(uint32_t, uint32_t, int) { return 0; }
+inline uint32_t select_bytes(uint32_t, uint32_t, uint32_t) { return 0; }
+inline int highest_bit(uint32_t) { return 0; }
+inline uint32_t shift_in(uint32_t, uint32_t) { return 0; }
+inline int dot_low_bytes(uint32_t, uint32_t, int) { return 0; }
+inline int dot_high_bytes(uint32_t, uint32_t, int) { return 0; }
 inline float fast_exp2(float x) { return x; }
 inline float fast_log2(float x) { return x; }
 inline float fast_reciprocal(float x) { return x; }

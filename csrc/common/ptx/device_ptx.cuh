@@ -22,6 +22,19 @@ __device__ __forceinline__ unsigned char* dynamic_smem() {
 
 __device__ __forceinline__ void atomic_add(uint32_t* counter, uint32_t value) { atomicAdd(counter, value); }
 
+// ptxas lets one thread of a warp add for all of them.
+template <bool kIsShared>
+__device__ __forceinline__ uint32_t take_slot(uint32_t* counter) {
+  uint32_t before;
+  if constexpr (kIsShared) {
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(counter));
+    asm volatile("atom.shared.add.u32 %0, [%1], 1;" : "=r"(before) : "r"(address) : "memory");
+  } else {
+    asm volatile("atom.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(__cvta_generic_to_global(counter)) : "memory");
+  }
+  return before;
+}
+
 __device__ __forceinline__ uint32_t take_turn(uint32_t* counter, uint32_t count) {
   uint32_t before;
   asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
@@ -153,13 +166,25 @@ __device__ __forceinline__ int select_byte(uint32_t word, int k) { return __byte
 
 __device__ __forceinline__ double add_down(double a, double b) { return __dadd_rd(a, b); }
 
-__device__ __forceinline__ float fma_down(float a, float b, float c) { return __fmaf_rd(a, b, c); }
+__device__ __forceinline__ uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  uint32_t word;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(word) : "r"(low), "r"(high), "r"(selector));
+  return word;
+}
 
-__device__ __forceinline__ int dot_bytes(uint32_t bytes, uint32_t weights, int start) {
+__device__ __forceinline__ int dot_low_bytes(uint32_t bytes, uint32_t weights, int start) {
+  uint32_t sum;
+  asm("dp2a.lo.u32.u32 %0, %1, %2, %3;" : "=r"(sum) : "r"(weights), "r"(bytes), "r"(start));
+  return int(sum);
+}
+__device__ __forceinline__ int dot_high_bytes(uint32_t bytes, uint32_t weights, int start) {
   int sum;
-  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(bytes), "r"(weights), "r"(start));
+  asm("dp2a.hi.s32.u32 %0, %1, %2, %3;" : "=r"(sum) : "r"(weights), "r"(bytes), "r"(start));
   return sum;
 }
+
+__device__ __forceinline__ int highest_bit(uint32_t word) { return 31 - __clz(int(word)); }
+__device__ __forceinline__ uint32_t shift_in(uint32_t bits, uint32_t word) { return __funnelshift_l(word, bits, 1); }
 
 __device__ __forceinline__ float fast_exp2(float x) {
   float result;
