@@ -65,6 +65,7 @@ def test_gradcheck_in_float64():
     assert torch.autograd.gradcheck(block_of(1), inputs, fast_mode=True)
 
 
+@native
 def test_result_does_not_depend_on_the_thread_count():
     inputs = make_inputs(11, 65, 32, 64)
     dout = torch.randn_like(inputs[0])
