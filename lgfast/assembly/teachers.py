@@ -184,6 +184,7 @@ def teacher_digest(teacher: Config, images: LabelledImages) -> str:
     drop_usual(tree, usual, FIRST_KEYS["config"] + tuple(FIRST_KEYS))
     for section in set(tree) & set(FIRST_KEYS):
         drop_usual(tree[section], usual[section], FIRST_KEYS[section])
+    tree["step"]["fused_layers"] = "off"  # the first version's default; a CNN has no layers to fuse
     return digest([tree, images.content_hash])
 
 
