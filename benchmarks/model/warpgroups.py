@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.model.interpreter import WARP, Block
-from benchmarks.model.sass import TRUE, ZERO, Instruction, Operand
+from benchmarks.model.sass import ZERO, Instruction, Operand
 from benchmarks.model.transfers import BANKS, halves_of, words_of
 from benchmarks.model.values import F32, I64, U32, U64, Action, integer
 
@@ -55,7 +55,7 @@ def warpgroup_product(i: Instruction) -> Action:
     to, *sources = i.operands
     left = sources.pop(0) if sources[0].kind == "register" else None
     places, sums = sources[0].text, sources[1]
-    adds = not any(o.kind == "uniform_predicate" and o.negative and o.index == TRUE for o in sources)
+    condition = next((o for o in sources if o.kind.endswith("predicate")), None)  # whether it adds
     columns, is_bfloat16 = width_of_product(i), "BF16" in i.modifiers
     is_transposed, is_left_transposed = "tnspB" in places, "tnspA" in places
     from_shared = (columns + (0 if left else ROWS)) * DEPTH * 2
@@ -66,6 +66,7 @@ def warpgroup_product(i: Instruction) -> Action:
         row, column = lane // 4, lane % 4 * 2
         for warp in warps:
             own = slice(warp * WARP, (warp + 1) * WARP)
+            adds = condition is None or bool(b.predicate(condition)[warp * WARP])
             start = descriptor(b, places, warp, 1)
             size = (DEPTH, columns) if is_transposed else (columns, DEPTH)
             right = matrix(b, start, *size, is_bfloat16)

@@ -286,6 +286,20 @@ def test_an_exit_has_conditions_of_its_own():
     assert set(block.registers[3].tolist()) == {2}
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_product_adds_to_its_sums_where_its_predicate_says_so(adds):
+    texts = ("HGMMA.64x8x16.F32.BF16 R8, gdesc[UR4], R8, UP0", "EXIT")
+    code = [replace(instruction(text), address=16 * k) for k, text in enumerate(texts)]
+    block = Block(objects.Kernel("made_up", code, 16, 0, {}), 90, Memory(), (1, 1, 1), 128, 8192, b"")
+    block.shared[:] = 0
+    for word in (5, 7):  # swizzle of 128 bytes, eight rows 1,024 bytes apart
+        block.uniforms[word] = 1 << 30 | 1024 // 16
+    block.registers[8:12] = np.float32(3).view(np.uint32)
+    block.uniform_predicates[0] = adds
+    block.run(action)
+    assert set(block.registers[8:12].view(np.float32).ravel().tolist()) == {3.0 if adds else 0.0}
+
+
 # ---- timing, on made-up instructions ---------------------------------------------------------------------------------
 
 
