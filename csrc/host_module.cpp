@@ -65,7 +65,7 @@ py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, in
     throw py::value_error("short_attention: " + refusal);
   const auto fwd = lgfast::plan_short_attention_fwd(batch_heads, num_queries, num_keys, head_dim, multiprocessors,
                                                     max_smem, has_wgmma);
-  const auto bwd = lgfast::plan_short_attention_bwd(num_queries, num_keys, head_dim, has_bias, max_smem);
+  const auto bwd = lgfast::plan_short_attention_bwd(num_queries, num_keys, head_dim, has_bias, max_smem, has_wgmma);
   py::dict fwd_plan, bwd_plan, plan;
   fwd_plan["wgmma"] = fwd.wgmma;
   fwd_plan["row_capacity"] = fwd.row_capacity;
@@ -74,6 +74,7 @@ py::dict short_attention_plan(int batch_heads, int num_queries, int num_keys, in
   fwd_plan["key_rows"] = fwd.key_rows;
   fwd_plan["blocks"] = fwd.blocks;
   fwd_plan["smem_bytes"] = fwd.smem_bytes;
+  bwd_plan["wgmma"] = bwd.wgmma;
   bwd_plan["resident"] = bwd.resident;
   bwd_plan["warps"] = bwd.warps;
   bwd_plan["key_rows"] = bwd.key_rows;

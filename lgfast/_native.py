@@ -11,7 +11,12 @@ import os
 # Operations with kernels on the CPU only; without these the function of their name runs its composition.
 CPU_ONLY = ("vit_block",)
 # Kernels that another one can replace; csrc knows these names.
-VARIANTS = ("short_attention_bwd_resident", "short_attention_fwd_wgmma", "feature_mse_last_block")
+VARIANTS = (
+    "short_attention_bwd_resident",
+    "short_attention_bwd_wgmma",
+    "short_attention_fwd_wgmma",
+    "feature_mse_last_block",
+)
 
 
 def switched_off() -> tuple[str, ...]:

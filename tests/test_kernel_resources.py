@@ -34,6 +34,7 @@ KERNELS = {
     "short_attention_fwd": 2 * len(HEAD_DIMS) * (len(ROW_CAPACITIES) + 1),  # bf16 and fp16
     "short_attention_fwd_wgmma": 2,  # for D = 64; of sm_90a alone, elsewhere empty
     "short_attention_bwd_resident": 2 * len(HEAD_DIMS),
+    "short_attention_bwd_wgmma": 2,  # likewise
     "short_attention_bwd_streamed": 2 * len(HEAD_DIMS),
     "add_layer_norm": 3 * 4,  # float32, bf16, fp16
     "bias_gelu": 3 * 2,
@@ -49,6 +50,9 @@ KNOWN_LOCAL = {
     # Made for sm_90a. On 10.0 a warp reads 328 bytes again a tile; on 12.0 the plan takes the streamed kernel always.
     ("short_attention_bwd_resident", "100"): 56,
     ("short_attention_bwd_resident", "120"): 40,
+    # Warps of the keys have 120 registers: six numbers of their walk over heads and slabs lie in local memory. A slab
+    # reads five of them and writes two; the loop over its queries reads none.
+    ("short_attention_bwd_wgmma", "90a"): 24,
     # 768 threads leave 80 registers: what passes over the planes share lies in local memory, as do the registers that
     # the functions for moved pixels take over. Their loops over pixels read none of it.
     ("augment", ""): 256,

@@ -81,6 +81,22 @@ def test_products_of_warps_step_in_for_those_of_warpgroups(monkeypatch):
     assert forward(has_wgmma=True) == forward()
 
 
+@needs_native
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_the_resident_backward_steps_in_for_that_by_warpgroups(monkeypatch, has_bias):
+    from lgfast import _C
+
+    def backward(queries=197, keys=197, dim=64, **options):
+        return _C.short_attention_plan(768, queries, keys, dim, 227 << 10, has_bias=has_bias, **options)["bwd"]
+
+    assert backward(has_wgmma=True)["wgmma"] and not backward()["wgmma"]
+    for sizes in ((192, 197, 64), (197, 209, 64), (197, 197, 48)):
+        assert backward(*sizes, has_wgmma=True) == backward(*sizes)
+    assert backward(has_wgmma=True)["smem_bytes"] <= 227 << 10
+    monkeypatch.setenv("LGFAST_DISABLE", "short_attention_bwd_wgmma")
+    assert backward(has_wgmma=True) == backward() and backward()["resident"]
+
+
 def test_the_names_of_variants_are_those_that_the_sources_ask_for():
     sources = [path.read_text() for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cuh", ".cpp", ".cu")]
     asked = {name for source in sources for name in re.findall(r'is_switched_off\("(\w+)"\)', source)}

@@ -37,9 +37,15 @@ KERNELS = {
     "short_attention_fwd_wgmma": Kernel(
         "short_attention_fwd_wgmma", fallback="short_attention_fwd", whole="short_attention_fwd"
     ),
-    "short_attention_bwd_streamed": Kernel(disabled="short_attention_bwd_resident"),
+    "short_attention_bwd_streamed": Kernel(disabled="short_attention_bwd_resident,short_attention_bwd_wgmma"),
     "short_attention_bwd_resident": Kernel(
-        "short_attention_bwd_resident", fallback="short_attention_bwd_streamed", whole="short_attention_bwd"
+        "short_attention_bwd_resident",
+        fallback="short_attention_bwd_streamed",
+        whole="short_attention_bwd",
+        disabled="short_attention_bwd_wgmma",
+    ),
+    "short_attention_bwd_wgmma": Kernel(
+        "short_attention_bwd_wgmma", fallback="short_attention_bwd_resident", whole="short_attention_bwd"
     ),
 }
 

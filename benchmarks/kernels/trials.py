@@ -293,4 +293,5 @@ TRIALS: dict[str, tuple[Callable[..., Trial], dict, dict]] = {
     "short_attention_fwd_wgmma": (attention_forward, *ATTENTION),
     "short_attention_bwd_streamed": (attention_backward, FEW_TOKENS, DEIT_TINY_HEADS),
     "short_attention_bwd_resident": (attention_backward, *ATTENTION),
+    "short_attention_bwd_wgmma": (attention_backward, *ATTENTION),
 }

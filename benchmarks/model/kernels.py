@@ -88,13 +88,19 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "short_attention_fwd_wgmma": Subject(partial(launches.attention, 256), ATTENTION.format("fwd"), "deit_tiny B=256"),
     "short_attention_bwd_resident": Subject(
+        partial(launches.attention, 256, is_backward=True),
+        ATTENTION.format("bwd"),
+        "deit_tiny B=256",
+        disabled="short_attention_bwd_wgmma",
+    ),
+    "short_attention_bwd_wgmma": Subject(
         partial(launches.attention, 256, is_backward=True), ATTENTION.format("bwd"), "deit_tiny B=256"
     ),
     "short_attention_bwd_streamed": Subject(
         partial(launches.attention, 256, is_backward=True),
         ATTENTION.format("bwd"),
         "deit_tiny B=256",
-        disabled="short_attention_bwd_resident",
+        disabled="short_attention_bwd_resident,short_attention_bwd_wgmma",
     ),
     "feature_mse": Subject(
         partial(launches.guidance, 256),

@@ -11,7 +11,9 @@ from benchmarks.kernels.table import KERNELS
 from benchmarks.suite.parts import DRY, ROW, RUN, TRAIN, Command
 
 SMOKE = "--switches {switches} --out {results} --table {table}"
-VARIANTS = [name for kernel in KERNELS.items() if kernel[1].fallback for name in (kernel[1].fallback, kernel[0])]
+VARIANTS = list(
+    dict.fromkeys(name for kernel in KERNELS.items() if kernel[1].fallback for name in (kernel[1].fallback, kernel[0]))
+)
 SLOW = "short_attention_bwd_resident,short_attention_fwd,augment,feature_mse"
 SMALL = f"{SLOW},short_attention_bwd_streamed,flat_adamw"
 TESTS = "tests/ops/test_short_attention_gpu.py tests/ops/test_feature_mse_cuda.py tests/ops/test_augment_cuda.py"

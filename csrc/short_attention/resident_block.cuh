@@ -15,10 +15,6 @@ struct ShortAttentionBwdResidentTraits {
 
 using ScoreTile = SmemTile<kResidentGroup>;  // ds^T: its rows are keys, its columns the 32 queries of a part
 
-struct Head {
-  int b, h;
-};
-
 // The position of a block in its heads. The block goes on for two slabs past its last head, to finish that head.
 struct SlabPosition {
   int step;   // slabs before this one

@@ -21,9 +21,6 @@
 
 namespace lgfast {
 
-// The warp's index in its warpgroup, computed where it is used; see fresh_lane.
-__device__ __forceinline__ int fresh_warp() { return opaque(warp_index()) % uint32_t(kWarpgroupWarps); }
-
 template <typename Traits>
 __device__ __forceinline__ void take_heads(const ShortAttentionFwdParams& params, const FwdPlaces& places, int group) {
   const float scale_log2 = params.softmax_scale * kLog2E;

@@ -179,6 +179,7 @@ inline ShortAttentionFwdPlan plan_short_attention_fwd(int batch_heads, int num_q
 }
 
 struct ShortAttentionBwdPlan {
+  bool wgmma;      // resident, and the block multiplies by warpgroups
   bool resident;   // K and V of a head stay on chip and the block walks its queries; otherwise both are streamed
   int warps;       // of a block
   int key_rows;    // keys in shared memory at a time
@@ -188,6 +189,35 @@ struct ShortAttentionBwdPlan {
   int slabs;       // resident: slabs of queries that the block walks for every head
   int smem_bytes;  // if the GPU has less, no kernel takes the shape
 };
+
+// The kernel of sm_90a takes 193 to 208 keys, and as many queries, with D = 64. Each warpgroup of the keys has 64.
+constexpr int kBwdWgmmaGroups = kWgmmaKeys / kWarpgroupRows;
+constexpr int kBwdWgmmaWarps = (kBwdWgmmaGroups + 2) * kWarpgroupWarps;  // one copies, one has the queries
+constexpr int kBwdWgmmaSlab = 3 * kTileRows;                             // queries
+constexpr int kBwdWgmmaSlabs = 5;                                        // of a head
+constexpr int kBwdWgmmaStages = 5;  // slabs of q and dout in shared memory: two at work, next, and two being copied
+// Rows of shared memory. K, V and ds^T twice, all keys; slabs of q and dout.
+constexpr int kBwdWgmmaRows = 6 * kWgmmaKeys + 2 * kBwdWgmmaStages * kBwdWgmmaSlab;
+constexpr int kBwdWgmmaSums =
+    kBwdWgmmaGroups * kWarpgroupWarps + 1;  // of dk and dv: of each warp, and of the last keys
+
+// Returns false where that kernel does not take the shape.
+inline bool plan_bwd_wgmma(ShortAttentionBwdPlan& plan, int num_queries, int num_keys, int head_dim, bool has_bias,
+                           int max_smem) {
+  const int key_rows = round_up(num_keys, kTileRows), query_rows = round_up(num_queries, kTileRows);
+  if (head_dim != 64 || key_rows != kWgmmaKeys || query_rows != kWgmmaKeys) return false;
+  plan.wgmma = plan.resident = true;
+  plan.warps = kBwdWgmmaWarps;
+  plan.key_rows = key_rows;
+  plan.query_rows = kBwdWgmmaSlab;
+  plan.key_groups = kBwdWgmmaGroups;
+  plan.parts = 1;
+  plan.slabs = kBwdWgmmaSlabs;
+  const int stats_bytes = kBwdWgmmaStages * kBwdWgmmaSlab * 2 * 4,
+            bias_bytes = has_bias ? kBwdWgmmaSums * 2 * head_dim * 4 : 0;
+  plan.smem_bytes = smem_row_bytes(head_dim) * kBwdWgmmaRows + stats_bytes + bias_bytes;
+  return plan.smem_bytes <= max_smem;
+}
 
 constexpr int kBwdWarps = 4;                    // streamed
 constexpr int kBwdRowsPerWarp = 2 * kTileRows;  // streamed: queries a warp owns for dq
@@ -216,7 +246,8 @@ inline bool plan_resident_bwd(ShortAttentionBwdPlan& plan, int num_queries, int 
     const int slab_bytes = 2 * query_rows * (2 * key_rows + 2 * 4);
     const int bias_bytes = has_bias ? 2 * kResidentWarps * 2 * head_dim * 4 : 0;
     const int scratch_bytes = (parts - 1) * groups * 2 * kResidentGroup * head_dim * 4;
-    plan = {true,
+    plan = {false,
+            true,
             kResidentWarps,
             key_rows,
             query_rows,
@@ -245,8 +276,12 @@ inline ShortAttentionBwdPlan plan_streamed_bwd(int num_queries, int num_keys, in
 }
 
 inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_keys, int head_dim, bool has_bias,
-                                                      int max_smem) {
+                                                      int max_smem, bool has_wgmma) {
   ShortAttentionBwdPlan plan{};
+  if (has_wgmma && !is_switched_off("short_attention_bwd_wgmma") &&
+      plan_bwd_wgmma(plan, num_queries, num_keys, head_dim, has_bias, max_smem))
+    return plan;
+  plan = {};
   if (!is_switched_off("short_attention_bwd_resident") &&
       plan_resident_bwd(plan, num_queries, num_keys, head_dim, has_bias, max_smem))
     return plan;

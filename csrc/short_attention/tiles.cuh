@@ -15,6 +15,8 @@ namespace lgfast {
 // The lane's index, computed where it is used. The compiler cannot compute values from it before a loop, which would
 // take registers through the loop.
 __device__ __forceinline__ int fresh_lane() { return opaque(lane_index()) % uint32_t(kWarpSize); }
+// The warp's index in its warpgroup, computed where it is used; see fresh_lane.
+__device__ __forceinline__ int fresh_warp() { return opaque(warp_index()) % uint32_t(kWarpgroupWarps); }
 
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
@@ -42,6 +44,10 @@ struct SmemTile {
   }
 
   __device__ __forceinline__ SmemTile below(int rows) const { return {address + rows * kRowBytes}; }
+};
+
+struct Head {
+  int b, h;
 };
 
 template <typename T, typename Pointer>

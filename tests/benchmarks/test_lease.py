@@ -161,7 +161,7 @@ def test_a_lease_measures_in_order_of_worth_within_its_time():
         ]  # the last takes the rest
     assert lease.VARIANTS == [
         "feature_mse_two_launches", "feature_mse", "short_attention_fwd", "short_attention_fwd_wgmma",
-        "short_attention_bwd_streamed", "short_attention_bwd_resident",
+        "short_attention_bwd_streamed", "short_attention_bwd_resident", "short_attention_bwd_wgmma",
     ]  # fmt: skip
 
 

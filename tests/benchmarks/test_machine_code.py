@@ -147,6 +147,19 @@ def test_attention_by_warpgroups_is_right_in_its_machine_code(code):
     assert_near(tensors["lse"], exact["lse"], torch.float32)
 
 
+def test_backward_by_warpgroups_is_right_in_its_machine_code(code):
+    launches.use_gpu(1, 227 * 1024, has_wgmma=True)
+    case = launches.attention(1, heads=3, is_backward=True)
+    assert [launch.blocks for launch in case.launches] == [1] and "bwd_wgmma" in case.launches[0].kernel
+    q, k, v = (x.double() for x in case.tensors["qkv"].unbind(2))
+    exact = attention_truth.attention(q, k, v, case.tensors["dout"].double(), 0.125)
+    case.tensors["out"].copy_(exact["out"]), case.tensors["lse"].copy_(exact["lse"])
+    tensors = run(case, code)
+    gradients = torch.stack([exact[name] for name in ("dq", "dk", "dv")], 2)
+    assert_near(tensors["dqkv"], gradients)
+    torch.testing.assert_close(tensors["dbias"].double(), gradients.sum(1), rtol=2**-7, atol=2**-4)
+
+
 @pytest.mark.parametrize("operations", [(), ((3, 17.0),)], ids=["plain", "rotated"])
 def test_augment_gives_the_bytes_of_the_cpu_in_its_machine_code(code, operations):
     case = one_view(*operations)

@@ -58,6 +58,7 @@ __device__ __forceinline__ void stmatrix_x4_trans(uint32_t row, const uint32_t (
 #define LGFAST_SUMS_13(s) LGFAST_SUMS_8(s), LGFAST_SUMS_4(s, 8), LGFAST_SUMS_1(s, 12)
 #define LGFAST_SUMS_4(s, j) \
   LGFAST_SUMS_1(s, j), LGFAST_SUMS_1(s, j + 1), LGFAST_SUMS_1(s, j + 2), LGFAST_SUMS_1(s, j + 3)
+#define LGFAST_SUMS_2(s, j) LGFAST_SUMS_1(s, j), LGFAST_SUMS_1(s, j + 1)
 #define LGFAST_SUMS_1(s, j) "+f"(s[j][0]), "+f"(s[j][1]), "+f"(s[j][2]), "+f"(s[j][3])
 
 template <typename T, int kBlocks>
@@ -65,6 +66,8 @@ __device__ __forceinline__ void warpgroup_abt(float (&sums)[kBlocks][4], uint64_
 template <typename T>
 __device__ __forceinline__ void warpgroup_ab(float (&sums)[8][4], const uint32_t (&a)[4], uint64_t b, bool adds);
 
+template <typename T, int kBlocks>
+__device__ __forceinline__ void warpgroup_atb(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds);
 template <typename T, int kBlocks>
 __device__ __forceinline__ void warpgroup_atbt(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds);
 
@@ -125,5 +128,31 @@ LGFAST_PRODUCT_8(warpgroup_abt, bf16, "bf16", "0, 0")
 LGFAST_PRODUCT_8(warpgroup_abt, fp16, "f16", "0, 0")
 LGFAST_PRODUCT_8(warpgroup_atbt, bf16, "bf16", "1, 0")
 LGFAST_PRODUCT_8(warpgroup_atbt, fp16, "f16", "1, 0")
+
+// The same with 8 `blocks` columns. The last three: the numbers of the operands a, b and adds.
+#define LGFAST_WORDS_2 "{%0, %1, %2, %3, %4, %5, %6, %7}"
+#define LGFAST_WORDS_4 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}"
+#define LGFAST_WORDS_6 \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23}"
+#define LGFAST_ALL_2(s) LGFAST_SUMS_2(s, 0)
+#define LGFAST_ALL_4(s) LGFAST_SUMS_4(s, 0)
+#define LGFAST_ALL_6(s) LGFAST_SUMS_4(s, 0), LGFAST_SUMS_2(s, 4)
+#define LGFAST_PRODUCT(function, T, type, order, blocks, columns, a_number, b_number, adds_number)                  \
+  template <>                                                                                                       \
+  __device__ __forceinline__ void function<T>(float (&sums)[blocks][4], uint64_t a, uint64_t b, bool adds) {        \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, " adds_number ", 0; wgmma.mma_async.sync.aligned.m64n" columns      \
+                 "k16.f32." type "." type " " LGFAST_WORDS_##blocks ", " a_number ", " b_number ", p, 1, 1, " order \
+                                                                    ";} "                                           \
+                 : LGFAST_ALL_##blocks(sums)                                                                        \
+                 : "l"(a), "l"(b), "r"(int(adds)));                                                                 \
+  }
+#define LGFAST_PRODUCTS(T, type)                                               \
+  LGFAST_PRODUCT(warpgroup_abt, T, type, "0, 0", 2, "16", "%8", "%9", "%10")   \
+  LGFAST_PRODUCT(warpgroup_abt, T, type, "0, 0", 4, "32", "%16", "%17", "%18") \
+  LGFAST_PRODUCT(warpgroup_atb, T, type, "1, 1", 6, "48", "%24", "%25", "%26") \
+  LGFAST_PRODUCT(warpgroup_atbt, T, type, "1, 0", 2, "16", "%8", "%9", "%10")
+
+LGFAST_PRODUCTS(bf16, "bf16")
+LGFAST_PRODUCTS(fp16, "f16")
 
 }  // namespace lgfast
