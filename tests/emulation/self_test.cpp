@@ -114,6 +114,7 @@ enum class ProductFault {
   kOtherOperands,
   kOverwrittenByMatrix,
   kNoFenceAfterMatrix,
+  kBeyondTheRow,
 };
 
 __device__ void fill_rows(uint32_t tile, const float* rows, int count) {
@@ -175,6 +176,55 @@ __global__ void warpgroup_kernel(const float* in, float* out) {
     const int half = i / 2 % 2, n = i / 4 * 8 + column + i % 2;
     if (half == (warp_index() == 2)) out[64 * half + n] = sums[i / 4][i % 4];
   }
+}
+
+// Rows 0 and 40 of a [16][64] matrix, transposed, times [16][48], or times [16][16]^T: out[2][64].
+template <ProductFault kFault, bool kRightTransposed>
+__global__ void transposed_kernel(const float* in, float* out) {
+  constexpr int kBlocks = kRightTransposed ? 2 : 6;
+  const uint32_t a_tile = smem_address(dynamic_smem()), b_tile = a_tile + 16 * 128;
+  fill_rows(a_tile, in, 16);
+  fill_rows(b_tile, in + 100, 16);
+  if (kFault != ProductFault::kNoProxyFence) fence_async_proxy();
+  barrier_sync(3, 128);
+  uint64_t first = warpgroup_descriptor(a_tile), second = warpgroup_descriptor(b_tile);
+  if (kFault == ProductFault::kBeyondMemory) second += 8 * 128 / 16;
+  if (kFault == ProductFault::kMisaligned) first += 128 / 16;
+  if (kFault == ProductFault::kBeyondTheRow) first += 2;
+  if (kFault == ProductFault::kOtherSwizzle) first ^= uint64_t{3} << 62;
+  if (kFault == ProductFault::kOtherOperands && thread_index() == 70) second += 2;
+  float sums[kBlocks][4];
+  if (kFault != ProductFault::kNoGroupFence) warpgroup_fence();
+  if constexpr (kRightTransposed) {
+    warpgroup_atbt<bf16>(sums, first, second, false);
+  } else {
+    warpgroup_atb<bf16>(sums, first, second, false);
+  }
+  warpgroup_commit();
+  const uint32_t read = (kRightTransposed ? a_tile : b_tile) + 15 * 128 + 64;
+  if (kFault == ProductFault::kOverwritten && thread_index() == 9) store_smem_4(read, 0);
+  if (kFault == ProductFault::kEarlySums) out[0] = sums[kBlocks - 1][3];
+  if (kFault == ProductFault::kNoWait) return;
+  warpgroup_wait<0>(sums);
+  if (lane_index() >= 4 || (warp_index() != 0 && warp_index() != 2)) return;
+  for (int i = 0; i < 4 * kBlocks; ++i) {
+    const int half = i / 2 % 2, n = i / 4 * 8 + 2 * lane_index() + i % 2;
+    if (half == (warp_index() == 2)) out[64 * half + n] = sums[i / 4][i % 4];
+  }
+}
+
+// Five warpgroups, of which three ask for kCount registers a thread.
+template <int kCount>
+__global__ void registers_kernel(float* out) {
+  const int group = warp_index() / 4;
+  if (group < 3) {
+    raise_registers<kCount>();
+  } else if (group == 3) {
+    lower_registers<80>();
+  } else {
+    lower_registers<40>();
+  }
+  out[thread_index() % 128] = float(kCount);
 }
 
 // out[64][2]: columns 0 and 1 of [16][64]^T times [8][16]^T. Each of four matrices of the left operand is stored by
@@ -367,6 +417,25 @@ int main(int argc, char** argv) {
   warpgroup("other_swizzle", warpgroup_kernel<ProductFault::kOtherSwizzle, false>);
   warpgroup("half_a_warpgroup", warpgroup_kernel<ProductFault::kHalfAWarpgroup, false>);
   warpgroup("other_operands", warpgroup_kernel<ProductFault::kOtherOperands, false>);
+  const auto transposed = [&](const char* fault, auto left, auto both) {
+    if (name == "atb_" + std::string(fault)) run(argv[1], 128, 32 * 128, left, a, out);
+    if (name == "atbt_" + std::string(fault)) run(argv[1], 128, 32 * 128, both, a, out);
+  };
+#define LGFAST_TRANSPOSED(fault, kind) \
+  transposed(fault, transposed_kernel<ProductFault::kind, false>, transposed_kernel<ProductFault::kind, true>)
+  LGFAST_TRANSPOSED("right", kNone);
+  LGFAST_TRANSPOSED("early_sums", kEarlySums);
+  LGFAST_TRANSPOSED("overwritten", kOverwritten);
+  LGFAST_TRANSPOSED("no_proxy_fence", kNoProxyFence);
+  LGFAST_TRANSPOSED("no_group_fence", kNoGroupFence);
+  LGFAST_TRANSPOSED("no_wait", kNoWait);
+  LGFAST_TRANSPOSED("beyond_memory", kBeyondMemory);
+  LGFAST_TRANSPOSED("misaligned", kMisaligned);
+  LGFAST_TRANSPOSED("beyond_the_row", kBeyondTheRow);
+  LGFAST_TRANSPOSED("other_swizzle", kOtherSwizzle);
+  LGFAST_TRANSPOSED("other_operands", kOtherOperands);
+  if (name == "registers") run(argv[1], 640, 0, registers_kernel<120>, out);
+  if (name == "too_many_registers") run(argv[1], 640, 0, registers_kernel<128>, out);
   const auto stored_matrix = [&](const char* fault, auto kernel) {
     if (name == fault) run(argv[1], 128, 24 * 128, kernel, a, out);
   };

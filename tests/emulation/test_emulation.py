@@ -128,6 +128,17 @@ def test_product_of_a_warpgroup_matches_numpy(program, case):
     np.testing.assert_allclose(values(program, case).reshape(2, 64), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("case", ["atb_right", "atbt_right"])
+def test_product_of_a_transposed_left_operand_matches_numpy(program, case):
+    i = np.arange(512)
+    numbers = (i % 13 - 6) + 0.25 * (i % 3)  # as in self_test.cpp; exact in bf16
+    rows = numbers[(np.arange(16)[:, None] * 64 + np.arange(64)) % 256]
+    others = numbers[100 + (np.arange(16)[:, None] * 64 + np.arange(64)) % 256]
+    expected = rows[:, [0, 40]].T @ (others[:, :16].T if case == "atbt_right" else others[:, :48])
+    columns = expected.shape[1]
+    np.testing.assert_allclose(values(program, case).reshape(2, 64)[:, :columns], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("case", ["stmatrix", "stmatrix_trans"])
 def test_product_of_a_transposed_matrix_that_registers_stored_matches_numpy(program, case):
     i = np.arange(512)
@@ -169,6 +180,33 @@ def test_two_matrices_are_stored_transposed(program):
 def test_wrong_use_of_warpgroups_is_caught(program, case, complaint):
     result = run(program, case)
     assert result.returncode != 0 and complaint in result.stderr
+
+
+@pytest.mark.parametrize("product", ["atb", "atbt"])
+@pytest.mark.parametrize(
+    "fault, complaint",
+    [
+        ("early_sums", "use-after-poison"),
+        ("overwritten", "is written before the product that reads it was waited for"),
+        ("no_proxy_fence", "without fence_async_proxy()"),
+        ("no_group_fence", "does not begin with warpgroup_fence()"),
+        ("no_wait", "products that nobody waited for"),
+        ("beyond_memory", "is outside the block's"),
+        ("misaligned", "does not begin eight rows"),
+        ("beyond_the_row", "columns beyond the row"),
+        ("other_swizzle", "the swizzle is 2"),
+        ("other_operands", "different operands"),
+    ],
+)
+def test_wrong_use_of_a_transposed_left_operand_is_caught(program, product, fault, complaint):
+    result = run(program, f"{product}_{fault}")
+    assert result.returncode != 0 and complaint in result.stderr
+
+
+def test_more_registers_than_a_block_began_with_are_caught(program):
+    """640 threads begin with 96 each: 61,440 of the multiprocessor's 65,536."""
+    assert (values(program, "registers") == 120).all()
+    assert "ask for 64512 registers, but the block has 61440" in run(program, "too_many_registers").stderr
 
 
 @pytest.mark.parametrize("seed", range(5))

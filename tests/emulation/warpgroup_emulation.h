@@ -9,7 +9,8 @@
 //     called fence_async_proxy() since;
 //   - bytes of an operand are written before the wait;
 //   - the threads are not those of four warps from a multiple of 128 on, or do not name the same operands;
-//   - a kernel ends with products that nobody waited for.
+//   - a kernel ends with products that nobody waited for;
+//   - the warpgroups ask for more registers than the block began with: on a GPU one of them waits for ever.
 #pragma once
 
 #if defined(__SANITIZE_ADDRESS__)
