@@ -95,6 +95,12 @@ def test_a_block_of_warpgroups_takes_head_after_head(n, m, tmp_path):
     run_plain_case(n, m, 64, torch.float16, tmp_path, heads=4)
 
 
+# Every number of queries and of keys that the products of warpgroups take; 197 both are among LENGTHS.
+@pytest.mark.parametrize("n, m", [(193 + i, 193 + (i * 7 + 5) % 16) for i in range(16)])
+def test_every_number_of_tokens_by_warpgroups_matches_float64(n, m, tmp_path):
+    run_plain_case(n, m, 64, torch.bfloat16, tmp_path, has_bias=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_gpu_without_products_of_warpgroups_matches_float64(dtype, tmp_path, monkeypatch):
     monkeypatch.setenv("LGFAST_EMULATED_WGMMA", "0")
