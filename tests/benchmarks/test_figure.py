@@ -1,18 +1,25 @@
-"""The README's picture shows the numbers of committed runs."""
+"""The README's pictures show the numbers of committed runs."""
 
 import csv
 import json
 
+import pytest
+
 from benchmarks import figure
+from benchmarks.pictures import fewer_images, guidance
+from benchmarks.pictures.svg import shown
+
+ROOT = guidance.RESULTS.parents[1]
 
 
-def test_picture_is_made_from_the_newest_runs():
+def test_pictures_are_made_from_the_newest_runs():
     assert figure.main(["--check"]) == 0
 
 
-def test_picture_is_small_and_in_the_readme():
-    assert figure.PICTURE.stat().st_size < 100_000
-    assert f"({figure.PICTURE.relative_to(figure.ROOT)})" in (figure.ROOT / "README.md").read_text()
+@pytest.mark.parametrize("picture", [module.PICTURE for module in figure.PICTURES], ids=lambda path: path.stem)
+def test_pictures_are_small_and_in_the_readme(picture):
+    assert picture.stat().st_size < 100_000
+    assert f"({picture.relative_to(ROOT)})" in (ROOT / "README.md").read_text()
 
 
 def write(path, rows):
@@ -41,10 +48,24 @@ def planted_runs(folder):
 def test_series_are_those_of_the_files_and_survive_the_drawing(tmp_path):
     planted_runs(tmp_path / "2026-01-01_epyc_cifar100-cpu")
     planted_runs(tmp_path / "2026-01-01_epyc_cifar100-cpu-2")
-    newest = figure.newest_runs(tmp_path)
-    found = json.loads(json.dumps(figure.series(newest)))
-    assert newest.name.endswith("-2")
+    found = json.loads(json.dumps(guidance.series(tmp_path)))
+    assert found["runs"].endswith("-2")
     assert found["guided"] == {"top1": 21.5, "accuracy": [[[2, 21.0]], [[2, 22.0]]], "distance": [21.5]}
     assert found["uniform"] == 16.5
-    figure.draw(found, tmp_path / "picture.svg")
-    assert figure.shown(tmp_path / "picture.svg") == found
+    guidance.draw(found, tmp_path / "picture.svg")
+    assert shown(tmp_path / "picture.svg") == found
+
+
+def test_fewer_images_are_those_of_the_files_and_survive_the_drawing(tmp_path):
+    folder = tmp_path / "2026-01-01_epyc_data-curves"
+    folder.mkdir()
+    for images in (600, 6000):
+        for run, top1 in (("base-{}-seed1", 10), ("guided-{}-seed1", 20), ("guided-{}-seed2", 21), ("teacher-{}", 30)):
+            judged = [{"epoch": 1, "val_top1": ""}, {"epoch": 2, "val_top1": top1 + images}]
+            write(folder / f"{run.format(images)}.summary.csv", judged)
+    found = json.loads(json.dumps(fewer_images.series(tmp_path)))
+    assert found["base"] == {"600": [610], "6000": [6010]}
+    assert found["guided"] == {"600": [620, 621], "6000": [6020, 6021]}
+    assert found["teacher"] == {"600": [630], "6000": [6030]}
+    fewer_images.draw(found, tmp_path / "picture.svg")
+    assert shown(tmp_path / "picture.svg") == found

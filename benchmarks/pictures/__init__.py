@@ -1,0 +1,1 @@
+"""Draws the documents' pictures from committed runs. A module has PICTURE, the path; series, what it shows; draw."""
