@@ -57,6 +57,21 @@ def test_recipes_beyond_the_paper_have_the_published_settings_and_nothing_else()
     assert distilled == replace(base, {"name": distilled.name} | teacher | changes)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mimetic", {"model.init": "mimetic"}),
+        ("impulse", {"model.init": "impulse"}),
+        ("muon", {"optim.name": "muon"}),
+        ("ema", {"step.ema_decay": 0.9999, "step.ema_warmup": True}),
+        ("taps", {"guidance.taps": "learned", "guidance.student_layers": ()}),
+    ],
+)
+def test_a_recipe_of_one_method_differs_from_guidance_by_that_method_only(name, changes):
+    guided, recipe = load_recipe("cifar100-deit-ti-guided"), load_recipe(f"cifar100-deit-ti-{name}")
+    assert recipe == replace(guided, {"name": recipe.name} | changes) != guided
+
+
 def test_the_best_recipe_takes_the_choices_of_the_measured_one():
     measured, adaptive, best = (
         load_recipe(f"cifar100-{name}") for name in ("cpu-best", "deit-ti-adaptive", "deit-ti-best")
