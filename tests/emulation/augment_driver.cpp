@@ -107,8 +107,10 @@ std::vector<Bytes> run(const Case& c) {
   const int64_t block_bytes = augment_layout(int(h.image_size)).num_bytes;
   Bytes workspace = poisoned(h.uses_workspace ? block_bytes * h.blocks : 0);
   const AugmentLaunch launch{int(h.blocks), h.uses_workspace ? 0 : int(block_bytes), int64_t(workspace.size())};
-  check(launch_augment_kernel<T>(make_params(c, images, teacher), launch, int(h.threads),
-                                 h.uses_workspace ? workspace.data() : nullptr, nullptr));
+  const auto kernel = h.uses_workspace ? augment_kernel<T, false, 0> : augment_kernel<T, true, 0>;  // of any size
+  check(lgfast::launch(kernel, Grid{launch.blocks, 1}, int(h.threads), launch.smem_bytes, nullptr,
+                       make_params(c, images, teacher), augment_layout(int(h.image_size)),
+                       static_cast<unsigned char*>(h.uses_workspace ? workspace.data() : nullptr)));
   std::vector<int32_t> sizes;
   for (const int64_t index : c.indices) {
     sizes.push_back(c.sizes[size_t(2 * index)]);

@@ -64,12 +64,12 @@ void run(const Header& h, std::vector<Bytes>& buffers, Bytes& lse, Bytes& dbias)
 
 template <typename T>
 void run(const Header& h, std::vector<Bytes>& buffers, Bytes& lse, Bytes& dbias) {
-  switch (h.head_dim) {
-    case 32: return run<T, 32>(h, buffers, lse, dbias);
-    case 48: return run<T, 48>(h, buffers, lse, dbias);
-    case 64: return run<T, 64>(h, buffers, lse, dbias);
-    default: stop("head_dim must be 32, 48 or 64");
+  if (h.head_dim == 64) return run<T, 64>(h, buffers, lse, dbias);
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (h.head_dim == 32) return run<T, 32>(h, buffers, lse, dbias);
+    if (h.head_dim == 48) return run<T, 48>(h, buffers, lse, dbias);
   }
+  stop("head_dim must be 64, or in bf16 also 32 or 48");
 }
 
 std::vector<Bytes> run_request(Request& request) {

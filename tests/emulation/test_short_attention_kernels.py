@@ -19,7 +19,7 @@ from tests.attention_truth import (
     check_bias_gradient,
     true_attention,
 )
-from tests.emulation.attention_case import poisoned, run_kernels
+from tests.emulation.attention_case import VARIANTS, poisoned, run_kernels
 from tests.rounding import assert_rounded
 
 pytestmark = pytest.mark.slow
@@ -53,11 +53,10 @@ def run_plain_case(n, m, dim, dtype, folder, batch=1, heads=1, **options):
     return result
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("dim", HEAD_DIMS)
+@pytest.mark.parametrize("dtype, dim", VARIANTS)
 @pytest.mark.parametrize("n", LENGTHS)
 def test_kernels_match_float64(n, dim, dtype, tmp_path):
-    run_plain_case(n, n, dim, DTYPES[dtype], tmp_path)
+    run_plain_case(n, n, dim, dtype, tmp_path)
 
 
 @pytest.mark.parametrize("m", ROW_CAPACITY_EDGES)
@@ -141,7 +140,7 @@ def test_a_gpu_without_the_memory_is_refused_by_the_launch(tmp_path, monkeypatch
 @pytest.mark.parametrize("n", [17, 197])
 @pytest.mark.parametrize("dim", HEAD_DIMS)
 def test_packed_qkv_is_read_and_its_gradient_written_in_place(n, dim, tmp_path):
-    dtype, batch, heads, scale = torch.float16, 2, 2, 0.3
+    dtype, batch, heads, scale = torch.bfloat16, 2, 2, 0.3
     packed = random_tensor((batch, n, 3, heads, dim), dtype, 1)
     gradient = poisoned(packed.shape, dtype)
     q, k, v = packed.unbind(2)
