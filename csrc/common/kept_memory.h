@@ -17,11 +17,11 @@ class KeptMemory {
     return kept;
   }
 
-  // Returns zeroed memory on a cache line's boundary.
+  // Returns memory on a cache line's boundary, with what it held last.
   void* take(size_t bytes) {
     if (used_ == pieces_.size()) pieces_.emplace_back();
     std::vector<Line>& piece = pieces_[used_];
-    piece.assign(ceil_div(bytes, sizeof(Line)), Line{});
+    if (piece.size() * sizeof(Line) < bytes) piece.resize(ceil_div(bytes, sizeof(Line)));
     ++used_;
     return piece.data();
   }

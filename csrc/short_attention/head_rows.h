@@ -33,13 +33,16 @@ Rows<T> head_rows(const HeadsOutput& view, int batch, int head) {
   return {static_cast<T*>(view.data) + batch * view.batch_stride + head * view.head_stride, view.token_stride};
 }
 
-// Zeroed memory for a matrix, with rows padded to whole vectors. The distance between rows is no multiple of 128
-// elements: such a distance would map all rows to the same few cache lines.
+struct Unset {};  // for memory that holds anything
+
+// Memory for a matrix, zeroed unless it may be unset, with rows padded to whole vectors. The distance between rows is
+// no multiple of 128 elements: such a distance would map all rows to the same few cache lines.
 template <typename T>
 struct Room {
   const int stride;
   T* const data;
-  Room(int rows, int columns)
+  Room(int rows, int columns) : Room(rows, columns, Unset{}) { std::fill_n(data, int64_t(rows) * stride, T{}); }
+  Room(int rows, int columns, Unset)
       : stride(row_stride(columns)),
         data(static_cast<T*>(KeptMemory::of_thread().take(size_t(rows) * stride * sizeof(T)))) {}
   Room(const Room&) = delete;

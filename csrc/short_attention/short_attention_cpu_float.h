@@ -14,6 +14,7 @@
 #include "common/accumulate.h"
 #include "common/exp2.h"
 #include "common/small_matmul.h"
+#include "common/transpose.h"
 #include "common/vectorize.h"
 #include "short_attention/head_rows.h"
 
@@ -37,19 +38,19 @@ void widen(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
     for (int c = 0; c < columns; ++c) to.data[r * to.stride + c] = Accumulate<T>::load(from.data[r * from.stride + c]);
 }
 
-// Widens and transposes: [rows, columns] to [columns, rows]. It takes a few rows at a time, whose cache lines then stay
-// in the cache until all columns are read.
+// Widens and transposes: [rows, columns] to [columns, rows]. Where it widens it takes a few rows at a time, whose cache
+// lines then stay in the cache until all columns are read.
 template <typename T, typename Acc>
 void widen_turned(Rows<const T> from, int rows, int columns, Rows<Acc> to) {
-  constexpr int kTurned = 4;
-  const auto turn = [&](int first, int count) {
-    for (int c = 0; c < columns; ++c)
-      for (int r = first; r < first + count; ++r)
-        to.data[c * to.stride + r] = Accumulate<T>::load(from.data[r * from.stride + c]);
-  };
-  int first = 0;
-  for (; first + kTurned <= rows; first += kTurned) turn(first, kTurned);
-  turn(first, rows - first);
+  if constexpr (std::is_same_v<T, Acc>) {
+    transpose(from.data, from.stride, rows, columns, to.data, to.stride);
+  } else {
+    constexpr int kTurned = 4;
+    for (int first = 0; first < rows; first += kTurned)
+      for (int c = 0; c < columns; ++c)
+        for (int r = first; r < std::min(first + kTurned, rows); ++r)
+          to.data[c * to.stride + r] = Accumulate<T>::load(from.data[r * from.stride + c]);
+  }
 }
 
 template <typename T, typename Acc>
@@ -203,7 +204,7 @@ template <typename T>
 struct Forward {
   using Acc = typename Accumulate<T>::type;
   const ShortAttentionFwdParams& p;
-  const int dim, padded_dim, padded_keys, block_rows;
+  const int dim, padded_dim, padded_keys, block_rows, copied;  // copied: 1 where tokens are not read in place
   Room<Acc> q_room, k_turned, v_room, out_room, scores;
 
   Forward(const ShortAttentionFwdParams& p, int head_dim)
@@ -212,11 +213,12 @@ struct Forward {
         padded_dim(round_up(dim, kLanes)),
         padded_keys(round_up(p.num_keys, kLanes)),
         block_rows(queries_of_block(p.num_queries, p.num_keys)),
-        q_room(block_rows, dim),
+        copied(in_place<T>(dim) ? 0 : 1),
+        q_room(copied * block_rows, dim),
         k_turned(dim, p.num_keys),
-        v_room(p.num_keys, dim),
-        out_room(block_rows, dim),
-        scores(block_rows, p.num_keys) {}
+        v_room(copied * p.num_keys, dim),
+        out_room(copied * block_rows, dim),
+        scores(block_rows, p.num_keys, Unset{}) {}
 
   void operator()(int batch, int head) {
     at_level<widen_turned<T, Acc>>(head_rows<T>(p.k, batch, head), p.num_keys, dim, k_turned.rows());
@@ -241,7 +243,7 @@ template <typename T>
 struct Backward {
   using Acc = typename Accumulate<T>::type;
   const ShortAttentionBwdParams& p;
-  const int dim, padded_dim, padded_keys, block_rows;
+  const int dim, padded_dim, padded_keys, block_rows, copied;  // copied: 1 where tokens are not read in place
   Room<Acc> q_room, k_room, out_room, dout_room, dq_room, dk_room, dv_room, k_turned, v_turned, probs, dscores;
 
   Backward(const ShortAttentionBwdParams& p, int head_dim)
@@ -250,17 +252,18 @@ struct Backward {
         padded_dim(round_up(dim, kLanes)),
         padded_keys(round_up(p.num_keys, kLanes)),
         block_rows(queries_of_block(p.num_queries, p.num_keys)),
-        q_room(block_rows, dim),
-        k_room(p.num_keys, dim),
-        out_room(block_rows, dim),
-        dout_room(block_rows, dim),
-        dq_room(block_rows, dim),
-        dk_room(p.num_keys, dim),
-        dv_room(p.num_keys, dim),
+        copied(in_place<T>(dim) ? 0 : 1),
+        q_room(copied * block_rows, dim),
+        k_room(copied * p.num_keys, dim),
+        out_room(copied * block_rows, dim),
+        dout_room(copied * block_rows, dim),
+        dq_room(copied * block_rows, dim),
+        dk_room(copied * p.num_keys, dim),
+        dv_room(copied * p.num_keys, dim),
         k_turned(dim, p.num_keys),
         v_turned(dim, p.num_keys),
-        probs(block_rows, p.num_keys),
-        dscores(block_rows, p.num_keys) {}
+        probs(block_rows, p.num_keys, Unset{}),
+        dscores(block_rows, p.num_keys, Unset{}) {}
 
   void operator()(int batch, int head) {
     const Rows<const T> k = head_rows<T>(p.k, batch, head), v = head_rows<T>(p.v, batch, head);

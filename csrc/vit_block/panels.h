@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/small_matmul.h"
+#include "common/transpose.h"
 #include "short_attention/head_rows.h"
 
 namespace lgfast {
@@ -24,11 +25,11 @@ void pack(const T* __restrict__ b, int depth, int columns, T* __restrict__ panel
 
 // The same for a b that is stored transposed: [columns, depth].
 template <typename T>
-void pack_turned(const T* __restrict__ b, int depth, int columns, T* __restrict__ panels) {
+void pack_turned(const T* b, int depth, int columns, T* panels) {
   for (int first = 0; first < columns; first += kPanelColumns) {
     const int width = std::min(kPanelColumns, columns - first);
-    for (int k = 0; k < depth; ++k, panels += width)
-      for (int c = 0; c < width; ++c) panels[c] = b[int64_t(first + c) * depth + k];
+    transpose(b + int64_t(first) * depth, depth, width, depth, panels, width);
+    panels += int64_t(depth) * width;
   }
 }
 

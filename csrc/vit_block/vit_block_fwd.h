@@ -63,8 +63,8 @@ class BlockForward {
   BlockForward(const BlockFwdParams<T>& params, const ShortAttentionFwdParams& attention, int most_rows)
       : p_(params),
         s_(params.shape),
-        normed_(most_rows, s_.width),
-        activated_(most_rows, s_.hidden),
+        normed_(most_rows, s_.width, Unset{}),
+        activated_(most_rows, s_.hidden, Unset{}),
         attention_(attention, s_.head_dim()) {}
 
   void operator()(int first, int samples) {

@@ -14,28 +14,40 @@ struct RowStatistics {
   T mean, rstd;
 };
 
+// Gives the statistics of up to kRowsTogether rows.
 template <typename T>
-LGFAST_INLINE RowStatistics<T> row_statistics(const T* x, int width, T eps) {
-  Lanes<T> sums = {}, squares = {};
-  for (int c = 0; c < width; c += kLanes) sums += lanes_at(x + c);
-  const T mean = total<T>(sums) / width;
-  for (int c = 0; c < width; c += kLanes) {
-    const Lanes<T> centred = lanes_at(x + c) - mean;
-    squares += centred * centred;
+LGFAST_INLINE void row_statistics(Rows<const T> x, int rows, int width, T eps, RowStatistics<T>* statistics) {
+  for (int r = 0; r < rows; ++r) {
+    Lanes<T> sums = {};
+    for (int c = 0; c < width; c += kLanes) sums += lanes_at(x.from(r).data + c);
+    statistics[r].mean = total<T>(sums) / width;
   }
-  return {mean, 1 / std::sqrt(total<T>(squares) / width + eps)};
+  for (int r = 0; r < rows; ++r) {
+    Lanes<T> squares = {};
+    const T mean = statistics[r].mean;
+    for (int c = 0; c < width; c += kLanes) {
+      const Lanes<T> centred = lanes_at(x.from(r).data + c) - mean;
+      squares += centred * centred;
+    }
+    statistics[r].rstd = total<T>(squares) / width + eps;
+  }
+  for (int r = 0; r < rows; ++r) statistics[r].rstd = 1 / std::sqrt(statistics[r].rstd);
 }
 
 // to = LayerNorm(x), row by row. Keeps the statistics where they are wanted.
 template <typename T>
 void norm_rows(Rows<const T> x, const T* __restrict__ weight, const T* __restrict__ bias, int rows, int width, T eps,
                Rows<T> to, RowStatistics<T>* statistics) {
-  for (int r = 0; r < rows; ++r) {
-    const T* in = x.from(r).data;
-    T* __restrict__ out = to.from(r).data;
-    const RowStatistics<T> s = row_statistics(in, width, eps);
-    for (int c = 0; c < width; ++c) out[c] = (in[c] - s.mean) * s.rstd * weight[c] + bias[c];
-    if (statistics) statistics[r] = s;
+  for (int first = 0; first < rows; first += kRowsTogether) {
+    const int count = std::min(kRowsTogether, rows - first);
+    RowStatistics<T> group[kRowsTogether];
+    row_statistics(x.from(first), count, width, eps, group);
+    for (int r = 0; r < count; ++r) {
+      const T *in = x.from(first + r).data, mean = group[r].mean, rstd = group[r].rstd;
+      T* __restrict__ out = to.from(first + r).data;
+      for (int c = 0; c < width; ++c) out[c] = (in[c] - mean) * rstd * weight[c] + bias[c];
+      if (statistics) statistics[first + r] = group[r];
+    }
   }
 }
 

@@ -94,6 +94,16 @@ def test_strided_and_misaligned_inputs_give_the_same_bits():
     assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
+@native
+def test_what_a_call_leaves_behind_reaches_no_later_one():
+    inputs = make_inputs(3, 19, 48, 80)
+    dout = torch.randn_like(inputs[0])
+    expected = results(block_of(2), inputs, [dout])
+    larger = make_inputs(2, 70, 96, 136)
+    assert results(block_of(1), [larger[0].detach() * torch.nan, *larger[1:]], [larger[0].detach()])[0].isnan().all()
+    assert all(torch.equal(a, b) for a, b in zip(results(block_of(2), inputs, [dout]), expected, strict=True))
+
+
 def test_empty_batch():
     inputs = make_inputs(batch=0)
     out, dx, *grads = results(block_of(1), inputs, [torch.empty(0, 5, 32)])
