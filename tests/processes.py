@@ -1,12 +1,15 @@
-"""Real processes that run `lgfast.train.main`, forked from a server that has imported it: they start at once."""
+"""Real processes of lgfast's commands, forked from a server that has imported them: they start at once."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 
 import torch
@@ -32,9 +35,29 @@ def torchrun(arguments: Sequence[str]) -> None:
     elastic_launch(config, train)(words[words.index("lgfast.train") + 1 :])
 
 
+@dataclass(frozen=True)
+class Program:
+    """`python -m NAME ARGUMENTS`, or `python NAME.py ARGUMENTS`, in a folder, with an environment."""
+
+    name: str
+    folder: Path
+    environment: dict[str, str]
+
+    def __call__(self, arguments: Sequence[str]) -> None:
+        os.chdir(self.folder)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        sys.argv = [self.name, *arguments]
+        sys.modules.pop(self.name, None)  # it runs anew, as `__main__`
+        if self.name.endswith(".py"):
+            runpy.run_path(self.name, run_name="__main__")
+        else:
+            runpy.run_module(self.name, run_name="__main__", alter_sys=True)
+
+
 def _main(command: Callable[[Sequence[str]], None], arguments: Sequence[str], out: Path, err: Path) -> None:
     for path, stream in ((out, sys.stdout), (err, sys.stderr)):
-        with path.open("w") as file:
+        with path.open("a") as file:
             os.dup2(file.fileno(), stream.fileno())
     torch.set_num_threads(1)
     command(arguments)
@@ -76,3 +99,20 @@ class TrainProcess:
             self._process.join()
             raise AssertionError(f"still running after {timeout} s:\n{self.out.read_text()}\n{self.err.read_text()}")
         return self._process.exitcode, self.out.read_text(), self.err.read_text()
+
+
+class Forked(TrainProcess):
+    """Stands in for `subprocess.Popen` of `python -m MODULE ARGUMENTS`, whose output goes to a file."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], stdout: TextIOWrapper, **_: object) -> None:
+        _python, _m, module, *arguments = command
+        program = Program(module, Path.cwd(), dict(env))
+        self.out = self.err = Path(stdout.name)
+        self._process = context.Process(target=_main, args=(program, arguments, self.out, self.err))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    send_signal = TrainProcess.send

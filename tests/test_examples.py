@@ -4,12 +4,13 @@ import csv
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from tests.processes import Program, TrainProcess
 
 pytestmark = pytest.mark.slow
 
@@ -20,19 +21,23 @@ QUICK = ("--log.no-tensorboard", "--device", "cpu", "--precision", "fp32")
 
 @pytest.fixture
 def environment(tmp_path):
-    """The package of this checkout, and its command `lgfast`, in a folder without earlier results."""
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    (commands / "lgfast").write_text(f'#!/bin/sh\nexec {sys.executable} -m lgfast "$@"\n')
-    (commands / "lgfast").chmod(0o755)
-    changes = {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "LGFAST_CACHE": str(tmp_path / "c")}
-    return os.environ | changes | {"OMP_NUM_THREADS": "1"}
+    """The package of this checkout, in a folder without earlier results."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "LGFAST_CACHE": str(tmp_path / "c"), "OMP_NUM_THREADS": "1"}
 
 
-def run(command, folder, environment):
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def run(program, arguments, folder, environment):
+    code, out, err = TrainProcess(folder, *arguments, command=Program(program, folder, environment)).finish(550)
+    assert code == 0, out + err
+    return out
+
+
+def commands(script, options, folder):
+    """The arguments of every call of `lgfast` in a shell script."""
+    (folder / "lgfast").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\" ''\n")
+    (folder / "lgfast").chmod(0o755)
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    said = subprocess.check_output(["sh", script, *options], env=environment, text=True)
+    return [call.splitlines() for call in said.strip().split("\n\n")]
 
 
 def test_sweep(tmp_path, environment):
@@ -40,21 +45,22 @@ def test_sweep(tmp_path, environment):
     quick = {"epochs": 1, "model.depth": 3, "model.embed-dim": 32, "guidance.student-layers": "0,1,2"}
     quick |= {"data.train-limit": 60, "data.test-limit": 40, "teacher.recipe": "teacher.yaml"}
     options = [word for key, value in quick.items() for word in (f"--{key}", str(value))]
-    run(["sh", str(EXAMPLES / "sweep.sh"), *QUICK, *options], tmp_path, environment)
+    for arguments in commands(EXAMPLES / "sweep.sh", [*QUICK, *options], tmp_path):
+        run("lgfast", arguments, tmp_path, environment)
     with (tmp_path / "runs" / "example-sweep" / "sweep.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 8
     assert (tmp_path / "runs" / "example-sweep-best" / "result.json").exists()
 
 
 def test_fused_timm_model(tmp_path, environment):
-    out = run([sys.executable, str(EXAMPLES / "fused_timm_model.py"), "--steps", "60"], tmp_path, environment)
+    out = run(str(EXAMPLES / "fused_timm_model.py"), ["--steps", "60"], tmp_path, environment)
     assert "4 attention modules use lgfast.ops.short_attention" in out
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", out)]
     assert losses[-1] < losses[0] - 0.2  # it learns
 
 
 def test_attention_alone(tmp_path, environment):
-    out = run([sys.executable, str(EXAMPLES / "attention_alone.py")], tmp_path, environment)
+    out = run(str(EXAMPLES / "attention_alone.py"), [], tmp_path, environment)
     differences = [float(found) for found in re.findall(r"difference ([\d.e+-]+) of", out)]
     assert "kernel: " in out and len(differences) == 2 and max(differences) < 1e-4
 

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,11 +49,9 @@ def folder(tmp_path_factory):
 def two_ranks(folder):
     """A finished run of two ranks."""
     config = replace(tiny_config(folder, run_dir=str(folder / "two")), CHANGES | {"teacher.bn": "running"})
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *two_of(config, folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
-    assert done.returncode == 0, done.stderr
-    return config, done.stdout
+    code, out, err = TrainProcess(folder, *two_of(config, folder), command=torchrun).finish(timeout=400)
+    assert code == 0, err
+    return config, out
 
 
 @pytest.mark.slow

@@ -2,14 +2,17 @@
 
 import json
 import signal
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 
 from lgfast.config import dump_yaml, replace
-from lgfast.sweep import storage
+from lgfast.sweep import launch, storage
 from lgfast.sweep.command import stored_place
 from lgfast.train import main
 from tests.postgres import missing, postgres
+from tests.processes import Forked
 from tests.runs import tiny_config
 
 PASSWORD = "s3cret"
@@ -44,6 +47,7 @@ def holds(folder, text):
 @pytest.mark.slow
 def test_a_password_is_used_by_every_process_and_neither_shown_nor_stored(url, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "subprocess", SimpleNamespace(Popen=Forked, STDOUT=subprocess.STDOUT))
     base, out = tmp_path / "base.yaml", tmp_path / "out"
     base.write_text(dump_yaml(replace(tiny_config(tmp_path), {"run_dir": "", "epochs": 1})))
     start = ["--config", str(base), "--sweep", "optim.lr=1e-3,4e-3", "--study", with_secret(url), "--out", str(out)]
