@@ -333,7 +333,8 @@ FILES = {
 
 
 @pytest.fixture
-def gpu_files(tmp_path):
+def gpu_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # hypothesis and others take 1.4 s to import
     for name, text in FILES.items():
         mark = "import pytest\npytestmark = pytest.mark.gpu\n" if text else ""
         (tmp_path / f"test_{name}.py").write_text(mark + text)

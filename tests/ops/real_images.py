@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+MOST_PER_CLASS = 10
 _BESIDE_CHECKOUT = "shared/data/cifar100/train"
 
 
@@ -35,8 +36,8 @@ def sample_images() -> np.ndarray:
 
 
 @functools.cache  # 16 ms a strip
-def _first_images(strip: Path, count: int) -> np.ndarray:
-    return np.asarray(Image.open(strip).convert("RGB")).reshape(-1, 32, 32, 3)[:count].copy()
+def _images(strip: Path) -> np.ndarray:
+    return np.asarray(Image.open(strip).convert("RGB")).reshape(-1, 32, 32, 3)[:MOST_PER_CLASS].copy()
 
 
 def small_images(count: int) -> np.ndarray:
@@ -45,7 +46,8 @@ def small_images(count: int) -> np.ndarray:
     if strips:
         per_class = -(-count // len(strips))
         chosen = random.permutation(per_class * len(strips))[:count]
-        return np.stack([_first_images(strips[i // per_class], per_class)[i % per_class] for i in chosen])
+        assert per_class <= MOST_PER_CLASS
+        return np.stack([_images(strips[i // per_class])[i % per_class] for i in chosen])
     photos, images = photographs(), list(sample_images()[:count])
     for number in range(count - len(images)):
         size = int(random.choice([32, 64, 128, 256]))  # detail of several scales
