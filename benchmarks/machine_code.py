@@ -4,7 +4,9 @@
 
 An interpreter (benchmarks/model/) runs each kernel's code at the shape of a DeiT-Ti step, as the kernel's own planning
 code launches it. From what the warps ran follow their clocks, and from those the time. The code of sm_90a is read from
-lgfast/_cuda.so; nvcc compiles that of other architectures. pip's triton brings cuobjdump. Rows are marked `model`.
+lgfast/_cuda.so; nvcc compiles that of other architectures. pip's triton brings cuobjdump. A batch of augment is put
+together from rows of single images (benchmarks/model/batches.py), of the same run or else committed ones. Rows are
+marked `model`.
 
 Columns:
     predicted_us    the time
@@ -33,6 +35,7 @@ from pathlib import Path
 from benchmarks import harness
 from benchmarks.model import objects
 from benchmarks.model.assumptions import GPUS, Gpu
+from benchmarks.model.batches import BATCHES, PARTS, batch_row
 from benchmarks.model.kernels import SUBJECTS, Subject
 from benchmarks.model.predict import Prediction, predict
 from lgfast import _extension
@@ -42,6 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LIBRARY = ROOT / "lgfast" / "_cuda.so"
 BENCH = "machine-code"
+KERNELS = SUBJECTS | PARTS
 MAX_DRIFT = 0.05  # share by which a prediction may differ from its committed row
 
 
@@ -87,19 +91,40 @@ def row(name: str, subject: Subject, gpu: Gpu, found: Prediction) -> dict[str, o
     return columns
 
 
+def of_images(arch: str, lines: Iterable[dict[str, object]]) -> dict[str, float]:
+    """Return the microseconds of an architecture's kernels: of these lines, else of the committed rows."""
+    known: dict[str, object] = {op: row["predicted_us"] for (op, at), row in committed().items() if at == f"sm_{arch}"}
+    known |= {str(line["op"]): line.get("predicted_us") for line in lines if line["arch"] == f"sm_{arch}"}
+    return {op: float(str(us)) for op, us in known.items() if us}
+
+
 def rows(names: Iterable[str], archs: Iterable[str], folder: Path) -> Iterator[dict[str, object]]:
-    """Yield predictions. For a kernel that the architecture cannot run, or that cannot be read, yield the reason."""
+    """Yield predictions. For a kernel that the architecture cannot run, or that cannot be read, yield the reason.
+
+    Batches come last, from what was predicted of their images.
+    """
+    kernels = [*names]
+    found: list[dict[str, object]] = []
+    batches = [name for name in kernels if name in BATCHES]
     for arch in archs:
         gpu, code = GPUS[arch], Code(arch, folder)
-        for name in names:
-            subject = SUBJECTS[name]
-            about = {"op": name, "provider": "model", "mode": "predicted", "shape": subject.shape, "arch": f"sm_{arch}"}
+        for name in [name for name in kernels if name not in BATCHES] + batches:
             try:
-                yield row(name, subject, gpu, predict(subject, gpu, code.of(subject)))
+                if name in BATCHES:
+                    line = batch_row(name, gpu, of_images(arch, found))
+                else:
+                    line = row(name, KERNELS[name], gpu, predict(KERNELS[name], gpu, code.of(KERNELS[name])))
             except (RuntimeError, KeyError, IndexError) as error:
                 if isinstance(error, objects.MissingTool):
                     raise
-                yield about | {"error": harness.failure(error)}
+                line = {"op": name, "provider": "model", "mode": "predicted", "arch": f"sm_{arch}"}
+                line |= {"shape": shape_of(name), "error": harness.failure(error)}
+            found.append(line)
+            yield line
+
+
+def shape_of(name: str) -> str:
+    return f"32->224 B={BATCHES[name]}" if name in BATCHES else KERNELS[name].shape
 
 
 def provenance(arch: str) -> dict[str, str]:
@@ -187,7 +212,7 @@ def describe(line: dict[str, object]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     harness.add_names(parser, "--archs", GPUS)
-    harness.add_names(parser, "--kernels", SUBJECTS)
+    harness.add_names(parser, "--kernels", [*KERNELS, *BATCHES])
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV; default benchmarks/results")
     options = parser.parse_args(argv)
     lines = []

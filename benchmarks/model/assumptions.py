@@ -27,6 +27,11 @@ QUEUE = {"shared": 64.0, "cache": 512.0, "dram": 1536.0, "products": 512.0}
 # and multiprocessor [D]. Its operands in shared memory are read beside that, at 128 bytes a clock [G]. A warp goes on
 # once it has issued one: FlashAttention-3 (arXiv 2407.08608) forms probabilities beside the warp's own products.
 WARPGROUP_CLOCKS_PER_COLUMN = 0.5
+# A batch of augment (batches.py): operations add up, each at the recipe's usual strength and as the only one; noise
+# goes by the erased area; the hardware starts blocks in order, each where one has ended; more images than there are
+# multiprocessors
+# are sorted by what they take exactly, where the kernel sorts by an estimate (augment_order.cuh); blocks that run at
+# the same time do not slow one another beyond the bandwidth's share that each has [A].
 LAUNCH_US = 2.0  # from the end of one kernel to the first block of the next, and for its last block to leave [A]
 
 HALF = {  # integers and selection, on a quarter's pipe of 16 lanes [G]

@@ -64,13 +64,13 @@ def all_others_ended(case: Case, blocks: int) -> list[str]:
     return ["partials"]
 
 
-def one_view(*operations: tuple[int, float]) -> Case:
-    """Return augment of one image of CIFAR's size: up to two operations, drawn crop and flip, nothing erased."""
+def one_view(*operations: tuple[int, float], erased_side: int = 0) -> Case:
+    """Return augment of one image of CIFAR's size: up to two operations, drawn crop and flip, a square erased."""
     source = bench_augment.Source(1, torch.device("cpu"), torch.bfloat16)
     plan = augment_plan(bench_augment.SPEC, source.sizes, source.indices, source.counter)
     columns = bench_augment.SPEC.plan_columns
-    for name in ("erase_height", "erase_width"):
-        plan[0, columns.index(name)] = 0
+    for name, value in zip(("top", "left", "height", "width"), (10, 11, erased_side, erased_side), strict=True):
+        plan[0, columns.index(f"erase_{name}")] = value
     for slot in range(2):
         code, argument = operations[slot] if slot < len(operations) else (-1, 0.0)
         plan[0, len(columns) - 4 + 2 * slot], plan[0, len(columns) - 3 + 2 * slot] = code, argument

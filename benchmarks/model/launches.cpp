@@ -133,7 +133,11 @@ const char* views(int64_t batch, int num_columns, void* pixels, int64_t* offsets
   const float mean[3] = {0.485f, 0.456f, 0.406f}, std[3] = {0.229f, 0.224f, 0.225f};
   for (int k = 0; k < 3; ++k) p.fill[k] = fill[k], p.mean[k] = mean[k], p.std[k] = std[k];
   const AugmentLaunch launch = plan_augment(batch, 224);
-  if (launch.workspace_bytes > workspace_bytes) return "a larger workspace is needed";
+  if (launch.workspace_bytes + launch.order_bytes > workspace_bytes) return "a larger workspace is needed";
+  if (launch.order_bytes > 0) {
+    if (const char* error = launch_augment_order(p, static_cast<int32_t*>(workspace), nullptr)) return error;
+    p.order = static_cast<int32_t*>(workspace);
+  }
   return launch_augment(p, AugmentDtype::kBFloat16, launch, launch.workspace_bytes > 0 ? workspace : nullptr, nullptr);
 }
 

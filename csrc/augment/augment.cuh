@@ -28,10 +28,15 @@ struct BlockTeam {
   template <typename Strip>
   using Read = Strip;  // one 4-byte load
 
+  __device__ __forceinline__ void meet() const { sync_threads(); }
+  template <typename F>
+  __device__ __forceinline__ void each_ahead(int n, const F& f) const {
+    for (int i = thread_index(); i < n; i += block_size()) f(i);
+  }
   template <typename F>
   __device__ __forceinline__ void each(int n, const F& f) const {
-    for (int i = thread_index(); i < n; i += block_size()) f(i);
-    sync_threads();
+    each_ahead(n, f);
+    meet();
   }
   // Threads walk the grid row by row, block_size() items a step: two divisions a thread, none an item.
   template <typename F>
@@ -65,10 +70,23 @@ struct BlockTeam {
   __device__ __forceinline__ void write(T* out, const F& value) const {
     T values[kStrip];
     for (int l = 0; l < kStrip; ++l) values[l] = value(l);
-    using Word = std::conditional_t<sizeof(values) % 8 == 0, uint64_t, uint32_t>;
-    Word words[sizeof(values) / sizeof(Word)];
-    memcpy(words, values, sizeof(values));
-    for (size_t k = 0; k < sizeof(values) / sizeof(Word); ++k) reinterpret_cast<Word*>(out)[k] = words[k];
+    constexpr int kNumWords = int(sizeof(values) / 4), kTogether = kNumWords % 2 == 0 ? 2 : 1;
+    struct alignas(4 * kTogether) Words {
+      uint32_t word[kTogether];
+    };
+    for (int k = 0; k < kNumWords; k += kTogether) {
+      Words words;
+      for (int j = 0; j < kTogether; ++j) {
+        if constexpr (sizeof(T) == 2) {
+          const uint32_t low = bit_cast<uint16_t>(values[2 * (k + j)]),
+                         high = bit_cast<uint16_t>(values[2 * (k + j) + 1]);
+          words.word[j] = low | high << 16;
+        } else {
+          memcpy(&words.word[j], reinterpret_cast<const char*>(values) + 4 * (k + j), 4);
+        }
+      }
+      reinterpret_cast<Words*>(out)[k / kTogether] = words;
+    }
   }
 };
 
@@ -82,7 +100,9 @@ __global__ void __launch_bounds__(kAugmentThreads)
   const Team team;
   unsigned char* memory = kIsShared ? dynamic_smem() : workspace + block_index() * layout.num_bytes;
   WorkingImage<Team> image(team, params, layout, memory);
-  for (int64_t b = block_index(); b < params.batch; b += grid_size()) augment_image<T>(image, b);
+  for (int64_t b = block_index(); b < params.batch; b += grid_size()) {
+    augment_image<T>(image, params.order == nullptr ? b : params.order[b]);
+  }
 }
 
 template <typename T>

@@ -89,6 +89,7 @@ struct AugmentParams {
   const int32_t* sizes;    // [n, 2] height, width
   const int64_t* indices;  // [B] image of each row of the batch
   const double* plan;      // [B, num_columns]
+  const int32_t* order;    // [B] the batch's rows in the order in which blocks take them; null: as they are
   void* images;            // [B, 3, S, S], by strides
   void* teacher;           // [B, 3, s, s], by strides; null where teacher_size is 0
   int64_t batch;
@@ -108,11 +109,13 @@ struct AugmentParams {
 struct AugmentLaunch {
   int blocks, smem_bytes;
   int64_t workspace_bytes;  // 0: none
+  int64_t order_bytes;      // of AugmentParams::order; 0: none
 };
 AugmentLaunch plan_augment(int64_t batch, int image_size);
 
 // Null, or the text of a CUDA error.
 const char* launch_augment_plan(const AugmentPlanParams& params, void* stream);
+const char* launch_augment_order(const AugmentParams& params, int32_t* order, void* stream);
 const char* launch_augment(const AugmentParams& params, AugmentDtype dtype, const AugmentLaunch& launch,
                            void* workspace, void* stream);
 

@@ -30,9 +30,14 @@ struct ThreadTeam {
   static constexpr int kAffinePixels = kStrip;
   template <typename Strip>
   using Read = const Strip&;  // a copy on the stack would be written in halves and read whole: 20 cycles a strip
+  void meet() const {}
+  template <typename F>
+  void each_ahead(int n, const F& f) const {
+    for (int i = 0; i < n; ++i) f(i);
+  }
   template <typename F>
   void each(int n, const F& f) const {
-    for (int i = 0; i < n; ++i) f(i);
+    each_ahead(n, f);
   }
   template <typename F>
   void grid(int rows, int columns, const F& f) const {

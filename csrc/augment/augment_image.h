@@ -12,6 +12,13 @@
 
 namespace lgfast {
 
+// Whether the resized crop is the view, but for operations that look at one value only.
+template <class Team>
+LGFAST_TEAM bool crop_is_view(const WorkingImage<Team>& image, const Crop& crop, const ValueOps& ops) {
+  const bool is_moved = (crop.shift_y | crop.shift_x | crop.is_upside_down) != 0;
+  return Team::kHeldRows > 0 && is_dense(image) && !is_moved && crop.height <= image.size && ops.are_all;
+}
+
 // Makes row b of the batch. A crop that does not fit into the working memory gives NaN, since a GPU cannot raise.
 template <typename T, class Team>
 LGFAST_TEAM void augment_image(WorkingImage<Team>& image, int64_t b) {
@@ -22,17 +29,24 @@ LGFAST_TEAM void augment_image(WorkingImage<Team>& image, int64_t b) {
   image.row = p.plan + b * p.num_columns;
   image.moved = reinterpret_cast<uint8_t*>(view);
   image.has_pending = false;
-  if (!crop_fits(image.layout, p.resample, image.plan_int(kCropHeight), image.plan_int(kCropWidth))) {
+  const Crop crop = read_crop(image, p.indices[b]);
+  const ValueOps ops = value_ops(image, kFirstOp);
+  if (!crop_fits(image.layout, p.resample, crop.height, crop.width)) {
     image.team.each(3 * size * size, [&](int i) { view[i] = from_float<T>(NAN); });
     image.team.each(3 * p.teacher_size * p.teacher_size, [&](int i) { teacher[i] = from_float<T>(NAN); });
     return;
   }
-  resize_crop(image, p.indices[b]);
-  if (image.plan_int(kFlip) & kUpsideDown) flip_vertically(image);
-  for (int column = kFirstOp; column + 1 < p.num_columns; column += 2) {
-    apply_op(image, AugmentOp(int(image.row[column])), image.row[column + 1]);
+  const bool is_direct = crop_is_view(image, crop, ops);
+  if (is_direct) make_view_table<T>(image, ops);
+  resize_crop(image, crop, is_direct ? view : nullptr);
+  if (!is_direct) {
+    if (crop.is_upside_down) flip_vertically(image);
+    if (!apply_ops<T>(image)) {
+      make_view_table<T>(image, {});
+      image.team.meet();
+      write_view(image, view);
+    }
   }
-  write_view(image, view);
   erase(image, view);
   if (p.teacher_size > 0) write_teacher_view(image, view, teacher);
 }

@@ -28,20 +28,43 @@ struct DoubtList {
   uint32_t *count, *items;
   uint32_t capacity;
 
-  // Adds an item for each bit that is set. Where the list is full, calls exact(item).
+  // Empties this list, and the one of what is left of it; by one thread.
+  LGFAST_TEAM void clear() const { count[0] = count[1] = 0; }
+
+  // Where the list is full, calls exact(item).
+  template <typename Exact>
+  LGFAST_TEAM void add_item(uint32_t item, const Exact& exact) const {
+    const uint32_t slot = take_slot<kIsShared>(count);
+    if (slot < capacity) {
+      items[slot] = item;
+    } else {
+      exact(item);
+    }
+  }
+
+  // Adds an item for each bit that is set.
   template <typename Exact>
   LGFAST_TEAM void add(uint32_t doubts, uint32_t place, const Exact& exact) const {
     LGFAST_NO_UNROLL
     while (doubts != 0) {
       const int bit = highest_bit(doubts);
       doubts ^= 1u << bit;
-      const uint32_t item = place | uint32_t(bit) << 24, slot = take_slot<kIsShared>(count);
-      if (slot < capacity) {
-        items[slot] = item;
-      } else {
-        exact(item);
-      }
+      add_item(place | uint32_t(bit) << 24, exact);
     }
+  }
+
+  // Returns the list, behind this one, of the items for which decide(item) is false. All threads come here when they
+  // have added theirs.
+  template <typename Decide, typename Exact>
+  LGFAST_TEAM DoubtList rest(const Decide& decide, const Exact& exact) const {
+    sync_threads();
+    const uint32_t listed = *count < capacity ? *count : capacity;
+    const DoubtList left = {count + 1, items + listed, capacity - listed};
+    LGFAST_NO_UNROLL
+    for (uint32_t k = thread_index(); k < listed; k += block_size()) {
+      if (!decide(items[k])) left.add_item(items[k], exact);
+    }
+    return left;
   }
 
   // Calls exact(item) for every item. All threads come here when they have added theirs.
@@ -55,17 +78,22 @@ struct DoubtList {
   }
 };
 
-// The planes of an image, and where their moved pixels go: bytes [3, size, size]. The spare is free for the pass.
-template <class Team>
+// The planes of an image, and where their moved pixels go: [3, size, size], through a table of what each byte of each
+// channel becomes (view_table.h). The spare is free for the pass.
+template <typename T, class Team>
 struct BicubicPass {
-  uint8_t *planes, *moved;
+  uint8_t* planes;
+  const T* table;
+  T* moved;
   const Affine a;
   const int fill[3];
   const int size, pitch, spare_bytes;
 
   // memory: of the image, where that is not shared.
-  LGFAST_TEAM BicubicPass(uint8_t* memory, uint8_t* moved, const Affine& a, int fill0, int fill1, int fill2, int size)
+  LGFAST_TEAM BicubicPass(uint8_t* memory, T* moved, const Affine& a, int fill0, int fill1, int fill2, int size)
       : planes((Team::kIsShared ? dynamic_smem() : memory) + kPlanesOffset),
+        table(reinterpret_cast<const T*>(planes - kPlanesOffset +
+                                         augment_layout(Team::kSize > 0 ? Team::kSize : size).histogram)),
         moved(moved),
         a(a),
         fill{fill0, fill1, fill2},
@@ -76,10 +104,12 @@ struct BicubicPass {
   LGFAST_TEAM uint8_t* plane(int c) const { return planes + c * (size * pitch); }
   LGFAST_TEAM uint8_t fill_of(int c) const { return uint8_t(c == 0 ? fill[0] : c == 1 ? fill[1] : fill[2]); }
 
+  LGFAST_TEAM T shown(int c, int value) const { return table[c * 256 + value]; }
+
   // Returns the list, in what the spare has left behind its first `used` bytes.
   LGFAST_TEAM DoubtList<Team::kIsShared> list_after(int used) const {
     uint32_t* count = reinterpret_cast<uint32_t*>(plane(3) + used);
-    return {count, count + 1, uint32_t(spare_bytes - used) / 4 - 1};
+    return {count, count + 2, uint32_t(spare_bytes - used) / 4 - 2};
   }
 
   template <typename Exact>
@@ -87,7 +117,7 @@ struct BicubicPass {
     const Exact pixel(a, Resample::kBicubic, x, y, size, pitch);
     uint8_t made[1];
     pixel.make(plane(c), fill_of(c), made);
-    moved[(c * size + y) * size + x] = made[0];
+    moved[(c * size + y) * size + x] = shown(c, made[0]);
   }
 };
 

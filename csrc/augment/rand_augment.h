@@ -8,7 +8,7 @@
 #include "augment/line_pass.h"
 #include "augment/pixel_ops.h"
 #include "augment/square_pass.h"
-#include "augment/working_image.h"
+#include "augment/view_table.h"
 
 namespace lgfast {
 
@@ -154,40 +154,63 @@ LGFAST_TEAM void move_pixels(WorkingImage<Team>& image, const Affine& a) {
   image.take_moved();
 }
 
-// Returns whether it moved the pixels. On a CPU, arithmetic in double is as fast.
+enum class Moved { kNot, kInPlanes, kInView };
+
+// Moves the pixels by estimates; into the view, where only operations that look at one value follow. On a CPU,
+// arithmetic in double is as fast.
 #if !defined(LGFAST_DEVICE)
-template <class Team>
-LGFAST_TEAM bool move_by_estimates(WorkingImage<Team>&, const Affine&) {
-  return false;
+template <typename T, class Team>
+LGFAST_TEAM Moved move_by_estimates(WorkingImage<Team>&, const Affine&, const ValueOps&) {
+  return Moved::kNot;
 }
 #else
-template <class Team>
-LGFAST_TEAM bool move_by_estimates(WorkingImage<Team>& image, const Affine& a) {
+template <typename T, class Team>
+LGFAST_TEAM Moved move_by_estimates(WorkingImage<Team>& image, const Affine& a, const ValueOps& later) {
   constexpr int kSmallest = 8;  // words of four pixels and their neighbours
-  if (image.size < kSmallest || !(a.range(image.size) < 0x1p20)) return false;
+  if (image.size < kSmallest || !(a.range(image.size) < 0x1p20)) return Moved::kNot;
+  const bool is_last = is_dense(image) && image.params.row_stride == image.size &&
+                       image.params.channel_stride == image.size * image.size && later.are_all;
   image.apply_pending();
+  if (is_last) {
+    make_view_table<T>(image, later);
+  } else {
+    make_plain_table<T>(image);
+  }
+  image.team.meet();
+  T* moved = reinterpret_cast<T*>(image.moved);
   const int (&fill)[3] = image.params.fill;
   const bool is_row = a.keeps_y() && a.x.x == 1, is_column = a.keeps_x() && a.y.y == 1;
   if (is_row) {
-    move_lines<true, Team>(image.memory, image.moved, a, fill[0], fill[1], fill[2], image.size);
+    move_lines<true, T, Team>(image.memory, moved, a, fill[0], fill[1], fill[2], image.size);
   } else if (is_column) {
-    move_lines<false, Team>(image.memory, image.moved, a, fill[0], fill[1], fill[2], image.size);
+    move_lines<false, T, Team>(image.memory, moved, a, fill[0], fill[1], fill[2], image.size);
   } else {
-    move_square<Team>(image.memory, image.moved, a, fill[0], fill[1], fill[2], image.size);
+    move_square<T, Team>(image.memory, moved, a, fill[0], fill[1], fill[2], image.size);
   }
-  image.take_moved();
-  return true;
+  if (is_last) return Moved::kInView;
+  take_moved_values<T>(image);
+  return Moved::kInPlanes;
 }
 #endif
 
-template <class Team>
-LGFAST_TEAM void transform(WorkingImage<Team>& image, const Affine& a) {
+// Returns whether the view is made.
+template <typename T, class Team>
+LGFAST_TEAM bool transform(WorkingImage<Team>& image, const Affine& a, const ValueOps& later) {
   constexpr int kPixels = Team::kAffinePixels;
-  if (image.params.resample != Resample::kBicubic) return move_pixels<AffinePixels<kPixels>>(image, a);
-  if (move_by_estimates(image, a)) return;
-  if (a.keeps_y()) return move_pixels<BicubicLinePixels<true, kPixels>>(image, a);
-  if (a.keeps_x()) return move_pixels<BicubicLinePixels<false, kPixels>>(image, a);
-  move_pixels<BicubicPixels<kPixels>>(image, a);
+  if (image.params.resample != Resample::kBicubic) {
+    move_pixels<AffinePixels<kPixels>>(image, a);
+    return false;
+  }
+  const Moved moved = move_by_estimates<T>(image, a, later);
+  if (moved != Moved::kNot) return moved == Moved::kInView;
+  if (a.keeps_y()) {
+    move_pixels<BicubicLinePixels<true, kPixels>>(image, a);
+  } else if (a.keeps_x()) {
+    move_pixels<BicubicLinePixels<false, kPixels>>(image, a);
+  } else {
+    move_pixels<BicubicPixels<kPixels>>(image, a);
+  }
+  return false;
 }
 
 // Upside down.
@@ -202,7 +225,11 @@ LGFAST_TEAM void flip_vertically(WorkingImage<Team>& image) {
   });
 }
 
-// One slot of a plan; argument: see op_argument() and trivial_argument() in augment_policies.h.
+LGFAST_HOST_DEVICE bool moves_pixels(AugmentOp op) {
+  return op == AugmentOp::kRotate || (op >= AugmentOp::kShearX && op <= AugmentOp::kTranslateYPixels);
+}
+
+// One slot of a plan that moves no pixels; argument: see op_argument() and trivial_argument() in augment_policies.h.
 template <class Team>
 LGFAST_TEAM void apply_op(WorkingImage<Team>& image, AugmentOp op, double argument) {
   switch (op) {
@@ -211,13 +238,6 @@ LGFAST_TEAM void apply_op(WorkingImage<Team>& image, AugmentOp op, double argume
     case AugmentOp::kEqualize: return stretch(image, op);
     case AugmentOp::kColor: return blend_with_luma(image, float(argument));
     case AugmentOp::kSharpness: return sharpen(image, float(argument));
-    case AugmentOp::kRotate:
-    case AugmentOp::kShearX:
-    case AugmentOp::kShearY:
-    case AugmentOp::kTranslateX:
-    case AugmentOp::kTranslateY:
-    case AugmentOp::kTranslateXPixels:
-    case AugmentOp::kTranslateYPixels: return transform(image, affine_of(op, argument, image.size));
     case AugmentOp::kGaussianBlur: return gaussian_blur(image, float(argument));
     case AugmentOp::kHue: return turn_hue(image, int(argument * 255));
     default: break;
@@ -225,6 +245,29 @@ LGFAST_TEAM void apply_op(WorkingImage<Team>& image, AugmentOp op, double argume
   const int mean = op == AugmentOp::kContrast ? mean_luma(image) : 0;
   image.team.each(kTableSize, [&](int i) { image.lut[i] = point_value(op, image.pending(i), argument, mean); });
   image.has_pending = true;
+}
+
+// One thread computes the sine and cosine, in double precision.
+template <class Team>
+LGFAST_TEAM Affine shared_affine(const WorkingImage<Team>& image, AugmentOp op, double argument) {
+  Affine* shared = reinterpret_cast<Affine*>(image.weights);
+  image.team.each(1, [&](int) { *shared = affine_of(op, argument, image.size); });
+  return *shared;
+}
+
+// All slots of a plan. Returns whether the view is made.
+template <typename T, class Team>
+LGFAST_TEAM bool apply_ops(WorkingImage<Team>& image) {
+  for (int column = kFirstOp; column + 1 < image.params.num_columns; column += 2) {
+    const AugmentOp op = AugmentOp(int(image.row[column]));
+    const double argument = image.row[column + 1];
+    if (!moves_pixels(op)) {
+      apply_op(image, op, argument);
+    } else if (transform<T>(image, shared_affine(image, op, argument), value_ops(image, column + 2))) {
+      return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace lgfast

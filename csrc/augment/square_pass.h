@@ -9,7 +9,10 @@
 // - The parts of a source coordinate that follow from x and from y are rounded to fixed point, half a bit each. A bit
 //   of a coordinate moves a value by at most 575 bits: 191 around the middle of 383 times the slopes of the weights,
 //   3 in sum of their amounts. Both coordinates: 1150, where the margin has 2048.
-// The double arithmetic itself errs by less than 1e-11.
+// Pixels in doubt are estimated again, by weights in float32 alone: the rows of weights err by 7 units of 2^-24
+// together, times 255, and four products and sums by 319 each, which the other weights take up to 1.5 times; those err
+// by 7 units times 319 and four times 450: less than 2^-10. What is still in doubt is made in double, which errs by
+// less than 1e-11.
 #pragma once
 
 #include "augment/doubtful_pixels.h"
@@ -40,24 +43,26 @@ struct SquareTaps {
   uint32_t selector;  // of their bytes: taps 1, 2, 0, 3
 };
 
-template <class Team>
+template <typename T, class Team>
 struct SquarePass {
   static constexpr int kRun = 8;  // pixels of a thread until it lists what is in doubt
   static constexpr float kWhole = 65535.0f;
 
-  const BicubicPass<Team>& p;
+  const BicubicPass<T, Team>& p;
   SourcePart *columns, *rows;
   DoubtList<Team::kIsShared> list;
   FixedPoint fixed;
-  float limit;  // of the distance to the middle between two whole numbers, negative
+  float limit;       // of the distance to the middle between two whole numbers, negative
+  float fine_limit;  // the same of the finer estimate, positive
   uint32_t end, to_point;
 
-  LGFAST_TEAM explicit SquarePass(const BicubicPass<Team>& pass) : p(pass) {
+  LGFAST_TEAM explicit SquarePass(const BicubicPass<T, Team>& pass) : p(pass) {
     columns = reinterpret_cast<SourcePart*>(p.plane(3));
     rows = columns + p.size;
     list = p.list_after(2 * p.size * int(sizeof(SourcePart)));
     fixed = fixed_point_of(p.a.range(p.size));
     limit = 0x3p-8f + 0x1p11f / float(1 << fixed.bits) - 0.5f;
+    fine_limit = 0.5f - 0x1p-10f - 0x1p11f / float(1 << fixed.bits);
     end = uint32_t(p.size) << fixed.bits;
     to_point = 3u << (fixed.bits - 1);
   }
@@ -65,7 +70,7 @@ struct SquarePass {
   LGFAST_TEAM void prepare() const {
     const double unit = double(1 << fixed.bits);
     Team().each(2 * p.size, [&](int i) {
-      if (i == 0) *list.count = 0;
+      if (i == 0) list.clear();
       const bool is_row = i >= p.size;
       const double center = center_of(is_row ? i - p.size : i);
       const double x = is_row ? p.a.x.y * center + p.a.x.shift - 1.5 : p.a.x.x * center;
@@ -102,7 +107,7 @@ struct SquarePass {
     const int size = p.size, num_pixels = size * size, y = i / size;
     const SourcePart column = columns[i - y * size], row = rows[y];
     const int X = column.x + row.x, Y = column.y + row.y, left = X >> fixed.bits, top = Y >> fixed.bits;
-    uint8_t* out = p.moved + i;
+    T* out = p.moved + i;
     SquareTaps taps;
     if (uint32_t(left) <= uint32_t(size - 4) && uint32_t(top) <= uint32_t(size - 4)) {
       taps = inner_taps(left, top);
@@ -111,7 +116,7 @@ struct SquarePass {
       const bool is_doubtful = is_at_edge(x_point) || is_at_edge(y_point);
       if (is_doubtful || x_point >= end || y_point >= end) {
         certain = certain << 3 | (is_doubtful ? 0 : 7);
-        for (int c = 0; c < 3; ++c) out[c * num_pixels] = p.fill_of(c);
+        for (int c = 0; c < 3; ++c) out[c * num_pixels] = p.shown(c, p.fill_of(c));
         return;
       }
       taps = clamped_taps(left, top);
@@ -129,8 +134,37 @@ struct SquarePass {
       const float shifted = fmaf(sum, 1 / kWhole, kOnes);
       const float rest = fmaf(sum, 1 / kWhole, kOnes - shifted);
       certain = shift_in(certain, bit_cast<uint32_t>(fabsf(rest) + limit));
-      out[c * num_pixels] = uint8_t(clamp(int(bit_cast<uint32_t>(shifted) - bit_cast<uint32_t>(kOnes)), 0, 255));
+      const int value = clamp(int(bit_cast<uint32_t>(shifted) - bit_cast<uint32_t>(kOnes)), 0, 255);
+      out[c * num_pixels] = p.shown(c, value);
     }
+  }
+
+  // Makes channel c of a pixel in doubt by an estimate that errs less; returns false if it is still in doubt.
+  LGFAST_TEAM bool decide_one(int c, int i) const {
+    const int size = p.size, y = i / size;
+    const SourcePart column = columns[i - y * size], row = rows[y];
+    const int X = column.x + row.x, Y = column.y + row.y;
+    if (is_at_edge(uint32_t(X) + to_point) || is_at_edge(uint32_t(Y) + to_point)) return false;
+    const SquareTaps taps = clamped_taps(X >> fixed.bits, Y >> fixed.bits);
+    const CubicWeights across = weights(X), down = weights(Y);
+    const float weight[4] = {across.value[1], across.value[2], across.value[0], across.value[3]};
+    uint32_t first = 0, differing = 0;
+    float sum = -0.5f;
+    for (int k = 0; k < 4; ++k) {
+      const uint32_t* words = reinterpret_cast<const uint32_t*>(p.plane(c) + taps.row[k]);
+      const uint32_t four = select_bytes(words[0], words[1], taps.selector);
+      if (k == 0) first = select_bytes(four, 0, 0);
+      differing |= four ^ first;
+      float value = 0;
+      for (int j = 0; j < 4; ++j) value = fmaf(float(select_byte(four, j)), weight[j], value);
+      sum = fmaf(value, down.value[k], sum);
+    }
+    const float shifted = sum + kOnes, rest = sum - (shifted - kOnes);
+    const bool is_flat = differing == 0;  // of sixteen taps that are all alike the result is known
+    if (!is_flat && fabsf(rest) > fine_limit) return false;
+    const int value = clamp(int(bit_cast<uint32_t>(shifted) - bit_cast<uint32_t>(kOnes)), 0, 255);
+    p.moved[c * size * size + i] = p.shown(c, is_flat ? int(first & 255) : value);
+    return true;
   }
 
   LGFAST_TEAM void run() const {
@@ -155,15 +189,19 @@ struct SquarePass {
       }
       list.add(~certain & ((1u << (3 * kRun)) - 1), uint32_t(first), exact);
     }
-    list.settle(exact);
+    const auto decide = [&](uint32_t item) {
+      const int place = 3 * kRun - 1 - int(item >> 24), k = place / 3;
+      return decide_one(place - 3 * k, int(item & 0xffffff) + k * block_size());
+    };
+    list.rest(decide, exact).settle(exact);
   }
 };
 
 // A function of its own, which keeps its loop's numbers in registers.
-template <class Team>
-LGFAST_CALLED void move_square(uint8_t* memory, uint8_t* moved, Affine a, int fill0, int fill1, int fill2, int size) {
-  const BicubicPass<Team> pass(memory, moved, a, fill0, fill1, fill2, size);
-  SquarePass<Team>(pass).run();
+template <typename T, class Team>
+LGFAST_CALLED void move_square(uint8_t* memory, T* moved, Affine a, int fill0, int fill1, int fill2, int size) {
+  const BicubicPass<T, Team> pass(memory, moved, a, fill0, fill1, fill2, size);
+  SquarePass<T, Team>(pass).run();
 }
 
 }  // namespace lgfast

@@ -7,13 +7,14 @@
 // - Read<Strip>: how a strip is read: copied, or in place.
 // - kSplitsChannels: whether each channel of a strip is an item of its own. Otherwise an item is a strip of all three
 //   channels, and computes once what they share.
-// - kHeldRows: how many rows of a strip a thread makes from source rows that it keeps; 0: none.
+// - kHeldRows: how many rows of a strip a thread makes from source rows that it keeps; 0: none. Where there are some,
+//   an enlarged crop may become the view without a way through the planes.
 // - kAffinePixels: how many neighbouring pixels have their source points computed together.
 // - each(n, f) calls f(i) for every item; grid(rows, columns, f) calls f(y, x).
 // - add(counter, value) adds for an item; add_to_total(counter, value) adds once for each thread.
 // - pack(sums, strip) makes a strip from sums in fixed point; write(out, f) stores a strip of results f(l).
 //
-// each, grid and add_to_total end with a barrier of the team.
+// each, grid and add_to_total end with a barrier of the team, which is meet(); each_ahead(n, f) is each without it.
 #pragma once
 
 #include <cstdint>

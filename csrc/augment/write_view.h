@@ -2,7 +2,7 @@
 #pragma once
 
 #include "augment/noise.h"
-#include "augment/working_image.h"
+#include "augment/view_table.h"
 #include "common/arithmetic.h"
 #include "common/float16.h"
 
@@ -16,25 +16,22 @@ LGFAST_TEAM float source_coordinate(int position, float scale) {
 // With weight 0 b plays no part, so a coordinate that is a whole number copies.
 LGFAST_TEAM float mix(float a, float b, float weight) { return weight == 0 ? a : (1 - weight) * a + weight * b; }
 
-// Writes the planes, normalised. A pending table and the normalisation are applied as one table.
+// Writes the planes by the table of the view.
 template <typename T, class Team>
 LGFAST_TEAM void write_view(const WorkingImage<Team>& image, T* view) {
   constexpr int kStrip = Team::kStrip;
   const AugmentParams& p = image.params;
-  T* table = reinterpret_cast<T*>(image.histogram);  // of normalised values
-  image.team.each(kTableSize, [&](int i) {
-    table[i] = from_float<T>((float(image.pending(i)) / 255.0f - p.mean[i / 256]) / p.std[i / 256]);
-  });
-  const bool is_dense = p.column_stride == 1 && image.size % kStrip == 0;
+  const T* table = view_table<T>(image);
+  const bool dense = is_dense(image);
   const int channel_stride = int(p.channel_stride), row_stride = int(p.row_stride);
   const int column_stride = int(p.column_stride);  // within an image 32 bits hold every offset
   image.each_pixel_strip([&](int c, int y, int s) {
     const auto& values = image.read(image.plane(c), y, s);
-    const T* shown = table + c * 256;
-    T* out = view + (c * channel_stride + y * row_stride + s * kStrip * column_stride);
-    if (is_dense) {
-      image.team.write(out, [&](int l) { return shown[values.value[l]]; });
+    if (dense) {
+      show_strip(image, view, c, y, s, values);
     } else {
+      const T* shown = table + c * 256;
+      T* out = view + (c * channel_stride + y * row_stride + s * kStrip * column_stride);
       const int count = image.size - s * kStrip < kStrip ? image.size - s * kStrip : kStrip;
       for (int l = 0; l < count; ++l) out[l * column_stride] = shown[values.value[l]];
     }
@@ -77,15 +74,22 @@ LGFAST_TEAM void write_teacher_view(const WorkingImage<Team>& image, const T* vi
   image.team.grid(p.teacher_size, p.teacher_size, [&](int y, int x) {
     const float Y = source_coordinate(y, scale), X = source_coordinate(x, scale);
     const int y0 = int(Y), x0 = int(X);
-    const int64_t down = y0 < image.size - 1 ? p.row_stride : 0, right = x0 < image.size - 1 ? p.column_stride : 0;
     const float wy = Y - y0, wx = X - x0;
-    for (int c = 0; c < 3; ++c) {
-      const T* source = view + c * p.channel_stride + y0 * p.row_stride + x0 * p.column_stride;
-      const float upper = mix(to_float(source[0]), to_float(source[right]), wx);
-      const float lower = mix(to_float(source[down]), to_float(source[down + right]), wx);
-      teacher[c * p.teacher_channel_stride + y * p.teacher_row_stride + x * p.teacher_column_stride] =
-          from_float<T>(mix(upper, lower, wy));
+    const int64_t down = y0 < image.size - 1 ? p.row_stride : 0, right = x0 < image.size - 1 ? p.column_stride : 0;
+    const T* source = view + y0 * p.row_stride + x0 * p.column_stride;
+    T* out = teacher + y * p.teacher_row_stride + x * p.teacher_column_stride;
+    T made[3];
+    if (wx == 0 && wy == 0) {  // no loads that weigh nothing
+      for (int c = 0; c < 3; ++c) made[c] = source[c * p.channel_stride];
+    } else {
+      for (int c = 0; c < 3; ++c) {
+        const T* corner = source + c * p.channel_stride;
+        const float upper = mix(to_float(corner[0]), to_float(corner[right]), wx);
+        const float lower = mix(to_float(corner[down]), to_float(corner[down + right]), wx);
+        made[c] = from_float<T>(mix(upper, lower, wy));
+      }
     }
+    for (int c = 0; c < 3; ++c) out[c * p.teacher_channel_stride] = made[c];
   });
 }
 

@@ -49,7 +49,8 @@
 // Bytes         saturate_bytes(v0, v1, v2, v3): each clamped to 0 ... 255, v0 in the lowest byte; select_byte(word, k)
 //               select_bytes(low, high, selector): nibble k of the selector, 0 ... 7, names byte k among those of both;
 //               dot_low_bytes(bytes, weights, start): start + bytes 0 and 1 times two weights of 16 bits, unsigned;
-//               dot_high_bytes(bytes, weights, start): the same of bytes 2 and 3, with signed weights
+//               dot_high_bytes(bytes, weights, start): the same of bytes 2 and 3, with signed weights;
+//               dot_bytes(bytes, weights, start): start + the four bytes times four weights of 8 bits, unsigned
 // Bits          highest_bit(word): its place, of a word that is not 0; shift_in(bits, word): bits << 1, with the
 // highest
 //               bit of the word in the lowest place

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from benchmarks import machine_code, tables
 from benchmarks.bench_augment import SPEC
 from benchmarks.bench_feature_mse import composed
-from benchmarks.model import launches, objects, sass, timing
+from benchmarks.model import batches, launches, objects, sass, timing
 from benchmarks.model.assumptions import GPUS, resident_blocks
 from benchmarks.model.interpreter import Block, Memory, Trace
 from benchmarks.model.kernels import SUBJECTS, one_view
@@ -190,6 +191,35 @@ def test_a_kernel_stays_within_five_per_cent_of_its_committed_prediction(code, n
     subject = SUBJECTS[name]
     found = machine_code.row(name, subject, GPUS[ARCH], predict(subject, GPUS[ARCH], code))
     assert machine_code.drift(found, machine_code.committed()[name, f"sm_{ARCH}"]) == ""
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+@pytest.mark.parametrize("name", batches.BATCHES)
+def test_the_row_of_a_batch_follows_from_those_of_its_images(name):
+    rows = {op: row for (op, arch), row in machine_code.committed().items() if arch == f"sm_{ARCH}"}
+    us = {op: float(rows[op]["predicted_us"]) for op in (batches.PLAIN, *batches.PARTS)}
+    assert machine_code.drift(batches.batch_row(name, GPUS[ARCH], us), rows[name]) == ""
+    slower = us | {batches.part_of("Rotate"): 2 * us[batches.part_of("Rotate")]}
+    assert "is slower" in machine_code.drift(batches.batch_row(name, GPUS[ARCH], slower), rows[name])
+
+
+def test_two_operations_of_an_image_add_up():
+    us = dict.fromkeys((batches.PLAIN, *batches.PARTS), 20.0)
+    us |= {batches.part_of("Rotate"): 80.0, batches.part_of("ShearX"): 50.0, batches.ERASED: 30.0}
+    row = dict.fromkeys(SPEC.plan_columns, 0.0) | {"op_0": -1, "op_1": -1}
+    names = batches.RAND_AUGMENT_OPS
+    alone = batches.image_us([*row.values()], us)
+    assert alone == 20.0 - batches.LAUNCH_US
+    both = row | {"op_0": names.index("Rotate"), "op_1": names.index("ShearX")}
+    assert batches.image_us([*both.values()], us) == alone + 60 + 30
+    erased = row | {"op_0": names.index("Invert"), "erase_height": 50, "erase_width": 100}
+    assert batches.image_us([*erased.values()], us) == alone + 5
+
+
+def test_blocks_start_where_one_has_ended():
+    assert batches.finished([3.0] * 5, 2) == 9.0
+    assert batches.finished([1.0, 1.0, 1.0, 1.0, 4.0], 2) == 6.0
+    assert batches.finished([4.0, 1.0, 1.0, 1.0, 1.0], 2) == 4.0
 
 
 def test_a_kernel_that_slows_is_found(code):

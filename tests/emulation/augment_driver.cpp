@@ -1,10 +1,12 @@
 // Runs augment and augment_plan in the emulation; see driver.h.
 //
 // Request: the Header; then pixels, offsets, sizes, indices and plan for augment, and the counter for augment_plan.
-// augment_plan draws with the recipe's settings, or with another policy and colour jitter.
+// Images in shared memory are taken in the order of augment_order.cuh, those in a workspace as they come. augment_plan
+// draws with the recipe's settings, or with another policy and colour jitter.
 // Result: images, teacher_images (both channels-first), then a plan drawn for the same indices with the sizes of their
 // images.
 #include "augment/augment.cuh"
+#include "augment/augment_order.cuh"
 #include "augment/augment_plan.cuh"
 #include "driver.h"
 
@@ -106,10 +108,16 @@ std::vector<Bytes> run(const Case& c) {
   Bytes images = poisoned(view_bytes(h.image_size)), teacher = poisoned(view_bytes(h.teacher_size));
   const int64_t block_bytes = augment_layout(int(h.image_size)).num_bytes;
   Bytes workspace = poisoned(h.uses_workspace ? block_bytes * h.blocks : 0);
-  const AugmentLaunch launch{int(h.blocks), h.uses_workspace ? 0 : int(block_bytes), int64_t(workspace.size())};
+  const AugmentLaunch launch{int(h.blocks), h.uses_workspace ? 0 : int(block_bytes), int64_t(workspace.size()), 0};
+  AugmentParams augment_params = make_params(c, images, teacher);
+  Bytes order = poisoned(h.batch * int64_t(sizeof(int32_t)));
+  if (!h.uses_workspace) {
+    check(launch_augment_order_kernel(augment_params, data_of<int32_t>(order), nullptr));
+    augment_params.order = data_of<int32_t>(order);
+  }
   const auto kernel = h.uses_workspace ? augment_kernel<T, false, 0> : augment_kernel<T, true, 0>;  // of any size
-  check(lgfast::launch(kernel, Grid{launch.blocks, 1}, int(h.threads), launch.smem_bytes, nullptr,
-                       make_params(c, images, teacher), augment_layout(int(h.image_size)),
+  check(lgfast::launch(kernel, Grid{launch.blocks, 1}, int(h.threads), launch.smem_bytes, nullptr, augment_params,
+                       augment_layout(int(h.image_size)),
                        static_cast<unsigned char*>(h.uses_workspace ? workspace.data() : nullptr)));
   std::vector<int32_t> sizes;
   for (const int64_t index : c.indices) {

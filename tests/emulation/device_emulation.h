@@ -274,6 +274,10 @@ inline int dot_low_bytes(uint32_t bytes, uint32_t weights, int start) {
 inline int dot_high_bytes(uint32_t bytes, uint32_t weights, int start) {
   return start + select_byte(bytes, 2) * int16_t(weights & 0xffff) + select_byte(bytes, 3) * int16_t(weights >> 16);
 }
+inline uint32_t dot_bytes(uint32_t bytes, uint32_t weights, uint32_t start) {
+  for (int k = 0; k < 4; ++k) start += select_byte(bytes, k) * select_byte(weights, k);
+  return start;
+}
 
 inline double add_down(double a, double b) {
   const double sum = a + b, b_part = sum - a;

@@ -130,6 +130,7 @@ inline int highest_bit(uint32_t) { return 0; }
 inline uint32_t shift_in(uint32_t, uint32_t) { return 0; }
 inline int dot_low_bytes(uint32_t, uint32_t, int) { return 0; }
 inline int dot_high_bytes(uint32_t, uint32_t, int) { return 0; }
+inline uint32_t dot_bytes(uint32_t, uint32_t, uint32_t) { return 0; }
 inline float fast_exp2(float x) { return x; }
 inline float fast_log2(float x) { return x; }
 inline float fast_reciprocal(float x) { return x; }

@@ -183,6 +183,12 @@ __device__ __forceinline__ int dot_high_bytes(uint32_t bytes, uint32_t weights, 
   return sum;
 }
 
+__device__ __forceinline__ uint32_t dot_bytes(uint32_t bytes, uint32_t weights, uint32_t start) {
+  uint32_t sum;
+  asm("dp4a.u32.u32 %0, %1, %2, %3;" : "=r"(sum) : "r"(weights), "r"(bytes), "r"(start));
+  return sum;
+}
+
 __device__ __forceinline__ int highest_bit(uint32_t word) { return 31 - __clz(int(word)); }
 __device__ __forceinline__ uint32_t shift_in(uint32_t bits, uint32_t word) { return __funnelshift_l(word, bits, 1); }
 
