@@ -53,15 +53,25 @@ LGFAST_INLINE void matmul_tile(const LeftFactor<T> a, const T* b, int64_t b_stri
   for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < kVectors; ++v)
       sums[r][v] = start.data ? reinterpret_cast<const V*>(start.data + r * start.stride)[v] : V{};
-  if (start.data != c)  // fetch what will be written while the products are summed
+  // Fetch what will be written while the products are summed. With AVX-512 that is the next tile, a row at a time: all
+  // at once its many rows would keep the processor from fetching anything else.
+  constexpr bool kFetchesNext = kBytes == TileOf32Registers::kBytes;
+  if (!kFetchesNext && start.data != c)
     for (int r = 0; r < kRows; ++r)
       for (int v = 0; v < kVectors; ++v) __builtin_prefetch(reinterpret_cast<V*>(c + r * c_stride) + v, 1);
-  for (int k = 0; k < depth; ++k, b += b_stride) {
-    for (int r = 0; r < kRows; ++r) {
-      const T value = at[r / kReach][r % kReach * a.row_stride];
-      for (int v = 0; v < kVectors; ++v) sums[r][v] += value * reinterpret_cast<const V*>(b)[v];
+  const T* next = c + kRows * c_stride;
+  const int part = kFetchesNext ? (depth + kRows - 1) / kRows : depth;
+  for (int begin = 0; begin < depth; begin += part, next += c_stride) {
+    if (kFetchesNext)
+      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(reinterpret_cast<const V*>(next) + v, 1);
+    const int end = begin + part < depth ? begin + part : depth;
+    for (int k = begin; k < end; ++k, b += b_stride) {
+      for (int r = 0; r < kRows; ++r) {
+        const T value = at[r / kReach][r % kReach * a.row_stride];
+        for (int v = 0; v < kVectors; ++v) sums[r][v] += value * reinterpret_cast<const V*>(b)[v];
+      }
+      for (const T*& pointer : at) pointer += a.column_stride;
     }
-    for (const T*& pointer : at) pointer += a.column_stride;
   }
   for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < kVectors; ++v) reinterpret_cast<V*>(c + r * c_stride)[v] = sums[r][v];
