@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -49,10 +50,11 @@ def provenance(device: torch.device) -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> str:
-    """Return the GPU's name, or the CPU's with the number of torch's threads."""
+    """Return the GPU's name, or the CPU's with the number of torch's threads and the level it is held to."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{cpu_name()} x{torch.get_num_threads()}"
+    level = os.environ.get("LGFAST_CPU_LEVEL")
+    return f"{cpu_name()} x{torch.get_num_threads()}" + (f" held to {level}" if level else "")
 
 
 def slug(hardware: str) -> str:

@@ -37,6 +37,9 @@ SHAPES = {
     "digits": Shape(
         16, 16, 10, (0, 3, 5), "cifar_resnet8", {"patch_size": 2, "embed_dim": 64, "depth": 6, "num_heads": 2}
     ),
+    "cifar100_cpu": Shape(
+        32, 32, 100, (0, 3, 5), "cifar_resnet8", {"patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3}
+    ),
 }
 
 

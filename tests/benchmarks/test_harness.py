@@ -81,6 +81,15 @@ def test_a_copy_without_history_is_told_its_commit(monkeypatch):
     assert row_file.provenance(CPU)["commit"] == ""
 
 
+def test_rows_held_to_a_level_of_instructions_are_of_another_hardware(monkeypatch, tmp_path):
+    row = {"provider": "lgfast", "mode": "guided", "shape": "digits B=32", "dtype": "fp32", "images_per_s": 9.0}
+    for level in ("", "x86-64-v3"):
+        monkeypatch.setenv("LGFAST_CPU_LEVEL", level)
+        row_file.write_rows("train_step", [row | {"images_per_s": 9.0 - len(level)}], CPU, tmp_path)
+    table = tables.throughput(tmp_path)
+    assert "9 images/s" in table and "held to x86-64-v3 | 0 images/s" in table
+
+
 def test_rows_without_a_kernel_are_kept_apart(monkeypatch, tmp_path):
     """No subject of the README's tables has such a file."""
     monkeypatch.setenv("LGFAST_DISABLE", "short_attention_bwd,augment_plan")
