@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lgfast
+from tests.torch_process import run as run_python
 
 
 def test_version_is_semantic():
@@ -35,8 +36,7 @@ def test_the_package_is_found_from_the_folder_that_holds_the_checkout(tmp_path):
 def test_operations_need_torch_alone():
     heavy = ("timm", "torchvision", "tyro", "yaml", "optuna", "sklearn", "scipy", "torch._dynamo")
     code = f"import sys, lgfast.ops; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert run_python(code).stdout == "[]\n"
 
 
 def test_constant_results_are_marked_as_torch_marks_them():
@@ -57,7 +57,7 @@ for arguments in (["--help"], ["--print-config"], ["--optim.lrr", "1"], ["--tria
 
 
 def test_what_trains_nothing_does_not_wait_for_timm():
-    done = subprocess.run([sys.executable, "-c", NOTHING_TRAINED], capture_output=True, text=True, check=True)
+    done = run_python(NOTHING_TRAINED)
     assert done.stdout == "--help []\n--print-config []\n--optim.lrr 1 []\n--trials 3 []\n"
 
 
@@ -71,5 +71,5 @@ with ThreadPoolExecutor(len(names)) as pool:
 
 
 def test_names_may_be_used_first_by_several_threads():
-    done = subprocess.run([sys.executable, "-c", FROM_THREADS], capture_output=True, text=True, check=False)
+    done = run_python(FROM_THREADS)
     assert done.stdout == "24\n", done.stderr

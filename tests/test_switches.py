@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 import lgfast
 from lgfast import _extension
 from lgfast._native import VARIANTS
+from tests.torch_process import run as run_python
 
 ROOT = Path(lgfast.__file__).resolve().parents[1]
 needs_native = pytest.mark.skipif(not _extension.has_native(), reason="lgfast._C is not in use")
@@ -18,8 +18,7 @@ needs_cuda_kernels = pytest.mark.skipif(not _extension.has_cuda_kernels(), reaso
 
 def run(script: str, disabled: str) -> subprocess.CompletedProcess:
     environment = {"LGFAST_DISABLE": disabled, "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-c", script]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return run_python(script, cwd=ROOT, env=environment)
 
 
 @needs_cuda_kernels

@@ -3,8 +3,6 @@
 import dataclasses
 import inspect
 import signal
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -17,6 +15,7 @@ from lgfast.assembly.run import train_run
 from lgfast.config import load_recipe, replace
 from tests.inference.trained import CLASSES, plain_probabilities, save_network, save_pictures
 from tests.runs import TINY, StopAt, metrics, tiny_config
+from tests.torch_process import run as run_python
 
 UNGUIDED = {"guidance.weight": 0, "augment.teacher_size": 0}
 
@@ -150,5 +149,4 @@ def test_modules_of_commands_are_functions_too(name):
 
 def test_calling_a_command_that_was_imported_first_works():
     code = "import lgfast.predict, lgfast; print(lgfast.predict is __import__('sys').modules['lgfast.predict'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
+    assert run_python(code).stdout == "True\n"

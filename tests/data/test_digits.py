@@ -1,8 +1,5 @@
 """The digits split: real scans, fixed, stratified, without overlap."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +7,7 @@ from sklearn.datasets import load_digits as load_scans
 
 from lgfast.data import load_dataset
 from lgfast.data.sources import digits
+from tests.torch_process import run as run_python
 
 
 def test_split_holds_every_scan_once():
@@ -31,7 +29,7 @@ def test_the_file_holds_what_scikit_learn_reads(monkeypatch):
 
 def test_scikit_learn_is_not_imported():
     code = "import sys; from lgfast.data import load_dataset; load_dataset('digits'); print('sklearn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert run_python(code).stdout == "False\n"
 
 
 def test_images_are_grey_with_full_range_and_classes_balanced():

@@ -1,6 +1,5 @@
 """Each trap of an installation is named with one command; a sound one has no problems."""
 
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import pytest
 
 from lgfast.doctor.environment import Facts, apex_state, collect_facts, inspect_environment
 from lgfast.doctor.finding import Finding, print_findings
+from tests.torch_process import run as run_python
 
 SOUND = Facts(
     torch="2.15.0+cu132",
@@ -131,7 +131,7 @@ def test_a_wrong_pair_is_explained(code, status, said, tmp_path):
     broken = 'raise RuntimeError("operator torchvision::nms does not exist")'
     (tmp_path / "torchvision" / "__init__.py").write_text(broken)
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    run = run_python(code, cwd=tmp_path)
     assert run.returncode == status, run.stderr
     assert said in run.stdout + run.stderr and "pip install" in run.stdout + run.stderr
     assert ("Traceback" in run.stderr) == said.startswith("ImportError")

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ from lgfast.config import to_dict
 from lgfast.predict import main
 from lgfast.records.checkpoint import save_weights
 from tests.inference.trained import CLASSES, CONFIG, plain_probabilities, save_network, save_pictures
+from tests.torch_process import run as run_python
 
 
 @pytest.fixture
@@ -139,6 +139,6 @@ def test_a_thousand_pictures_take_few_at_a_time(tmp_path, network, monkeypatch):
 
 
 def test_help_does_not_load_a_model():
-    command = [sys.executable, "-m", "lgfast.predict", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "--tta" in done.stdout and not torch.cuda.is_initialized()
+    code = "import sys, torch, lgfast.predict; sys.exit(lgfast.predict.main(['--help']) or torch.cuda.is_initialized())"
+    done = run_python(code)
+    assert done.returncode == 0 and "--tta" in done.stdout, done.stderr

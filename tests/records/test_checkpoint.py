@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from lgfast.records.checkpoint import (
     save_weights,
 )
 from tests.damage import damaged
+from tests.torch_process import run as run_python
 
 
 def linear(width=3):
@@ -108,7 +108,8 @@ for step, state in ((2, {}), (3, {"optimizer": torch.zeros(100_000)})):
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX feature")
 def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path):
     """The file size limit makes the operating system refuse writes half way, as a full disk does."""
-    run = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=True)
+    run = run_python(FULL_DISK, [str(tmp_path)])
+    assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert len(lines) == 2
     for line, step in zip(lines, (2, 3), strict=True):

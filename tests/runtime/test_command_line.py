@@ -11,6 +11,7 @@ from PIL import Image
 from lgfast.data.decode import Decoding, decode_image
 from lgfast.runtime import command_line as module
 from lgfast.runtime.command_line import command_line
+from tests.torch_process import run as run_python
 
 
 def test_a_reader_that_leaves_early_ends_a_command_quietly():
@@ -94,9 +95,8 @@ print(first, in_a_process())
 
 @pytest.mark.slow
 def test_a_damaged_file_of_torchs_compiler_is_named_with_its_folder(tmp_path):
-    command = [sys.executable, "-c", DAMAGED_CACHE]
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_python(DAMAGED_CACHE, cwd=tmp_path, env=environment)
     assert done.stdout.endswith("0 2\n"), done.stderr  # the exit codes, before and after the damage
     (line,) = [line for line in done.stderr.partition("then\n")[2].splitlines() if line.startswith("error: ")]
     assert f"remove {tmp_path / 'cache'}, or use step.compile=off" in line

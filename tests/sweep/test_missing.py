@@ -1,10 +1,10 @@
 """A module that is not there is named, be it Optuna or one that Optuna needs."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+
+from tests.torch_process import run as run_python
 
 MISSING = {
     "optuna": "error: sweeps need Optuna: pip install 'lgfast[sweep]' (or: pip install 'optuna>=5')\n",
@@ -43,8 +43,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def endings(tmp_path_factory):
     """Name of the missing module -> exit status and errors of a sweep."""
-    command = [sys.executable, "-c", HIDE, *MISSING]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path_factory.mktemp("missing"))
+    done = run_python(HIDE, list(MISSING), tmp_path_factory.mktemp("missing"))
     return json.loads(done.stdout.splitlines()[-1])
 
 
