@@ -1,6 +1,8 @@
 """Shared test set-up: the gpu marker, a fixed seed, and full float32 products in one order.
 
 LGFAST_TEST_SEED (default 0) is the seed: with another one, what is random in a test is drawn anew.
+
+torch is imported where it is used: the process of pytest-xdist that hands out the tests needs none.
 """
 
 import functools
@@ -9,11 +11,8 @@ import multiprocessing
 import os
 
 import pytest
-import torch
 
 from tests.skips import pytest_terminal_summary  # noqa: F401  pytest calls it
-
-THREADS = torch.get_num_threads()  # as OMP_NUM_THREADS says, or one a core
 
 gc.disable()  # what the tests import stays: looking through it again and again takes a quarter of the collection
 
@@ -26,6 +25,8 @@ def pytest_collection_finish():
 def pytest_collection_modifyitems(config, items):
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)  # workers that begin with the long files end at the same time
+    import torch
+
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")  # without one, tests/emulation runs the same kernels
@@ -38,6 +39,8 @@ def pytest_collection_modifyitems(config, items):
 def sound_gpu(request):
     """After a GPU test, check that its kernels ended without an error; else stop, as no later test of this process
     can."""
+    import torch
+
     yield
     if not request.node.get_closest_marker("gpu") or not torch.cuda.is_available():
         return
@@ -49,21 +52,36 @@ def sound_gpu(request):
         raise
 
 
+@functools.cache
+def first_threads():
+    """As OMP_NUM_THREADS says, or one a core; asked before the first test."""
+    import torch
+
+    return torch.get_num_threads()
+
+
 @pytest.fixture(autouse=True)
 def same_threads():
     """Every test computes with the same threads, whatever one before it chose: more than a worker's share spin."""
+    import torch
+
+    threads = first_threads()
     yield
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
 def one_thread(same_threads):
     """For runs that are too small to gain from several, and where the order of sums matters."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
+    import torch
+
     torch.manual_seed(int(os.environ.get("LGFAST_TEST_SEED", "0")))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -81,6 +99,7 @@ def forked_at_once(monkeypatch):
 @pytest.fixture
 def counted_compiles(monkeypatch):
     """Counts what torch.compile compiles, and runs it as it is."""
+    import torch
     from torch._dynamo.testing import CompileCounterWithBackend  # 2 s that few tests need
 
     counter = CompileCounterWithBackend("eager")

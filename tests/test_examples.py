@@ -71,7 +71,8 @@ def test_notebook(tmp_path, environment, monkeypatch):
     notebook = nbformat.read(EXAMPLES / "digits.ipynb", as_version=4)
     (tmp_path / "teacher.yaml").write_text("base: digits-resnet8\nepochs: 1\n")
     (training,) = (cell for cell in notebook.cells if "lgfast.train(" in cell.source)
-    quick = training.source.replace('"epochs": EPOCHS', '"epochs": EPOCHS, "teacher.recipe": "teacher.yaml"')
+    changes = '"epochs": EPOCHS, "teacher.recipe": "teacher.yaml", "data.train_limit": 200, "data.test_limit": 100'
+    quick = training.source.replace('"epochs": EPOCHS', changes)
     assert quick != training.source
     training.source = quick
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
