@@ -203,6 +203,19 @@ def test_the_row_of_a_batch_follows_from_those_of_its_images(name):
     assert "is slower" in machine_code.drift(batches.batch_row(name, GPUS[ARCH], slower), rows[name])
 
 
+def test_slow_images_of_a_batch_come_first(code):
+    order = run(batches.ordering(), code)["workspace"].view(torch.int32)[:512].tolist()
+    assert sorted(order) == list(range(512))
+    columns, plan = SPEC.plan_columns, batches.drawn_plan(512).tolist()
+    place = {b: k for k, b in enumerate(order)}
+    rows = [dict(zip(columns, row, strict=True)) | {"place": place[b]} for b, row in enumerate(plan)]
+    rotate = batches.RAND_AUGMENT_OPS.index("Rotate")
+    rotated = [row["place"] for row in rows if rotate in (row["op_0"], row["op_1"])]
+    plain = [row["place"] for row in rows if row["op_0"] == row["op_1"] == -1 and row["erase_height"] == 0]
+    assert len(rotated) > 20 < len(plain)
+    assert max(rotated) < min(plain)
+
+
 def test_two_operations_of_an_image_add_up():
     us = dict.fromkeys((batches.PLAIN, *batches.PARTS), 20.0)
     us |= {batches.part_of("Rotate"): 80.0, batches.part_of("ShearX"): 50.0, batches.ERASED: 30.0}
