@@ -4,8 +4,9 @@
 
 One thread computes, and the clock counts its processor time alone, so that a busy machine changes little. Rows
 `operation`: calls in a step, and the median over the rounds of the time in them. The row `rest` is what the step takes
-beyond its operations: Python, dispatch and autograd. It is that of steps without the clock, the row `step`. share: of
-the row `step`.
+beyond its operations: Python, dispatch and autograd. The row `step` is of steps without the clock, which costs a
+microsecond or two an operation; so `rest` is too low, and below zero where operations are many. share: of the row
+`step`.
 """
 
 from __future__ import annotations
