@@ -53,9 +53,6 @@ KNOWN_LOCAL = {
     # Made for sm_90a. On 10.0 a warp reads 328 bytes again a tile; on 12.0 the plan takes the streamed kernel always.
     ("short_attention_bwd_resident", "100"): 56,
     ("short_attention_bwd_resident", "120"): 40,
-    # Warps of the keys have 120 registers: six numbers of their walk over heads and slabs lie in local memory. A slab
-    # reads five of them and writes two; the loop over its queries reads none.
-    ("short_attention_bwd_wgmma", "90a"): 24,
     # 768 threads leave 80 registers: what passes over the planes share lies in local memory, as do the registers that
     # the functions for moved pixels take over. Their loops over pixels read none of it. Kernels of 224 pixels have at
     # most 256, those of any size the rest.

@@ -32,7 +32,6 @@
 //               sm_90a alone (kHasWarpgroups). All 128 threads call these functions, with the same descriptors:
 //               warpgroup_abt<T>(sums, a, b, adds): [64][16] times [8 kBlocks][16]^T, both described in shared memory;
 //               warpgroup_atbt<T>(sums, a, b, adds): [16][64]^T times [8 kBlocks][16]^T, likewise;
-//               warpgroup_atb<T>(sums, a, b, adds): [16][64]^T times [16][8 kBlocks], likewise;
 //               warpgroup_ab<T>(sums, a, b, adds): [64][16], of which warp i has rows 16 i to 16 i + 15 in registers as
 //               the A operand of mma_m16n8k16, times [16][64] in shared memory. Without adds, sums are overwritten;
 //               sums[j] holds columns 8 j to 8 j + 7 of a warp's 16 rows, as the sums of mma_m16n8k16.

@@ -1,187 +1,215 @@
-// What the warpgroups of the keys form in the backward kernel by warpgroups: dk and dv.
+// What two warpgroups form in the backward kernel by warpgroups: one dv, the other dk. Their sums are transposed,
+// [D][keys]: D is the 64 rows of a product.
 #pragma once
 
 #include "short_attention/bwd_wgmma_block.cuh"
 
 namespace lgfast {
 
-// Starts sums = rows of 64 keys times the queries of a slab, transposed: s^T of k and q, or dp^T of v and dout.
-template <typename T, int kBlocks>
-__device__ __forceinline__ void multiply_slab(float (&sums)[kBlocks][4], SmemTile<64> keys, SmemTile<64> queries) {
-  const uint64_t a = warpgroup_descriptor(keys.address), b = warpgroup_descriptor(queries.address);
-#pragma unroll
-  for (int step = 0; step < 4; ++step)
-    warpgroup_abt<T>(sums, advance_descriptor(a, 32 * step), advance_descriptor(b, 32 * step), step > 0);
-}
-
-// Starts sums += p^T times the rows of a slab.
-template <typename T, int kSteps>
-__device__ __forceinline__ void add_slab(float (&sums)[8][4], const uint32_t (&p)[kSteps][4], SmemTile<64> rows) {
-  const uint64_t b = warpgroup_descriptor(rows.address);
+// Starts sums += rows^T scores: of kSteps times 16 rows of dout or q, and as many columns of p^T or ds^T.
+template <typename T, int kSteps, int kBlocks>
+__device__ __forceinline__ void start_rows_sums(float (&sums)[kBlocks][4], SmemTile<64> rows, SmemTile<64> scores,
+                                                bool adds) {
+  const uint64_t a = warpgroup_descriptor(rows.address), b = warpgroup_descriptor(scores.address);
+  warpgroup_fence();
 #pragma unroll
   for (int step = 0; step < kSteps; ++step)
-    warpgroup_ab<T>(sums, p[step], advance_descriptor(b, step * kTileRows * rows.kRowBytes), true);
+    warpgroup_atbt<T>(sums, advance_descriptor(a, step * kTileRows * rows.kRowBytes), advance_descriptor(b, 32 * step),
+                      adds || step > 0);
+  warpgroup_commit();
 }
 
-// Takes s^T and dp^T. Returns p^T and ds^T as operands of products over the queries.
-template <typename Traits, int kSteps, int kBlocks>
-__device__ __forceinline__ void form_operands(uint32_t (&p)[kSteps][4], uint32_t (&ds)[kSteps][4],
-                                              const float (&scores)[kBlocks][4], const float (&dp)[kBlocks][4],
-                                              const QueryStats* stats, float scale_log2) {
+// Adds those of a slab to sums. Meanwhile calls other(queries of the slab).
+template <typename Traits, int kBlocks, typename F>
+__device__ __forceinline__ void add_slab(float (&sums)[kBlocks][4], SmemTile<64> rows, SmemTile<64> scores, int slab,
+                                         const F& other) {
   using T = typename Traits::Element;
-  stats += 2 * (fresh_lane() % 4);
+  constexpr int kLastRows = kWgmmaKeys % Traits::kSlab;
+  if (slab < Traits::kSlabs - 1) {
+    start_rows_sums<T, Traits::kSlab / kTileRows>(sums, rows, scores, slab > 0);
+    other(Traits::kSlab);
+    warpgroup_wait<0>(sums);
+  } else {
+    start_rows_sums<T, kLastRows / kTileRows>(sums, rows, scores, true);
+    other(kLastRows);
+    warpgroup_wait<0>(sums);
+  }
+}
+
+// Returns the sum of columns [8 first, 8 end) of this thread's row of ds^T, if it is one of so many rows.
+template <typename T>
+__device__ __forceinline__ float sum_of_row(SmemTile<64> ds, int rows, int first, int end) {
+  const int row = opaque(thread_index()) % uint32_t(BwdWgmmaBarriers::kGroupThreads);
+  if (row >= rows) return 0.0f;
+  float sum = 0.0f;
+  const uint32_t start = ds.at(row, 0) - smem_address(dynamic_smem());
 #pragma unroll
-  for (int block = 0; block < kBlocks; ++block) {
-    const QueryStatsPair two = *reinterpret_cast<const QueryStatsPair*>(stats + 8 * block);
+  for (int chunk = first; chunk < end; ++chunk) {
+    const Vector16 values = *reinterpret_cast<const Vector16*>(dynamic_smem() + (start ^ (16 * chunk)));
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float probability[2], gradient[2];
+    for (const uint32_t word : values.words) sum += unpack_low<T>(word) + unpack_high<T>(word);
+  }
+  return sum;
+}
+
+// Stores factor times a warp's sums [16 of D][keys] as columns of rows of keys from `first` on, up to `limit`, by way
+// of 96 rows of shared memory, of which nobody else touches these columns.
+template <typename T, int kBlocks>
+__device__ __forceinline__ void write_keys(const float (&sums)[kBlocks][4], float factor, SmemTile<64> tile, T* head,
+                                           int64_t token_stride, int first, int limit) {
+  constexpr int kGroup = 6;  // blocks of eight keys at a time
+  const int lane = fresh_lane(), chunk = 2 * fresh_warp();
+  const uint32_t to = tile.at(lane % 8 + lane / 16 * 8, chunk + lane / 8 % 2);
+  const uint32_t from = tile.at(lane % 16, chunk + lane / 16) - smem_address(dynamic_smem());
+  head += (first + lane % 16) * token_stride + 8 * (chunk + lane / 16);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        probability[i] = fast_exp2(scores[block][2 * half + i] * scale_log2 - two.stats[i].lse_log2);
-        gradient[i] = probability[i] * (dp[block][2 * half + i] - two.stats[i].delta);
+  for (int start = 0; start < kBlocks; start += kGroup) {
+    const int place = start / kGroup % 2 * kGroup;
+#pragma unroll
+    for (int block = start; block < smaller(start + kGroup, kBlocks); block += 2) {
+      uint32_t words[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* pair = &sums[block + i / 2][i % 2 * 2];
+        words[i] = pack2<T>(pair[0] * factor, pair[1] * factor);
       }
-      p[block / 2][block % 2 * 2 + half] = pack2<T>(probability[0], probability[1]);
-      ds[block / 2][block % 2 * 2 + half] = pack2<T>(gradient[0], gradient[1]);
+      stmatrix_x4_trans(to + (place + block - start) * 8 * tile.kRowBytes, words);
+    }
+    sync_warp();
+#pragma unroll
+    for (int block = start; block < smaller(start + kGroup, kBlocks); block += 2) {
+      const unsigned char* row = dynamic_smem() + from + (place + block - start) * 8 * tile.kRowBytes;
+      if (first + lane % 16 + 8 * block < limit)
+        *reinterpret_cast<Vector16*>(head) = *reinterpret_cast<const Vector16*>(row);
+      head += kTileRows * token_stride;
     }
   }
+  sync_warp();
 }
 
-// Where a warpgroup's 64 keys, and a slab of queries, lie in shared memory.
-struct BwdWgmmaTiles {
-  SmemTile<64> keys, values, queries, douts, scores;  // scores: of this warp's 16 keys
-  const QueryStats* stats;
-
-  // Of the queries from `row` on.
-  __device__ __forceinline__ BwdWgmmaTiles from(int row) const {
-    return {keys, values, queries.below(row), douts.below(row), scores, stats + row};
-  }
-};
-
-// Starts s^T and dp^T with the next 8 kBlocks queries.
-template <typename T, int kBlocks>
-__device__ __forceinline__ void start_scores(float (&scores)[kBlocks][4], float (&dp)[kBlocks][4],
-                                             const BwdWgmmaTiles& at) {
-  warpgroup_fence();
-  multiply_slab<T>(scores, at.keys, at.queries);
-  multiply_slab<T>(dp, at.values, at.douts);
-  warpgroup_commit();
-}
-
-// Takes s^T and dp^T of queries from `row` of a slab on: forms p^T and ds^T, and writes ds^T to shared memory.
-template <typename Traits, int kSteps>
-__device__ __forceinline__ void take_scores(uint32_t (&p)[kSteps][4], uint32_t (&ds)[kSteps][4],
-                                            const float (&scores)[2 * kSteps][4], const float (&dp)[2 * kSteps][4],
-                                            const BwdWgmmaTiles& at, int row, float scale_log2) {
-  form_operands<Traits>(p, ds, scores, dp, at.stats, scale_log2);
-  const int lane = fresh_lane();
+// Adds up a warpgroup's sums [D][8 kBlocks], this lane's share: of rows g and g + 8 of a warp.
+template <int kBlocks>
+__device__ __forceinline__ void add_columns(float (&total)[2], const float (&sums)[kBlocks][4]) {
+  float parts[4] = {};  // chains of additions that do not wait for one another
 #pragma unroll
-  for (int i = 0; i < kSteps; ++i) stmatrix_x4(at.scores.at(lane % 16, row / 8 + 2 * i + lane / 16), ds[i]);
+  for (int i = 0; i < 4 * kBlocks; ++i) parts[i % 4] += sums[i / 4][i % 4];
+  total[0] += parts[0] + parts[1];
+  total[1] += parts[2] + parts[3];
 }
 
-// Starts dv += p^T dout and dk += ds^T q of 16 queries.
-template <typename T>
-__device__ __forceinline__ void start_sums(float (&dk)[8][4], float (&dv)[8][4], const uint32_t (&p)[1][4],
-                                           const uint32_t (&ds)[1][4], const BwdWgmmaTiles& at) {
-  warpgroup_fence();
-  add_slab<T>(dv, p, at.douts);
-  add_slab<T>(dk, ds, at.queries);
-  warpgroup_commit();
+// Writes factor times such shares, added up over lanes, to to[D].
+__device__ __forceinline__ void write_columns(float* to, const float (&total)[2], float factor) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float value = total[half];
+    value += shfl_xor(value, 1);
+    value += shfl_xor(value, 2);
+    if (fresh_lane() % 4 == 0) to[fresh_warp() * kTileRows + 8 * half + fresh_lane() / 4] = value * factor;
+  }
 }
 
-// Adds the share of a slab to dk and dv of 64 keys, and writes their ds^T. The queries are taken 16 at a time, for
-// which registers suffice. The scores of the next 16 are formed beside the sums of these.
+// Writes dv or dk of a head, and their sums over keys.
+template <typename Traits, bool kIsDk, int kFirstBlocks, int kSecondBlocks>
+__device__ __forceinline__ void finish_keys(const float (&first)[kFirstBlocks][4],
+                                            const float (&second)[kSecondBlocks][4],
+                                            const ShortAttentionBwdParams& params, const BwdWgmmaMemory& at, int step) {
+  using T = typename Traits::Element;
+  const Head head = head_at(head_index<Traits>(step), params.heads);
+  const HeadsOutput& view = kIsDk ? params.dk : params.dv;
+  const float factor = kIsDk ? params.softmax_scale : 1.0f;
+  if (params.dbias != nullptr) {  // beyond the keys that exist, sums are zero
+    float total[2] = {};
+    add_columns(total, first);
+    add_columns(total, second);
+    write_columns(bias_of(params, head, kIsDk ? 1 : 2), total, factor);
+  }
+  const auto tile = kIsDk ? at.dk_rows(step) : at.dv_rows(step);
+  T* to = head_rows<T>(view, head.b, head.h);
+  write_keys<T>(first, factor, tile, to, view.token_stride, 0, params.num_keys);
+  write_keys<T>(second, factor, tile, to, view.token_stride, 8 * kFirstBlocks, params.num_keys);
+}
+
+// Writes this thread's sums over queries of ds of two keys.
 template <typename Traits>
-__device__ __forceinline__ void take_slab(float (&dk)[8][4], float (&dv)[8][4], const BwdWgmmaTiles& at, int step,
-                                          int rows, float scale_log2) {
+__device__ __forceinline__ void write_key_sums(float* to, const float (&sums)[2]) {
+  const int thread = opaque(thread_index()) % uint32_t(BwdWgmmaBarriers::kGroupThreads);
+  if (thread < 8 * Traits::kFirstBlocks) to[thread] = sums[0];
+  if (thread < 8 * Traits::kSecondBlocks) to[8 * Traits::kFirstBlocks + thread] = sums[1];
+}
+
+// Writes the sums over queries of dq, which are those of ds times k, with the warpgroup of dv.
+template <typename Traits>
+__device__ __forceinline__ void write_query_sums(const ShortAttentionBwdParams& params, const BwdWgmmaMemory& at,
+                                                 int step) {
   using T = typename Traits::Element;
   using Barriers = BwdWgmmaBarriers;
-  uint32_t p[1][4], ds[1][4];
-  float scores[2][4], dp[2][4];
-  start_scores<T>(scores, dp, at);
-#pragma unroll 1
-  for (int row = 0;; row += kTileRows) {
-    warpgroup_wait<0>(scores);
-    warpgroup_wait<0>(dp);
-    if (row > 0) {  // p and ds are read until then
-      warpgroup_wait<0>(dv);
-      warpgroup_wait<0>(dk);
-    }
-    const BwdWgmmaTiles now = at.from(row);
-    take_scores<Traits, 1>(p, ds, scores, dp, now, row, scale_log2);
-    if (row + kTileRows == rows) break;
-    start_scores<T>(scores, dp, now.from(kTileRows));
-    start_sums<T>(dk, dv, p, ds, now);
-  }
-  start_sums<T>(dk, dv, p, ds, at.from(rows - kTileRows));
-  fence_async_proxy();
-  barrier_arrive(Barriers::scores(step), Barriers::kScoresThreads);
-  warpgroup_wait<0>(dv);
-  warpgroup_wait<0>(dk);
-}
-
-// Stores factor times a warp's 16 keys of dk or dv, by way of 16 rows of shared memory, and the sums of those that
-// exist in sums[D], unless that is nullptr.
-template <typename T>
-__device__ __forceinline__ void write_keys(float (&acc)[1][8][4], float factor, SmemTile<64> tile,
-                                           const HeadsOutput& view, Head head, int first, float* sums) {
-  sync_warp();
+  constexpr int kGroups = Barriers::kGroupThreads / 8;  // of keys; eight threads have the columns of one
+  const float *of_keys = at.key_sums(step, false), *others = at.key_sums(step, true);
+  float* of_warps = at.warp_sums();
+  const int thread = opaque(thread_index()) % uint32_t(Barriers::kGroupThreads), chunk = thread % 8;
+  float sums[8] = {};
 #pragma unroll
-  for (int block = 0; block < 8; block += 2) {
-    uint32_t words[4];
+  for (int round = 0; round < kWgmmaKeys / kGroups; ++round) {
+    const int key = thread / 8 + round * kGroups;
+    const uint32_t place = at.keys(step / Traits::kSlabs).at(key, chunk) - smem_address(dynamic_smem());
+    const Vector16 k = *reinterpret_cast<const Vector16*>(dynamic_smem() + place);
+    const float factor = of_keys[key] + others[key];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float* pair = &acc[0][block + i / 2][i % 2 * 2];
-      words[i] = pack2<T>(pair[0] * factor, pair[1] * factor);
+      sums[2 * i] += factor * unpack_low<T>(k.words[i]);
+      sums[2 * i + 1] += factor * unpack_high<T>(k.words[i]);
     }
-    stmatrix_x4(tile.at(fresh_lane() % 16, block + fresh_lane() / 16), words);
   }
-  sync_warp();
-  const int row = fresh_lane() / 8, chunk = fresh_lane() % 8;
-  T* to = head_rows<T>(view, head.b, head.h) + (first + row) * view.token_stride + 8 * chunk;
 #pragma unroll
-  for (int i = 0; i < kTileRows; i += 4) {
-    const uint32_t from = tile.at(row + i, chunk) - smem_address(dynamic_smem());
-    *reinterpret_cast<Vector16*>(to) = *reinterpret_cast<const Vector16*>(dynamic_smem() + from);
-    to += 4 * view.token_stride;
+  for (int i = 0; i < 8; ++i) {
+    sums[i] += shfl_xor(sums[i], 8);
+    sums[i] += shfl_xor(sums[i], 16);
+    if (fresh_lane() < 8) of_warps[fresh_warp() * Traits::kD + 8 * chunk + i] = sums[i];
   }
-  if (sums == nullptr) return;
-  LaneColumnSums<64> columns;
-  columns.add(acc);
-  columns.reduce([&](int column, float sum) { sums[column] = sum * factor; });
+  barrier_sync(Barriers::kWarpSums, Barriers::kGroupThreads);
+  if (thread >= Traits::kD) return;
+  float sum = 0.0f;
+#pragma unroll
+  for (int warp = 0; warp < kWarpgroupWarps; ++warp) sum += of_warps[warp * Traits::kD + thread];
+  bias_of(params, head_at(head_index<Traits>(step), params.heads), 0)[thread] = sum * params.softmax_scale;
 }
 
-// Takes every head as the warpgroup of 64 keys.
-template <typename Traits>
-__device__ __forceinline__ void take_keys(const ShortAttentionBwdParams& params, int group, float scale_log2) {
+// Takes every head as the warpgroup of dv or of dk. Each adds up the ds of half of the queries, for the sums of dq.
+template <typename Traits, bool kIsDk>
+__device__ __forceinline__ void take_keys(const ShortAttentionBwdParams& params) {
   using T = typename Traits::Element;
   using Barriers = BwdWgmmaBarriers;
-  const BwdWgmmaMemory memory;
-  const int key = group * kWarpgroupRows;
-  int step = 0;
+  constexpr int kFirstKeys = 8 * Traits::kFirstBlocks, kSecondKeys = 8 * Traits::kSecondBlocks;
+  const BwdWgmmaMemory at;
+  float first[Traits::kFirstBlocks][4], second[Traits::kSecondBlocks][4], ds_sums[2];
+  const auto add = [&](float& sum, SmemTile<64> ds, int keys, int queries) {
+    const int half = queries / 16;  // chunks
+    if (params.dbias != nullptr) sum += sum_of_row<T>(ds, keys, kIsDk ? half : 0, kIsDk ? 2 * half : half);
+  };
 #pragma unroll 1
-  for (int index = block_index(); index < params.batch * params.heads; index += grid_size()) {
-    const int count = step / Traits::kSlabs;
-    float dk[1][8][4] = {}, dv[1][8][4] = {};
-#pragma unroll 1
-    for (int slab = 0; slab < Traits::kSlabs; ++slab, ++step) {
-      const BwdWgmmaTiles at{memory.keys(count).below(key),
-                             memory.values(count).below(key),
-                             memory.queries(step),
-                             memory.douts(step),
-                             memory.scores(step).below(key + fresh_warp() * kTileRows),
-                             memory.stats(step)};
-      barrier_sync(Barriers::full(step, group), Barriers::kFullThreads);
-      take_slab<Traits>(dk[0], dv[0], at, step, slab < Traits::kSlabs - 1 ? Traits::kSlab : kTileRows, scale_log2);
+  for (int step = 0; exists<Traits>(step, params); ++step) {
+    const int slab = uint32_t(step) % Traits::kSlabs;
+    const auto rows = kIsDk ? at.queries(slab) : at.douts(slab), scores = kIsDk ? at.ds() : at.p();
+    if (slab == 0) ds_sums[0] = ds_sums[1] = 0.0f;
+    barrier_sync(Barriers::ready(0), Barriers::kScoresThreads);
+    add_slab<Traits>(first, rows, scores, slab, [&](int queries) { add(ds_sums[0], at.ds(), kFirstKeys, queries); });
+    if (exists<Traits>(step + 1, params)) barrier_arrive(Barriers::free(0), Barriers::kScoresThreads);
+    barrier_sync(Barriers::ready(1), Barriers::kScoresThreads);
+    add_slab<Traits>(second, rows, scores.below(kFirstKeys), slab,
+                     [&](int queries) { add(ds_sums[1], at.ds().below(kFirstKeys), kSecondKeys, queries); });
+    if (exists<Traits>(step + 1, params)) barrier_arrive(Barriers::free(1), Barriers::kScoresThreads);
+    barrier_arrive(Barriers::done(step), Barriers::kDoneThreads);
+    if (slab == Traits::kSlabs - 1) {
+      // Nobody reads the values of this head any more; what lies there instead stays until the next slab is done.
+      if (params.dbias != nullptr) write_key_sums<Traits>(at.key_sums(step, kIsDk), ds_sums);
+      if (kIsDk && params.dbias != nullptr) barrier_arrive(Barriers::kKeySums, Barriers::kKeySumsThreads);
+      finish_keys<Traits, kIsDk>(first, second, params, at, step);
+      if (!kIsDk && params.dbias != nullptr) {
+        barrier_sync(Barriers::kKeySums, Barriers::kKeySumsThreads);
+        write_query_sums<Traits>(params, at, step);
+      }
     }
-    const Head head = head_at(index, params.heads);
-    const int warp = group * kWarpgroupWarps + fresh_warp(), first = warp * kTileRows;
-    const auto tile = memory.values(count).below(first);  // nobody else reads these rows, and no product any more
-    float* sums = params.dbias != nullptr ? memory.sums(warp) : nullptr;
-    write_keys<T>(dk, params.softmax_scale, tile, params.dk, head, first, sums);
-    write_keys<T>(dv, 1.0f, tile, params.dv, head, first, sums != nullptr ? sums + Traits::kD : nullptr);
   }
-  barrier_arrive(Barriers::kSums, Barriers::kScoresThreads);
 }
 
 }  // namespace lgfast

@@ -11,13 +11,16 @@ template <typename Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     short_attention_bwd_wgmma_kernel(const ShortAttentionBwdParams params, const float scale_log2) {
   if constexpr (kHasWarpgroups) {
-    const int group = shfl(warp_index(), 0) / kWarpgroupWarps - 2;
-    if (group >= 0) {
-      raise_registers<Traits::kKeyRegisters>();
-      take_keys<Traits>(params, group, scale_log2);
-    } else if (group == -1) {
-      lower_registers<Traits::kQueryRegisters>();
+    const int group = shfl(warp_index(), 0) / kWarpgroupWarps;
+    if (group == 0) {
+      raise_registers<Traits::kQueryRegisters>();
       take_queries<Traits>(params, scale_log2);
+    } else if (group == 1) {
+      raise_registers<Traits::kKeyRegisters>();
+      take_keys<Traits, false>(params);
+    } else if (group == 2) {
+      raise_registers<Traits::kKeyRegisters>();
+      take_keys<Traits, true>(params);
     } else {
       lower_registers<Traits::kCopyRegisters>();
       copy_heads<Traits>(params);

@@ -190,32 +190,25 @@ struct ShortAttentionBwdPlan {
   int smem_bytes;  // if the GPU has less, no kernel takes the shape
 };
 
-// The kernel of sm_90a takes 193 to 208 keys, and as many queries, with D = 64. Each warpgroup of the keys has 64.
-constexpr int kBwdWgmmaGroups = kWgmmaKeys / kWarpgroupRows;
-constexpr int kBwdWgmmaWarps = (kBwdWgmmaGroups + 2) * kWarpgroupWarps;  // one copies, one has the queries
-constexpr int kBwdWgmmaSlab = 3 * kTileRows;                             // queries
-constexpr int kBwdWgmmaSlabs = 5;                                        // of a head
-constexpr int kBwdWgmmaStages = 5;  // slabs of q and dout in shared memory: two at work, next, and two being copied
-// Rows of shared memory. K, V and ds^T twice, all keys; slabs of q and dout.
-constexpr int kBwdWgmmaRows = 6 * kWgmmaKeys + 2 * kBwdWgmmaStages * kBwdWgmmaSlab;
-constexpr int kBwdWgmmaSums =
-    kBwdWgmmaGroups * kWarpgroupWarps + 1;  // of dk and dv: of each warp, and of the last keys
+// The kernel of sm_90a takes 193 to 208 keys, and as many queries, with D = 64. A product takes all of them.
+constexpr int kBwdWgmmaWarps = 4 * kWarpgroupWarps;                  // for the scores, dv, dk, and copies
+constexpr int kBwdWgmmaSlab = kWarpgroupRows;                        // queries
+constexpr int kBwdWgmmaSlabs = ceil_div(kWgmmaKeys, kBwdWgmmaSlab);  // of a head
+constexpr int kBwdWgmmaRows = 8 * kWgmmaKeys + 2 * kBwdWgmmaSlab;    // of shared memory: see BwdWgmmaMemory
+constexpr int kBwdWgmmaStats = kBwdWgmmaSlabs * kBwdWgmmaSlab;       // queries of which there is room for lse and delta
 
 // Returns false where that kernel does not take the shape.
-inline bool plan_bwd_wgmma(ShortAttentionBwdPlan& plan, int num_queries, int num_keys, int head_dim, bool has_bias,
-                           int max_smem) {
+inline bool plan_bwd_wgmma(ShortAttentionBwdPlan& plan, int num_queries, int num_keys, int head_dim, int max_smem) {
   const int key_rows = round_up(num_keys, kTileRows), query_rows = round_up(num_queries, kTileRows);
   if (head_dim != 64 || key_rows != kWgmmaKeys || query_rows != kWgmmaKeys) return false;
   plan.wgmma = plan.resident = true;
   plan.warps = kBwdWgmmaWarps;
   plan.key_rows = key_rows;
   plan.query_rows = kBwdWgmmaSlab;
-  plan.key_groups = kBwdWgmmaGroups;
+  plan.key_groups = 1;
   plan.parts = 1;
   plan.slabs = kBwdWgmmaSlabs;
-  const int stats_bytes = kBwdWgmmaStages * kBwdWgmmaSlab * 2 * 4,
-            bias_bytes = has_bias ? kBwdWgmmaSums * 2 * head_dim * 4 : 0;
-  plan.smem_bytes = smem_row_bytes(head_dim) * kBwdWgmmaRows + stats_bytes + bias_bytes;
+  plan.smem_bytes = smem_row_bytes(head_dim) * kBwdWgmmaRows + kBwdWgmmaStats * 2 * 4 + kWarpgroupWarps * head_dim * 4;
   return plan.smem_bytes <= max_smem;
 }
 
@@ -279,7 +272,7 @@ inline ShortAttentionBwdPlan plan_short_attention_bwd(int num_queries, int num_k
                                                       int max_smem, bool has_wgmma) {
   ShortAttentionBwdPlan plan{};
   if (has_wgmma && !is_switched_off("short_attention_bwd_wgmma") &&
-      plan_bwd_wgmma(plan, num_queries, num_keys, head_dim, has_bias, max_smem))
+      plan_bwd_wgmma(plan, num_queries, num_keys, head_dim, max_smem))
     return plan;
   plan = {};
   if (!is_switched_off("short_attention_bwd_resident") &&

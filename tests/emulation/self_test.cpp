@@ -178,10 +178,10 @@ __global__ void warpgroup_kernel(const float* in, float* out) {
   }
 }
 
-// Rows 0 and 40 of a [16][64] matrix, transposed, times [16][48], or times [16][16]^T: out[2][64].
-template <ProductFault kFault, bool kRightTransposed>
+// Rows 0 and 40 of a [16][64] matrix, transposed, times [16][16]^T: out[2][64].
+template <ProductFault kFault>
 __global__ void transposed_kernel(const float* in, float* out) {
-  constexpr int kBlocks = kRightTransposed ? 2 : 6;
+  constexpr int kBlocks = 2;
   const uint32_t a_tile = smem_address(dynamic_smem()), b_tile = a_tile + 16 * 128;
   fill_rows(a_tile, in, 16);
   fill_rows(b_tile, in + 100, 16);
@@ -195,13 +195,9 @@ __global__ void transposed_kernel(const float* in, float* out) {
   if (kFault == ProductFault::kOtherOperands && thread_index() == 70) second += 2;
   float sums[kBlocks][4];
   if (kFault != ProductFault::kNoGroupFence) warpgroup_fence();
-  if constexpr (kRightTransposed) {
-    warpgroup_atbt<bf16>(sums, first, second, false);
-  } else {
-    warpgroup_atb<bf16>(sums, first, second, false);
-  }
+  warpgroup_atbt<bf16>(sums, first, second, false);
   warpgroup_commit();
-  const uint32_t read = (kRightTransposed ? a_tile : b_tile) + 15 * 128 + 64;
+  const uint32_t read = a_tile + 15 * 128 + 64;
   if (kFault == ProductFault::kOverwritten && thread_index() == 9) store_smem_4(read, 0);
   if (kFault == ProductFault::kEarlySums) out[0] = sums[kBlocks - 1][3];
   if (kFault == ProductFault::kNoWait) return;
@@ -417,12 +413,10 @@ int main(int argc, char** argv) {
   warpgroup("other_swizzle", warpgroup_kernel<ProductFault::kOtherSwizzle, false>);
   warpgroup("half_a_warpgroup", warpgroup_kernel<ProductFault::kHalfAWarpgroup, false>);
   warpgroup("other_operands", warpgroup_kernel<ProductFault::kOtherOperands, false>);
-  const auto transposed = [&](const char* fault, auto left, auto both) {
-    if (name == "atb_" + std::string(fault)) run(argv[1], 128, 32 * 128, left, a, out);
-    if (name == "atbt_" + std::string(fault)) run(argv[1], 128, 32 * 128, both, a, out);
+  const auto transposed = [&](const char* fault, auto kernel) {
+    if (name == "transposed_" + std::string(fault)) run(argv[1], 128, 32 * 128, kernel, a, out);
   };
-#define LGFAST_TRANSPOSED(fault, kind) \
-  transposed(fault, transposed_kernel<ProductFault::kind, false>, transposed_kernel<ProductFault::kind, true>)
+#define LGFAST_TRANSPOSED(fault, kind) transposed(fault, transposed_kernel<ProductFault::kind>)
   LGFAST_TRANSPOSED("right", kNone);
   LGFAST_TRANSPOSED("early_sums", kEarlySums);
   LGFAST_TRANSPOSED("overwritten", kOverwritten);

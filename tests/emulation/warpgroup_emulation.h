@@ -67,11 +67,6 @@ void warpgroup_ab(float (&sums)[8][4], const uint32_t (&a)[4], uint64_t b, bool 
   emulation::warpgroup_collective(LGFAST_SITE, &lane, emulation::issue_product);
 }
 template <typename T, int kBlocks>
-void warpgroup_atb(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds, LGFAST_SITE_ARGUMENTS) {
-  emulation::ProductLane lane{&sums[0][0], nullptr, a, b, adds, kBlocks, !std::is_same_v<T, bf16>, true, true};
-  emulation::warpgroup_collective(LGFAST_SITE, &lane, emulation::issue_product);
-}
-template <typename T, int kBlocks>
 void warpgroup_atbt(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds, LGFAST_SITE_ARGUMENTS) {
   emulation::ProductLane lane{&sums[0][0], nullptr, a, b, adds, kBlocks, !std::is_same_v<T, bf16>, false, true};
   emulation::warpgroup_collective(LGFAST_SITE, &lane, emulation::issue_product);

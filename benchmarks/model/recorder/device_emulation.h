@@ -112,8 +112,6 @@ void warpgroup_abt(float (&)[kBlocks][4], uint64_t, uint64_t, bool) {}
 template <typename T>
 void warpgroup_ab(float (&)[8][4], const uint32_t (&)[4], uint64_t, bool) {}
 template <typename T, int kBlocks>
-void warpgroup_atb(float (&)[kBlocks][4], uint64_t, uint64_t, bool) {}
-template <typename T, int kBlocks>
 void warpgroup_atbt(float (&)[kBlocks][4], uint64_t, uint64_t, bool) {}
 inline void stmatrix_x4(uint32_t, const uint32_t (&)[4]) {}
 inline void stmatrix_x2_trans(uint32_t, uint32_t, uint32_t) {}

@@ -67,8 +67,6 @@ template <typename T>
 __device__ __forceinline__ void warpgroup_ab(float (&sums)[8][4], const uint32_t (&a)[4], uint64_t b, bool adds);
 
 template <typename T, int kBlocks>
-__device__ __forceinline__ void warpgroup_atb(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds);
-template <typename T, int kBlocks>
 __device__ __forceinline__ void warpgroup_atbt(float (&sums)[kBlocks][4], uint64_t a, uint64_t b, bool adds);
 
 template <>
@@ -130,13 +128,16 @@ LGFAST_PRODUCT_8(warpgroup_atbt, bf16, "bf16", "1, 0")
 LGFAST_PRODUCT_8(warpgroup_atbt, fp16, "f16", "1, 0")
 
 // The same with 8 `blocks` columns. The last three: the numbers of the operands a, b and adds.
-#define LGFAST_WORDS_2 "{%0, %1, %2, %3, %4, %5, %6, %7}"
-#define LGFAST_WORDS_4 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}"
-#define LGFAST_WORDS_6 \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23}"
-#define LGFAST_ALL_2(s) LGFAST_SUMS_2(s, 0)
-#define LGFAST_ALL_4(s) LGFAST_SUMS_4(s, 0)
-#define LGFAST_ALL_6(s) LGFAST_SUMS_4(s, 0), LGFAST_SUMS_2(s, 4)
+#define LGFAST_WORDS_12                                                                                  \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "     \
+  "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, " \
+  "%41, %42, %43, %44, %45, %46, %47}"
+#define LGFAST_WORDS_14                                                                                  \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "     \
+  "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, " \
+  "%41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55}"
+#define LGFAST_ALL_12(s) LGFAST_SUMS_8(s), LGFAST_SUMS_4(s, 8)
+#define LGFAST_ALL_14(s) LGFAST_ALL_12(s), LGFAST_SUMS_2(s, 12)
 #define LGFAST_PRODUCT(function, T, type, order, blocks, columns, a_number, b_number, adds_number)                  \
   template <>                                                                                                       \
   __device__ __forceinline__ void function<T>(float (&sums)[blocks][4], uint64_t a, uint64_t b, bool adds) {        \
@@ -146,11 +147,11 @@ LGFAST_PRODUCT_8(warpgroup_atbt, fp16, "f16", "1, 0")
                  : LGFAST_ALL_##blocks(sums)                                                                        \
                  : "l"(a), "l"(b), "r"(int(adds)));                                                                 \
   }
-#define LGFAST_PRODUCTS(T, type)                                               \
-  LGFAST_PRODUCT(warpgroup_abt, T, type, "0, 0", 2, "16", "%8", "%9", "%10")   \
-  LGFAST_PRODUCT(warpgroup_abt, T, type, "0, 0", 4, "32", "%16", "%17", "%18") \
-  LGFAST_PRODUCT(warpgroup_atb, T, type, "1, 1", 6, "48", "%24", "%25", "%26") \
-  LGFAST_PRODUCT(warpgroup_atbt, T, type, "1, 0", 2, "16", "%8", "%9", "%10")
+#define LGFAST_PRODUCTS(T, type)                                                 \
+  LGFAST_PRODUCT(warpgroup_abt, T, type, "0, 0", 12, "96", "%48", "%49", "%50")  \
+  LGFAST_PRODUCT(warpgroup_abt, T, type, "0, 0", 14, "112", "%56", "%57", "%58") \
+  LGFAST_PRODUCT(warpgroup_atbt, T, type, "1, 0", 12, "96", "%48", "%49", "%50") \
+  LGFAST_PRODUCT(warpgroup_atbt, T, type, "1, 0", 14, "112", "%56", "%57", "%58")
 
 LGFAST_PRODUCTS(bf16, "bf16")
 LGFAST_PRODUCTS(fp16, "f16")
