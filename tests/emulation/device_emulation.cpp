@@ -45,6 +45,9 @@ struct Thread {
 };
 
 uint64_t random_state = 1;
+bool runs_ahead = false;
+int ranked_threads;           // of a warpgroup, or of a warp where the block has less than two warpgroups
+std::vector<uint64_t> ranks;  // one for so many threads
 std::vector<std::unique_ptr<Thread>> threads;  // kept from one launch to the next
 std::vector<int> runnable;
 std::vector<int> warp_waiting, warpgroup_waiting;
@@ -62,6 +65,18 @@ uint64_t next_random() {  // splitmix64
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
   return z ^ (z >> 31);
+}
+
+// Returns a place in `runnable`. Where some run ahead, the best ranked of a few at random: the threads of its group go
+// on until a barrier stops them.
+size_t next_runnable() {
+  constexpr int kCandidates = 8;
+  size_t best = size_t(next_random() % runnable.size());
+  for (int i = 1; runs_ahead && i < kCandidates; ++i) {
+    const size_t other = size_t(next_random() % runnable.size());
+    if (ranks[size_t(runnable[other] / ranked_threads)] > ranks[size_t(runnable[best] / ranked_threads)]) best = other;
+  }
+  return best;
 }
 
 bool same_site(const Site& a, const Site& b) {
@@ -94,7 +109,7 @@ void switch_to_next(bool last) {
     if (finished != block_threads) fail("deadlock, no thread can go on:%s", describe(0, block_threads).c_str());
     return switch_fiber(from.fiber, main_fiber, last);
   }
-  const size_t pick = size_t(next_random() % runnable.size());
+  const size_t pick = next_runnable();
   current = threads[runnable[pick]].get();
   runnable[pick] = runnable.back();
   runnable.pop_back();
@@ -169,6 +184,9 @@ void run_block(Grid grid, int block, int index) {
   warp_waiting.assign(size_t(block) / kWarpSize, 0);
   warpgroup_waiting.assign(size_t(block) / kWarpgroupSize, 0);
   for (NamedBarrier& barrier : barriers) barrier = {};
+  ranked_threads = block >= 2 * kWarpgroupSize ? kWarpgroupSize : kWarpSize;
+  ranks.resize(size_t((block + ranked_threads - 1) / ranked_threads));
+  for (uint64_t& rank : ranks) rank = next_random();
   begin_warpgroups(block, smem_block_bytes);
   forget_phase_barriers();
   runnable.resize(size_t(block));
@@ -207,7 +225,10 @@ void collective(std::vector<int>& waiting, int count, const char* complaint, Sit
 
 }  // namespace
 
-void set_seed(uint64_t seed) { random_state = seed; }
+void set_seed(uint64_t seed) {
+  random_state = seed;
+  runs_ahead = seed % 2 == 1;
+}
 const BankConflicts& bank_conflicts() { return conflicts; }
 
 void fail(const char* format, ...) {

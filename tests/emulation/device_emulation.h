@@ -2,8 +2,9 @@
 //
 // The emulation runs one block at a time; each thread of the block is a fiber. At a warp-wide function the fibers of a
 // warp meet: the last of the 32 lanes to arrive checks that all wait at the same line of the source, and does the work
-// for all. A seed draws the order of the blocks, and which runnable fiber goes next. If a result depends on the seed,
-// the kernel has a race.
+// for all. A seed draws the order of the blocks, and which runnable fiber goes next: with even seeds any, with odd ones
+// mostly those of some warpgroups, which run as far ahead of the others as barriers let them. If a result depends on
+// the seed, the kernel has a race.
 //
 // Dynamic shared memory is a heap block of exactly the launch's size, filled with NaN patterns. So AddressSanitizer
 // sees an access outside it, and a read of memory that was never written shows in the result.
