@@ -80,16 +80,15 @@ def double_arithmetic(i: Instruction) -> Action:
 
     def act(b: Block, mask: np.ndarray) -> None:
         x, y, *z = (np.broadcast_to(double(b, o), (b.threads,)) for o in sources)
-        with np.errstate(all="ignore"):
-            if i.name == "DADD":
-                value, rest = exact_sum(x, y)
-            else:
-                value, rest = exact_product(x, y)
-                if z:
-                    value, more = exact_sum(value, z[0])
-                    sure = np.isfinite(rest) & np.isfinite(more)
-                    value, rest = exact_sum(value, np.where(sure, more + rest, 0.0))
-            put_pair(b, to, directed(value, rest, i.modifiers), mask)
+        if i.name == "DADD":
+            value, rest = exact_sum(x, y)
+        else:
+            value, rest = exact_product(x, y)
+            if z:
+                value, more = exact_sum(value, z[0])
+                sure = np.isfinite(rest) & np.isfinite(more)
+                value, rest = exact_sum(value, np.where(sure, more + rest, 0.0))
+        put_pair(b, to, directed(value, rest, i.modifiers), mask)
 
     return act
 

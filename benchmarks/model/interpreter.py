@@ -126,6 +126,7 @@ class Block:
             bank[place : place + 8] = (start + offset).to_bytes(8, "little")
         self.banks[4] = np.frombuffer(bytes(bank), np.uint8)
 
+    @np.errstate(all="ignore")  # as a GPU's, and threads may compute with bytes whose results nobody reads
     def run(self, actions: Callable[[Instruction], Callable[[Block, np.ndarray], None] | None]) -> Trace:
         """Run all threads to their end; return the trace.
 
