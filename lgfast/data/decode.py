@@ -243,21 +243,21 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 def map_in_order(function: Callable, items: Iterable, num_workers: int | None = None) -> Iterator:
     """Yield `function(item)` for every item, computed on a thread pool, in order, with few results in memory.
 
-    Threads suffice: Pillow decodes outside the GIL.
+    Threads suffice: Pillow decodes outside the GIL. Where the caller leaves early, what has begun is not waited for:
+    the garbage collector may close the iterator in the middle of a thread's start, whose lock a thread's end needs.
     """
     num_workers = num_workers or num_cores()
     waiting: deque = deque()
-    with ThreadPoolExecutor(num_workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= RESULTS_PER_WORKER * num_workers:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= RESULTS_PER_WORKER * num_workers:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def show_progress(items: Iterable, total: int, label: str) -> Iterator:

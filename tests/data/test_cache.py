@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import stat
+import threading
 import time
 
 import pytest
@@ -277,6 +278,16 @@ def test_map_in_order_keeps_order_and_bounds_what_waits():
     assert next(results) == 0
     assert len(started) <= 2 * 8 + 1
     assert list(results) == [-i for i in range(1, 200)]
+
+
+def test_map_in_order_waits_for_nothing_where_its_caller_leaves():
+    """The garbage collector may close it while a thread starts, and the end of a thread needs the same lock."""
+    may_end, ended = threading.Event(), []
+    results = map_in_order(lambda i: i and (may_end.wait(20), ended.append(i)), range(20), num_workers=1)
+    assert next(results) == 0
+    results.close()
+    assert not ended
+    may_end.set()
 
 
 def test_progress_prints_lines_off_a_terminal(monkeypatch, capsys):
