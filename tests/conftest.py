@@ -12,6 +12,7 @@ import os
 
 import pytest
 
+from tests.failures import pytest_configure  # noqa: F401  pytest calls it
 from tests.skips import pytest_terminal_summary  # noqa: F401  pytest calls it
 
 gc.disable()  # what the tests import stays: looking through it again and again takes a quarter of the collection
