@@ -6,6 +6,8 @@ import atexit
 import functools
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,13 +47,31 @@ for line in sys.stdin:
 
 @functools.cache
 def _server() -> subprocess.Popen:
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     atexit.register(server.communicate)  # it ends where its input does
     return server
 
 
+def _answer(server: subprocess.Popen, timeout: float) -> int:
+    """The exit code. Without one in time the server is ended, and what it runs: it would answer another request."""
+    try:
+        if not select.select([server.stdout], [], [], timeout)[0]:
+            raise AssertionError(f"still running after {timeout} s")
+        return int(server.stdout.readline())
+    except BaseException:
+        _server.cache_clear()
+        os.killpg(server.pid, signal.SIGKILL)
+        raise
+
+
 def run(
-    code: str, arguments: Sequence[str] = (), cwd: Path | None = None, env: Mapping[str, str] | None = None
+    code: str,
+    arguments: Sequence[str] = (),
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300,
 ) -> subprocess.CompletedProcess:
     """As `subprocess.run` of `python -c CODE ARGUMENTS`, with output and errors as text.
 
@@ -64,4 +84,8 @@ def run(
         server = _server()
         server.stdin.write(json.dumps([*request, [os.devnull, str(out), str(err)]]) + "\n")
         server.stdin.flush()
-        return subprocess.CompletedProcess(code, int(server.stdout.readline()), out.read_text(), err.read_text())
+        try:
+            status = _answer(server, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{out.read_text()}\n{err.read_text()}") from None
+        return subprocess.CompletedProcess(code, status, out.read_text(), err.read_text())
