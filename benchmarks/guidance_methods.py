@@ -66,6 +66,7 @@ SETTING = {
     "eval.holdout_fraction": 1 / 6,
     "eval.every_epochs": 5,
     "log.tensorboard": "false",
+    "log.report": "false",  # it would judge the test images
 }
 
 

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 from benchmarks.document_tables.accuracy import accuracy  # noqa: E402
 from benchmarks.document_tables.attention import attention_by_gpu  # noqa: E402
 from benchmarks.document_tables.headline import headline  # noqa: E402
-from benchmarks.document_tables.methods import methods  # noqa: E402
+from benchmarks.document_tables.methods import methods, pvtv2  # noqa: E402
 from benchmarks.document_tables.rows import RESULTS  # noqa: E402
 from benchmarks.document_tables.throughput import throughput  # noqa: E402
 
@@ -32,6 +32,7 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "throughput": throughput,
     "accuracy": accuracy,
     "methods": methods,
+    "pvtv2": pvtv2,
     "attention_by_gpu": attention_by_gpu,
 }
 
