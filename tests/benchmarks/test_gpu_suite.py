@@ -20,7 +20,7 @@ from tests.clock import replaced_clock
 
 
 @pytest.mark.slow
-def test_dry_run_measures_every_part_on_the_cpu(tmp_path):
+def test_dry_run_measures_every_part_on_the_cpu(forked_at_once, tmp_path):
     committed = sorted(row_file.RESULTS.rglob("*"))
     assert gpu_suite.main(["--dry-run", "--profile", "--out", str(tmp_path)]) == 0
     summary = (tmp_path / "summary.txt").read_text().splitlines()

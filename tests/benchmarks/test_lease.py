@@ -29,7 +29,9 @@ def names_in(archive: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_with_kernels_that_hang_are_wrong_or_missing_everything_else_is_measured(tmp_path, monkeypatch, capsys):
+def test_with_kernels_that_hang_are_wrong_or_missing_everything_else_is_measured(
+    forked_at_once, tmp_path, monkeypatch, capsys
+):
     """Runs the first call with tiny shapes; it measures the same as the call on a GPU."""
     monkeypatch.delenv("LGFAST_DISABLE", raising=False)
     out, pack = tmp_path / "out", tmp_path / "pack"
