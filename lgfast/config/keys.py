@@ -75,15 +75,15 @@ def replace(config: Config, changes: dict[str, Any]) -> Config:
     >>> replace(Config(), {"optim.lr": "1e-3", "epochs": 10}).optim.lr
     0.001
     """
-    tree = to_dict(config)
+    tree: dict[str, Any] = {}
     for key, value in changes.items():
         check_key(key)
         *path, leaf = key.split(".")
         node = tree
         for part in path:
-            node = node[part]
+            node = node.setdefault(part, {})
         node[leaf] = value
-    return from_dict(tree)
+    return from_dict(tree, config)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -93,7 +93,12 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(tree: dict[str, Any], base: Config | None = None) -> Config:
     """Make a configuration from a nested dictionary over `base` (the defaults where None)."""
-    return _build(Config, tree, base or Config(), "")
+    return _build(Config, tree, base or _defaults(), "")
+
+
+@functools.cache
+def _defaults() -> Config:
+    return Config()
 
 
 def _build(cls: type, tree: Any, base: Any, prefix: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,13 @@ def load_recipe(name: str) -> Config:
     >>> load_recipe("cifar100-deit-ti-guided").guidance.weight
     2.5
     """
-    return load_yaml(recipe_path(name))
+    path = recipe_path(name)
+    return _shipped(path) if path.parent == RECIPES else load_yaml(path)
+
+
+@functools.cache  # a recipe of the package does not change while a process runs
+def _shipped(path: Path) -> Config:
+    return load_yaml(path)
 
 
 def recipe_path(name: str) -> Path:
@@ -72,7 +79,7 @@ def load_base(name: Any, above: tuple[Path, ...]) -> Config:
     path = recipe_path(name)
     if path.resolve() in above:
         raise ValueError(f"base: {name} builds on itself; name another recipe or leave base away")
-    return load_yaml(path, above)
+    return _shipped(path) if path.parent == RECIPES else load_yaml(path, above)
 
 
 def dump_yaml(config: Config) -> str:

@@ -1,5 +1,6 @@
 """scikit-learn's digits: 1,797 scans of 8x8, inside the package's dependency, so that a first run needs no network."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -18,12 +19,19 @@ def read_scans() -> tuple[np.ndarray, np.ndarray]:
     spec = importlib.util.find_spec("sklearn")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / "datasets" / "data" / "digits.csv.gz").is_file():
-            table = np.loadtxt(path, delimiter=",")
+            table = read_table(path)
             return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
     from sklearn.datasets import load_digits as load_scans  # a version that keeps them elsewhere
 
     scans = load_scans()
     return scans.images, scans.target
+
+
+@functools.cache  # the file of an installed package; a guided run asks four times
+def read_table(path: Path) -> np.ndarray:
+    table = np.loadtxt(path, delimiter=",")
+    table.flags.writeable = False
+    return table
 
 
 def load_digits(split: str) -> ImageSet:
