@@ -1,6 +1,8 @@
 """Exported files compute what the network computes, in other programs."""
 
+import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -31,14 +33,22 @@ def images():
     return torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def export(folder, kind, name):
-    assert main([str(folder), "--format", kind, "--out", str(folder / name)]) == 0
-    return folder / name
+@pytest.fixture(scope="module")
+def export(folder, network):
+    """Gives the file of each format, exported once; tests must not change it."""
+
+    @functools.cache
+    def exported(kind):
+        path = folder / ("exported" + SUFFIXES[kind])
+        assert main([str(folder), "--format", kind, "--out", str(path)]) == 0
+        return path
+
+    return exported
 
 
-def test_onnx_gives_the_logits_for_any_batch(folder, network, images):
+def test_onnx_gives_the_logits_for_any_batch(export, network, images):
     onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(str(export(folder, "onnx", "m.onnx")), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(export("onnx")), providers=["CPUExecutionProvider"])
     for count in (1, 5):
         (found,) = session.run(["logits"], {"images": images[:count].numpy()})
         expected = network(images[:count]).detach().numpy()
@@ -55,16 +65,16 @@ def test_an_onnx_file_that_computes_something_else_is_not_kept(folder, network, 
     assert not [path for path in folder.iterdir() if "wrong" in path.name]
 
 
-def test_a_program_needs_pytorch_alone_and_takes_any_batch(folder, network, images):
-    path = export(folder, "torch", "m.pt2")
+def test_a_program_needs_pytorch_alone_and_takes_any_batch(export, network, images):
+    path = export("torch")
     program = torch.export.load(str(path))
     assert not [node for node in program.graph.nodes if "lgfast" in str(node.target)]
     for count in (1, 5):
         torch.testing.assert_close(program.module()(images[:count]), network(images[:count]), rtol=1e-4, atol=1e-5)
 
 
-def test_weights_load_in_timm_by_its_own_means(folder, network, images):
-    path = export(folder, "safetensors", "m.safetensors")
+def test_weights_load_in_timm_by_its_own_means(export, network, images):
+    path = export("safetensors")
     shape = CONFIG.model.shape_overrides()
     model = timm.create_model(
         CONFIG.model.name, num_classes=len(CLASSES), img_size=SIZE, checkpoint_path=str(path), **shape
@@ -74,8 +84,8 @@ def test_weights_load_in_timm_by_its_own_means(folder, network, images):
         assert json.loads(file.metadata()["lgfast"])["class_names"] == list(CLASSES)
 
 
-def test_a_hub_folder_loads_in_timm_with_its_classes(folder, network, images):
-    path = export(folder, "hf", "hub")
+def test_a_hub_folder_loads_in_timm_with_its_classes(export, network, images):
+    path = export("hf")
     model = timm.create_model(f"local-dir:{path}", pretrained=True)
     torch.testing.assert_close(model.eval()(images), network(images), rtol=1e-4, atol=1e-5)
     assert json.loads((path / "config.json").read_text())["label_names"] == list(CLASSES)
@@ -85,13 +95,12 @@ def test_a_hub_folder_loads_in_timm_with_its_classes(folder, network, images):
     assert (tuple(data["mean"]), data["input_size"][1]) == (tuple(CONFIG.augment.mean), SIZE)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("torch", "p.pt2"), ("onnx", "p.onnx"), ("safetensors", "p.safetensors")])
-def test_exported_files_predict_as_the_run_does(folder, network, tmp_path, kind, name):
+@pytest.mark.parametrize("kind", ["torch", "onnx", "safetensors"])
+def test_exported_files_predict_as_the_run_does(export, folder, tmp_path, kind):
     pytest.importorskip("onnxruntime")
-    exported = export(folder, kind, name)
     paths = [str(path) for path in save_pictures(tmp_path / "pictures")]
     outs = tmp_path / "run.jsonl", tmp_path / "exported.jsonl"
-    for source, out in zip((folder / "best.safetensors", exported), outs, strict=True):
+    for source, out in zip((folder / "best.safetensors", export(kind)), outs, strict=True):
         assert predict([str(source), *paths, "--out", str(out), "--top", "3", "--device", "cpu"]) == 0
     rows = [[json.loads(line) for line in out.read_text().splitlines()] for out in outs]
     for a, b in zip(*rows, strict=True):
@@ -112,9 +121,10 @@ def test_a_torn_file_is_one_line(tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("kind", ["onnx", "safetensors", "torch"])
-def test_a_changed_byte_of_the_weights_is_noticed(folder, tmp_path, capsys, kind):
+def test_a_changed_byte_of_the_weights_is_noticed(export, folder, tmp_path, capsys, kind):
     pytest.importorskip("onnxruntime")
-    path = export(folder, kind, "changed" + SUFFIXES[kind])
+    path = tmp_path / ("changed" + SUFFIXES[kind])
+    shutil.copy(export(kind), path)
     weight = load_file(folder / "best.safetensors")["norm.bias"].numpy().tobytes()
     content = path.read_bytes()
     assert content.count(weight) == 1

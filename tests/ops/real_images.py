@@ -24,6 +24,7 @@ def cifar100_strips() -> list[Path]:
     return next((strips for strips in found if strips), [])
 
 
+@functools.cache  # decodes two JPEG files
 def photographs() -> list[np.ndarray]:
     """Two real photographs, uint8 (427, 640, 3)."""
     return load_sample_images().images
