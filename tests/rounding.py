@@ -6,6 +6,7 @@ with the result of each operation disturbed as rounding could disturb it, in wha
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,13 @@ KERNELS = get_decompositions([
 ])  # fmt: skip
 
 
+@functools.cache
+def aliasing(func: Any) -> tuple[bool, bool]:
+    """Whether results of an operation share memory with its arguments, and whether it writes them in place."""
+    aliases = [value.alias_info for value in func._schema.returns if value.alias_info]
+    return bool(aliases), any(alias.is_write for alias in aliases)
+
+
 class Rounding(TorchDispatchMode):
     """Moves what operations compute in float64 at random, by what rounding could.
 
@@ -74,10 +82,9 @@ class Rounding(TorchDispatchMode):
                 result = KERNELS[func](*args, **kwargs)
         else:
             result = func(*args, **kwargs)
-        aliases = [value.alias_info for value in func._schema.returns if value.alias_info]
-        is_in_place = any(alias.is_write for alias in aliases)
+        has_aliases, is_in_place = aliasing(func)
         is_made = not any(isinstance(arg, Tensor) for arg in args)
-        if is_made or func.overloadpacket in MOVES or (aliases and not is_in_place):
+        if is_made or func.overloadpacket in MOVES or (has_aliases and not is_in_place):
             return result
         if is_in_place:
             return result.copy_(self.moved(result))

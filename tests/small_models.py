@@ -1,4 +1,4 @@
-"""Small models for the tests of fusion, and what they compute."""
+"""Small models for tests, and what they compute."""
 
 import copy
 
@@ -8,6 +8,19 @@ import torch
 from lgfast.models import create_model
 from lgfast.models.cvt import ConvolutionalVisionTransformer
 from tests.rounding import truth
+
+SHALLOW = {  # models of the paper and of timm with fewer blocks, of every kind that they have
+    "deit_tiny_patch16_224": {"depth": 3},
+    "deit_tiny_distilled_patch16_224": {"depth": 3},
+    "vit_small_patch16_224": {"depth": 3},
+    "pit_ti_224": {"depth": (1, 1, 1)},
+    "pvt_tiny": {"depths": (1, 1, 1, 2)},
+    "pvt_v2_b0": {"depths": (1, 1, 1, 2)},
+    "convit_tiny": {"depth": 4, "local_up_to_layer": 2},
+    "t2t_vit_7": {"depth": 3},
+    "t2t_vit_14": {"depth": 3},
+    "cvt_13": {"depths": (1, 1, 2)},
+}
 
 FOUR_STAGES = {  # 4 keys in each stage but the last
     "num_classes": 5, "depths": (1, 1, 1, 1), "embed_dims": (32, 64, 64, 96), "num_heads": (1, 2, 2, 3),

@@ -7,6 +7,7 @@ from timm.layers import resample_abs_pos_embed
 
 from lgfast.models import create_model
 from lgfast.models.initial_weights import start_from
+from tests.small_models import SHALLOW
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "drop_path_rate": 0.0}
 
@@ -55,8 +56,8 @@ def test_position_embeddings_are_resized_as_timm_does():
 
 @pytest.mark.parametrize("name", ["convit_tiny", "t2t_vit_7", "pit_ti_224", "pvt_tiny", "pvt_v2_b0", "cvt_13"])
 def test_every_student_starts_from_itself_at_another_size(name):
-    source = create_model(name, num_classes=3, image_size=64)
-    model = create_model(name, num_classes=5, image_size=96)
+    source = create_model(name, num_classes=3, image_size=64, **SHALLOW[name])
+    model = create_model(name, num_classes=5, image_size=96, **SHALLOW[name])
     start = start_from(model, source.state_dict())
     own = model.state_dict()
     for tensor_name, tensor in source.state_dict().items():

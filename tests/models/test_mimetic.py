@@ -11,6 +11,7 @@ from lgfast.assembly.networks import build_model
 from lgfast.config import load_recipe, replace
 from lgfast.models import create_model
 from lgfast.models.mimetic import factors, init_mimetic, init_positions
+from tests.small_models import SHALLOW
 
 STUDENTS = ("deit_tiny_patch16_224", "t2t_vit_7", "pit_ti_224", "pvt_tiny", "pvt_v2_b0", "convit_tiny", "cvt_13")
 
@@ -35,7 +36,7 @@ def attentions(model):
 @pytest.mark.parametrize("name", STUDENTS)
 def test_products_have_the_paper_s_diagonals(name):
     torch.manual_seed(0)
-    model = create_model(name, num_classes=3, image_size=224)
+    model = create_model(name, num_classes=3, image_size=224, **SHALLOW[name])
     init_mimetic(model)
     found = attentions(model)
     assert found

@@ -9,6 +9,7 @@ from torch import nn
 
 from lgfast.models import FeatureTaps, count_blocks, create_model, default_layers, tap_shapes
 from lgfast.models.taps import split_tokens
+from tests.small_models import SHALLOW
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_a_copied_model_has_taps_of_its_own(tiny_deit):
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "pvt_tiny", "cvt_13"])
 def test_checkpointed_blocks_give_the_same_guidance_gradients(name):
     model, images, grads = (
-        create_model(name, num_classes=5, image_size=32, drop_path_rate=0),
+        create_model(name, num_classes=5, image_size=32, drop_path_rate=0, **SHALLOW[name]),
         torch.randn(2, 3, 32, 32),
         [],
     )

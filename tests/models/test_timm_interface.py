@@ -8,21 +8,23 @@ import torch
 
 from lgfast.models import create_model
 from lgfast.records.checkpoint import save_weights
+from tests.small_models import SHALLOW
 
-OWN = {"t2t_vit_7": [256] * 7, "pvt_tiny": [64, 128, 320, 512], "cvt_13": [64, 192, 384]}
-GRIDS = {"t2t_vit_7": [4] * 7, "pvt_tiny": [16, 8, 4, 2], "cvt_13": [16, 8, 4]}
+OWN = {"t2t_vit_7": [256] * 3, "pvt_tiny": [64, 128, 320, 512], "cvt_13": [64, 192, 384]}
+GRIDS = {"t2t_vit_7": [4] * 3, "pvt_tiny": [16, 8, 4, 2], "cvt_13": [16, 8, 4]}
 
 
 def build(name, **kwargs):
-    return timm.create_model(name, img_size=64, **{"num_classes": 5, **kwargs})
+    return timm.create_model(name, img_size=64, **{"num_classes": 5, **SHALLOW[name], **kwargs})
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_is_listed_and_described(name):
     assert timm.is_model(name)
-    cfg = build(name).pretrained_cfg
+    model = build(name)
+    cfg = model.pretrained_cfg
     assert cfg["input_size"] == (3, 224, 224)
-    assert dict(build(name).named_modules())[cfg["first_conv"]].weight is not None
+    assert dict(model.named_modules())[cfg["first_conv"]].weight is not None
     assert cfg["classifier"] == "head"
 
 
@@ -82,7 +84,7 @@ def test_no_weight_decay_names_exist(name):
 
 @pytest.mark.parametrize("name", OWN)
 def test_saves_and_reloads_through_timm(name, tmp_path):
-    model, images = build(name).eval(), torch.randn(1, 3, 64, 64)
+    model, images = timm.create_model(name, img_size=64, num_classes=5).eval(), torch.randn(1, 3, 64, 64)
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert torch.equal(other(images), model(images))
@@ -116,8 +118,9 @@ def test_one_image_trains_cvt():
 
 
 def test_fast_attention_of_convit_is_timms_function():
-    model = create_model("convit_tiny", num_classes=5, image_size=64).double()
-    plain = timm.create_model("convit_tiny", num_classes=5, img_size=64, drop_path_rate=0.1).double()
+    shape = SHALLOW["convit_tiny"]
+    model = create_model("convit_tiny", num_classes=5, image_size=64, **shape).double()
+    plain = timm.create_model("convit_tiny", num_classes=5, img_size=64, drop_path_rate=0.1, **shape).double()
     assert model.state_dict().keys() == plain.state_dict().keys()
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
@@ -157,9 +160,9 @@ def test_position_attention_survives_deepcopy_and_dtype_changes():
     ],
 )
 def test_timm_loads_the_weights_of_a_run(name, tmp_path):
-    model, images = create_model(name, 5, image_size=64).eval(), torch.randn(1, 3, 64, 64)
+    model, images = create_model(name, 5, image_size=64, **SHALLOW[name]).eval(), torch.randn(1, 3, 64, 64)
     save_weights(tmp_path / "best.safetensors", model.state_dict(), {"class_names": list("abcde")})
-    size = {} if name == "pvt_v2_b0" else {"img_size": 64}  # timm's takes every size
-    loaded = timm.create_model(name, num_classes=5, checkpoint_path=str(tmp_path / "best.safetensors"), **size).eval()
+    shape = SHALLOW[name] if name == "pvt_v2_b0" else {"img_size": 64, **SHALLOW[name]}  # timm's takes every size
+    loaded = timm.create_model(name, num_classes=5, checkpoint_path=str(tmp_path / "best.safetensors"), **shape).eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), model(images), rtol=1e-5, atol=1e-5)

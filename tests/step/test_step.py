@@ -19,6 +19,7 @@ from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.step import Objective, TrainMeter, TrainStep
 from lgfast.step.average import WeightAverage
 from lgfast.training.evaluation import evaluate
+from tests.small_models import SHALLOW
 
 BATCH = 8
 HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
@@ -360,7 +361,7 @@ def test_fp16_amp_skips_an_overflow_and_halves_the_scale():
 @pytest.mark.parametrize("name", ["cvt_13", "t2t_vit_7", "pvt_v2_b0", "convit_tiny", "pit_ti_224"])
 def test_every_student_family_computes_in_bf16(name):
     torch.manual_seed(0)
-    student = GuidedStudent(create_model(name, 3, image_size=64))
+    student = GuidedStudent(create_model(name, 3, image_size=64, **SHALLOW[name]))
     step = TrainStep(student, None, FlatAdamW(student.parameters()), TrainMeter("cpu"), precision="bf16")
     statistics = {k: v.clone() for k, v in student.named_buffers() if "running" in k}
     step(Batch(torch.randn(2, 3, 64, 64), None, torch.tensor([0, 2]), torch.arange(2)))

@@ -21,17 +21,12 @@ from lgfast.optim.build import param_groups
 from lgfast.optim.flat_adamw import FlatAdamW
 from lgfast.spec.augment import AugmentSpec
 from lgfast.step import Objective, TrainMeter, TrainStep
+from tests.small_models import SHALLOW
 
-STUDENTS = {  # with fewer blocks, of every kind that the student has
-    "deit_tiny_patch16_224": {"depth": 3},
-    "deit_tiny_distilled_patch16_224": {"depth": 3},
-    "pit_ti_224": {"depth": (1, 1, 1)},
-    "pvt_tiny": {"depths": (1, 1, 1, 2)},
-    "pvt_v2_b0": {"depths": (1, 1, 1, 2)},
-    "convit_tiny": {"depth": 4, "local_up_to_layer": 2},
-    "t2t_vit_7": {"depth": 3},
-    "cvt_13": {"depths": (1, 1, 2)},
-}
+STUDENTS = (
+    "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "pit_ti_224", "pvt_tiny", "pvt_v2_b0", "convit_tiny",
+    "t2t_vit_7", "cvt_13",
+)  # fmt: skip
 DEVICE, SIZE = torch.device("meta"), 64
 NUM_CLASSES, BATCH = 5, 4
 
@@ -65,7 +60,7 @@ def build(
     name="deit_tiny_patch16_224", fused=True, bn="batch", distill="soft", precision="bf16", teacher=None, **options
 ):
     with DEVICE:
-        model = create_model(name, num_classes=NUM_CLASSES, image_size=SIZE, **STUDENTS[name])
+        model = create_model(name, num_classes=NUM_CLASSES, image_size=SIZE, **SHALLOW[name])
         student = GuidedStudent(model, default_layers(model), (16, 32, 64), SIZE).to(DEVICE)
         if fused:
             fuse(model)
