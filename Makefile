@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml setup.py
 build: $(INSTALLED)
 	$(PY) setup.py build_ext --inplace
 
-# One worker for each core, each with one thread. The tests of a file stay together, since they share fixtures.
+# One worker more than cores (tests/conftest.py), each with one thread. The tests of a file stay together, since they share fixtures.
 # Files with slow tests come first (tests/conftest.py), so that the workers end at about the same time.
 test: build
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not gpu" -n auto --dist loadfile --no-loadscope-reorder

@@ -18,6 +18,11 @@ from tests.skips import pytest_terminal_summary  # noqa: F401  pytest calls it
 gc.disable()  # what the tests import stays: looking through it again and again takes a quarter of the collection
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than cores: beside another busy process the tests get a larger share, and none waits for one test."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_finish():
     gc.freeze()  # nor does it lengthen a test's own gc.collect()
     gc.enable()
