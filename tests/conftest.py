@@ -25,6 +25,7 @@ def pytest_xdist_auto_num_workers():
 
 def pytest_collection_finish():
     gc.freeze()  # nor does it lengthen a test's own gc.collect()
+    gc.set_threshold(10_000)  # after so many new objects; after 700, as is usual, it takes a twentieth of the tests
     gc.enable()
 
 
