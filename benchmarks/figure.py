@@ -1,6 +1,6 @@
 """Draw the documents' pictures from committed runs.
 
-python benchmarks/figure.py            # writes docs/images/guidance.svg and fewer-images.svg
+python benchmarks/figure.py            # writes docs/images/guidance.svg, fewer-images.svg and all-images.svg
 python benchmarks/figure.py --check    # fails where a picture shows other numbers than the newest runs have
 """
 
@@ -16,10 +16,10 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of benchmarks/
 
 from benchmarks.document_tables.rows import RESULTS
-from benchmarks.pictures import fewer_images, guidance
+from benchmarks.pictures import all_images, fewer_images, guidance
 from benchmarks.pictures.svg import shown
 
-PICTURES = (guidance, fewer_images)
+PICTURES = (guidance, fewer_images, all_images)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

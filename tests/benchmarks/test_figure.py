@@ -6,7 +6,7 @@ import json
 import pytest
 
 from benchmarks import figure
-from benchmarks.pictures import fewer_images, guidance
+from benchmarks.pictures import all_images, fewer_images, guidance
 from benchmarks.pictures.svg import shown
 
 ROOT = guidance.RESULTS.parents[1]
@@ -17,9 +17,10 @@ def test_pictures_are_made_from_the_newest_runs():
 
 
 @pytest.mark.parametrize("picture", [module.PICTURE for module in figure.PICTURES], ids=lambda path: path.stem)
-def test_pictures_are_small_and_in_the_readme(picture):
+def test_pictures_are_small_and_in_a_document(picture):
     assert picture.stat().st_size < 100_000
-    assert f"({picture.relative_to(ROOT)})" in (ROOT / "README.md").read_text()
+    shown_by = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    assert any(f"({picture.relative_to(document.parent)})" in document.read_text() for document in shown_by)
 
 
 def write(path, rows):
@@ -68,4 +69,17 @@ def test_fewer_images_are_those_of_the_files_and_survive_the_drawing(tmp_path):
     assert found["guided"] == {"600": [620, 621], "6000": [6020, 6021]}
     assert found["teacher"] == {"600": [630], "6000": [6030]}
     fewer_images.draw(found, tmp_path / "picture.svg")
+    assert shown(tmp_path / "picture.svg") == found
+
+
+def test_all_images_are_those_of_the_files_and_survive_the_drawing(tmp_path):
+    folder = tmp_path / "2026-01-01_epyc_cifar100-all"
+    folder.mkdir()
+    for variant, top1 in (("base", 10.0), ("guided", 20.0)):
+        rows = [{"epoch": 1, "train_top1": top1, "val_top1": ""}, {"epoch": 2, "train_top1": 50, "val_top1": top1 + 1}]
+        write(folder / f"{variant}-seed1.summary.csv", rows)
+    found = json.loads(json.dumps(all_images.series(tmp_path)))
+    assert found["base"] == {"train": [[1, 10.0], [2, 50.0]], "test": [[2, 11.0]]}
+    assert found["guided"] == {"train": [[1, 20.0], [2, 50.0]], "test": [[2, 21.0]]}
+    all_images.draw(found, tmp_path / "picture.svg")
     assert shown(tmp_path / "picture.svg") == found
