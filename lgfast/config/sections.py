@@ -312,10 +312,21 @@ class Config(Section):
                 "augment.teacher_size: the teacher needs an input size, got 0; set it (32), "
                 "or guidance.weight=0 and distill.mode=none to train without a teacher"
             )
+        self._check_schedule()
         self._check_labels()
         self._check_pixels()
         if self.needs_teacher and (obstacle := self._targets_obstacle()):
             raise ValueError(f"teacher.targets: {self.teacher.targets} cannot be: {obstacle}")
+
+    def _check_schedule(self) -> None:
+        """Raise a ValueError for a fall that begins in the warm-up, or comes after the run's end."""
+        schedule, decay = self.optim.schedule, self.optim.decay_epochs
+        most = {"wsd": self.epochs - self.optim.warmup_epochs, "step": self.epochs - self.optim.warmup_epochs - 1}
+        if decay > most.get(schedule, decay):
+            raise ValueError(
+                f"optim.decay_epochs: with optim.schedule={schedule} expected at most {max(most[schedule], 0)}, since "
+                f"{self.optim.warmup_epochs} of the {self.epochs} epochs are warm-up, got {decay}"
+            )
 
     def _check_labels(self) -> None:
         """Raise a ValueError for what is not defined where an image has several classes, or for one alone."""

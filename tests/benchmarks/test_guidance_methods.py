@@ -17,7 +17,8 @@ def test_runs_of_a_seed_differ_in_their_method_alone():
     for section in ("data", "teacher", "eval"):
         assert all(tree[section] == trees[0][section] for tree in trees)
     other_views = [name for name, tree in zip(METHODS, trees, strict=True) if tree["augment"] != trees[0]["augment"]]
-    assert other_views == ["trivial-augment", "three-augment", "color-jitter"]
+    views = ["trivial-augment", "three-augment", "color-jitter", "vertical-flip", "mixup", "cutmix"]
+    assert other_views == views
     assert {(tree["epochs"], tree["seed"]) for tree in trees} == {(15, 7)}
     assert len({config.run_dir for config in configs}) == len(METHODS)
     assert configs[0].eval.protocol == "holdout"  # the test images are for the recipe that wins

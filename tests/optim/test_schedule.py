@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
 
-from lgfast.config import OptimConfig
+from lgfast.config import Config, OptimConfig, replace
 from lgfast.optim.schedule import learning_rate
 
 EPOCHS, WARMUP = 40, 5
@@ -78,3 +78,11 @@ def test_every_schedule_warms_up_alike_and_is_continuous_at_its_end(schedule):
     if schedule != "cosine":  # whose paper's form falls by then
         assert after == pytest.approx(before, rel=1e-6)
     assert learning_rate(config, 0, EPOCHS) == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize(("schedule", "most"), [("wsd", 12), ("step", 11)])
+def test_a_fall_fits_between_warm_up_and_end(schedule, most):
+    run = {"epochs": 15, "optim.warmup_epochs": 3, "optim.schedule": schedule}
+    assert replace(Config(), run | {"optim.decay_epochs": most}).optim.decay_epochs == most
+    with pytest.raises(ValueError, match=rf"optim.decay_epochs: with .*{schedule} expected at most {most}, .*got 30"):
+        replace(Config(), run)
