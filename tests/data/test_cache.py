@@ -282,9 +282,17 @@ def test_map_in_order_keeps_order_and_bounds_what_waits():
 
 def test_map_in_order_waits_for_nothing_where_its_caller_leaves():
     """The garbage collector may close it while a thread starts, and the end of a thread needs the same lock."""
-    may_end, ended = threading.Event(), []
-    results = map_in_order(lambda i: i and (may_end.wait(20), ended.append(i)), range(20), num_workers=1)
-    assert next(results) == 0
+    begun, may_end, ended = threading.Event(), threading.Event(), []
+
+    def work(i):
+        if i == 1:
+            begun.set()
+            may_end.wait(20)
+            ended.append(i)
+        return i
+
+    results = map_in_order(work, range(20), num_workers=1)
+    assert next(results) == 0 and begun.wait(20)
     results.close()
     assert not ended
     may_end.set()
