@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from lgfast.config import Config, load_recipe, replace
 from lgfast.records.run_log import SUMMARY
 from lgfast.runtime.interrupt import InterruptFlag
 from lgfast.sweep.group import group_key, run_group
+
+ConfigsOf = Callable[[Sequence[str], int, Path, dict[str, Any]], list[Config]]
 
 MUON = {"optim.name": "muon"}
 RELATIVE = {"guidance.stop": "relative"}
@@ -102,22 +104,34 @@ def run_seed(configs: Sequence[Config], interrupt: InterruptFlag) -> None:
             return
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def compare(argv: Sequence[str] | None, about: str, known: Collection[str], configs_of: ConfigsOf, out: str) -> None:
+    """Run the command line of a comparison.
+
+    Args:
+        about: what `--help` says.
+        known: the names that `--methods` takes.
+        configs_of: makes the configurations of (methods, seed, folder of the runs, changed keys).
+        out: the default folder of the runs.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CIFAR-100; default data")
     parser.add_argument("--seeds", default="1,2,3", help="comma-separated; default 1,2,3")
-    parser.add_argument("--methods", default=",".join(METHODS), help=f"comma-separated, of {', '.join(METHODS)}")
-    parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="default runs/methods")
+    parser.add_argument("--methods", default=",".join(known), help=f"comma-separated, of {', '.join(known)}")
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"default {out}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of every run")
     options = parser.parse_args(argv)
     methods = options.methods.split(",")
-    if unknown := sorted(set(methods) - METHODS.keys()):
-        parser.error(f"--methods: no method {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    if unknown := sorted(set(methods) - set(known)):
+        parser.error(f"--methods: no method {', '.join(unknown)}; known: {', '.join(known)}")
     changes = {"data.root": str(options.data)} | dict(pair.split("=", 1) for pair in options.set)
     with InterruptFlag().installed() as interrupt:
         for seed in map(int, options.seeds.split(",")):
             if not interrupt.requested:
-                run_seed(method_configs(methods, seed, options.out, changes), interrupt)
+                run_seed(configs_of(methods, seed, options.out, changes), interrupt)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    compare(argv, __doc__, METHODS, method_configs, "runs/methods")
 
 
 if __name__ == "__main__":

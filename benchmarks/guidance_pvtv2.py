@@ -1,6 +1,6 @@
 """What guidance needs to help PVTv2-B0 in minutes: other blocks, weights, stops and views, one at a time.
 
-    python -m benchmarks.guidance_pvtv2 --data DATA [--variants base,guided] [--seeds 1] [--out runs/pvtv2]
+    python -m benchmarks.guidance_pvtv2 --data DATA --seeds 1 [--methods base,guided] [--out runs/pvtv2]
 
 The student of cifar100-pvtv2-b0-guided at 64 pixels learns from 5,000 images of CIFAR-100 for eight epochs and is
 judged on 1,000 others. Its grids are 16, 8, 4 and 2 wide, those of the teacher's stages 32, 16 and 8. Runs of one seed
@@ -10,15 +10,13 @@ benchmarks/results/DATE_HARDWARE_pvtv2, and `python benchmarks/tables.py` puts t
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lgfast.models  # noqa: F401 - registers the students
-from benchmarks.guidance_methods import run_seed
+from benchmarks.guidance_methods import compare
 from lgfast.config import Config, load_recipe, replace
-from lgfast.runtime.interrupt import InterruptFlag
 
 RECIPE = "cifar100-pvtv2-b0-guided"
 SETTING = {
@@ -38,7 +36,7 @@ SETTING = {
 }
 MILD_VIEWS = {"augment.rand_augment": "", "augment.erase_prob": 0, "augment.crop_scale": "0.3,1.0"}
 NO_GUIDANCE = {"guidance.weight": 0}
-VARIANTS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {
     "base": MILD_VIEWS | NO_GUIDANCE,
     "guided": MILD_VIEWS,
     "two-taps": MILD_VIEWS | {"guidance.student_layers": "1,3", "teacher.stages": "1,2"},
@@ -50,30 +48,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def variant_configs(variants: Sequence[str], seed: int, out: Path, changes: dict[str, Any]) -> list[Config]:
-    """Return a configuration for each variant."""
+def method_configs(methods: Sequence[str], seed: int, out: Path, changes: dict[str, Any]) -> list[Config]:
+    """Return a configuration for each way."""
     base = replace(load_recipe(RECIPE), SETTING | {"seed": seed, "data.seed": seed} | changes)
     return [
-        replace(base, VARIANTS[name] | {"name": name, "run_dir": str(out / f"{name}-seed{seed}")}) for name in variants
+        replace(base, METHODS[name] | {"name": name, "run_dir": str(out / f"{name}-seed{seed}")}) for name in methods
     ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CIFAR-100; default data")
-    parser.add_argument("--seeds", default="1", help="comma-separated; default 1")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help=f"comma-separated, of {', '.join(VARIANTS)}")
-    parser.add_argument("--out", type=Path, default=Path("runs/pvtv2"), help="default runs/pvtv2")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of every run")
-    options = parser.parse_args(argv)
-    variants = options.variants.split(",")
-    if unknown := sorted(set(variants) - VARIANTS.keys()):
-        parser.error(f"--variants: no variant {', '.join(unknown)}; known: {', '.join(VARIANTS)}")
-    changes = {"data.root": str(options.data)} | dict(pair.split("=", 1) for pair in options.set)
-    with InterruptFlag().installed() as interrupt:
-        for seed in map(int, options.seeds.split(",")):
-            if not interrupt.requested:
-                run_seed(variant_configs(variants, seed, options.out, changes), interrupt)
+    compare(argv, __doc__, METHODS, method_configs, "runs/pvtv2")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from benchmarks import guidance_pvtv2, tables
 from lgfast.config import load_recipe, to_dict
 from tests.benchmarks.test_figure import write
 
-VARIANTS = list(guidance_pvtv2.VARIANTS)
+VARIANTS = list(guidance_pvtv2.METHODS)
 
 
 def test_variants_of_a_seed_differ_by_guidance_and_views_alone():
-    configs = guidance_pvtv2.variant_configs(VARIANTS, 7, Path("out"), {"data.root": "data"})
+    configs = guidance_pvtv2.method_configs(VARIANTS, 7, Path("out"), {"data.root": "data"})
     trees = {config.name: to_dict(config) for config in configs}
     for section in ("model", "optim", "data", "eval"):
         assert all(tree[section] == trees["guided"][section] for tree in trees.values())
@@ -23,10 +23,10 @@ def test_variants_of_a_seed_differ_by_guidance_and_views_alone():
     assert trees["guided"]["eval"]["protocol"] == "holdout" and not trees["guided"]["log"]["report"]
 
 
-def test_an_unknown_variant_is_named(capsys):
+def test_an_unknown_method_is_named(capsys):
     with pytest.raises(SystemExit):
-        guidance_pvtv2.main(["--variants", "guided,magic"])
-    assert "no variant magic" in capsys.readouterr().err
+        guidance_pvtv2.main(["--methods", "guided,magic"])
+    assert "no method magic" in capsys.readouterr().err
 
 
 def test_the_table_has_the_folders_of_its_kind_alone(tmp_path):
