@@ -72,7 +72,7 @@ bench: build
 PACK ?= pack
 lease:
 	@echo "# before, here: wheels for Python 3.12, and a rehearsal on the CPU"
-	@echo "python3 benchmarks/fetch_wheels.py && python3 benchmarks/gpu_suite.py --dry-run --lease 4 --out /tmp/dry"
+	@echo "$(PY) benchmarks/fetch_wheels.py && $(PY) benchmarks/gpu_suite.py --dry-run --lease 4 --out /tmp/dry"
 	@echo "# there, first call: 7 minutes to build and measure, the most important first"
 	@echo "export LGFAST_COMMIT=$$(git rev-parse --short HEAD) LGFAST_PACK=$(PACK) TORCH_CUDA_ARCH_LIST=9.0a" \
 	  "TORCHINDUCTOR_COMPILE_THREADS=1 PYTHONUNBUFFERED=1; python3 benchmarks/gpu_suite.py --lease 7 --wheels wheels"

@@ -7,8 +7,8 @@
 It needs a CUDA image of PyTorch, and it names what else is missing. Called again with the same --out, it goes on where
 it stopped. `--dry-run` runs every part on the CPU with tiny shapes. benchmarks/README.md says more.
 
-Exit codes: 0, everything is done or skipped; 1, a command failed or met its limit without getting further; 2, wrong
-arguments; 3, unfinished: call again.
+Exit codes: 0, everything is done or skipped; 1, a command failed or met its limit without getting further, or nothing
+could run; 2, wrong arguments; 3, unfinished: call again.
 """
 
 from __future__ import annotations
@@ -158,7 +158,12 @@ class Suite:
 def exit_code(outcomes: Sequence[runner.Outcome]) -> int:
     if any(outcome.is_unfinished for outcome in outcomes):
         return 3
-    return 1 if {outcome.status for outcome in outcomes} & {runner.FAILED, runner.OVER_TIME} else 0
+    statuses = {outcome.status for outcome in outcomes}
+    return 1 if statuses & {runner.FAILED, runner.OVER_TIME} or nothing_ran(outcomes) else 0
+
+
+def nothing_ran(outcomes: Sequence[runner.Outcome]) -> bool:
+    return {outcome.status for outcome in outcomes} == {runner.SKIPPED}
 
 
 def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:
@@ -176,6 +181,9 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
     outcomes = suite.run()
     text = runner.table(outcomes)
     print(f"\n{text}\n\nrows, tables and curves: {suite.out / 'results'}; output of the parts: {suite.out / 'logs'}")
+    if nothing_ran(outcomes):
+        text = "lacks what every part needs (above); install it, or take the .venv/bin/python that `make build` sets up"
+        print(f"error: {sys.executable} {text}", file=sys.stderr)
     return exit_code(outcomes)
 
 

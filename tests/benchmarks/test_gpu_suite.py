@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -229,6 +230,12 @@ def test_a_missing_piece_skips_what_needs_it(suite):
     assert (outcome.status, outcome.files, outcome.reason) == ("done", ["a"], "missing tyro")
     assert suite(absent=("tyro",)).run("y", [needy]).status == "skipped"
     assert suite().run("y", [needy]).files == ["needy"]  # once it is there
+
+
+def test_a_call_that_can_run_nothing_fails(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(preflight, "missing", lambda *_, **__: ["torch"])
+    assert gpu_suite.main(["--dry-run", "--only", "attention", "--out", str(tmp_path)]) == 1
+    assert f"error: {sys.executable} lacks what every part needs" in capsys.readouterr().err
 
 
 def test_missing_pieces_are_named_with_the_parts_they_stop(monkeypatch):
