@@ -182,8 +182,8 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
     text = runner.table(outcomes)
     print(f"\n{text}\n\nrows, tables and curves: {suite.out / 'results'}; output of the parts: {suite.out / 'logs'}")
     if nothing_ran(outcomes):
-        text = "lacks what every part needs (above); install it, or take the .venv/bin/python that `make build` sets up"
-        print(f"error: {sys.executable} {text}", file=sys.stderr)
+        way_out = "install it, or take the .venv/bin/python that `make build` sets up"
+        print(f"error: {sys.executable} lacks what every part needs (above); {way_out}", file=sys.stderr)
     return exit_code(outcomes)
 
 
