@@ -61,10 +61,14 @@ class Code:
 
     def of(self, subject: Subject) -> Code:
         """Return the code that holds the kernels of a subject."""
-        source = ROOT / "csrc" / subject.source
         if self.places:
             return self
-        cubins = objects.compile_object(source, self.arch, self.folder / self.arch, ROOT / "csrc", subject.options)
+        include, folder = ROOT / "csrc", self.folder / self.arch
+        compiled = [
+            objects.compile_object(include / source, self.arch, folder, include, subject.options)
+            for source in subject.sources
+        ]
+        cubins = [cubin for some in compiled for cubin in some]
         found = Code.__new__(Code)
         found.arch, found.folder, found.known = self.arch, self.folder, {}
         found.places = {name: cubin for cubin in cubins for name in objects.symbols(cubin)}

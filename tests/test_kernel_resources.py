@@ -43,7 +43,7 @@ KERNELS = {
     "column_sum": 2 * 3,  # of both
     "feature_mse": 4 * 3 + 2,  # also float64; by vectors, by values, scaled; the sum of float and of double
     "flat_adamw": 3 * 2 + 1,
-    "augment": 3 * 4,  # an image in shared memory, or in a workspace; of 224 pixels, or of any size
+    "augment": 3 * 4,  # a whole image in shared memory, or parts of it in a workspace; of 224 pixels, or of any size
     "augment_plan": 1,
     "augment_order": 1,
 }

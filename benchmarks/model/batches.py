@@ -57,7 +57,7 @@ PARTS: dict[str, Subject] = {
     for name, strength in STRENGTHS.items()
 }
 PARTS[ERASED] = Subject(partial(one_view, erased_side=ERASED_SIDE), shape="32->224, one image, erased", **AUGMENT)
-PARTS[ORDER] = Subject(ordering, "augment/augment.cu", "B=512", options=["--fmad=false"])
+PARTS[ORDER] = Subject(ordering, ("augment/augment.cu",), "B=512", options=["--fmad=false"])
 
 
 def image_us(row: Sequence[float], us: Mapping[str, float]) -> float:

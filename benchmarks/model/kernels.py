@@ -25,7 +25,7 @@ class Subject:
 
     Attributes:
         make: makes its launches.
-        source: CUDA source, under csrc/.
+        sources: of its kernels, under csrc/.
         shape: in words, for the CSV.
         blocks: launch -> the blocks to run, each with the number of blocks that it stands for.
         options: of the compiler.
@@ -35,7 +35,7 @@ class Subject:
     """
 
     make: Callable[[], Case]
-    source: str
+    sources: tuple[str, ...]
     shape: str
     blocks: Callable[[Launch], list[tuple[int, float]]] = lambda launch: spread(launch, 1)
     options: list[str] = field(default_factory=list)
@@ -78,39 +78,44 @@ def one_view(*operations: tuple[int, float], erased_side: int = 0) -> Case:
 
 
 ATTENTION = "short_attention/instances/{}_bf16_d64.cu"
-AUGMENT = {"source": "augment/instances/augment_bf16.cu", "options": ["--fmad=false"]}
+AUGMENT = {
+    "sources": ("augment/instances/augment_bf16.cu", "augment/augment.cu"),
+    "options": ["--fmad=false"],
+}
 SUBJECTS: dict[str, Subject] = {
     "short_attention_fwd": Subject(
         partial(launches.attention, 256),
-        ATTENTION.format("fwd"),
+        (ATTENTION.format("fwd"),),
         "deit_tiny B=256",
         disabled="short_attention_fwd_wgmma",
     ),
-    "short_attention_fwd_wgmma": Subject(partial(launches.attention, 256), ATTENTION.format("fwd"), "deit_tiny B=256"),
+    "short_attention_fwd_wgmma": Subject(
+        partial(launches.attention, 256), (ATTENTION.format("fwd"),), "deit_tiny B=256"
+    ),
     "short_attention_bwd_resident": Subject(
         partial(launches.attention, 256, is_backward=True),
-        ATTENTION.format("bwd"),
+        (ATTENTION.format("bwd"),),
         "deit_tiny B=256",
         disabled="short_attention_bwd_wgmma",
     ),
     "short_attention_bwd_wgmma": Subject(
-        partial(launches.attention, 256, is_backward=True), ATTENTION.format("bwd"), "deit_tiny B=256"
+        partial(launches.attention, 256, is_backward=True), (ATTENTION.format("bwd"),), "deit_tiny B=256"
     ),
     "short_attention_bwd_streamed": Subject(
         partial(launches.attention, 256, is_backward=True),
-        ATTENTION.format("bwd"),
+        (ATTENTION.format("bwd"),),
         "deit_tiny B=256",
         disabled="short_attention_bwd_resident,short_attention_bwd_wgmma",
     ),
     "feature_mse": Subject(
         partial(launches.guidance, 256),
-        "feature_mse/feature_mse.cu",
+        ("feature_mse/feature_mse.cu",),
         "deit_tiny B=256",
         of_pairs,
         make_last=all_others_ended,
     ),
     "feature_mse_bwd": Subject(
-        partial(launches.guidance_backward, 256), "feature_mse/feature_mse.cu", "deit_tiny B=256"
+        partial(launches.guidance_backward, 256), ("feature_mse/feature_mse.cu",), "deit_tiny B=256"
     ),
     "augment_plain": Subject(one_view, shape="32->224, one image", **AUGMENT),
     "augment_rotated": Subject(
@@ -118,19 +123,19 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "flat_adamw": Subject(
         partial(launches.adamw, DEIT_TINY_SIZES),
-        "flat_adamw/flat_adamw.cu",
+        ("flat_adamw/flat_adamw.cu",),
         "deit_tiny (5.54 M)",
         lambda launch: spread(launch, 5),
     ),
     "add_layer_norm_fwd": Subject(
-        partial(launches.layer_norm, 256), "add_layer_norm/add_layer_norm.cu", "deit_tiny B=256"
+        partial(launches.layer_norm, 256), ("add_layer_norm/add_layer_norm.cu",), "deit_tiny B=256"
     ),
     "add_layer_norm_bwd": Subject(
-        partial(launches.layer_norm, 256, is_backward=True), "add_layer_norm/add_layer_norm.cu", "deit_tiny B=256"
+        partial(launches.layer_norm, 256, is_backward=True), ("add_layer_norm/add_layer_norm.cu",), "deit_tiny B=256"
     ),
-    "bias_gelu_fwd": Subject(partial(launches.gelu, 256), "bias_gelu/bias_gelu.cu", "deit_tiny B=256"),
+    "bias_gelu_fwd": Subject(partial(launches.gelu, 256), ("bias_gelu/bias_gelu.cu",), "deit_tiny B=256"),
     "bias_gelu_bwd": Subject(
-        partial(launches.gelu, 256, is_backward=True), "bias_gelu/bias_gelu.cu", "deit_tiny B=256"
+        partial(launches.gelu, 256, is_backward=True), ("bias_gelu/bias_gelu.cu",), "deit_tiny B=256"
     ),
 }
 

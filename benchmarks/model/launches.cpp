@@ -120,25 +120,29 @@ const char* gelu(int64_t rows, int channels, void* x, void* bias, void* dout, vo
 }
 
 // Views of 224 pixels from images of 32, bicubic, with the teacher's views of 32; erased with noise.
-const char* views(int64_t batch, int num_columns, void* pixels, int64_t* offsets, int32_t* sizes, int64_t* indices,
-                  double* plan, void* images, void* teacher, void* workspace, int64_t workspace_bytes) {
+static AugmentParams params_of_views(int64_t batch) {
   AugmentParams p{};
-  p.pixels = static_cast<uint8_t*>(pixels), p.offsets = offsets, p.sizes = sizes, p.indices = indices, p.plan = plan;
-  p.images = images, p.teacher = teacher;
-  p.batch = batch, p.num_columns = num_columns, p.image_size = 224, p.teacher_size = 32;
+  p.batch = batch, p.image_size = 224, p.teacher_size = 32;
   p.channel_stride = 224 * 224, p.row_stride = 224, p.column_stride = 1;
   p.teacher_channel_stride = 32 * 32, p.teacher_row_stride = 32, p.teacher_column_stride = 1;
   p.resample = Resample::kBicubic, p.erase_mode = EraseMode::kPixel;
   const int fill[3] = {124, 116, 104};
   const float mean[3] = {0.485f, 0.456f, 0.406f}, std[3] = {0.229f, 0.224f, 0.225f};
   for (int k = 0; k < 3; ++k) p.fill[k] = fill[k], p.mean[k] = mean[k], p.std[k] = std[k];
-  const AugmentLaunch launch = plan_augment(batch, 224);
-  if (launch.workspace_bytes + launch.order_bytes > workspace_bytes) return "a larger workspace is needed";
-  if (launch.order_bytes > 0) {
-    if (const char* error = launch_augment_order(p, static_cast<int32_t*>(workspace), nullptr)) return error;
-    p.order = static_cast<int32_t*>(workspace);
-  }
-  return launch_augment(p, AugmentDtype::kBFloat16, launch, launch.workspace_bytes > 0 ? workspace : nullptr, nullptr);
+  return p;
+}
+
+// Bytes of global memory that they work in.
+int64_t memory_of_views(int64_t batch) {
+  return plan_augment(params_of_views(batch), AugmentDtype::kBFloat16).memory_bytes();
+}
+
+const char* views(int64_t batch, int num_columns, void* pixels, int64_t* offsets, int32_t* sizes, int64_t* indices,
+                  double* plan, void* images, void* teacher, void* memory) {
+  AugmentParams p = params_of_views(batch);
+  p.pixels = static_cast<uint8_t*>(pixels), p.offsets = offsets, p.sizes = sizes, p.indices = indices, p.plan = plan;
+  p.images = images, p.teacher = teacher, p.num_columns = num_columns;
+  return launch_augment(p, AugmentDtype::kBFloat16, plan_augment(p, AugmentDtype::kBFloat16), memory, nullptr);
 }
 
 }  // extern "C"

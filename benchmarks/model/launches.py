@@ -86,6 +86,7 @@ def library() -> ctypes.CDLL:
     found = ctypes.CDLL(str(target))
     for name in ("attention", "guidance", "guidance_backward", "adamw", "layer_norm", "gelu", "views", "launch_kernel"):
         getattr(found, name).restype = ctypes.c_char_p
+    found.memory_of_views.restype = ctypes.c_int64
     found.launch_shape.restype = ctypes.POINTER(ctypes.c_int)
     return found
 
@@ -151,7 +152,6 @@ def guidance_backward(batch: int, sides: tuple[int, int, int] = (14, 14, 14)) ->
 
 # grad_scale, 1 - beta1, beta2, 1 - beta2, decay, step_size, inv_sqrt_bias_correction2, eps
 ADAMW_FACTORS = (1.0, 0.1, 0.999, 0.001, 1 - 5e-4 * 0.05, 5e-3, 31.0, 1e-8)
-WORKSPACE_BYTES = 512 << 10
 CHANNELS, TEACHER_SIDES = (16, 32, 64), (32, 16, 8)
 
 
@@ -242,11 +242,15 @@ def views(plan: Tensor, images: Tensor) -> Case:
     sizes = a.add("sizes", torch.full((batch, 2), side, dtype=torch.int32))
     indices, rows = a.add("indices", torch.arange(batch)), a.add("plan", plan.contiguous())
     made, teacher = a.empty("images", batch, 3, 224, 224), a.empty("teacher", batch, 3, 32, 32)
-    size = batch * WORKSPACE_BYTES  # for GPUs whose shared memory does not hold an image
-    workspace = a.empty("workspace", size, dtype=torch.uint8), ctypes.c_int64(size)
-    places = (pixels, offsets, sizes, indices, rows, made, teacher, *workspace)
+    memory = a.empty("memory", memory_of_views(batch), dtype=torch.uint8)
+    places = (pixels, offsets, sizes, indices, rows, made, teacher, memory)
     record = functools.partial(library().views, ctypes.c_int64(batch), plan.shape[1], *places)
     return a.case(record, images.nbytes + a.tensors["images"].nbytes + a.tensors["teacher"].nbytes)
+
+
+def memory_of_views(batch: int) -> int:
+    """Return the bytes of global memory in which the GPU planned for makes the views of a batch."""
+    return library().memory_of_views(ctypes.c_int64(batch))
 
 
 def use_gpu(multiprocessors: int, smem_bytes: int, has_wgmma: bool = False) -> None:

@@ -46,16 +46,20 @@ def predict(subject: Subject, gpu: Gpu, kernels: dict[str, Kernel]) -> Predictio
     with planned_for(subject, gpu.multiprocessors, gpu.block_smem, gpu.number == 90) as case:
         found = Prediction(num_bytes=case.num_bytes)
         found.floor_us = found.num_bytes / gpu.bandwidth * 1e6
-        for number, launch in enumerate(case.launches):
-            add_launch(found, subject, gpu, case, launch, kernels[launch.kernel], is_first=number == 0)
+        longest = 0.0
+        for launch in case.launches:
+            before = found.us
+            add_launch(found, subject, gpu, case, launch, kernels[launch.kernel], longest)
+            longest = max(longest, found.us - before)
     found.us = max(found.us, found.floor_us) + LAUNCH_US * len(case.launches)
     found.bound = "dram" if found.us - LAUNCH_US * len(case.launches) <= found.floor_us else found.bound
     return found
 
 
 def add_launch(
-    found: Prediction, subject: Subject, gpu: Gpu, case: Case, launch: Launch, kernel: Kernel, is_first: bool
+    found: Prediction, subject: Subject, gpu: Gpu, case: Case, launch: Launch, kernel: Kernel, longest: float
 ) -> None:
+    """Add a launch; describe the kernel by it if it takes more microseconds than `longest`, those of another before."""
     check_parameters(kernel, gpu, launch)
     resident = resident_blocks(gpu, kernel.registers, launch.threads, launch.smem_bytes)
     if resident == 0:
@@ -65,8 +69,9 @@ def add_launch(
         block = block_at(index, gpu, case, launch, kernel)
         kinds.append((steps_of(block.run(action), kernel.instructions), count))
         found.unmodelled |= block.unmodelled
+    us = 0.0
     if subject.make_last is not None:
-        found.us += last_clocks(subject, gpu, case, launch, kernel) / gpu.clock_hz * 1e6
+        us += last_clocks(subject, gpu, case, launch, kernel) / gpu.clock_hz * 1e6
     for steps, count in kinds:
         for step in (step for warp in steps for step in warp):
             found.instructions[step.pipe] += count
@@ -75,17 +80,16 @@ def add_launch(
     parts = [mixed] if mixed else [block_clocks(gpu, s, max(1.0, n / gpu.multiprocessors), resident) for s, n in kinds]
     busy: Counter = Counter()
     for clocks, result in parts:
-        found.us += clocks / gpu.clock_hz * 1e6
+        us += clocks / gpu.clock_hz * 1e6
         busy.update({pipe: value / result.clocks * clocks for pipe, value in result.busy.items()})
-    if is_first:
-        longest = max(parts, key=lambda part: part[0])[1]
-        found.roles = roles(longest, launch.threads // 32)
-    if is_first:
+    found.us += us
+    if us > longest:
+        found.roles = roles(max(parts, key=lambda part: part[0])[1], launch.threads // 32)
         found.registers, found.stack_bytes = kernel.registers, kernel.stack_bytes
         found.smem_bytes, found.threads, found.blocks = launch.smem_bytes, launch.threads, launch.blocks
         found.resident = resident
         name, value = busy.most_common(1)[0]
-        share = value / (found.us * gpu.clock_hz / 1e6)
+        share = value / (us * gpu.clock_hz / 1e6)
         found.bound = name if share >= SATURATED else f"latency ({name} {share:.0%})"
 
 

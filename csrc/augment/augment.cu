@@ -9,32 +9,39 @@
 
 namespace lgfast {
 
-constexpr int kWorkspaceBlocks = 4;  // a multiprocessor, where images are worked on in global memory
+constexpr int kWorkspaceBlocks = 2;  // a multiprocessor, where images are worked on in global memory
 
-AugmentLaunch plan_augment(int64_t batch, int image_size) {
-  const int64_t num_bytes = augment_layout(image_size).num_bytes;
+AugmentLaunch plan_augment(const AugmentParams& params, AugmentDtype dtype) {
+  const int64_t num_bytes = augment_layout(params.image_size).num_bytes;
+  const int blocks_at_once = num_multiprocessors();
+  const auto parts_bytes = [&](int max_parts) { return (params.batch * max_parts + 1) * int64_t(sizeof(AugmentPart)); };
   if (num_bytes <= max_smem_bytes()) {
-    const int64_t order_bytes = batch > num_multiprocessors() ? batch * int64_t(sizeof(int32_t)) : 0;
-    return {int(batch), int(num_bytes), 0, order_bytes};
+    const bool is_sorted = params.batch > blocks_at_once;
+    return {int(params.batch), int(num_bytes), blocks_at_once, 1, 0, 0, is_sorted ? parts_bytes(1) : 0};
   }
-  const int blocks = int(std::min<int64_t>(batch, kWorkspaceBlocks * num_multiprocessors()));
-  return {blocks, 0, blocks * num_bytes, 0};
+  const int max_parts = most_parts(params.image_size, params.teacher_size);
+  const int blocks = int(std::min<int64_t>(params.batch * max_parts, kWorkspaceBlocks * blocks_at_once));
+  const int64_t moved_bytes = moved_bytes_of(params.image_size, dtype == AugmentDtype::kFloat ? 4 : 2);
+  return {blocks, 0, blocks_at_once, max_parts, blocks * num_bytes, blocks * moved_bytes, parts_bytes(max_parts)};
 }
 
 const char* launch_augment_plan(const AugmentPlanParams& params, void* stream) {
   return launch_augment_plan_kernel(params, stream);
 }
 
-const char* launch_augment_order(const AugmentParams& params, int32_t* order, void* stream) {
-  return launch_augment_order_kernel(params, order, stream);
-}
-
-const char* launch_augment(const AugmentParams& params, AugmentDtype dtype, const AugmentLaunch& plan, void* workspace,
+const char* launch_augment(const AugmentParams& given, AugmentDtype dtype, const AugmentLaunch& plan, void* memory,
                            void* stream) {
+  AugmentParams params = given;
+  if (plan.parts_bytes > 0) {
+    unsigned char* place = static_cast<unsigned char*>(memory) + plan.workspace_bytes + plan.moved_bytes;
+    AugmentPart* parts = reinterpret_cast<AugmentPart*>(place);
+    if (const char* error = launch_augment_order_kernel(params, plan, parts, stream)) return error;
+    params.parts = parts;
+  }
   switch (dtype) {
-    case AugmentDtype::kFloat: return launch_augment_kernel<float>(params, plan, kAugmentThreads, workspace, stream);
-    case AugmentDtype::kBFloat16: return launch_augment_kernel<bf16>(params, plan, kAugmentThreads, workspace, stream);
-    default: return launch_augment_kernel<fp16>(params, plan, kAugmentThreads, workspace, stream);
+    case AugmentDtype::kFloat: return launch_augment_kernel<float>(params, plan, kAugmentThreads, memory, stream);
+    case AugmentDtype::kBFloat16: return launch_augment_kernel<bf16>(params, plan, kAugmentThreads, memory, stream);
+    default: return launch_augment_kernel<fp16>(params, plan, kAugmentThreads, memory, stream);
   }
 }
 

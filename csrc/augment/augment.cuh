@@ -1,9 +1,9 @@
 // augment on the GPU: the algorithm is augment_image.h's, and a block is the team that runs it.
 //
 // A block makes one image after the other, its planes in shared memory (226 KB for 224 x 224: one block per
-// SM) or, where that is too small, in a workspace in global memory. Work is dealt out to threads in strips of four
-// pixels, so planes are read and written as 4-byte words. Histograms use atomics on shared memory; integer sums, so two
-// runs agree bit for bit.
+// SM) or, where that is too small, in a workspace in global memory. There several blocks may share an image. Work is
+// dealt out to threads in strips of four pixels, so planes are read and written as 4-byte words. Histograms use atomics
+// on shared memory; integer sums, so two runs agree bit for bit.
 //
 // What the compiled code depends on: parameters stay in constant memory (__grid_constant__), and the address space of
 // the working memory is known, so that nothing is kept in local memory and planes are read by LDS, not by generic
@@ -19,7 +19,7 @@ namespace lgfast {
 
 template <bool kInSharedMemory, int kFixedSize>
 struct BlockTeam {
-  static constexpr bool kIsShared = kInSharedMemory;
+  static constexpr bool kIsShared = kInSharedMemory, kIsWhole = kInSharedMemory;
   static constexpr int kSize = kFixedSize;
   static constexpr int kStrip = 4;
   static constexpr bool kSplitsChannels = false;
@@ -95,25 +95,37 @@ struct BlockTeam {
 template <typename T, bool kIsShared, int kSize>
 __global__ void __launch_bounds__(kAugmentThreads)
     augment_kernel(const __grid_constant__ AugmentParams params, const __grid_constant__ AugmentLayout layout,
-                   unsigned char* workspace) {
+                   unsigned char* workspace, unsigned char* all_moved) {
   using Team = BlockTeam<kIsShared, kSize>;
   const Team team;
   unsigned char* memory = kIsShared ? dynamic_smem() : workspace + block_index() * layout.num_bytes;
   WorkingImage<Team> image(team, params, layout, memory);
-  for (int64_t b = block_index(); b < params.batch; b += grid_size()) {
-    augment_image<T>(image, params.order == nullptr ? b : params.order[b]);
+  if constexpr (Team::kIsWhole) {
+    for (int64_t b = block_index(); b < params.batch; b += grid_size()) {
+      augment_image<T>(image, params.parts == nullptr ? b : params.parts[1 + b].row);
+    }
+  } else {
+    unsigned char* moved = all_moved + block_index() * moved_bytes_of(image.size, int(sizeof(T)));
+    const int num_parts = params.parts->row;
+    for (int k = block_index(); k < num_parts; k += grid_size()) {
+      const AugmentPart taken = params.parts[1 + k];
+      const Rows rows = rows_of_part(taken.part, taken.num_parts, image.size, params.teacher_size);
+      augment_image<T>(image, taken.row, rows, moved);
+    }
   }
 }
 
 template <typename T>
-const char* launch_augment_kernel(const AugmentParams& params, const AugmentLaunch& plan, int threads, void* workspace,
+const char* launch_augment_kernel(const AugmentParams& params, const AugmentLaunch& plan, int threads, void* memory,
                                   void* stream) {
   constexpr int kUsual = 224;
-  const auto usual = workspace ? augment_kernel<T, false, kUsual> : augment_kernel<T, true, kUsual>;
-  const auto other = workspace ? augment_kernel<T, false, 0> : augment_kernel<T, true, 0>;
+  const bool is_shared = plan.smem_bytes > 0;
+  const auto usual = is_shared ? augment_kernel<T, true, kUsual> : augment_kernel<T, false, kUsual>;
+  const auto other = is_shared ? augment_kernel<T, true, 0> : augment_kernel<T, false, 0>;
   const auto kernel = params.image_size == kUsual ? usual : other;
+  unsigned char* workspace = static_cast<unsigned char*>(memory);
   return launch(kernel, Grid{plan.blocks, 1}, threads, plan.smem_bytes, stream, params,
-                augment_layout(params.image_size), static_cast<unsigned char*>(workspace));
+                augment_layout(params.image_size), workspace, workspace + plan.workspace_bytes);
 }
 
 }  // namespace lgfast

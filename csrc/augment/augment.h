@@ -83,15 +83,22 @@ struct AugmentPlanParams {
   double jitter[kNumJitterOps];  // 0: none
 };
 
+// What a block makes: of the view of row `row` of the batch, the rows of part `part` of `num_parts` (augment_rows.h).
+struct AugmentPart {
+  int32_t row;
+  int16_t part, num_parts;
+};
+
 struct AugmentParams {
-  const uint8_t* pixels;   // images back to back, each [h, w, 3]
-  const int64_t* offsets;  // [n] first byte of each image
-  const int32_t* sizes;    // [n, 2] height, width
-  const int64_t* indices;  // [B] image of each row of the batch
-  const double* plan;      // [B, num_columns]
-  const int32_t* order;    // [B] the batch's rows in the order in which blocks take them; null: as they are
-  void* images;            // [B, 3, S, S], by strides
-  void* teacher;           // [B, 3, s, s], by strides; null where teacher_size is 0
+  const uint8_t* pixels;     // images back to back, each [h, w, 3]
+  const int64_t* offsets;    // [n] first byte of each image
+  const int32_t* sizes;      // [n, 2] height, width
+  const int64_t* indices;    // [B] image of each row of the batch
+  const double* plan;        // [B, num_columns]
+  const AugmentPart* parts;  // in the order in which blocks take them, their number as the row of the first; null:
+                             // whole views as they come
+  void* images;              // [B, 3, S, S], by strides
+  void* teacher;             // [B, 3, s, s], by strides; null where teacher_size is 0
   int64_t batch;
   int num_columns;
   int image_size;
@@ -104,26 +111,30 @@ struct AugmentParams {
   float mean[3], std[3];
 };
 
-// How a batch is launched: one block per image where its working memory fits into shared memory, else a fixed number of
-// blocks that share the images, each with its own part of a workspace in global memory.
+// How a batch is launched: one block per image where its working memory fits into shared memory. Else several blocks
+// may share an image, and each has working memory of its own in global memory.
 struct AugmentLaunch {
   int blocks, smem_bytes;
-  int64_t workspace_bytes;  // 0: none
-  int64_t order_bytes;      // of AugmentParams::order; 0: none
+  int blocks_at_once;  // on the GPU
+  int max_parts;       // of an image
+  // Bytes of global memory, one after the other; 0: none.
+  int64_t workspace_bytes;  // of the blocks, working memory
+  int64_t moved_bytes;      // of the blocks, moved pixels
+  int64_t parts_bytes;      // AugmentParams::parts
+  int64_t memory_bytes() const { return workspace_bytes + moved_bytes + parts_bytes; }
 };
-AugmentLaunch plan_augment(int64_t batch, int image_size);
+AugmentLaunch plan_augment(const AugmentParams& params, AugmentDtype dtype);
 
-// Null, or the text of a CUDA error.
+// Null, or the text of a CUDA error. memory: as planned, aligned to 128 bytes.
 const char* launch_augment_plan(const AugmentPlanParams& params, void* stream);
-const char* launch_augment_order(const AugmentParams& params, int32_t* order, void* stream);
-const char* launch_augment(const AugmentParams& params, AugmentDtype dtype, const AugmentLaunch& launch,
-                           void* workspace, void* stream);
+const char* launch_augment(const AugmentParams& params, AugmentDtype dtype, const AugmentLaunch& launch, void* memory,
+                           void* stream);
 
 // One explicit instantiation each in instances/: T in {float, bf16, fp16}. threads: of a block, at most
 // kAugmentThreads.
 constexpr int kAugmentThreads = 768;
 template <typename T>
-const char* launch_augment_kernel(const AugmentParams& params, const AugmentLaunch& launch, int threads,
-                                  void* workspace, void* stream);
+const char* launch_augment_kernel(const AugmentParams& params, const AugmentLaunch& launch, int threads, void* memory,
+                                  void* stream);
 
 }  // namespace lgfast

@@ -23,6 +23,7 @@ using torch::stable::Tensor;
 
 // One thread: loops run in order, and there is nobody to wait for.
 struct ThreadTeam {
+  static constexpr bool kIsWhole = true;
   static constexpr int kSize = 0;
   static constexpr int kStrip = 32;
   static constexpr bool kSplitsChannels = true;

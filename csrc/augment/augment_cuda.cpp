@@ -20,20 +20,13 @@ std::tuple<Tensor, Tensor> augment(const Tensor& pixels, const Tensor& offsets, 
   LGFAST_CHECK(pixels.is_cuda(), "augment", "pixels must be on the GPU, like the other tensors; move it there");
   const int32_t device = pixels.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  AugmentCall call = augment_call(pixels, offsets, sizes, indices, plan, image_size, teacher_size, resample, erase_mode,
-                                  fill, mean, std, dtype, channels_last);
+  const AugmentCall call = augment_call(pixels, offsets, sizes, indices, plan, image_size, teacher_size, resample,
+                                        erase_mode, fill, mean, std, dtype, channels_last);
   if (call.params.batch == 0) return {call.images, call.teacher_images};
-  const AugmentLaunch launch = plan_augment(call.params.batch, call.params.image_size);
-  Tensor workspace = torch::stable::new_empty(pixels, {launch.workspace_bytes}, ScalarType::Byte);
-  Tensor order = torch::stable::new_empty(pixels, {launch.order_bytes}, ScalarType::Byte);
-  if (launch.order_bytes > 0) {
-    int32_t* rows = static_cast<int32_t*>(order.mutable_data_ptr());
-    const char* error = launch_augment_order(call.params, rows, current_cuda_stream(device));
-    LGFAST_CHECK(!error, "augment", error);
-    call.params.order = rows;
-  }
-  void* memory = launch.workspace_bytes ? workspace.mutable_data_ptr() : nullptr;
-  const char* error = launch_augment(call.params, call.dtype, launch, memory, current_cuda_stream(device));
+  const AugmentLaunch launch = plan_augment(call.params, call.dtype);
+  Tensor memory = torch::stable::new_empty(pixels, {launch.memory_bytes()}, ScalarType::Byte);
+  const char* error =
+      launch_augment(call.params, call.dtype, launch, memory.mutable_data_ptr(), current_cuda_stream(device));
   LGFAST_CHECK(!error, "augment", error);
   return {call.images, call.teacher_images};
 }

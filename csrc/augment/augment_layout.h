@@ -48,6 +48,11 @@ LGFAST_HOST_DEVICE AugmentLayout augment_layout(int size) {
   return l;
 }
 
+// Bytes of moved pixels, values [3, S, S], where they do not lie in the memory of the view.
+LGFAST_HOST_DEVICE int64_t moved_bytes_of(int size, int value_bytes) {
+  return round_up(3 * int64_t(value_bytes) * size * size, 128);
+}
+
 // Whether the source rows of one output row fit into the spare, and the weights of one output pixel into memory.
 LGFAST_HOST_DEVICE bool crop_fits(const AugmentLayout& layout, Resample resample, int height, int width) {
   const int down = ResizeAxis{resample, height, layout.size}.max_taps();

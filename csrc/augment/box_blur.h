@@ -58,7 +58,7 @@ LGFAST_TEAM void box_pixels(const BytePlanes& from, const BoxFilter& box, bool i
 template <class Team>
 LGFAST_TEAM void box_blur(const WorkingImage<Team>& image, const BoxFilter& box, bool is_row, const BytePlanes& from,
                           const BytePlanes& to) {
-  image.each_strip(image.size, [&](int c, int y, int s) {
+  image.each_strip(image.held(), [&](int c, int y, int s) {
     uint8_t made[Team::kStrip];
     box_pixels(from, box, is_row, c, y, s * Team::kStrip, made);
     copy_first(made, image.size - s * Team::kStrip, to.row(c, y) + s * Team::kStrip);

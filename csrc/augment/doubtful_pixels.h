@@ -5,6 +5,7 @@
 
 #include "augment/affine.h"
 #include "augment/augment_layout.h"
+#include "augment/augment_rows.h"
 #include "augment/exact_double.h"
 #include "augment/team.h"
 
@@ -78,8 +79,8 @@ struct DoubtList {
   }
 };
 
-// The planes of an image, and where their moved pixels go: [3, size, size], through a table of what each byte of each
-// channel becomes (view_table.h). The spare is free for the pass.
+// The planes of an image, and where the rows `made` of their moved pixels go: [3, size, size], through a table of what
+// each byte of each channel becomes (view_table.h). The spare is free for the pass.
 template <typename T, class Team>
 struct BicubicPass {
   uint8_t* planes;
@@ -88,9 +89,11 @@ struct BicubicPass {
   const Affine a;
   const int fill[3];
   const int size, pitch, spare_bytes;
+  const Rows made;
 
   // memory: of the image, where that is not shared.
-  LGFAST_TEAM BicubicPass(uint8_t* memory, T* moved, const Affine& a, int fill0, int fill1, int fill2, int size)
+  LGFAST_TEAM BicubicPass(uint8_t* memory, T* moved, const Affine& a, int fill0, int fill1, int fill2, int size,
+                          Rows made)
       : planes((Team::kIsShared ? dynamic_smem() : memory) + kPlanesOffset),
         table(reinterpret_cast<const T*>(planes - kPlanesOffset +
                                          augment_layout(Team::kSize > 0 ? Team::kSize : size).histogram)),
@@ -99,7 +102,8 @@ struct BicubicPass {
         fill{fill0, fill1, fill2},
         size(Team::kSize > 0 ? Team::kSize : size),
         pitch(pitch_of(this->size)),
-        spare_bytes(3 * spare_rows_of(this->size) * pitch) {}
+        spare_bytes(3 * spare_rows_of(this->size) * pitch),
+        made(Team::kIsWhole ? Rows{0, this->size} : made) {}
 
   LGFAST_TEAM uint8_t* plane(int c) const { return planes + c * (size * pitch); }
   LGFAST_TEAM uint8_t fill_of(int c) const { return uint8_t(c == 0 ? fill[0] : c == 1 ? fill[1] : fill[2]); }

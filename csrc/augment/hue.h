@@ -55,7 +55,9 @@ LGFAST_HOST_DEVICE Rgb rgb_of(const Hsv& pixel) {
 template <class Team>
 LGFAST_TEAM void turn_hue(WorkingImage<Team>& image, int steps) {
   image.apply_pending();
-  image.team.grid(image.size, image.num_strips(), [&](int y, int s) {
+  const Rows held = image.held();
+  image.team.grid(held.count(), image.num_strips(), [&](int row, int s) {
+    const int y = held.begin + row;
     auto& r = image.strip(image.plane(0), y, s);
     auto& g = image.strip(image.plane(1), y, s);
     auto& b = image.strip(image.plane(2), y, s);

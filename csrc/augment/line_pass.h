@@ -161,8 +161,11 @@ struct LinePass {
       if (along >= size) return;
       p.template make_exact<BicubicLinePixels<kIsRow, 1>>(bit / 4, kIsRow ? line : along, kIsRow ? along : line);
     };
+    // The rows made begin at multiples of kPixels.
+    const int first_item = kIsRow ? p.made.begin * groups : p.made.begin / kPixels * size;
+    const int end_item = kIsRow ? p.made.end * groups : ceil_div(p.made.end, kPixels) * size;
     LGFAST_NO_UNROLL
-    for (int i = thread_index(); i < size * groups; i += block_size()) {
+    for (int i = first_item + thread_index(); i < end_item; i += block_size()) {
       const int line = kIsRow ? i / groups : i % size, along = (kIsRow ? i % groups : i / size) * kPixels;
       const int first = along + lines[line].shift();
       if (is_inner(first)) {
@@ -179,6 +182,7 @@ struct LinePass {
       const int first = along + shift;
       if (along < 0 || along >= size || is_inner(first) || is_outside(first)) continue;
       const int i = kIsRow ? line * groups + along / kPixels : along / kPixels * size + line;
+      if (!Team::kIsWhole && (i < first_item || i >= end_item)) continue;
       list.add(make<false>(line, along), uint32_t(i), exact);
     }
     list.settle(exact);
@@ -190,8 +194,9 @@ struct LinePass {
 };
 
 template <bool kIsRow, typename T, class Team>
-LGFAST_CALLED void move_lines(uint8_t* memory, T* moved, Affine a, int fill0, int fill1, int fill2, int size) {
-  const BicubicPass<T, Team> pass(memory, moved, a, fill0, fill1, fill2, size);
+LGFAST_CALLED void move_lines(uint8_t* memory, T* moved, Affine a, int fill0, int fill1, int fill2, int size,
+                              Rows made) {
+  const BicubicPass<T, Team> pass(memory, moved, a, fill0, fill1, fill2, size, made);
   LinePass<kIsRow, T, Team>(pass).run();
 }
 

@@ -104,7 +104,8 @@ LGFAST_TEAM void resize_rows(const WorkingImage<Team>& image, const ResizeAxis& 
     int sum[3] = {kFixedHalf, kFixedHalf, kFixedHalf};
     if (is_held) {
       const EnlargingWeights weights = reinterpret_cast<const EnlargingWeights*>(image.weights)[i];
-      const uint32_t* held = reinterpret_cast<const uint32_t*>(image.plane(0)) + y * axis.in + taps.first;
+      const int row = Team::kIsWhole ? y : first + y;
+      const uint32_t* held = reinterpret_cast<const uint32_t*>(image.plane(0)) + row * axis.in + taps.first;
       for (int k = 0; k < kEnlargingTaps; ++k) {
         for (int c = 0; c < 3; ++c) sum[c] += byte_of(held[k], c) * weights.value[k];
       }
@@ -188,20 +189,22 @@ LGFAST_TEAM void resize_columns(const WorkingImage<Team>& image, const ResizeAxi
   });
 }
 
-// Fills the planes; or the view, where `view` is not null and the crop is_enlarged(). Output pixel (y, x) shows resized
-// pixel (y + shift_y, x' + shift_x), x' = x or mirrored; black where that lies outside.
+// Fills the rows that the planes are to hold; or those of the view, where `view` is not null and the crop
+// is_enlarged(). Output pixel (y, x) shows resized pixel (y + shift_y, x' + shift_x), x' = x or mirrored; black where
+// that lies outside.
 template <typename T, class Team>
 LGFAST_TEAM void resize_crop(const WorkingImage<Team>& image, const Crop& crop, T* view) {
   using Strip = typename WorkingImage<Team>::Strip;
   const int size = image.size, shift_y = crop.shift_y;
+  const Rows held = image.held();
   const ResizeAxis vertical = {image.params.resample, crop.height, size};
   const ResizeAxis horizontal = {image.params.resample, crop.width, size};
   if (shift_y != 0 || crop.shift_x != 0) {
-    image.each_strip(size, [&](int c, int y, int s) { image.strip(image.plane(c), y, s) = Strip{}; });
+    image.each_strip(held, [&](int c, int y, int s) { image.strip(image.plane(c), y, s) = Strip{}; });
     image.each_strip(image.spare_rows,
                      [&](int c, int y, int s) { image.strip(image.spare_channel(c), y, s) = Strip{}; });
   }
-  const int begin = shift_y > 0 ? shift_y : 0, end = shift_y < 0 ? size + shift_y : size;
+  const int begin = clamp(held.begin + shift_y, 0, size), end = clamp(held.end + shift_y, 0, size);
   const int band = band_rows(image, vertical), chunk = clamp(kWeightCapacity / horizontal.max_taps(), 1, size);
   const bool is_held = is_held_in_planes(image, crop, band, chunk);
   if (is_held) image.team.each_ahead(crop.width * crop.height, [&](int i) { hold_pixel(image, crop, i); });

@@ -174,9 +174,9 @@ struct SquarePass {
       const int i = int(item & 0xffffff) + k * block_size(), y = i / p.size;
       p.template make_exact<BicubicPixels<1>>(place - 3 * k, y, i - y * p.size);
     };
-    const int num_pixels = p.size * p.size;
+    const int num_pixels = p.made.end * p.size;
     LGFAST_NO_UNROLL
-    for (int first = thread_index(); first < num_pixels; first += kRun * block_size()) {
+    for (int first = p.made.begin * p.size + thread_index(); first < num_pixels; first += kRun * block_size()) {
       uint32_t certain = 0;
       LGFAST_NO_UNROLL
       for (int k = 0; k < kRun; ++k) {
@@ -199,8 +199,9 @@ struct SquarePass {
 
 // A function of its own, which keeps its loop's numbers in registers.
 template <typename T, class Team>
-LGFAST_CALLED void move_square(uint8_t* memory, T* moved, Affine a, int fill0, int fill1, int fill2, int size) {
-  const BicubicPass<T, Team> pass(memory, moved, a, fill0, fill1, fill2, size);
+LGFAST_CALLED void move_square(uint8_t* memory, T* moved, Affine a, int fill0, int fill1, int fill2, int size,
+                               Rows made) {
+  const BicubicPass<T, Team> pass(memory, moved, a, fill0, fill1, fill2, size, made);
   SquarePass<T, Team>(pass).run();
 }
 

@@ -3,6 +3,8 @@
 // A Team has:
 // - kSize: side of the image where the compiler knows it, else 0. kIsShared, on a GPU: whether the image's working
 //   memory is shared memory.
+// - kIsWhole: whether it makes whole images. Otherwise it makes the rows of a view that it is given, and the rows of
+//   the image before each operation that those are made of.
 // - kStrip: how many neighbouring pixels of a row are one item of work: a SIMD loop, or one 4-byte access.
 // - Read<Strip>: how a strip is read: copied, or in place.
 // - kSplitsChannels: whether each channel of a strip is an item of its own. Otherwise an item is a strip of all three

@@ -65,14 +65,14 @@ LGFAST_TEAM void make_plain_table(const WorkingImage<Team>& image) {
 
 // Takes the bytes back from where values [3, S, S] of the plain table lie.
 template <typename T, class Team>
-LGFAST_TEAM void take_moved_values(WorkingImage<Team>& image) {
+LGFAST_TEAM void take_moved_values(WorkingImage<Team>& image, Rows rows) {
   constexpr int kStrip = Team::kStrip;
   struct alignas(sizeof(T) * kStrip) Values {
     uint8_t bytes[kStrip][sizeof(T)];
   };
   const int size = image.size;
   const T* moved = reinterpret_cast<const T*>(image.moved);
-  image.each_pixel_strip([&](int c, int y, int s) {
+  image.each_pixel_strip(rows, [&](int c, int y, int s) {
     const T* from = moved + (c * size + y) * size + s * kStrip;
     auto& to = image.strip(image.plane(c), y, s);
     if (size % kStrip == 0) {

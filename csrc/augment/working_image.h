@@ -3,6 +3,7 @@
 #pragma once
 
 #include "augment/augment_layout.h"
+#include "augment/augment_rows.h"
 #include "augment/team.h"
 #include "common/arithmetic.h"
 
@@ -27,8 +28,9 @@ struct WorkingImage {
   ValueRange* ranges;   // [3]
   uint32_t* total;
   const double* row = nullptr;  // this image's row of the plan
-  uint8_t* moved = nullptr;     // bytes [3, S, S] where the view will be, see moved_pixel()
+  uint8_t* moved = nullptr;     // bytes [3, S, S], see moved_pixel()
   bool has_pending = false;
+  Rows held_rows = {};  // see held()
 
   LGFAST_TEAM WorkingImage(const Team& team, const AugmentParams& params, const AugmentLayout& layout,
                            unsigned char* memory)
@@ -60,6 +62,9 @@ struct WorkingImage {
     return strip(plane, y, s);
   }
 
+  // The rows that the planes hold. A team that makes whole images knows them when it is compiled.
+  LGFAST_TEAM Rows held() const { return Team::kIsWhole ? Rows{0, size} : held_rows; }
+
   // f(c, y, s) for every strip of the first num_rows rows of every channel; an item is a strip.
   template <typename F>
   LGFAST_TEAM void each_strip(int num_rows, const F& f) const {
@@ -68,13 +73,17 @@ struct WorkingImage {
       f(c, row - c * num_rows, s);
     });
   }
-
-  // The same for all S rows; where the team does not split channels, an item is a strip of all three.
   template <typename F>
-  LGFAST_TEAM void each_pixel_strip(const F& f) const {
-    if (Team::kSplitsChannels) return each_strip(size, f);
-    team.grid(size, num_strips(), [&](int y, int s) {
-      for (int c = 0; c < 3; ++c) f(c, y, s);
+  LGFAST_TEAM void each_strip(Rows rows, const F& f) const {
+    each_strip(rows.count(), [&](int c, int y, int s) { f(c, rows.begin + y, s); });
+  }
+
+  // The same; where the team does not split channels, an item is a strip of all three.
+  template <typename F>
+  LGFAST_TEAM void each_pixel_strip(Rows rows, const F& f) const {
+    if (Team::kSplitsChannels) return each_strip(rows, f);
+    team.grid(rows.count(), num_strips(), [&](int y, int s) {
+      for (int c = 0; c < 3; ++c) f(c, rows.begin + y, s);
     });
   }
 
@@ -84,7 +93,7 @@ struct WorkingImage {
 
   LGFAST_TEAM void apply_pending() {
     if (!has_pending) return;
-    each_pixel_strip([&](int c, int y, int s) {
+    each_pixel_strip(held(), [&](int c, int y, int s) {
       Strip& values = strip(plane(c), y, s);
       const uint8_t* shown = lut + c * 256;
       team.write(values.value, [&](int l) { return shown[values.value[l]]; });
@@ -92,12 +101,12 @@ struct WorkingImage {
     has_pending = false;
   }
 
-  // Operations on neighbours write their bytes where the view will be, dense, and take them back from there: shared
-  // memory has no room for three more planes.
+  // Operations on neighbours write their bytes dense to global memory, and take them back from there: shared memory has
+  // no room for three more planes. Whole images use the memory where the view will be.
   LGFAST_TEAM uint8_t* moved_pixel(int c, int y, int x) const { return moved + (c * size + y) * size + x; }
 
-  LGFAST_TEAM void take_moved() {
-    each_pixel_strip([&](int c, int y, int s) {
+  LGFAST_TEAM void take_moved(Rows rows) {
+    each_pixel_strip(rows, [&](int c, int y, int s) {
       const uint8_t* from = moved_pixel(c, y, s * kStrip);
       Strip& to = strip(plane(c), y, s);
       if (size % kStrip == 0) {

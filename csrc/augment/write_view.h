@@ -16,7 +16,7 @@ LGFAST_TEAM float source_coordinate(int position, float scale) {
 // With weight 0 b plays no part, so a coordinate that is a whole number copies.
 LGFAST_TEAM float mix(float a, float b, float weight) { return weight == 0 ? a : (1 - weight) * a + weight * b; }
 
-// Writes the planes by the table of the view.
+// Writes the rows that the planes hold by the table of the view.
 template <typename T, class Team>
 LGFAST_TEAM void write_view(const WorkingImage<Team>& image, T* view) {
   constexpr int kStrip = Team::kStrip;
@@ -25,7 +25,7 @@ LGFAST_TEAM void write_view(const WorkingImage<Team>& image, T* view) {
   const bool dense = is_dense(image);
   const int channel_stride = int(p.channel_stride), row_stride = int(p.row_stride);
   const int column_stride = int(p.column_stride);  // within an image 32 bits hold every offset
-  image.each_pixel_strip([&](int c, int y, int s) {
+  image.each_pixel_strip(image.held(), [&](int c, int y, int s) {
     const auto& values = image.read(image.plane(c), y, s);
     if (dense) {
       show_strip(image, view, c, y, s, values);
@@ -38,16 +38,19 @@ LGFAST_TEAM void write_view(const WorkingImage<Team>& image, T* view) {
   });
 }
 
-// Writes noise, or zeros, into the rectangle of the plan.
+// Writes noise, or zeros, into the rectangle of the plan, in the rows given.
 template <typename T, class Team>
-LGFAST_TEAM void erase(const WorkingImage<Team>& image, T* view) {
+LGFAST_TEAM void erase(const WorkingImage<Team>& image, T* view, Rows rows) {
   constexpr int kStrip = Team::kStrip;
   const AugmentParams& p = image.params;
   const int height = image.plan_int(kEraseHeight), width = image.plan_int(kEraseWidth);
   if (height == 0 || width == 0) return;
+  const int begin = Team::kIsWhole ? 0 : clamp(rows.begin - image.plan_int(kEraseTop), 0, height);
+  const int end = Team::kIsWhole ? height : clamp(rows.end - image.plan_int(kEraseTop), 0, height);
   const uint32_t key0 = uint32_t(image.row[kNoiseKey0]), key1 = uint32_t(image.row[kNoiseKey1]);
   T* corner = view + image.plan_int(kEraseTop) * p.row_stride + image.plan_int(kEraseLeft) * p.column_stride;
-  image.team.grid(height, ceil_div(width, kStrip), [&](int y, int s) {
+  image.team.grid(end - begin, ceil_div(width, kStrip), [&](int row, int s) {
+    const int y = begin + row;
     float noise[3][kStrip] = {};
     if (p.erase_mode != EraseMode::kConst) {
       const uint32_t first = y * width + s * kStrip, step = p.erase_mode == EraseMode::kPixel;
@@ -66,12 +69,15 @@ LGFAST_TEAM void erase(const WorkingImage<Team>& image, T* view) {
   });
 }
 
-// The teacher's input, resized bilinearly from the finished view.
+// The teacher's input, resized bilinearly from the finished rows of the view.
 template <typename T, class Team>
-LGFAST_TEAM void write_teacher_view(const WorkingImage<Team>& image, const T* view, T* teacher) {
+LGFAST_TEAM void write_teacher_view(const WorkingImage<Team>& image, const T* view, T* teacher, Rows rows) {
   const AugmentParams& p = image.params;
   const float scale = float(image.size) / float(p.teacher_size);
-  image.team.grid(p.teacher_size, p.teacher_size, [&](int y, int x) {
+  const int begin = Team::kIsWhole ? 0 : rows.begin * p.teacher_size / image.size;
+  const int end = Team::kIsWhole ? p.teacher_size : rows.end * p.teacher_size / image.size;
+  image.team.grid(end - begin, p.teacher_size, [&](int row, int x) {
+    const int y = begin + row;
     const float Y = source_coordinate(y, scale), X = source_coordinate(x, scale);
     const int y0 = int(Y), x0 = int(X);
     const float wy = Y - y0, wx = X - x0;

@@ -14,6 +14,7 @@
 //               copies and ldmatrix take; store_smem_16(smem, words): 16 bytes as one access; store_smem_4(smem, word);
 //               load_smem_16(smem); store_global_16(pointer, words), where the compiler might make four accesses;
 //               atomic_add(counter, value), uint32_t; take_slot<is_shared>(counter): adds 1 and returns what was there;
+//               take_slots(counter, count): adds `count` and returns what was there;
 //               take_turn(counter, count): how many calls came before; after the last of `count` calls the counter is 0
 //               again; what a caller wrote before is there for later callers
 // Registers     opaque(value): returns the int, and hides from the compiler how it was computed

@@ -160,20 +160,27 @@ def test_backward_by_warpgroups_is_right_in_its_machine_code(code):
     torch.testing.assert_close(tensors["dbias"].double(), gradients.sum(1), rtol=2**-7, atol=2**-4)
 
 
+def assert_equals_cpu(tensors: dict[str, Tensor]) -> None:
+    given = [tensors[name] for name in ("pixels", "offsets", "sizes", "indices", "plan")]
+    images, teacher = augment(*given, SPEC, torch.bfloat16)
+    assert torch.equal(tensors["images"], images) and torch.equal(tensors["teacher"], teacher)
+
+
 @pytest.mark.parametrize("operations", [(), ((3, 17.0),)], ids=["plain", "rotated"])
 def test_augment_gives_the_bytes_of_the_cpu_in_its_machine_code(code, operations):
-    case = one_view(*operations)
+    assert_equals_cpu(run(one_view(*operations), code))
+
+
+def test_parts_of_an_image_are_right_in_their_machine_code(code):
+    launches.use_gpu(1000, 100 * 1024)
+    case = one_view((3, 17.0), (10, 1.8))
+    assert [launch.smem_bytes == 0 for launch in case.launches] == [False, True]
     tensors = run(case, code)
-    expected = augment(
-        tensors["pixels"],
-        tensors["offsets"],
-        tensors["sizes"],
-        tensors["indices"],
-        tensors["plan"],
-        SPEC,
-        torch.bfloat16,
-    )
-    assert torch.equal(tensors["images"], expected[0]) and torch.equal(tensors["teacher"], expected[1])
+    number = case.launches[1].blocks
+    assert number == 8
+    start = case.tensors["memory"].nbytes - 8 * (1 + 8)
+    assert parts_of(case, 1, start) == [(0, part, number) for part in range(number)]
+    assert_equals_cpu(tensors)
 
 
 def other_compiler() -> str:
@@ -202,8 +209,20 @@ def test_the_row_of_a_batch_follows_from_those_of_its_images(name):
     assert "is slower" in machine_code.drift(batches.batch_row(name, GPUS[ARCH], slower), rows[name])
 
 
+def parts_of(case: launches.Case, batch: int, start: int = 0) -> list[tuple[int, int, int]]:
+    """Return the list of a batch's parts, as the launch that orders them leaves it: row, part and number of parts."""
+    end = start + 8 * (1 + 8 * batch)
+    listed = case.tensors["memory"][start:end].view(torch.int16).view(-1, 4)
+    count = int(listed[0, :2].view(torch.int32))
+    return [(row, part, num_parts) for row, _, part, num_parts in listed[1 : 1 + count].tolist()]
+
+
 def test_slow_images_of_a_batch_come_first(code):
-    order = run(batches.ordering(), code)["workspace"].view(torch.int32)[:512].tolist()
+    case = batches.ordering()
+    run(case, code)
+    parts = parts_of(case, 512)
+    order = [row for row, _, _ in parts]
+    assert {part[1:] for part in parts} == {(0, 1)}
     assert sorted(order) == list(range(512))
     columns, plan = SPEC.plan_columns, batches.drawn_plan(512).tolist()
     place = {b: k for k, b in enumerate(order)}

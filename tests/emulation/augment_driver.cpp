@@ -1,10 +1,13 @@
 // Runs augment and augment_plan in the emulation; see driver.h.
 //
 // Request: the Header; then pixels, offsets, sizes, indices and plan for augment, and the counter for augment_plan.
-// Images in shared memory are taken in the order of augment_order.cuh, those in a workspace as they come. augment_plan
-// draws with the recipe's settings, or with another policy and colour jitter.
-// Result: images, teacher_images (both channels-first), then a plan drawn for the same indices with the sizes of their
-// images.
+// Images are taken in the order of augment_order.cuh, and those in a workspace are divided into as many parts as it
+// says for a GPU of so many blocks at once. augment_plan draws with the recipe's settings, or with another policy and
+// colour jitter. Result: images, teacher_images (both channels-first), the parts [1 + 8 B], sorted by row, then a plan
+// drawn for the same indices with the sizes of their images.
+#include <algorithm>
+#include <tuple>
+
 #include "augment/augment.cuh"
 #include "augment/augment_order.cuh"
 #include "augment/augment_plan.cuh"
@@ -17,7 +20,7 @@ using namespace lgfast::emulation;
 
 struct Header {
   int64_t num_bytes, num_images, batch, num_columns, image_size, teacher_size, resample, erase_mode;
-  int64_t threads, blocks, uses_workspace, dtype, seeds, policy;
+  int64_t threads, blocks, uses_workspace, blocks_at_once, dtype, seeds, policy;
 };
 
 struct Case {
@@ -108,17 +111,23 @@ std::vector<Bytes> run(const Case& c) {
   Bytes images = poisoned(view_bytes(h.image_size)), teacher = poisoned(view_bytes(h.teacher_size));
   const int64_t block_bytes = augment_layout(int(h.image_size)).num_bytes;
   Bytes workspace = poisoned(h.uses_workspace ? block_bytes * h.blocks : 0);
-  const AugmentLaunch launch{int(h.blocks), h.uses_workspace ? 0 : int(block_bytes), int64_t(workspace.size()), 0};
+  Bytes moved = poisoned(h.uses_workspace ? moved_bytes_of(int(h.image_size), sizeof(T)) * h.blocks : 0);
   AugmentParams augment_params = make_params(c, images, teacher);
-  Bytes order = poisoned(h.batch * int64_t(sizeof(int32_t)));
-  if (!h.uses_workspace) {
-    check(launch_augment_order_kernel(augment_params, data_of<int32_t>(order), nullptr));
-    augment_params.order = data_of<int32_t>(order);
-  }
+  AugmentLaunch launch{};
+  launch.blocks = int(h.blocks);
+  launch.blocks_at_once = int(h.blocks_at_once);
+  launch.max_parts = h.uses_workspace ? most_parts(int(h.image_size), int(h.teacher_size)) : 1;
+  launch.smem_bytes = h.uses_workspace ? 0 : int(block_bytes);
+  Bytes parts = poisoned((h.batch * kMaxImageParts + 1) * int64_t(sizeof(AugmentPart)));
+  check(launch_augment_order_kernel(augment_params, launch, data_of<AugmentPart>(parts), nullptr));
+  augment_params.parts = data_of<AugmentPart>(parts);
   const auto kernel = h.uses_workspace ? augment_kernel<T, false, 0> : augment_kernel<T, true, 0>;  // of any size
   check(lgfast::launch(kernel, Grid{launch.blocks, 1}, int(h.threads), launch.smem_bytes, nullptr, augment_params,
-                       augment_layout(int(h.image_size)),
-                       static_cast<unsigned char*>(h.uses_workspace ? workspace.data() : nullptr)));
+                       augment_layout(int(h.image_size)), workspace.data(), moved.data()));
+  AugmentPart* listed = data_of<AugmentPart>(parts);  // images that cost the same lie in any order
+  std::sort(listed + 1, listed + 1 + listed->row, [](const AugmentPart& a, const AugmentPart& b) {
+    return std::tie(a.row, a.part) < std::tie(b.row, b.part);
+  });
   std::vector<int32_t> sizes;
   for (const int64_t index : c.indices) {
     sizes.push_back(c.sizes[size_t(2 * index)]);
@@ -128,7 +137,7 @@ std::vector<Bytes> run(const Case& c) {
   Bytes plan = poisoned(h.batch * params.num_columns * int64_t(sizeof(double)));
   params.plan = data_of<double>(plan);
   check(launch_augment_plan_kernel(params, nullptr));
-  return {images, teacher, plan};
+  return {images, teacher, parts, plan};
 }
 
 }  // namespace

@@ -142,6 +142,10 @@ template <bool kIsShared>
 uint32_t take_slot(uint32_t* counter) {
   return (*counter)++;
 }
+inline uint32_t take_slots(uint32_t* counter, uint32_t count) {
+  *counter += count;
+  return *counter - count;
+}
 inline uint32_t take_turn(uint32_t* counter, uint32_t count) {
   if (*counter >= count) emulation::fail("take_turn: the counter is %u of %u: another launch uses it", *counter, count);
   const uint32_t before = *counter;

@@ -67,6 +67,7 @@ template <bool>
 uint32_t take_slot(uint32_t*) {
   return 0;
 }
+inline uint32_t take_slots(uint32_t*, uint32_t) { return 0; }
 inline uint32_t take_turn(uint32_t*, uint32_t) { return 0; }
 inline void sync_threads() {}
 inline void sync_warp() {}

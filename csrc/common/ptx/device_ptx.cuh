@@ -35,6 +35,8 @@ __device__ __forceinline__ uint32_t take_slot(uint32_t* counter) {
   return before;
 }
 
+__device__ __forceinline__ uint32_t take_slots(uint32_t* counter, uint32_t count) { return atomicAdd(counter, count); }
+
 __device__ __forceinline__ uint32_t take_turn(uint32_t* counter, uint32_t count) {
   uint32_t before;
   asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
