@@ -81,6 +81,7 @@ ATTENTION = "short_attention/instances/{}_bf16_d64.cu"
 AUGMENT = {
     "sources": ("augment/instances/augment_bf16.cu", "augment/augment.cu"),
     "options": ["--fmad=false"],
+    "blocks": lambda launch: [(0, launch.blocks)],  # of an image that is divided, the middle; else the image
 }
 SUBJECTS: dict[str, Subject] = {
     "short_attention_fwd": Subject(

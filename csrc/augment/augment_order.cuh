@@ -41,24 +41,29 @@ LGFAST_HOST_DEVICE int augment_cost(AugmentOp op) {
 
 // Operations that count all values, and whatever is done before, each part does for the whole image.
 __device__ __forceinline__ AugmentCost augment_cost(const AugmentParams& p, int b) {
-  constexpr double kErased = 1 / 1800.0;  // of a pixel
-  constexpr int kWeights = 3, kView = 7;  // of every image
+  constexpr double kErased = 1 / 1800.0;               // of a pixel
+  constexpr int kWeights = 3, kResize = 4, kView = 4;  // of every image
   const double* row = p.plan + int64_t(b) * p.num_columns;
-  AugmentCost cost = {kWeights, kView};
+  AugmentCost cost = {kWeights, kResize};
   for (int column = kFirstOp; column + 1 < p.num_columns; column += 2) {
     const AugmentOp op = AugmentOp(int(row[column]));
     cost.divided += augment_cost(op);
     if (counts_values(op)) cost = {cost.repeated + cost.divided, 0};
   }
+  cost.divided += kView;
   if (p.erase_mode != EraseMode::kConst) cost.divided += int(row[kEraseHeight] * row[kEraseWidth] * kErased);
   return cost;
 }
 
 // Into how many parts an image is divided, so that each takes what a multiprocessor's share of the batch does: at least
-// a quarter of what it repeats.
-LGFAST_HOST_DEVICE int num_parts_of(AugmentCost cost, int share, int max_parts) {
+// a quarter of what it repeats, but where there are more multiprocessors than work. No more than the largest part
+// needs: `units` of rows cannot be divided.
+LGFAST_HOST_DEVICE int num_parts_of(AugmentCost cost, int share, int max_parts, int units) {
+  if (max_parts == 1) return 1;
   const int left = share - cost.repeated, least = ceil_div(cost.repeated, 4);
-  return clamp(ceil_div(cost.divided, left > least ? left : least), 1, max_parts);
+  const int wanted = share == 0 ? max_parts : ceil_div(cost.divided, left > least ? left : least);
+  const int num_parts = clamp(wanted, 1, max_parts);
+  return ceil_div(units, ceil_div(units, num_parts));
 }
 
 LGFAST_HOST_DEVICE int cost_of_part(AugmentCost cost, int num_parts) {
@@ -84,10 +89,11 @@ __global__ void __launch_bounds__(kOrderThreads)
     sync_threads();
   }
   const int share = int(*total) / blocks_at_once;
+  const int units = max_parts > 1 ? num_units(params.image_size, params.teacher_size) : 1;
   LGFAST_NO_UNROLL
   for (int b = thread_index(); b < batch; b += block_size()) {
     const AugmentCost cost = augment_cost(params, b);
-    const int num_parts = num_parts_of(cost, share, max_parts);
+    const int num_parts = num_parts_of(cost, share, max_parts, units);
     atomic_add(count + cost_of_part(cost, num_parts), uint32_t(num_parts));
   }
   sync_threads();
@@ -101,9 +107,11 @@ __global__ void __launch_bounds__(kOrderThreads)
   LGFAST_NO_UNROLL
   for (int b = thread_index(); b < batch; b += block_size()) {
     const AugmentCost cost = augment_cost(params, b);
-    const int num_parts = num_parts_of(cost, share, max_parts);
+    const int num_parts = num_parts_of(cost, share, max_parts, units);
     AugmentPart* place = parts + take_slots(first + cost_of_part(cost, num_parts), uint32_t(num_parts));
-    for (int k = 0; k < num_parts; ++k) place[k] = {b, int16_t(k), int16_t(num_parts)};
+    for (int k = 0; k < num_parts; ++k) {  // those in the middle first, which have the fewest pixels without a source
+      place[k] = {b, int16_t((k + num_parts / 2) % num_parts), int16_t(num_parts)};
+    }
   }
 }
 

@@ -36,16 +36,16 @@ LGFAST_HOST_DEVICE int part_unit(int size, int teacher_size) {
   return unit < size ? unit : size;
 }
 
+LGFAST_HOST_DEVICE int num_units(int size, int teacher_size) { return ceil_div(size, part_unit(size, teacher_size)); }
+
 LGFAST_HOST_DEVICE int most_parts(int size, int teacher_size) {
-  const int units = ceil_div(size, part_unit(size, teacher_size));
-  return units < kMaxImageParts ? units : kMaxImageParts;
+  return smaller(num_units(size, teacher_size), kMaxImageParts);
 }
 
 // The rows of a view that part 0 ... num_parts - 1 makes.
 LGFAST_HOST_DEVICE Rows rows_of_part(int part, int num_parts, int size, int teacher_size) {
-  const int unit = part_unit(size, teacher_size), units = ceil_div(size, unit);
-  const int end = units * (part + 1) / num_parts * unit;
-  return {units * part / num_parts * unit, end < size ? end : size};
+  const int unit = part_unit(size, teacher_size), units = num_units(size, teacher_size);
+  return {units * part / num_parts * unit, smaller(units * (part + 1) / num_parts * unit, size)};
 }
 
 }  // namespace lgfast

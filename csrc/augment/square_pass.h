@@ -9,10 +9,11 @@
 // - The parts of a source coordinate that follow from x and from y are rounded to fixed point, half a bit each. A bit
 //   of a coordinate moves a value by at most 575 bits: 191 around the middle of 383 times the slopes of the weights,
 //   3 in sum of their amounts. Both coordinates: 1150, where the margin has 2048.
-// Pixels in doubt are estimated again, by weights in float32 alone: the rows of weights err by 7 units of 2^-24
-// together, times 255, and four products and sums by 319 each, which the other weights take up to 1.5 times; those err
-// by 7 units times 319 and four times 450: less than 2^-10. What is still in doubt is made in double, which errs by
-// less than 1e-11.
+// Of sixteen taps that are all alike the result is known; runs of pixels most of which are in doubt are looked through
+// for those. Other pixels in doubt are estimated again, by weights in float32 alone: the rows of weights err by 7 units
+// of 2^-24 together, times 255, and four products and sums by 319 each, which the other weights take up to 1.5 times;
+// those err by 7 units times 319 and four times 450: less than 2^-10. What is still in doubt is made in double, which
+// errs by less than 1e-11.
 #pragma once
 
 #include "augment/doubtful_pixels.h"
@@ -45,7 +46,8 @@ struct SquareTaps {
 
 template <typename T, class Team>
 struct SquarePass {
-  static constexpr int kRun = 8;  // pixels of a thread until it lists what is in doubt
+  static constexpr int kRun = 8;         // pixels of a thread until it lists what is in doubt
+  static constexpr int kManyDoubts = 6;  // of a run, where one in 40 is usual
   static constexpr float kWhole = 65535.0f;
 
   const BicubicPass<T, Team>& p;
@@ -167,6 +169,34 @@ struct SquarePass {
     return true;
   }
 
+  // Makes the pixels of a run whose taps are all alike. Returns the doubts that are left.
+  LGFAST_TEAM uint32_t settle_flat(int first, uint32_t doubts) const {
+    const int size = p.size;
+    uint32_t left = doubts;
+    LGFAST_NO_UNROLL
+    for (int k = 0; k < kRun; ++k) {
+      const int i = first + k * block_size(), y = i / size, shift = 3 * (kRun - 1 - k);
+      if ((doubts >> shift & 7) == 0) continue;
+      const SourcePart column = columns[i - y * size], row = rows[y];
+      const int X = column.x + row.x, Y = column.y + row.y;
+      if (is_at_edge(uint32_t(X) + to_point) || is_at_edge(uint32_t(Y) + to_point)) continue;
+      const SquareTaps taps = clamped_taps(X >> fixed.bits, Y >> fixed.bits);
+      for (int c = 0; c < 3; ++c) {
+        uint32_t alike = 0, differing = 0;
+        for (int j = 0; j < 4; ++j) {
+          const uint32_t* words = reinterpret_cast<const uint32_t*>(p.plane(c) + taps.row[j]);
+          const uint32_t four = select_bytes(words[0], words[1], taps.selector);
+          if (j == 0) alike = select_bytes(four, 0, 0);
+          differing |= four ^ alike;
+        }
+        if (differing != 0) continue;
+        p.moved[c * size * size + i] = p.shown(c, int(alike & 255));
+        left &= ~(4u >> c << shift);
+      }
+    }
+    return left;
+  }
+
   LGFAST_TEAM void run() const {
     prepare();
     const auto exact = [&](uint32_t item) {
@@ -187,7 +217,9 @@ struct SquarePass {
           certain = certain << 3 | 7;
         }
       }
-      list.add(~certain & ((1u << (3 * kRun)) - 1), uint32_t(first), exact);
+      uint32_t doubts = ~certain & ((1u << (3 * kRun)) - 1);
+      if (num_bits(doubts) >= kManyDoubts) doubts = settle_flat(first, doubts);
+      list.add(doubts, uint32_t(first), exact);
     }
     const auto decide = [&](uint32_t item) {
       const int place = 3 * kRun - 1 - int(item >> 24), k = place / 3;

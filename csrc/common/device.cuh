@@ -51,7 +51,8 @@
 //               dot_low_bytes(bytes, weights, start): start + bytes 0 and 1 times two weights of 16 bits, unsigned;
 //               dot_high_bytes(bytes, weights, start): the same of bytes 2 and 3, with signed weights;
 //               dot_bytes(bytes, weights, start): start + the four bytes times four weights of 8 bits, unsigned
-// Bits          highest_bit(word): its place, of a word that is not 0; shift_in(bits, word): bits << 1, with the
+// Bits          num_bits(word): how many are 1; highest_bit(word): its place, of a word that is not 0;
+//               shift_in(bits, word): bits << 1, with the
 // highest
 //               bit of the word in the lowest place
 // Directed      add_down(a, b): the sum of doubles, rounded once, towards minus infinity

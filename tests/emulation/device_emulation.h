@@ -270,6 +270,7 @@ inline uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   for (int k = 0; k < 4; ++k) word |= uint32_t(both >> (8 * (selector >> (4 * k) & 7)) & 255) << (8 * k);
   return word;
 }
+inline int num_bits(uint32_t word) { return __builtin_popcount(word); }
 inline int highest_bit(uint32_t word) { return 31 - __builtin_clz(word); }
 inline uint32_t shift_in(uint32_t bits, uint32_t word) { return bits << 1 | word >> 31; }
 

@@ -95,10 +95,23 @@ def test_images_are_divided_where_there_are_blocks_for_it(driver, tmp_path):
         return [(row, part, num_parts) for row, _, part, num_parts in listed[1 : 1 + count].tolist()]
 
     assert parts(1) == [(row, 0, 1) for row in range(3)]
-    divided = parts(1000)
-    numbers = {row: num_parts for row, _, num_parts in divided}
-    assert numbers[0] == 8 and numbers[1] == 1 < numbers[2]  # what is counted last takes the whole image
-    assert divided == [(row, part, number) for row, number in numbers.items() for part in range(number)]
+    assert parts(1000) == [(row, part, 6) for row in range(3) for part in range(6)]  # of two units of 4 rows each
+    divided = parts(10)
+    rotated, counted, plain = ({row: num_parts for row, _, num_parts in divided}[row] for row in range(3))
+    assert rotated > plain > counted == 1  # a part would repeat most of what is counted last
+    numbers = enumerate((rotated, counted, plain))
+    assert divided == [(row, part, number) for row, number in numbers for part in range(number)]
+
+
+@pytest.mark.parametrize("options", [{}, DIVIDED], ids=["whole", "divided"])
+def test_rotated_areas_of_one_value_equal_the_cpu(driver, tmp_path, options):
+    """There the taps of most pixels are alike, and their estimates lie on whole numbers."""
+    stored = pack(small_images(4))
+    spec = AugmentSpec(image_size=48, teacher_size=12)
+    plan = eval_plan(spec, stored[2])
+    plan[:, -4], plan[:, -3] = AUGMENT_OPS.index("Posterize"), 1
+    plan[:, -2], plan[:, -1] = AUGMENT_OPS.index("Rotate"), torch.tensor([20.0, -33.0, 90.0, 0.5])
+    assert_equals_cpu(driver, tmp_path, stored, plan, spec, **options)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ inline uint32_t saturate_bytes(int, int, int, int) { return 0; }
 inline int select_byte(uint32_t, int) { return 0; }
 inline double add_down(double a, double) { return a; }
 inline uint32_t select_bytes(uint32_t, uint32_t, uint32_t) { return 0; }
+inline int num_bits(uint32_t) { return 0; }
 inline int highest_bit(uint32_t) { return 0; }
 inline uint32_t shift_in(uint32_t, uint32_t) { return 0; }
 inline int dot_low_bytes(uint32_t, uint32_t, int) { return 0; }

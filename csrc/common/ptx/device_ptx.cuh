@@ -191,6 +191,7 @@ __device__ __forceinline__ uint32_t dot_bytes(uint32_t bytes, uint32_t weights, 
   return sum;
 }
 
+__device__ __forceinline__ int num_bits(uint32_t word) { return __popc(word); }
 __device__ __forceinline__ int highest_bit(uint32_t word) { return 31 - __clz(int(word)); }
 __device__ __forceinline__ uint32_t shift_in(uint32_t bits, uint32_t word) { return __funnelshift_l(word, bits, 1); }
 
