@@ -119,11 +119,11 @@ const char* gelu(int64_t rows, int channels, void* x, void* bias, void* dout, vo
   return is_backward ? launch_bias_gelu_bwd<bf16>(params, nullptr) : launch_bias_gelu_fwd<bf16>(params, nullptr);
 }
 
-// Views of 224 pixels from images of 32, bicubic, with the teacher's views of 32; erased with noise.
-static AugmentParams params_of_views(int64_t batch) {
+// Views from images of 32 pixels, bicubic, with the teacher's views of 32; erased with noise.
+static AugmentParams params_of_views(int64_t batch, int size) {
   AugmentParams p{};
-  p.batch = batch, p.image_size = 224, p.teacher_size = 32;
-  p.channel_stride = 224 * 224, p.row_stride = 224, p.column_stride = 1;
+  p.batch = batch, p.image_size = size, p.teacher_size = 32;
+  p.channel_stride = size * size, p.row_stride = size, p.column_stride = 1;
   p.teacher_channel_stride = 32 * 32, p.teacher_row_stride = 32, p.teacher_column_stride = 1;
   p.resample = Resample::kBicubic, p.erase_mode = EraseMode::kPixel;
   const int fill[3] = {124, 116, 104};
@@ -133,13 +133,13 @@ static AugmentParams params_of_views(int64_t batch) {
 }
 
 // Bytes of global memory that they work in.
-int64_t memory_of_views(int64_t batch) {
-  return plan_augment(params_of_views(batch), AugmentDtype::kBFloat16).memory_bytes();
+int64_t memory_of_views(int64_t batch, int size) {
+  return plan_augment(params_of_views(batch, size), AugmentDtype::kBFloat16).memory_bytes();
 }
 
 const char* views(int64_t batch, int num_columns, void* pixels, int64_t* offsets, int32_t* sizes, int64_t* indices,
                   double* plan, void* images, void* teacher, void* memory) {
-  AugmentParams p = params_of_views(batch);
+  AugmentParams p = params_of_views(batch, 224);
   p.pixels = static_cast<uint8_t*>(pixels), p.offsets = offsets, p.sizes = sizes, p.indices = indices, p.plan = plan;
   p.images = images, p.teacher = teacher, p.num_columns = num_columns;
   return launch_augment(p, AugmentDtype::kBFloat16, plan_augment(p, AugmentDtype::kBFloat16), memory, nullptr);

@@ -248,9 +248,9 @@ def views(plan: Tensor, images: Tensor) -> Case:
     return a.case(record, images.nbytes + a.tensors["images"].nbytes + a.tensors["teacher"].nbytes)
 
 
-def memory_of_views(batch: int) -> int:
-    """Return the bytes of global memory in which the GPU planned for makes the views of a batch."""
-    return library().memory_of_views(ctypes.c_int64(batch))
+def memory_of_views(batch: int, size: int = 224) -> int:
+    """Return the bytes of global memory in which the GPU planned for makes the views of a batch, [size, size] each."""
+    return library().memory_of_views(ctypes.c_int64(batch), size)
 
 
 def use_gpu(multiprocessors: int, smem_bytes: int, has_wgmma: bool = False) -> None:

@@ -9,7 +9,10 @@
 
 namespace lgfast {
 
-constexpr int kWorkspaceBlocks = 2;  // a multiprocessor, where images are worked on in global memory
+// Where images are worked on in global memory: blocks of a multiprocessor, and bytes of all blocks, if those suffice
+// for an image each, or for one block of each multiprocessor.
+constexpr int kWorkspaceBlocks = 2;
+constexpr int64_t kWorkspaceBytes = 512 << 20;
 
 AugmentLaunch plan_augment(const AugmentParams& params, AugmentDtype dtype) {
   const int64_t num_bytes = augment_layout(params.image_size).num_bytes;
@@ -20,8 +23,10 @@ AugmentLaunch plan_augment(const AugmentParams& params, AugmentDtype dtype) {
     return {int(params.batch), int(num_bytes), blocks_at_once, 1, 0, 0, is_sorted ? parts_bytes(1) : 0};
   }
   const int max_parts = most_parts(params.image_size, params.teacher_size);
-  const int blocks = int(std::min<int64_t>(params.batch * max_parts, kWorkspaceBlocks * blocks_at_once));
   const int64_t moved_bytes = moved_bytes_of(params.image_size, dtype == AugmentDtype::kFloat ? 4 : 2);
+  const int64_t least = std::min<int64_t>(params.batch, blocks_at_once);
+  const int64_t most = std::max(least, kWorkspaceBytes / (num_bytes + moved_bytes));
+  const int blocks = int(std::min({params.batch * max_parts, int64_t(kWorkspaceBlocks) * blocks_at_once, most}));
   return {blocks, 0, blocks_at_once, max_parts, blocks * num_bytes, blocks * moved_bytes, parts_bytes(max_parts)};
 }
 

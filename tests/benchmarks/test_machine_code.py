@@ -217,6 +217,19 @@ def parts_of(case: launches.Case, batch: int, start: int = 0) -> list[tuple[int,
     return [(row, part, num_parts) for row, _, part, num_parts in listed[1 : 1 + count].tolist()]
 
 
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+def test_large_views_are_made_in_bounded_memory():
+    launches.use_gpu(132, 227 * 1024)
+    assert launches.memory_of_views(128) == 0  # in shared memory
+    launches.use_gpu(128, 100 * 1024)
+    image = 3 * 224 * 224 * (1 + 2)  # planes, and moved pixels of two bytes
+    assert 8 * image < launches.memory_of_views(1) < 16 * image
+    assert launches.memory_of_views(10_000) < 512 << 20
+    assert launches.memory_of_views(4, 2048) < 512 << 20
+    large = 3 * 4096 * 4096 * (1 + 2)
+    assert 4 * large < launches.memory_of_views(4, 4096) < 5 * large  # a block for each image
+
+
 def test_slow_images_of_a_batch_come_first(code):
     case = batches.ordering()
     run(case, code)
