@@ -29,6 +29,7 @@ KERNELS = {
     "flat_adamw": Kernel("flat_adamw"),
     "augment_plan": Kernel("augment_plan"),
     "augment": Kernel("augment"),
+    "augment_in_parts": Kernel(),
     "bias_gelu_fwd": Kernel("bias_gelu_fwd"),
     "bias_gelu_bwd": Kernel("bias_gelu_bwd"),
     "add_layer_norm_fwd": Kernel("add_layer_norm_fwd"),

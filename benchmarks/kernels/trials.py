@@ -7,14 +7,14 @@ allowed is that of the operation's tests: as much as rounding to the same dtype 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks import bench_augment, bench_feature_mse, bench_fused_layers
-from lgfast.ops import augment, augment_plan, feature_mse, flat_adamw
+from lgfast.ops import AugmentSpec, augment, augment_plan, feature_mse, flat_adamw
 from lgfast.ops.flat_adamw import hyperparameter_row
 from tests import attention_truth
 from tests.rounding import truth as true_results
@@ -164,19 +164,19 @@ def adamw(device: torch.device, sizes: tuple[int, ...]) -> Trial:
 
 
 class Views:
-    """The augment op with the paper's recipe at 32 -> 224, on a device and on the CPU."""
+    """The augment op with the paper's recipe, from 32 pixels, on a device and on the CPU."""
 
-    def __init__(self, device: torch.device, batch: int) -> None:
+    def __init__(self, device: torch.device, batch: int, spec: AugmentSpec = bench_augment.SPEC) -> None:
+        self.spec = spec
         self.sources = [bench_augment.Source(batch, place, torch.bfloat16) for place in (device, torch.device("cpu"))]
         self.plan = self.drawn(self.sources[1]).to(device)
 
-    @staticmethod
-    def drawn(source: bench_augment.Source) -> Tensor:
-        return augment_plan(bench_augment.SPEC, source.sizes, source.indices, source.counter)
+    def drawn(self, source: bench_augment.Source) -> Tensor:
+        return augment_plan(self.spec, source.sizes, source.indices, source.counter)
 
     def made(self, source: bench_augment.Source, plan: Tensor) -> tuple[Tensor, Tensor | None]:
         places = (source.pixels, source.offsets, source.sizes, source.indices)
-        return augment(*places, plan, bench_augment.SPEC, source.dtype)
+        return augment(*places, plan, self.spec, source.dtype)
 
     def renew(self) -> None:
         for source in self.sources:
@@ -195,8 +195,8 @@ def view_plans(device: torch.device, batch: int) -> Trial:
     return Trial(lambda: [views.drawn(mine)], truth, views.renew)
 
 
-def views(device: torch.device, batch: int) -> Trial:
-    made = Views(device, batch)
+def views(device: torch.device, batch: int, image_size: int = bench_augment.SPEC.image_size) -> Trial:
+    made = Views(device, batch, replace(bench_augment.SPEC, image_size=image_size))
     mine, cpu = made.sources
 
     def truth() -> list[Truth]:
@@ -285,6 +285,7 @@ TRIALS: dict[str, tuple[Callable[..., Trial], dict, dict]] = {
     "flat_adamw": (adamw, {"sizes": (7, 192, 1000)}, {"sizes": DEIT_TINY_SIZES}),
     "augment_plan": (view_plans, {"batch": 4}, {"batch": 128}),
     "augment": (views, {"batch": 4}, {"batch": 128}),
+    "augment_in_parts": (partial(views, image_size=256), {"batch": 4}, {"batch": 128}),  # beyond shared memory
     "bias_gelu_fwd": (partial(gelu, is_backward=False), *LAYERS),
     "bias_gelu_bwd": (partial(gelu, is_backward=True), *LAYERS),
     "add_layer_norm_fwd": (norm_forward, *LAYERS),

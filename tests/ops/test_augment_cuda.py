@@ -61,6 +61,17 @@ def test_views_equal_cpu(stored, arguments, channels_last):
         assert torch.equal(got.cpu(), wanted)
 
 
+def test_views_that_blocks_share_equal_cpu(stored):
+    """Few large images: blocks enough for each to be divided."""
+    spec, indices = AugmentSpec(image_size=384, teacher_size=32), torch.arange(8)
+    for epoch in range(20):
+        plan = augment_plan(spec, stored[2][:8], indices, torch.tensor([7, epoch]))
+        on_gpu = [tensor.cuda() for tensor in (*stored, indices, plan)]
+        expected = augment(*stored, indices, plan, spec, torch.bfloat16)
+        for got, wanted in zip(augment(*on_gpu, spec, torch.bfloat16), expected, strict=True):
+            assert torch.equal(got.cpu(), wanted)
+
+
 @pytest.mark.parametrize("image_size", [32, 224])
 def test_large_photographs_equal_cpu(image_size):
     spec = AugmentSpec(image_size=image_size, teacher_size=0).for_evaluation()
