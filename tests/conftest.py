@@ -59,30 +59,26 @@ def sound_gpu(request):
         raise
 
 
-@functools.cache
-def first_threads():
-    """As OMP_NUM_THREADS says, or one a core; asked before the first test."""
-    import torch
-
-    return torch.get_num_threads()
-
-
 @pytest.fixture(autouse=True)
 def same_threads():
     """Every test computes with the same threads, whatever one before it chose: more than a worker's share spin."""
     import torch
 
-    threads = first_threads()
+    threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def one_thread(same_threads):
-    """For runs that are too small to gain from several, and where the order of sums matters."""
+@pytest.fixture(scope="module")
+def one_thread():
+    """For files whose runs are too small to gain from several, or where the order of sums matters: their fixtures'
+    runs too, which tests compare with their own."""
     import torch
 
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
