@@ -16,7 +16,7 @@ from lgfast.assembly.device import resolve_device, resolve_precision
 from lgfast.assembly.images import DataSplits, describe_pixels, describe_splits, load_splits, record_parts, settle
 from lgfast.assembly.lanes import build_lane, share
 from lgfast.assembly.loaders import eval_loader
-from lgfast.assembly.run_folder import run_folder
+from lgfast.assembly.run_folder import check_run_folder, run_folder
 from lgfast.assembly.teachers import load_teacher, teacher_source
 from lgfast.config import Config
 from lgfast.guidance.teacher import Teacher
@@ -48,6 +48,8 @@ def train_run(
     """
     interrupt = interrupt or InterruptFlag()
     started = time.perf_counter()
+    if ranks.is_speaker():
+        check_run_folder(config, resume or ranks.was_launched_by_torchrun())  # which may have started the ranks again
     device, config = resolve_device(config.device), resolve_precision(config)
     with interrupt.at_once():
         splits = load_splits(config)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -25,6 +26,32 @@ from lgfast.runtime.paths import user_path
 LOCK, ENVIRONMENT = "run.lock", "environment.json"
 
 
+def check_run_folder(config: Config, resume: bool) -> None:
+    """Refuse what `run_folder` would refuse, before a teacher is trained for the run. Nothing is made.
+
+    Raises:
+        ValueError: the folder holds another run, or nothing can be written there.
+    """
+    run_dir = user_path(config.run_dir or "runs")
+    if config.run_dir and not resume:
+        refuse_earlier_run(run_dir)
+    place = next(path for path in (run_dir, *run_dir.absolute().parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"run_dir: cannot write {run_dir}: {place}: {error.strerror}; name a folder that can be written"
+        ) from None
+
+
+def refuse_earlier_run(run_dir: Path) -> None:
+    if (run_dir / FILE).exists():
+        raise ValueError(
+            f"run_dir: {run_dir} already holds a run; continue it with --resume {run_dir}, or name another"
+        )
+
+
 @contextlib.contextmanager
 def run_folder(config: Config, resume: bool) -> Iterator[Path]:
     """Open the run's folder for this process alone, and write its configuration and environment.
@@ -36,10 +63,8 @@ def run_folder(config: Config, resume: bool) -> Iterator[Path]:
     """
     mark = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}" if ranks.world() == 1 else ranks.run_name()
     run_dir = user_path(config.run_dir or f"runs/{config.name}-{mark}")
-    if not resume and (run_dir / FILE).exists():
-        raise ValueError(
-            f"run_dir: {run_dir} already holds a run; continue it with --resume {run_dir}, or name another"
-        )
+    if not resume:
+        refuse_earlier_run(run_dir)
     ranks.barrier()
     with contextlib.ExitStack() as stack:
         if ranks.is_writer():

@@ -13,5 +13,5 @@ COMMANDS = {
     "attention-distance": ("attention_distance", "measure how far the heads of each layer look"),
     "reproduce": ("reproduce", "run rows of the paper's table"),
     "doctor": ("doctor.__main__", "check the installation or a data set, with a fix for every problem"),
-    "completion": ("completion.__main__", "print a script with which bash, zsh or tcsh complete all of this"),
+    "completion": ("completion.__main__", "print a script with which a shell completes all of this"),
 }

@@ -140,10 +140,21 @@ def test_teacher_is_trained_once(finished):
     assert again.teacher_run == result.teacher_run
 
 
-def test_run_folder_is_not_overwritten(finished):
+def test_run_folder_is_not_overwritten(finished, tmp_path):
     config, _ = finished
     with pytest.raises(ValueError, match="already holds a run; continue it with --resume"):
-        train_run(config)
+        train_run(replace(config, {"teacher.cache": str(tmp_path / "cache")}))
+    assert not (tmp_path / "cache").exists()  # no teacher was trained before
+
+
+@pytest.mark.parametrize(("place", "reason"), [("file/run", "Not a directory"), ("dangling/run", "No such file")])
+def test_a_run_folder_that_cannot_be_written_is_refused_before_its_teacher_is_trained(tmp_path, place, reason):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    run_dir = tmp_path / place
+    with pytest.raises(ValueError, match=f"run_dir: cannot write {run_dir}: {run_dir.parent}: {reason}.*; name a fold"):
+        train_run(tiny_config(tmp_path, run_dir=str(run_dir)))
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(finished, tmp_path):
