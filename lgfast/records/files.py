@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -35,6 +36,8 @@ def atomic_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
+        if path.is_dir() and not is_folder:  # else it would be refused once everything is written
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if is_folder:
             temporary.mkdir()
         else:

@@ -35,6 +35,16 @@ def test_a_name_that_is_taken_is_not_written_to(tmp_path, monkeypatch, is_folder
     assert elsewhere.read_text() == "mine" and not (tmp_path / "new").exists()
 
 
+def test_a_folder_is_refused_before_the_work(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with (
+        pytest.raises(WriteError, match=r"could not write .*folder: Is a directory; what was there is intact"),
+        atomic_path(tmp_path / "folder"),
+    ):
+        pytest.fail("opened")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_a_file_has_the_mode_of_the_umask(tmp_path, umask):
     before = os.umask(umask)
